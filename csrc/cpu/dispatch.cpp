@@ -1,0 +1,198 @@
+// Checks a problem, chooses the instruction set, divides the work over threads. Order of preference: clients, then batch
+// tiles; neither needs a barrier inside the sequence.
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#include <initializer_list>
+
+#include "kernels.h"
+
+namespace {
+
+struct Isa {
+  const char *name;
+  const FlowKernels *(*kernels)(int dtype);
+  bool (*supported)();
+};
+
+// Slowest first.
+const Isa kIsas[] = {
+    {"baseline", flow_kernels_baseline, [] { return true; }},
+#if defined(FLOW_X86)
+    {"avx2", flow_kernels_avx2, [] { return __builtin_cpu_supports("x86-64-v3") != 0; }},
+    {"avx512", flow_kernels_avx512, [] { return __builtin_cpu_supports("x86-64-v4") != 0; }},
+#endif
+};
+
+const Isa *fastest() {
+  const Isa *best = kIsas;
+  for (const Isa &isa : kIsas)
+    if (isa.supported()) best = &isa;
+  return best;
+}
+
+const Isa *&selected() {
+  static const Isa *isa = fastest();
+  return isa;
+}
+
+const Isa *find(const char *name) {
+  for (const Isa &isa : kIsas)
+    if (!strcmp(isa.name, name)) return isa.supported() ? &isa : nullptr;
+  return nullptr;
+}
+
+bool fits(int64_t limit, std::initializer_list<int64_t> factors) {
+  for (int64_t f : factors) {
+    if (f > limit) return false;
+    limit /= f;
+  }
+  return true;
+}
+
+int check(const FlowRoutedGru &p, bool backward) {
+  if (p.K < 1 || p.T < 1 || p.B < 1 || p.I < 1 || p.H < 1) return FLOW_BAD_SIZE;
+  const int64_t limit = (int64_t)1 << 56;
+  if (p.I > limit - p.H || p.H > limit - 16) return FLOW_BAD_SIZE;
+  if (!fits(limit, {p.K, p.T, p.B, 8, p.H + 16, 8}) || !fits(limit, {p.K, p.T, p.B, p.I, 8}) ||
+      !fits(limit, {p.K, 8, p.H + 16, p.I + p.H + 16, 8}))
+    return FLOW_BAD_SIZE;
+  if (p.dtype < FLOW_F32 || p.dtype > FLOW_F64 || p.route < FLOW_MIXTURE || p.route > FLOW_LOCAL || p.routing < FLOW_SOFT ||
+      p.routing > FLOW_STRAIGHT_THROUGH || p.threads < 1 || !(p.temperature > 0))
+    return FLOW_BAD_OPTION;
+  if (!p.x || !p.h0 || !p.y || !p.q || (backward ? !p.gates : !p.h_n)) return FLOW_MISSING;
+  for (int e = 0; e < 2; ++e) {
+    if (p.route != FLOW_MIXTURE && e != p.route - FLOW_GLOBAL) continue;
+    const FlowExpert &expert = p.expert[e];
+    if (!expert.w_ih || !expert.w_hh || !expert.b_ih != !expert.b_hh) return FLOW_MISSING;
+  }
+  if (p.route == FLOW_MIXTURE && !p.router_w) return FLOW_MISSING;
+  if (p.lengths)
+    for (int64_t i = 0; i < p.K * p.B; ++i)
+      if (p.lengths[i] < 1 || p.lengths[i] > p.T) return FLOW_BAD_LENGTH;
+  return FLOW_OK;
+}
+
+// How clients, batch tiles and threads share the work and the workspace.
+struct Division {
+  int threads;
+  int64_t tiles, tile;  // batch tiles a client, rows of the largest
+  int64_t slots;        // packed weights (and gate gradients) held at once: one a thread, or one a client
+  int64_t pack, grads, scratch, bytes;
+
+  Division(const FlowRoutedGru &p, const FlowKernels &kernels, bool backward) {
+    threads = p.threads;
+    tiles = 1;
+    // Enough clients keep every thread busy with whole clients; otherwise a client's batch is cut as well.
+    if (threads > 1 && p.K % threads && p.K < 4 * (int64_t)threads) {
+      const int64_t most = (p.B + kernels.rows - 1) / kernels.rows;
+      tiles = most < threads ? most : threads;
+    }
+    if (p.K * tiles < threads) threads = (int)(p.K * tiles);
+    tile = (p.B + tiles - 1) / tiles;
+    slots = tiles == 1 ? threads : p.K;
+    pack = backward ? kernels.backward_pack_size(&p) : kernels.forward_pack_size(&p);
+    grads = backward ? kernels.backward_grads_size(&p) : 0;
+    scratch = backward ? kernels.backward_scratch_size(&p, tile) : kernels.forward_scratch_size(&p, tile);
+    bytes = slots * (pack + grads) + threads * scratch;
+  }
+
+  char *pack_of(const FlowRoutedGru &p, int64_t slot) const { return static_cast<char *>(p.workspace) + slot * (pack + grads); }
+  char *grads_of(const FlowRoutedGru &p, int64_t slot) const { return pack_of(p, slot) + pack; }
+  char *scratch_of(const FlowRoutedGru &p, int thread) const {
+    return static_cast<char *>(p.workspace) + slots * (pack + grads) + thread * scratch;
+  }
+  int64_t first(const FlowRoutedGru &p, int64_t n) const { return p.B * n / tiles; }
+};
+
+const FlowKernels &kernels_for(const FlowRoutedGru &p) { return *selected()->kernels(p.dtype); }
+
+void forward(const FlowRoutedGru &p, const FlowKernels &f, const Division &d) {
+#pragma omp parallel num_threads(d.threads)
+  {
+    const int me = omp_get_thread_num();
+    char *scratch = d.scratch_of(p, me);
+    if (d.tiles == 1) {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t k = 0; k < p.K; ++k) {
+        char *pack = d.pack_of(p, me);
+        f.forward_pack(&p, k, pack, 0, 1);
+        f.forward_tile(&p, k, pack, scratch, 0, p.B);
+      }
+    } else {
+      const int64_t tasks = p.K * d.tiles;
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < tasks; ++i) f.forward_pack(&p, i / d.tiles, d.pack_of(p, i / d.tiles), i % d.tiles, d.tiles);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < tasks; ++i) {
+        const int64_t k = i / d.tiles, n = i % d.tiles, first = d.first(p, n);
+        f.forward_tile(&p, k, d.pack_of(p, k), scratch, first, d.first(p, n + 1) - first);
+      }
+    }
+  }
+}
+
+void backward(const FlowRoutedGru &p, const FlowKernels &f, const Division &d) {
+#pragma omp parallel num_threads(d.threads)
+  {
+    const int me = omp_get_thread_num();
+    char *scratch = d.scratch_of(p, me);
+    if (d.tiles == 1) {
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t k = 0; k < p.K; ++k) {
+        char *pack = d.pack_of(p, me), *grads = d.grads_of(p, me);
+        f.backward_pack(&p, k, pack, 0, 1);
+        f.backward_tile(&p, k, pack, grads, scratch, 0, p.B);
+        f.backward_weights(&p, k, grads, scratch, 0, 1);
+      }
+    } else {
+      const int64_t tasks = p.K * d.tiles;
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < tasks; ++i) f.backward_pack(&p, i / d.tiles, d.pack_of(p, i / d.tiles), i % d.tiles, d.tiles);
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < tasks; ++i) {
+        const int64_t k = i / d.tiles, n = i % d.tiles, first = d.first(p, n);
+        f.backward_tile(&p, k, d.pack_of(p, k), d.grads_of(p, k), scratch, first, d.first(p, n + 1) - first);
+      }
+#pragma omp for schedule(dynamic, 1)
+      for (int64_t i = 0; i < tasks; ++i)
+        f.backward_weights(&p, i / d.tiles, d.grads_of(p, i / d.tiles), scratch, i % d.tiles, d.tiles);
+    }
+  }
+}
+
+int run(const FlowRoutedGru *p, bool is_backward) {
+  const int status = check(*p, is_backward);
+  if (status) return status;
+  const FlowKernels &f = kernels_for(*p);
+  const Division d(*p, f, is_backward);
+  if (!p->workspace || p->workspace_bytes < d.bytes || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
+  is_backward ? backward(*p, f, d) : forward(*p, f, d);
+  return FLOW_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t flow_routed_gru_workspace(const FlowRoutedGru *p, int is_backward) {
+  return check(*p, is_backward) ? -1 : Division(*p, kernels_for(*p), is_backward).bytes;
+}
+
+int flow_routed_gru_forward(const FlowRoutedGru *p) { return run(p, false); }
+
+int flow_routed_gru_backward(const FlowRoutedGru *p) { return run(p, true); }
+
+const char *flow_cpu_isa(void) { return selected()->name; }
+
+int flow_cpu_has_isa(const char *name) { return find(name) != nullptr; }
+
+int flow_cpu_select_isa(const char *name) {
+  const Isa *isa = find(name);
+  if (!isa) return FLOW_BAD_ISA;
+  selected() = isa;
+  return FLOW_OK;
+}
+
+}  // extern "C"

@@ -1,0 +1,98 @@
+// A problem as the kernels see it: typed pointers of one client, derived sizes, and how the workspace is cut up.
+#pragma once
+
+#include "../routed_gru.h"
+#include "product.h"
+
+namespace {
+
+// Slots of a row of the gate buffer, each `padded` wide: n, r, z are what multiplies W_ih, r, z, u what multiplies W_hh,
+// and either is one contiguous run. u is the recurrent part of the candidate, W_hn h + b_hn.
+enum Slot { kN = 0, kR = 1, kZ = 2, kU = 3 };
+constexpr int kGateOfSlot[4] = {2, 0, 1, 2};  // position among torch's r, z, n
+
+constexpr long kPad = 16;         // every padded size is a multiple of this, on every instruction set
+constexpr long kChunkRows = 256;  // rows of one pass over the weight gradients: panels of that height stay in L2
+
+// Entry `first` of a table of pointers P that lies in front of a workspace.
+template <class P, class T>
+inline P *table(T *workspace, long first) {
+  return reinterpret_cast<P *>(workspace) + first;
+}
+
+inline long round_up(long n) { return (n + kPad - 1) / kPad * kPad; }
+
+template <class T>
+struct Client {
+  long T_, B, I, H, padded, rows, experts;
+  int first_expert;
+  long step_rows, batch_rows;  // how far apart, in rows, neighbours in time and in the batch are
+  const T *x, *h0, *w_ih[2], *w_hh[2], *b_ih[2], *b_hh[2], *router_w, *router_b, *dy, *dh_n, *dq;
+  T *y, *h_n, *q, *gates, *dx, *dh0, *dw_ih[2], *dw_hh[2], *db_ih[2], *db_hh[2], *drouter_w, *drouter_b;
+  const int64_t *lengths;
+  T temperature;
+  int routing;
+
+  Client(const FlowRoutedGru &p, long k)
+      : T_(p.T), B(p.B), I(p.I), H(p.H), padded(round_up(p.H)), rows(p.T * p.B), experts(p.route == FLOW_MIXTURE ? 2 : 1),
+        first_expert(p.route == FLOW_LOCAL), step_rows(p.batch_first ? 1 : p.B), batch_rows(p.batch_first ? p.T : 1),
+        temperature((T)p.temperature), routing(p.routing) {
+    x = in(p.x, k, rows * I), h0 = in(p.h0, k, B * H);
+    dy = in(p.dy, k, rows * H), dh_n = in(p.dh_n, k, B * H), dq = in(p.dq, k, rows * 2);
+    y = out(p.y, k, rows * H), h_n = out(p.h_n, k, B * H), q = out(p.q, k, rows * 2);
+    gates = out(p.gates, k, rows * gate_row());
+    dx = out(p.dx, k, rows * I), dh0 = out(p.dh0, k, B * H);
+    router_w = in(p.router_w, k, 2 * (I + H)), router_b = in(p.router_b, k, 2);
+    drouter_w = out(p.drouter_w, k, 2 * (I + H)), drouter_b = out(p.drouter_b, k, 2);
+    for (int n = 0; n < experts; ++n) {
+      const FlowExpert &e = p.expert[first_expert + n];
+      w_ih[n] = in(e.w_ih, k, 3 * H * I), w_hh[n] = in(e.w_hh, k, 3 * H * H);
+      b_ih[n] = in(e.b_ih, k, 3 * H), b_hh[n] = in(e.b_hh, k, 3 * H);
+      const FlowExpertGrad &g = p.grad[first_expert + n];
+      dw_ih[n] = out(g.w_ih, k, 3 * H * I), dw_hh[n] = out(g.w_hh, k, 3 * H * H);
+      db_ih[n] = out(g.b_ih, k, 3 * H), db_hh[n] = out(g.b_hh, k, 3 * H);
+    }
+    lengths = p.lengths ? p.lengths + k * B : nullptr;
+  }
+
+  static const T *in(const void *p, long k, long size) { return p ? static_cast<const T *>(p) + k * size : nullptr; }
+  static T *out(void *p, long k, long size) { return p ? static_cast<T *>(p) + k * size : nullptr; }
+
+  bool routed() const { return experts == 2; }
+  long gate_row() const { return experts * 4 * padded; }
+  long row(long t, long b) const { return t * step_rows + b * batch_rows; }
+  long length(long b) const { return lengths ? lengths[b] : T_; }
+  // h before step t, unpadded
+  const T *previous(long t, long b) const { return t ? y + row(t - 1, b) * H : h0 + b * H; }
+};
+
+// The router needs only the difference of its two rows: q_global = sigmoid(difference / temperature).
+// d [x ; h], both parts padded with zeros.
+template <class T>
+inline void pack_router(T *packed, const Client<T> &c) {
+  const long px = round_up(c.I);
+  for (long i = 0; i < px; ++i) packed[i] = i < c.I ? c.router_w[i] - c.router_w[c.I + c.H + i] : 0;
+  for (long i = 0; i < c.padded; ++i) packed[px + i] = i < c.H ? c.router_w[c.I + i] - c.router_w[2 * c.I + c.H + i] : 0;
+  packed[px + c.padded] = c.router_b ? c.router_b[0] - c.router_b[1] : 0;
+}
+
+template <class T>
+inline long router_size(const Client<T> &c) {
+  return c.routed() ? round_up(c.I) + c.padded + kPad : 0;
+}
+
+// Soft q of one row from its x [I] and h [H].
+template <class T>
+inline void soft_routing(T (&q)[2], const Client<T> &c, const T *router, const T *x, const T *h) {
+  const long px = round_up(c.I);
+  const T logit = dot(x, router, c.I) + dot(h, router + px, c.H) + router[px + c.padded];
+  const T d = logit / c.temperature;
+  Vec<T> both = {};
+  both[0] = d;
+  both[1] = -d;
+  both = sigmoid<T>(both);
+  q[0] = both[0];
+  q[1] = both[1];
+}
+
+}  // namespace

@@ -1,0 +1,1 @@
+"""Federated learning with Flow: per-instance routing between a global and a local expert."""

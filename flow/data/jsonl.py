@@ -1,0 +1,134 @@
+"""One's own texts, next word: a .jsonl or .jsonl.gz file with one client per line (docs/data.md shows the form)."""
+
+import gzip
+import hashlib
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from flow.data.population import ClientTexts, Corpus, is_held_out
+
+SUFFIXES = (".jsonl", ".jsonl.gz")
+SEQUENCE_LENGTH = 20
+SPLITS = ("train", "heldout")
+
+
+def read(path: Path) -> Corpus:
+    """All clients of the file.
+
+    Raises FileNotFoundError for a missing file and ValueError, naming file and line, for a truncated or damaged one, a
+    line that is not such a client, and an id that occurs twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"data={str(path)!r}: there is no such file; give the path of a .jsonl or .jsonl.gz file"
+        )
+    clients: dict[str, ClientTexts] = {}
+    first_line: dict[str, int] = {}
+    for number, line in _lines(path):
+        where = f"data={str(path)!r}, line {number}"
+        client = parse_client(line, where)
+        if client.id in clients:
+            raise ValueError(
+                f"{where}: the client id {client.id!r} already stands in line {first_line[client.id]}; "
+                "ids must be distinct: put all texts of a client into one line"
+            )
+        clients[client.id] = client
+        first_line[client.id] = number
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
+    about = f"{path.name} (sha256 {digest[:16]}; the file states no licence)"
+    return Corpus(name, tuple(clients.values()), "word", SEQUENCE_LENGTH, continuous=False, about=about)
+
+
+def parse_client(line: str, where: str) -> ClientTexts:
+    """One line of the file; ``where`` (file and line) starts every error message."""
+    try:
+        record = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where}: not JSON ({error.msg} at column {error.colno}): every line must be one JSON object, "
+            'such as {"id": "ann", "texts": ["first text", "second text"]}; correct or remove the line'
+        ) from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f"{where}: a JSON {type(record).__name__} where an object with the fields id and texts must stand"
+        )
+    client_id = _field(record, "id", where)
+    if not isinstance(client_id, str) or not client_id:
+        raise ValueError(
+            f"{where}: id={client_id!r} must be a string that is not empty; put the number or name in quotes"
+        )
+    texts = _field(record, "texts", where)
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{where}: texts must be a list of strings in time order; give each text as one string")
+    group = record.get("group", "")
+    if not isinstance(group, str):
+        raise ValueError(f"{where}: group={group!r} must be a string; put it in quotes or leave the field out")
+    split = record.get("split")
+    if split is not None and split not in SPLITS:
+        raise ValueError(
+            f"{where}: split={split!r} must be 'train' or 'heldout'; "
+            "correct it, or leave the field out to split by the id"
+        )
+    _check_times(record.get("ts"), len(texts), where)
+    try:
+        "".join((client_id, group, *texts)).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: client {client_id!r} holds half of a surrogate pair, which is no character; "
+            "remove the escape (\\ud800 to \\udfff)"
+        ) from error
+    held_out = is_held_out(client_id) if split is None else split == "heldout"
+    return ClientTexts(client_id, group, held_out, tuple(texts))
+
+
+def _field(record: dict[str, Any], name: str, where: str) -> Any:
+    if name not in record:
+        present = ", ".join(map(repr, record)) or "none"
+        raise ValueError(f"{where}: the field {name!r} is missing (fields present: {present}); add it to the object")
+    return record[name]
+
+
+def _check_times(times: Any, texts: int, where: str) -> None:
+    """The split inside a client is by time, so times that are given must agree with the order of the texts."""
+    if times is None:
+        return
+    if not isinstance(times, list) or not all(type(time) in (int, float) for time in times) or len(times) != texts:
+        raise ValueError(
+            f"{where}: ts must be a list of {texts} numbers, one per text; correct it or leave the field out"
+        )
+    for place, (earlier, later) in enumerate(pairwise(times)):
+        if not earlier <= later:
+            raise ValueError(
+                f"{where}: ts[{place + 1}]={later!r} is not at or after ts[{place}]={earlier!r}: "
+                "texts must be in time order; sort texts and ts together"
+            )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line); a file that cannot be read to its end raises ValueError with the line's number."""
+    number = 0
+    try:
+        with _open(path) as file:
+            for number, line in enumerate(file, start=1):
+                yield number, line.decode("utf-8")
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(
+            f"data={str(path)!r}: damaged or truncated gzip file, unreadable after line {number} ({error}); "
+            "copy or compress it again (a file that is not compressed must be named .jsonl)"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"data={str(path)!r}, line {number}: not UTF-8 ({error.reason}); save the file in UTF-8 "
+            "(a compressed file must be named .jsonl.gz)"
+        ) from error
+
+
+def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")

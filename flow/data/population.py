@@ -1,0 +1,221 @@
+"""What every data source becomes: clients whose texts are cut into fixed windows, and one vocabulary."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+
+from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, SPLITTERS, Numbering
+
+
+@dataclass(frozen=True, eq=False)
+class Sequences:
+    """Windows of consecutive tokens.
+
+    tokens: int32 [n, T + 1]; ``tokens[:, :-1]``: inputs, ``tokens[:, 1:]``: targets, padded with 0 at the end.
+    lengths: int32 [n]; the number of valid targets of each window, 1..T.
+    """
+
+    tokens: npt.NDArray[np.int32]
+    lengths: npt.NDArray[np.int32]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+
+@dataclass(frozen=True, eq=False)
+class Client:
+    """One client. ``held_out`` clients are never trained on; ``texts`` counts the texts of both sides together."""
+
+    id: str
+    group: str
+    held_out: bool
+    texts: int
+    train: Sequences
+    test: Sequences
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Tokens by id; ids 0..3 are ``<pad>``, ``<oov>``, ``<bos>``, ``<eos>``. ``unit`` is "character" or "word"."""
+
+    tokens: tuple[str, ...]
+    unit: str
+
+    def __post_init__(self) -> None:
+        if self.unit not in SPLITTERS:
+            raise ValueError(
+                f"unit={self.unit!r}: a vocabulary's unit must be one of {', '.join(map(repr, SPLITTERS))}"
+            )
+        if self.tokens[: len(SPECIALS)] != SPECIALS:
+            raise ValueError(
+                f"tokens={self.tokens[: len(SPECIALS)]!r}...: the first ids are reserved; "
+                f"start tokens with {SPECIALS!r}"
+            )
+        if len(set(self.tokens)) != len(self.tokens):
+            raise ValueError("tokens: a token occurs twice; every id needs a token of its own")
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @cached_property
+    def _ids(self) -> dict[str, int]:
+        return {token: number for number, token in enumerate(self.tokens)}
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of the text's tokens, 1 (``<oov>``) for the unknown ones; neither BOS nor EOS is added."""
+        ids = self._ids
+        return [ids.get(token, OOV) for token in SPLITTERS[self.unit](text)]
+
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """bool [V]: the targets that count for accuracy, which are all but the four special ones."""
+        scored = np.ones(len(self.tokens), dtype=np.bool_)
+        scored[: len(SPECIALS)] = False
+        return scored
+
+
+@dataclass(frozen=True, eq=False)
+class Population:
+    """All clients of a data set, sorted by id. ``about`` is its source and licence in one line."""
+
+    name: str
+    clients: tuple[Client, ...]
+    vocabulary: Vocabulary
+    sequence_length: int
+    about: str
+
+
+@dataclass(frozen=True)
+class ClientTexts:
+    """One client as a source reads it: its texts in time order."""
+
+    id: str
+    group: str
+    held_out: bool
+    texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """What a source reads.
+
+    unit: "character" or "word". sequence_length: the source's default number of targets per window.
+    continuous: a side's texts are joined by line breaks into one stream; otherwise each text stands alone and ends
+    with EOS.
+    """
+
+    name: str
+    clients: tuple[ClientTexts, ...]
+    unit: str
+    sequence_length: int
+    continuous: bool
+    about: str
+
+
+def client_hash(client_id: str) -> int:
+    """crc32 of the id: what decides about everything that must not depend on the order of the clients."""
+    return zlib.crc32(client_id.encode())
+
+
+def is_held_out(client_id: str) -> bool:
+    """Whether a client is never trained on: one in ten, by its id alone."""
+    return client_hash(client_id) % 10 == 0
+
+
+def split_by_time(texts: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
+    """The first 80 % (rounded down) to train on and the rest to test on; from two texts on, at least one on each side.
+
+    A single text goes to the training side, so that its client can train and is left out of the evaluation.
+    """
+    train = max(len(texts) * 4 // 5, min(len(texts), 1))
+    return texts[:train], texts[train:]
+
+
+def cut_windows(streams: Sequence[npt.NDArray[np.int32]], sequence_length: int) -> Sequences:
+    """Cuts streams into windows so that every token of a stream but its first is the target of exactly one window.
+
+    streams: int arrays of any length; one of fewer than two tokens has no target and gives no window.
+    sequence_length: T >= 1, targets per window and stride. Windows never cross from one stream into the next.
+    """
+    check_at_least_one("sequence_length", sequence_length)
+    targets = np.array([max(len(stream) - 1, 0) for stream in streams], dtype=np.int64)
+    windows = -(-targets // sequence_length)
+    if windows.sum() == 0:
+        return Sequences(np.zeros((0, sequence_length + 1), np.int32), np.zeros(0, np.int32))
+    flat = np.concatenate(streams)
+    origins = np.cumsum([0, *(len(stream) for stream in streams[:-1])])
+    owner = np.repeat(np.arange(len(streams)), windows)
+    begins = (np.arange(len(owner)) - np.repeat(np.cumsum(windows) - windows, windows)) * sequence_length
+    lengths = np.minimum(targets[owner] - begins, sequence_length)
+    columns = np.arange(sequence_length + 1)
+    places = (origins[owner] + begins)[:, None] + columns
+    tokens = np.where(columns <= lengths[:, None], flat[np.minimum(places, len(flat) - 1)], PAD)
+    return Sequences(tokens.astype(np.int32), lengths.astype(np.int32))
+
+
+def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int) -> Population:
+    """Splits, numbers and cuts the texts of a corpus.
+
+    vocabulary_size: how many of the most frequent tokens get an id of their own, the four special ones not included.
+    Only the training clients' training texts are counted; equally frequent tokens are taken in the order of their text.
+    Raises ValueError for a size or length below 1 and where no client has anything to train on.
+    """
+    check_at_least_one("sequence_length", sequence_length)
+    check_at_least_one("vocabulary_size", vocabulary_size)
+    texts = sorted(corpus.clients, key=lambda client: client.id)
+    split = SPLITTERS[corpus.unit]
+    # Every text is split once: into provisional numbers, which become ids when the vocabulary is known.
+    numbering = Numbering()
+    number = numbering.__getitem__
+    sides: list[tuple[list[npt.NDArray[np.int32]], list[npt.NDArray[np.int32]]]] = []
+    for client in texts:
+        train, test = (
+            [np.fromiter(map(number, split(piece)), np.int32) for piece in _pieces(side, corpus.continuous)]
+            for side in split_by_time(client.texts)
+        )
+        sides.append((train, test))
+    counted = [piece for client, (train, _) in zip(texts, sides, strict=True) if not client.held_out for piece in train]
+    counts = np.bincount(np.concatenate([np.zeros(0, np.int32), *counted]), minlength=len(numbering))
+    if counts.sum() == 0:
+        raise ValueError(
+            f"data={corpus.name!r}: no training clients: of {len(texts)} clients {sum(c.held_out for c in texts)} are "
+            "held out and no other has a word to train on; give at least one client that is not held out and has "
+            "a text that is not empty (and raise max_clients where it is set)"
+        )
+    vocabulary, ids = _choose_vocabulary(numbering, counts, vocabulary_size, corpus.unit)
+    edges = np.array([BOS], np.int32), np.array([] if corpus.continuous else [EOS], np.int32)
+
+    def cut(pieces: list[npt.NDArray[np.int32]]) -> Sequences:
+        return cut_windows([np.concatenate([edges[0], ids[piece], edges[1]]) for piece in pieces], sequence_length)
+
+    clients = tuple(
+        Client(client.id, client.group, client.held_out, len(client.texts), cut(train), cut(test))
+        for client, (train, test) in zip(texts, sides, strict=True)
+    )
+    return Population(corpus.name, clients, vocabulary, sequence_length, corpus.about)
+
+
+def check_at_least_one(name: str, value: int, alternative: str = "") -> None:
+    """Raises ValueError unless value >= 1; ``alternative`` names another value that the caller allows."""
+    if value < 1:
+        raise ValueError(f"{name}={value!r} must be at least 1; give a positive integer {alternative}".rstrip())
+
+
+def _pieces(side: Sequence[str], continuous: bool) -> Sequence[str]:
+    return ["\n".join(side)] if continuous and side else side
+
+
+def _choose_vocabulary(
+    numbering: Numbering, counts: npt.NDArray[np.int64], size: int, unit: str
+) -> tuple[Vocabulary, npt.NDArray[np.int32]]:
+    """The vocabulary and, for every provisional number, its id."""
+    seen = [(token, number) for token, number in numbering.items() if counts[number]]
+    seen.sort(key=lambda item: (-counts[item[1]], item[0]))
+    chosen = seen[:size]
+    ids = np.full(len(numbering), OOV, dtype=np.int32)
+    ids[[number for _, number in chosen]] = np.arange(len(SPECIALS), len(SPECIALS) + len(chosen), dtype=np.int32)
+    return Vocabulary((*SPECIALS, *(token for token, _ in chosen)), unit), ids

@@ -1,0 +1,146 @@
+"""Adapter of the C++ kernels: tensors in, raw addresses out. Everything has been checked when it gets here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flow_kernels import op
+from flow_kernels.reference import ROUTES, ROUTINGS, Expert, Router
+
+try:
+    from flow_kernels import _C
+except ImportError as error:
+    _C = None  # type: ignore[assignment]
+    _missing = f"the extension flow_kernels._C is not built ({error}); run pip install . in the project's folder"
+
+DTYPES = (torch.float32, torch.float64)
+ISAS = ("baseline", "avx2", "avx512")
+
+
+def _select_isa() -> None:
+    name = os.environ.get("FLOW_CPU_ISA", "")
+    if _C is None or not name:
+        return
+    usable = [isa for isa in ISAS if _C.has_isa(isa)]
+    if name not in usable:
+        raise RuntimeError(
+            f"FLOW_CPU_ISA={name!r}: this processor and build have {', '.join(usable)}; set it to one of these or unset it"
+        )
+    _C.select_isa(name)
+
+
+_select_isa()
+
+
+def status() -> str:
+    return _missing if _C is None else f"available ({_C.isa()})"
+
+
+def refusal(dtype: torch.dtype, device: torch.device) -> str:
+    if _C is None:
+        return _missing
+    if device.type != "cpu":
+        return f"it runs on the CPU and the input is on {device}"
+    if dtype not in DTYPES:
+        return f"it takes float32 or float64 and the input is {dtype}"
+    return ""
+
+
+def routed_gru(
+    x: Tensor,
+    h0: Tensor,
+    global_expert: Expert | None,
+    local_expert: Expert | None,
+    router: Router | None,
+    lengths: Tensor | None,
+    *,
+    route: str,
+    routing: str,
+    temperature: float,
+    batch_first: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    none = Expert(None, None)  # type: ignore[arg-type]
+    tensors = (x, h0, *(global_expert or none), *(local_expert or none), *(router or (None, None)))
+    return op.routed_gru(tensors, lengths, route, routing, temperature, batch_first)
+
+
+def _address(t: Tensor | None) -> int:
+    return 0 if t is None else t.data_ptr()
+
+
+def _problem(tensors: Sequence[Tensor | None], lengths: Tensor | None, options: tuple[Any, ...]) -> Any:
+    """A _C.Problem with sizes, options and the addresses of the inputs (contiguous already)."""
+    x, h0 = tensors[:2]
+    assert x is not None and h0 is not None
+    route, routing, temperature, batch_first = options
+    p = _C.Problem()
+    p.K, p.T, p.B, p.I, p.H = op.sizes(x, h0, batch_first)
+    p.dtype = DTYPES.index(x.dtype)
+    p.route, p.routing, p.temperature, p.batch_first = (
+        ROUTES.index(route),
+        ROUTINGS.index(routing),
+        temperature,
+        batch_first,
+    )
+    p.threads = torch.get_num_threads()
+    p.x, p.h0, p.lengths = x.data_ptr(), h0.data_ptr(), _address(lengths)
+    p.set_expert(0, *map(_address, tensors[2:6]))
+    p.set_expert(1, *map(_address, tensors[6:10]))
+    p.router_w, p.router_b = map(_address, tensors[10:12])
+    return p
+
+
+def _run(p: Any, backward: bool, lengths: Tensor | None) -> None:
+    size = p.workspace_size(backward)
+    status = 0
+    if size >= 0:
+        workspace = torch.empty(size, dtype=torch.uint8)
+        p.workspace, p.workspace_bytes = workspace.data_ptr(), size
+        status = p.backward() if backward else p.forward()
+    elif lengths is not None:
+        from flow_kernels.functional import check_lengths
+
+        check_lengths(lengths, p.T)
+    if size < 0 or status:
+        raise RuntimeError(
+            f"flow_kernels._C refused a problem that passed every check (status {status}, workspace {size})"
+        )
+
+
+def _contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    return [None if t is None else t.contiguous() for t in tensors]
+
+
+def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    tensors, options, save = _contiguous(args[: op.COUNT + 1]), args[op.COUNT + 1 : -1], args[-1]
+    *tensors, lengths = tensors
+    x, h0 = tensors[:2]
+    assert x is not None and h0 is not None
+    y, h_n, q, gates = op.empty_outputs(x, h0, options[0], options[3], save)
+    p = _problem(tensors, lengths, options)
+    p.y, p.h_n, p.q, p.gates = y.data_ptr(), h_n.data_ptr(), q.data_ptr(), gates.data_ptr() if save else 0
+    _run(p, False, lengths)
+    return y, h_n, q, gates
+
+
+def _backward(*args: Any) -> list[Tensor]:
+    inputs, options, wanted = _contiguous(args[: 6 + op.COUNT + 1]), args[6 + op.COUNT + 1 : -1], args[-1]
+    dy, dh_n, dq, y, q, gates, *tensors, lengths = inputs
+    p = _problem(tensors, lengths, options)
+    p.dy, p.dh_n, p.dq, p.y, p.q, p.gates = map(_address, (dy, dh_n, dq, y, q, gates))
+    grads = [t.new_empty(t.shape) if want and t is not None else None for t, want in zip(tensors, wanted, strict=True)]
+    dx, dh0, *weights, drouter_w, drouter_b = map(_address, grads)
+    p.dx, p.dh0, p.drouter_w, p.drouter_b = dx, dh0, drouter_w, drouter_b
+    p.set_expert_grad(0, *weights[:4])
+    p.set_expert_grad(1, *weights[4:])
+    _run(p, True, lengths)
+    return [g for g in grads if g is not None]
+
+
+if _C is not None:
+    op.register("CPU", _forward, _backward)

@@ -1,0 +1,162 @@
+"""The registered torch ops, ``flow_kernels::routed_gru`` and ``flow_kernels::routed_gru_backward``, and their autograd.
+
+The ops are opaque: a CPU implementation, a fake kernel (shapes only) and a vmap rule (fold the mapped dimension into the
+clients). Autograd is an ``autograd.Function`` in the setup_context form around them, because a formula registered on the op
+itself does not compose with torch.func.grad; it is left out altogether when no gradient is wanted.
+
+Twelve tensors are differentiable, always in this order (all with a leading K, any weight may be None):
+x, h0, then w_ih, w_hh, b_ih, b_hh of the global and of the local expert, then router weight and bias.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Optional12 = Sequence[Tensor | None]
+
+_TENSORS = (
+    "Tensor x, Tensor h0, Tensor? w_ih, Tensor? w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? local_w_ih, Tensor? local_w_hh, "
+    "Tensor? local_b_ih, Tensor? local_b_hh, Tensor? router_w, Tensor? router_b, Tensor? lengths"
+)
+_OPTIONS = "str route, str routing, float temperature, bool batch_first"
+COUNT = 12  # differentiable tensors
+
+_library = torch.library.Library("flow_kernels", "DEF")
+_library.define(f"routed_gru({_TENSORS}, {_OPTIONS}, bool save) -> (Tensor, Tensor, Tensor, Tensor)")
+_library.define(
+    f"routed_gru_backward(Tensor? dy, Tensor? dh_n, Tensor? dq, Tensor y, Tensor q, Tensor gates, {_TENSORS}, {_OPTIONS}, "
+    "bool[] wanted) -> Tensor[]"
+)
+
+
+def register(device: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
+    """Give both ops their implementation on one kind of device ("CPU", "CUDA")."""
+    _library.impl("routed_gru", forward, device)
+    _library.impl("routed_gru_backward", backward, device)
+
+
+def sizes(x: Tensor, h0: Tensor, batch_first: bool) -> tuple[int, int, int, int, int]:
+    """K, T, B, I, H"""
+    k, t, b, i = x.shape
+    return (k, b, t, i, h0.shape[-1]) if batch_first else (k, t, b, i, h0.shape[-1])
+
+
+def empty_outputs(
+    x: Tensor, h0: Tensor, route: str, batch_first: bool, save: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Uninitialised y, h_n, q and gates (the layout of csrc/routed_gru.h; without elements unless they are saved)."""
+    h = h0.shape[-1]
+    experts = 2 if route == "mixture" else 1
+    gates = (*x.shape[:-1], experts * 4, (h + 15) // 16 * 16) if save else (0,)
+    return x.new_empty(*x.shape[:-1], h), h0.new_empty(h0.shape), x.new_empty(*x.shape[:-1], 2), x.new_empty(gates)
+
+
+@torch.library.register_fake("flow_kernels::routed_gru", lib=_library)
+def _fake_forward(x: Tensor, h0: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    *_, route, _routing, _temperature, batch_first, save = args
+    return empty_outputs(x, h0, route, batch_first, save)
+
+
+@torch.library.register_fake("flow_kernels::routed_gru_backward", lib=_library)
+def _fake_backward(
+    dy: Tensor, dh_n: Tensor, dq: Tensor, y: Tensor, q: Tensor, gates: Tensor, *args: Any
+) -> list[Tensor]:
+    tensors, wanted = args[:COUNT], args[-1]
+    return [t.new_empty(t.shape) for t, want in zip(tensors, wanted, strict=True) if want]
+
+
+def _fold(tensors: Sequence[Any], dims: Sequence[Any], size: int) -> list[Any]:
+    """Move every mapped dimension to the front and merge it with the clients; expand what is not mapped."""
+    folded = []
+    for t, dim in zip(tensors, dims, strict=True):
+        if isinstance(t, Tensor):
+            t = t.expand(size, *t.shape) if dim is None else t.movedim(dim, 0)
+            t = t.flatten(0, 1)
+        folded.append(t)
+    return folded
+
+
+def _vmap_forward(info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
+    n = info.batch_size
+    folded = _fold(args[: COUNT + 1], dims[: COUNT + 1], n)
+    y, h_n, q, gates = torch.ops.flow_kernels.routed_gru(*folded, *args[COUNT + 1 :])
+    save = args[-1]
+    outputs = [t.unflatten(0, (n, -1)) for t in (y, h_n, q)]
+    return (*outputs, gates.unflatten(0, (n, -1)) if save else gates), (0, 0, 0, 0 if save else None)
+
+
+def _vmap_backward(info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
+    n, tensors = info.batch_size, 6 + COUNT + 1
+    folded = _fold(args[:tensors], dims[:tensors], n)
+    grads = torch.ops.flow_kernels.routed_gru_backward(*folded, *args[tensors:])
+    return [g.unflatten(0, (n, -1)) for g in grads], [0] * len(grads)
+
+
+torch.library.register_vmap("flow_kernels::routed_gru", _vmap_forward, lib=_library)
+torch.library.register_vmap("flow_kernels::routed_gru_backward", _vmap_backward, lib=_library)
+
+
+class _RoutedGRU(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        outputs: tuple[Tensor, ...] = torch.ops.flow_kernels.routed_gru(*args, True)
+        return outputs
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        y, _, q, gates = output
+        ctx.mark_non_differentiable(gates)
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(y, q, gates, *inputs[: COUNT + 1])
+        ctx.options = inputs[COUNT + 1 :]
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dq: Tensor | None, _gates: None) -> tuple[Any, ...]:  # type: ignore[override]
+        wanted = list(ctx.needs_input_grad[:COUNT])
+        nothing = (None,) * (len(ctx.options) + 1)
+        if dy is None and dh_n is None and dq is None:
+            return (*(None for _ in wanted), *nothing)
+        args = (dy, dh_n, dq, *ctx.saved_tensors, *ctx.options, wanted)
+        if torch.is_grad_enabled():
+            grads = iter(_RoutedGRUBackward.apply(*args))
+        else:
+            grads = iter(torch.ops.flow_kernels.routed_gru_backward(*args))
+        return (*(next(grads) if want else None for want in wanted), *nothing)
+
+
+class _RoutedGRUBackward(torch.autograd.Function):
+    """The backward op where a graph of it is being recorded: there is no formula for its own gradient, and it says so."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(*args: Any) -> tuple[Tensor, ...]:
+        return tuple(torch.ops.flow_kernels.routed_gru_backward(*args))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise RuntimeError(
+            "routed_gru: this backend has no second derivative; use backend='reference', which is differentiable twice"
+        )
+
+
+def routed_gru(
+    tensors: Optional12, lengths: Tensor | None, route: str, routing: str, temperature: float, batch_first: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Run the registered op, through autograd only when a gradient can be asked for; returns y, h_n, q."""
+    options = (route, routing, temperature, batch_first)
+    if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        y, h_n, q, _ = _RoutedGRU.apply(*tensors, lengths, *options)
+    else:
+        y, h_n, q, _ = torch.ops.flow_kernels.routed_gru(*tensors, lengths, *options, False)
+    return y, h_n, q
