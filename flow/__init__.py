@@ -1,1 +1,6 @@
-"""Federated learning with Flow: per-instance routing between a global and a local expert."""
+"""Federated learning with per-instance routing between a global and a local expert."""
+
+from flow.errors import Diverged, UserError
+from flow.simulate import Config, ModelOptions, Result, resume, simulate
+
+__all__ = ["Config", "Diverged", "ModelOptions", "Result", "UserError", "resume", "simulate"]

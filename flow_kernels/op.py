@@ -117,7 +117,7 @@ class _RoutedGRU(torch.autograd.Function):
         ctx.options = inputs[COUNT + 1 :]
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dq: Tensor | None, _gates: None) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dq: Tensor | None, _gates: None) -> tuple[Any, ...]:
         wanted = list(ctx.needs_input_grad[:COUNT])
         nothing = (None,) * (len(ctx.options) + 1)
         if dy is None and dh_n is None and dq is None:

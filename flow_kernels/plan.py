@@ -46,7 +46,7 @@ def choose(
                 f"backend={backend!r} cannot run here: {why_not}; use backend='auto' to let it fall back"
             )
         return Plan(backend, "asked for by name")
-    skipped = []
+    skipped: list[str] = []
     for name in ORDER:
         why_not = refusal(name, dtype, device)
         if not why_not:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +13,11 @@ from torch import Tensor
 from flow_kernels import op
 from flow_kernels.reference import ROUTES, ROUTINGS, Expert, Router
 
+_C: Any
 try:
-    from flow_kernels import _C
+    _C = importlib.import_module("flow_kernels._C")
 except ImportError as error:
-    _C = None  # type: ignore[assignment]
+    _C = None
     _missing = f"the extension flow_kernels._C is not built ({error}); run pip install . in the project's folder"
 
 DTYPES = (torch.float32, torch.float64)

@@ -1,0 +1,28 @@
+"""Shared by all tests: one thread, and every uninitialised tensor filled with NaN, so that an output left unwritten shows."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.utils import deterministic
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
+def poisoned() -> Iterator[None]:
+    """torch.empty returns NaN (and the largest integers) while this fixture is in use."""
+    before = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    deterministic.fill_uninitialized_memory = True
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    deterministic.fill_uninitialized_memory = before[1]

@@ -1,0 +1,98 @@
+"""Random routed-GRU problems and what every backend must return for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import flow_kernels
+
+NAMES = (
+    "input", "hx", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "local_weight_ih", "local_weight_hh", "local_bias_ih",
+    "local_bias_hh", "router_weight", "router_bias",
+)  # fmt: skip
+
+
+@dataclass
+class Problem:
+    """Float64 tensors by name (all with a leading K), options, and what the outputs' gradients are."""
+
+    tensors: dict[str, Tensor]
+    options: dict[str, Any]
+    output_grads: tuple[Tensor, Tensor, Tensor]
+    frozen: frozenset[str] = field(default_factory=frozenset)
+
+    def run(self, backend: str, dtype: torch.dtype = torch.float64, change: Any = None) -> dict[str, Tensor | None]:
+        """Outputs and, under "d" + name, gradients; None where there is none."""
+        tensors = {n: t.to(dtype).clone() for n, t in self.tensors.items()}
+        if change is not None:
+            tensors = {n: change(t) for n, t in tensors.items()}
+        leaves = {n: t.detach().requires_grad_(n not in self.frozen) for n, t in tensors.items()}
+        args = [leaves.get(n) for n in NAMES]
+        outputs = flow_kernels.routed_gru(*args, **self.options, backend=backend)  # type: ignore[arg-type]
+        loss = sum(((o * g.to(dtype)).sum() for o, g in zip(outputs, self.output_grads, strict=True)), torch.zeros((), dtype=dtype))
+        wanted = {n: t for n, t in leaves.items() if t.requires_grad}
+        result: dict[str, Tensor | None] = dict(zip(("output", "h_n", "q"), (o.detach() for o in outputs), strict=True))
+        result |= {f"d{n}": None for n in leaves}
+        if loss.requires_grad:
+            grads = torch.autograd.grad(loss, list(wanted.values()), allow_unused=True)
+            result |= {f"d{n}": g for n, g in zip(wanted, grads, strict=True)}
+        return result
+
+
+def make(
+    k: int, t: int, b: int, i: int, h: int, *, bias: bool = True, lengths: bool = False, seed: int = 0, frozen: Any = (), **options: Any
+) -> Problem:
+    """Weights drawn as torch.nn.GRU initialises them, uniform within 1/sqrt(H), the router's four times as wide."""
+    g = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=g, dtype=torch.float64)
+
+    def weight(*shape: int) -> Tensor:
+        return (torch.rand(*shape, generator=g, dtype=torch.float64) * 2 - 1) * h**-0.5
+
+    steps = (b, t) if options.get("batch_first") else (t, b)
+    tensors = {"input": normal(k, *steps, i), "hx": normal(k, b, h)}
+    for expert in ("", "local_"):
+        tensors |= {f"{expert}weight_ih": weight(k, 3 * h, i), f"{expert}weight_hh": weight(k, 3 * h, h)}
+        if bias:
+            tensors |= {f"{expert}bias_ih": weight(k, 3 * h), f"{expert}bias_hh": weight(k, 3 * h)}
+    tensors["router_weight"] = 4 * weight(k, 2, i + h)
+    if bias:
+        tensors["router_bias"] = weight(k, 2)
+    if lengths:
+        options["lengths"] = torch.randint(1, t + 1, (k, b), generator=g)
+    grads = normal(k, *steps, h), normal(k, b, h), normal(k, *steps, 2)
+    return Problem(tensors, options, grads, frozenset(frozen))
+
+
+def assert_as_exact_as_torch(problem: Problem, dtype: torch.dtype, runs: dict[str, dict[str, Tensor | None]]) -> None:
+    """Results of a backend, by a label for messages, against the float64 reference: at most twice the error of the
+    reference run in ``dtype``, in the mean square.
+
+    One part of rounding (4 eps of the largest value) is allowed beside it, for where torch happens to round to nothing.
+    In float64 there is no wider type to judge by, and both sides round: there the error that torch makes in float32,
+    scaled by the ratio of the two roundings, stands for either, and 16 eps are allowed beside it.
+    """
+    exact = problem.run("reference")
+    same = problem.run("reference", torch.float32)
+    eps = torch.finfo(dtype).eps
+    scaled = eps / torch.finfo(torch.float32).eps
+    for label, ours in runs.items():
+        for name, want in exact.items():
+            got, torchs = ours[name], same[name]
+            if want is None or got is None or torchs is None:
+                other = want if got is None else got
+                assert other is None or not other.any(), f"{label}: {name}: a gradient on one side only"
+                continue
+            assert got.dtype == dtype and got.shape == want.shape, f"{label}: {name}"
+            assert got.isfinite().all(), f"{label}: {name} has elements that were never written"
+            scale = want.abs().max()
+            error = (got.double() - want).square().mean().sqrt()
+            torch_error = (torchs.double() - want).square().mean().sqrt()
+            allowed = (2 if dtype == torch.float32 else 4) * torch_error * scaled + (4 if dtype == torch.float32 else 16) * eps * scale
+            assert error <= allowed, f"{label}: {name}: error {error:.3g}, allowed {allowed:.3g}, largest value {scale:.3g}"

@@ -1,0 +1,91 @@
+"""What routed_gru says to bad arguments, which backend it takes, and that nothing falls back in silence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from problems import NAMES, make
+
+import flow_kernels
+from flow_kernels import plan
+from flow_kernels.backends import cpu
+
+
+def call(**changes: Any) -> Any:
+    problem = make(2, 4, 3, 5, 6, lengths=True)
+    arguments: dict[str, Any] = {**problem.tensors, **problem.options, **changes}
+    return flow_kernels.routed_gru(*[arguments.pop(n) for n in NAMES], **arguments)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"route": "both"}, ValueError, "route must be one of 'mixture', 'global', 'local', got 'both'"),
+        ({"routing": "gumbel"}, ValueError, "routing must be one of .* got 'gumbel'"),
+        ({"temperature": 0.0}, ValueError, "temperature must be a finite number > 0, got 0.0"),
+        ({"temperature": -1.0}, ValueError, "temperature must be a finite number > 0, got -1.0"),
+        ({"temperature": float("nan")}, ValueError, "temperature must be a finite number > 0, got nan"),
+        ({"temperature": float("inf")}, ValueError, "temperature must be a finite number > 0, got inf"),
+        ({"input": torch.zeros(4, 3)}, RuntimeError, r"input must be \[T, B, I\] or \[K, T, B, I\], got 2 dimensions \[4, 3\]"),
+        ({"input": torch.zeros(2, 0, 3, 5)}, RuntimeError, "T must be at least 1, got T=0"),
+        ({"input": torch.zeros(2, 4, 0, 5)}, RuntimeError, "B must be at least 1, got B=0"),
+        ({"weight_hh": torch.zeros(2, 0, 0)}, RuntimeError, "H must be at least 1, got H=0"),
+        ({"input": torch.zeros(2, 4, 3, 5, dtype=torch.int64)}, RuntimeError, "input has dtype torch.int64; it must be one of"),
+        ({"weight_ih": torch.zeros(2, 18, 4).double()}, RuntimeError, r"weight_ih has shape \[2, 18, 4\]; .* must be \[2, 18, 5\]"),
+        ({"local_bias_hh": torch.zeros(2, 17).double()}, RuntimeError, r"local_bias_hh has shape .* must be \[2, 18\]"),
+        ({"router_weight": torch.zeros(2, 2, 9).double()}, RuntimeError, r"router_weight has shape .* must be \[2, 2, 11\]"),
+        ({"hx": torch.zeros(2, 3, 7).double()}, RuntimeError, r"hx has shape \[2, 3, 7\]; .* must be \[2, 3, 6\]"),
+        ({"bias_hh": None}, RuntimeError, "bias_ih and bias_hh come together"),
+        ({"local_weight_ih": None}, RuntimeError, "local_weight_ih and local_weight_hh are needed by route='mixture'"),
+        ({"router_weight": None}, RuntimeError, "router_weight is needed by route='mixture'"),
+        ({"weight_hh": torch.zeros(2, 18, 6)}, RuntimeError, "weight_hh has dtype torch.float32, input has torch.float64"),
+        ({"hx": torch.zeros(2, 3, 6, device="meta").double()}, RuntimeError, "hx is on meta, input on cpu"),
+        ({"lengths": torch.tensor([[1, 2, 3], [4, 5, 1]])}, ValueError, r"every length must lie in 1..T = 1..4, got 5"),
+        ({"lengths": torch.tensor([[1, 2, 0], [4, 4, 1]])}, ValueError, r"every length must lie in 1..T = 1..4, got 0"),
+        ({"lengths": torch.ones(2, 3)}, RuntimeError, "lengths has dtype torch.float32 .* must be torch.int64"),
+        ({"lengths": torch.ones(3, 2, dtype=torch.int64)}, RuntimeError, r"lengths has .* shape \[3, 2\]; .* \[2, 3\]"),
+    ],
+)
+def test_bad_arguments(changes: dict[str, Any], error: type[Exception], message: str, backend: str) -> None:
+    with pytest.raises(error, match=message):
+        call(**changes, backend=backend)
+
+
+def test_what_a_route_does_not_use_may_be_missing_or_wrong() -> None:
+    local = {n: None for n in NAMES if n.startswith(("local_", "router_"))}
+    torch.testing.assert_close(call(route="global", **local), call(route="global", backend="reference"))
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(ValueError, match="backend must be one of 'auto', 'reference', 'cpu', got 'tpu'"):
+        call(backend="tpu")
+
+
+def test_a_backend_asked_for_by_name_never_falls_back() -> None:
+    half = {n: t.half() for n, t in make(2, 4, 3, 5, 6).tensors.items()}
+    with pytest.raises(RuntimeError, match="backend='cpu' cannot run here: it takes float32 or float64"):
+        call(**half, backend="cpu")
+    y, _, _ = call(**half, backend="auto")
+    assert y.dtype == torch.float16
+
+
+def test_plan_is_pure_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = dict(clients=1, batch=1, steps=1, inputs=1, hidden=1)
+    device = torch.device("cpu")
+    assert plan.choose(**problem, dtype=torch.float32, device=device).backend == "cpu"
+    fallback = plan.choose(**problem, dtype=torch.bfloat16, device=device)
+    assert fallback.backend == "reference" and "bfloat16" in fallback.reason
+    assert flow_kernels.backends() == {"reference": "available", "cpu": f"available ({cpu._C.isa()})"}
+    monkeypatch.setattr(cpu, "_C", None)
+    monkeypatch.setattr(cpu, "_missing", "not built", raising=False)
+    assert flow_kernels.backends()["cpu"] == "not built"
+    assert plan.choose(**problem, dtype=torch.float32, device=device).backend == "reference"
+
+
+def test_meta_tensors_have_shapes() -> None:
+    meta = {n: t.to("meta") for n, t in make(2, 4, 3, 5, 6).tensors.items()}
+    y, h_n, q = call(**meta, lengths=None)
+    assert y.shape == (2, 4, 3, 6) and h_n.shape == (2, 3, 6) and q.shape == (2, 4, 3, 2) and y.is_meta

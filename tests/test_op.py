@@ -1,0 +1,153 @@
+"""The registered op under torch's transforms: opcheck, compile, export, vmap, func.grad, and double backward's refusal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from problems import NAMES, make
+from torch import Tensor
+from torch.func import grad, jacrev, vmap
+
+import flow_kernels
+
+ROUTES = ["mixture", "global", "local"]
+
+
+def loss(tensors: tuple[Tensor, ...], input: Tensor, **options: Any) -> Tensor:
+    y, h_n, q = flow_kernels.routed_gru(input, *tensors, **options, backend="cpu")
+    return y.square().sum() + h_n.sum() + (q + 0.1).log().sum()
+
+
+def one_client(**options: Any) -> tuple[Tensor, tuple[Tensor, ...]]:
+    tensors = make(1, 4, 3, 5, 6, **options).tensors
+    return tensors["input"][0], tuple(tensors[n][0] for n in NAMES[1:])
+
+
+def op_arguments(k: int, bias: bool, lengths: bool, route: str, save: bool, requires_grad: bool) -> list[Any]:
+    problem = make(k, 4, 3, 5, 6, bias=bias, lengths=lengths, route=route)
+    unused = {"global": "local_", "local": "weight bias", "mixture": "none"}[route].split()
+    tensors = []
+    for name in NAMES:
+        t = problem.tensors.get(name)
+        if route != "mixture" and (name.startswith("router") or any(name.startswith(u) for u in unused)):
+            t = None
+        tensors.append(None if t is None else t.requires_grad_(requires_grad))
+    return [*tensors, problem.options.get("lengths"), route, "soft", 0.9, False, save]
+
+
+@pytest.mark.filterwarnings("ignore:flow_kernels..routed_gru. an autograd kernel was not registered")
+@pytest.mark.parametrize("route", ROUTES)
+@pytest.mark.parametrize(("k", "bias", "lengths"), [(1, True, False), (3, True, True), (3, False, True)])
+def test_opcheck(k: int, bias: bool, lengths: bool, route: str) -> None:
+    for save in (False, True):
+        args = op_arguments(k, bias, lengths, route, save, requires_grad=False)
+        torch.library.opcheck(torch.ops.flow_kernels.routed_gru.default, args)
+    y, h_n, q, gates = torch.ops.flow_kernels.routed_gru(*args)
+    given = [t is not None for t in args[:12]]
+    for wanted in (given, [w and n % 2 == 0 for n, w in enumerate(given)]):
+        for dq in (torch.ones_like(q), None):
+            backward = [torch.ones_like(y), torch.ones_like(h_n), dq, y, q, gates, *args[:-1], wanted]
+            torch.library.opcheck(torch.ops.flow_kernels.routed_gru_backward.default, backward)
+
+
+def test_func_grad_and_vmap() -> None:
+    input, tensors = one_client()
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    want = torch.autograd.grad(loss(tuple(leaves), input), leaves)
+    for a, b in zip(grad(loss)(tensors, input), want, strict=True):
+        assert torch.equal(a, b)
+
+    inputs = torch.randn(7, *input.shape, dtype=torch.float64)
+    many = vmap(grad(loss), in_dims=(None, 0))(tensors, inputs)  # one set of weights, per-example gradients
+    for n in range(7):
+        for a, b in zip(many, grad(loss)(tensors, inputs[n]), strict=True):
+            torch.testing.assert_close(a[n], b)
+
+    stacked = tuple(torch.stack([t * (1 + 0.1 * n) for n in range(7)], dim=-1) for t in tensors)  # mapped over the last dim
+    many = vmap(grad(loss), in_dims=(-1, 0))(stacked, inputs)
+    for n in range(7):
+        for a, b in zip(many, grad(loss)(tuple(t[..., n] for t in stacked), inputs[n]), strict=True):
+            torch.testing.assert_close(a[n], b)
+
+
+def test_vmap_over_lengths_and_over_clients() -> None:
+    problem = make(2, 4, 3, 5, 6, lengths=True)
+    args = [problem.tensors[n] for n in NAMES]
+    lengths = torch.randint(1, 5, (7, 2, 3))
+    many = vmap(lambda n: flow_kernels.routed_gru(*args, lengths=n, backend="cpu"))(lengths)
+    for n in range(7):
+        for a, b in zip(many, flow_kernels.routed_gru(*args, lengths=lengths[n], backend="cpu"), strict=True):
+            assert torch.equal(a[n], b)
+
+
+def test_jacobian() -> None:
+    input, tensors = one_client()
+
+    def run(backend: str) -> Tensor:
+        return jacrev(lambda x: flow_kernels.routed_gru(x, *tensors, backend=backend)[0])(input)
+
+    torch.testing.assert_close(run("cpu"), run("reference"))
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_without_a_break_or_a_recompile(backend: str) -> None:
+    torch._dynamo.reset()
+    _, tensors = one_client()
+    leaves = tuple(t.clone().requires_grad_() for t in tensors)
+    leaves = (torch.zeros(0), *leaves[1:])
+
+    def function(input: Tensor, *weights: Tensor) -> Tensor:
+        y, h_n, q = flow_kernels.routed_gru(input, None, *weights, temperature=0.8, backend="cpu")
+        return y.square().sum() + h_n.sum() + (q + 0.1).log().sum()
+
+    compiled = torch.compile(function, fullgraph=True, dynamic=True, backend=backend)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for t, b in ((4, 3), (9, 3), (4, 8), (17, 2)):
+            input = torch.randn(t, b, 5, dtype=torch.float64, requires_grad=True)
+            got = torch.autograd.grad(compiled(input, *leaves[1:]), [input, *leaves[1:]])
+            want = torch.autograd.grad(function(input, *leaves[1:]), [input, *leaves[1:]])
+            for a, b_ in zip(got, want, strict=True):
+                torch.testing.assert_close(a, b_)
+
+
+def test_exported() -> None:
+    input, tensors = one_client()
+
+    class Module(torch.nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            return flow_kernels.routed_gru(x, *tensors, backend="cpu")
+
+    dynamic = {"x": {0: torch.export.Dim("T", min=2), 1: torch.export.Dim.STATIC}}
+    program = torch.export.export(Module(), (input,), dynamic_shapes=dynamic)
+    longer = torch.randn(11, 3, 5, dtype=torch.float64)
+    for a, b in zip(program.module()(longer), Module()(longer), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_second_derivative_is_refused_by_name() -> None:
+    input, tensors = one_client()
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    first = torch.autograd.grad(loss(tuple(leaves), input), leaves, create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        sum(g.sum() for g in first).backward()  # type: ignore[union-attr]
+
+
+def test_backward_twice_through_one_graph() -> None:
+    input, tensors = one_client()
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    value = loss(tuple(leaves), input)
+    first = torch.autograd.grad(value, leaves, retain_graph=True)
+    for a, b in zip(first, torch.autograd.grad(value, leaves), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_changing_a_saved_tensor_in_place_is_noticed() -> None:
+    input, tensors = one_client()
+    leaves = [t.clone().requires_grad_() for t in tensors]
+    value = loss(tuple(leaves), input)
+    with torch.no_grad():
+        leaves[1].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        value.backward()
