@@ -1,0 +1,346 @@
+"""RoutedGRU: the routed GRU as a layer that takes the place of torch.nn.GRU.
+
+Everything around the recurrence lives here: parameters and their names, several layers, two directions, dropout, packed
+and unbatched input, checkpoints. The recurrence itself is :func:`flow_kernels.routed_gru`, called once per layer and
+direction. Behaviour and error messages are those of torch.nn.GRU wherever it has them.
+"""
+
+from __future__ import annotations
+
+import numbers
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from flow_kernels.cell import (
+    GLOBAL,
+    add_parameters,
+    autocasting,
+    check_arguments,
+    check_routing_arguments,
+    complete_checkpoint,
+    describe,
+    get_weights,
+    recur,
+    reset_parameters,
+)
+from flow_kernels.functional import check_options
+
+
+class RoutedGRU(nn.Module):
+    """A GRU with a global expert, a local expert and a router that mixes the two at every step.
+
+    The first nine arguments, ``forward(input, hx)``, the shapes and the errors are those of ``torch.nn.GRU``. The
+    global expert carries its parameter names, so a checkpoint of ``torch.nn.GRU`` loads (see :meth:`load_state_dict`),
+    and a layer made after the same ``torch.manual_seed`` starts with exactly its numbers.
+
+    Args:
+        input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in
+            ``torch.nn.GRU``. ``bias=False`` also drops the router's bias.
+        temperature: the router's logits are divided by it; > 0. An ordinary attribute that may change while training.
+        routing: ``"soft"``, ``"hard"`` or ``"straight_through"``, see :func:`flow_kernels.routed_gru`.
+        num_clients: K independent layers side by side, one per client: a leading K on every parameter and on input,
+            hx, output, h_n and q. The parameters start as those of K layers made one after the other.
+        backend: ``"auto"`` or the name of one backend, see :func:`flow_kernels.backends`.
+
+    Parameters, for every layer n (``_reverse`` appended for the second direction; I is the input size of that layer):
+        weight_ih_l{n} [3H, I], weight_hh_l{n} [3H, H], bias_ih_l{n} [3H], bias_hh_l{n} [3H]: the global expert
+        local_weight_ih_l{n}, local_weight_hh_l{n}, local_bias_ih_l{n}, local_bias_hh_l{n}: the local expert
+        router_weight_l{n} [2, I + H] (columns of the input first), router_bias_l{n} [2]: row 0 is the global expert
+
+    Raises:
+        ValueError, TypeError: for an argument that torch.nn.GRU refuses too, or a wrong temperature, routing,
+            num_clients or backend.
+    """
+
+    mode: str
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    temperature: float
+    routing: str
+    num_clients: int | None
+    backend: str
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: torch.device | str | int | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        temperature: float = 1.0,
+        routing: str = "soft",
+        num_clients: int | None = None,
+        backend: str = "auto",
+    ) -> None:
+        super().__init__()
+        if not isinstance(dropout, numbers.Real) or isinstance(dropout, bool) or not 0 <= dropout <= 1:
+            raise ValueError(
+                "dropout should be a number in range [0, 1] representing the probability of an element being zeroed"
+            )
+        if dropout > 0 and num_layers == 1:
+            warnings.warn(
+                "dropout option adds dropout after all but last recurrent layer, so non-zero dropout expects "
+                f"num_layers greater than 1, but got dropout={dropout} and num_layers={num_layers}",
+                stacklevel=2,
+            )
+        check_arguments(
+            {"bias": bias, "batch_first": batch_first},
+            {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers},
+        )
+        check_routing_arguments(temperature, routing, num_clients, backend)
+        self.mode = "GRU"
+        self.input_size = input_size
+        self.hidden_size = hidden_size
+        self.num_layers = num_layers
+        self.bias = bias
+        self.batch_first = batch_first
+        self.dropout = float(dropout)
+        self.bidirectional = bidirectional
+        self.proj_size = 0  # code that walks over torch's recurrent layers reads it
+        self.temperature = temperature
+        self.routing = routing
+        self.num_clients = num_clients
+        self.backend = backend
+        add_parameters(self, self._suffixes(), device, dtype)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw every parameter from uniform(-1/sqrt(H), 1/sqrt(H)): first all of the global expert, in torch's order,
+        then the local expert, then the router; with clients, one client after the other."""
+        reset_parameters(self)
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,
+        hx: Tensor | None = None,
+        *,
+        route: str = "mixture",
+        return_routing: bool = False,
+        lengths: Tensor | None = None,
+    ) -> tuple[Tensor | PackedSequence, Tensor] | tuple[Tensor | PackedSequence, Tensor, Tensor]:
+        """Run the layer over whole sequences. L layers, D directions, H hidden size.
+
+        Args:
+            input: [T, B, I], with ``batch_first`` [B, T, I], unbatched [T, I], or a PackedSequence. With
+                ``num_clients=K`` [K, T, B, I], with ``batch_first`` [K, B, T, I], and nothing else.
+            hx: [L * D, B, H], unbatched [L * D, H], with clients [K, L * D, B, H]; None means zeros. For a
+                PackedSequence in the order of the sequences that were packed.
+            route: ``"mixture"``, or ``"global"`` / ``"local"`` for one expert alone.
+            return_routing: return q too.
+            lengths: number of valid steps of every sequence of a padded input, int64 [B] or [K, B], each in 1..T. The
+                second direction starts at a sequence's own last step. Not for packed and unbatched input.
+
+        Returns:
+            output [T, B, D * H] in the form of input, zero past a sequence's length; h_n in the form of hx, which
+            ``batch_first`` does not change; and with ``return_routing`` the routing weights q [L * D, T, B, 2]
+            (``batch_first`` [L * D, B, T, 2], unbatched [L * D, T, 2], with clients a leading K): global, local, zero
+            past the length, at the time step that was read, also for the second direction. For a PackedSequence q is
+            padded, [L * D, T, B, 2] whatever ``batch_first`` is, in the order of the sequences that were packed.
+
+        Under ``torch.autocast`` the layer computes in the dtype of its parameters and converts input and hx to it.
+
+        Raises:
+            ValueError, RuntimeError: as torch.nn.GRU for a wrong shape or dtype; ValueError for a wrong route, length.
+        """
+        check_options(route, self.routing, self.temperature)
+        if device := autocasting(input.data if isinstance(input, PackedSequence) else input):
+            dtype = self.all_weights[0][0].dtype
+            with torch.autocast(device, enabled=False):
+                return self.forward(
+                    input.to(dtype), None if hx is None else hx.to(dtype),
+                    route=route, return_routing=return_routing, lengths=lengths,
+                )  # fmt: skip
+        if isinstance(input, PackedSequence):
+            return self._forward_packed(input, hx, route, return_routing, lengths)
+        batched = self._check_dims(input, hx, lengths)
+        if not batched:
+            input, hx = input.unsqueeze(1), None if hx is None else hx.unsqueeze(1)
+        batch_first = self.batch_first and batched
+        output, h_n, q = self._run(input, hx, lengths, route, batch_first, return_routing)
+        if not batched:
+            output, h_n, q = output.squeeze(1), h_n.squeeze(1), None if q is None else q.squeeze(2)
+        return (output, h_n) if q is None else (output, h_n, q)
+
+    def _forward_packed(
+        self, packed: PackedSequence, hx: Tensor | None, route: str, return_routing: bool, lengths: Tensor | None
+    ) -> tuple[PackedSequence, Tensor] | tuple[PackedSequence, Tensor, Tensor]:
+        """The rows stay in packed (sorted) order throughout; only hx, h_n and q are put into the user's order."""
+        if self.num_clients is not None:
+            raise ValueError(
+                f"a PackedSequence cannot be the input of a layer with num_clients={self.num_clients}; pass the padded "
+                "[K, T, B, I] (batch_first: [K, B, T, I]) and lengths=[K, B]"
+            )
+        if lengths is not None:
+            raise ValueError(
+                "lengths and a PackedSequence exclude each other: it has its own lengths; leave lengths out"
+            )
+        data, batch_sizes, order, inverse = packed
+        if data.dim() != 2:
+            raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
+        # a shape where there is one: reading a value breaks the graph under torch.compile
+        steps, batch = len(batch_sizes), int(batch_sizes[0]) if order is None else len(order)
+        positions, valid = packed_layout(batch_sizes, batch, data)
+        if hx is not None:
+            self._check_hidden(hx, (len(self._suffixes()), batch, self.hidden_size))
+            hx = hx if order is None else hx.index_select(1, order)
+        padded = data.new_zeros(steps * batch, data.shape[1]).index_copy(0, positions, data)
+        output, h_n, q = self._run(padded.view(steps, batch, -1), hx, valid, route, False, return_routing)
+        if inverse is not None:
+            h_n, q = h_n.index_select(1, inverse), None if q is None else q.index_select(2, inverse)
+        result = PackedSequence(output.flatten(0, 1).index_select(0, positions), batch_sizes, order, inverse)
+        return (result, h_n) if q is None else (result, h_n, q)
+
+    def _run(
+        self,
+        input: Tensor,
+        hx: Tensor | None,
+        lengths: Tensor | None,
+        route: str,
+        batch_first: bool,
+        return_routing: bool,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """All layers over [.., T, B, I] (batch_first: [.., B, T, I]), where .. is nothing or K."""
+        suffixes = self._suffixes()
+        weights = [get_weights(self, suffix) for suffix, _ in suffixes]
+        steps, batch = (input.shape[-2], input.shape[-3]) if batch_first else (input.shape[-3], input.shape[-2])
+        self._check_input(input, weights[0][0])
+        clients = () if self.num_clients is None else (self.num_clients,)
+        if hx is not None:
+            self._check_hidden(hx, (*clients, len(suffixes), batch, self.hidden_size))
+        if steps == 0:
+            raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
+        directions = 2 if self.bidirectional else 1
+        index = None
+        states, mixes = [], []
+        x = input
+        for layer in range(self.num_layers):
+            outputs = []
+            for direction in range(directions):
+                n = layer * directions + direction
+                if direction == 1 and lengths is not None and index is None:
+                    index = reversal(lengths, steps, batch_first)
+                y, h_n, q = recur(
+                    reverse(x, index, batch_first) if direction == 1 else x,
+                    None if hx is None else hx.select(-3, n),
+                    weights[n],
+                    lengths=lengths, route=route, routing=self.routing, temperature=self.temperature,
+                    batch_first=batch_first, backend=self.backend,
+                )  # fmt: skip
+                if direction == 1:
+                    y, q = reverse(y, index, batch_first), reverse(q, index, batch_first)
+                outputs.append(y)
+                states.append(h_n)
+                mixes.append(q)
+            x = torch.cat(outputs, -1) if directions == 2 else outputs[0]
+            if self.dropout and self.training and layer + 1 < self.num_layers:
+                x = nn.functional.dropout(x, self.dropout)
+        return x, torch.stack(states, -3), torch.stack(mixes, -4) if return_routing else None
+
+    def _suffixes(self) -> list[tuple[str, int]]:
+        """Suffix and input size of every layer and direction, in the order of hx."""
+        directions = ("", "_reverse") if self.bidirectional else ("",)
+        return [
+            (f"_l{n}{direction}", self.input_size if n == 0 else self.hidden_size * len(directions))
+            for n in range(self.num_layers)
+            for direction in directions
+        ]
+
+    def _check_dims(self, input: Tensor, hx: Tensor | None, lengths: Tensor | None) -> bool:
+        """Check the number of dimensions of a padded input; return whether it is batched."""
+        if self.num_clients is not None:
+            if input.dim() != 4:
+                raise ValueError(
+                    f"GRU: Expected input to be 4D with num_clients={self.num_clients}, [K, T, B, I] (batch_first: "
+                    f"[K, B, T, I]), got {input.dim()}D instead"
+                )
+            if input.shape[0] != self.num_clients:
+                raise RuntimeError(
+                    f"input.size(0) must be equal to num_clients. Expected {self.num_clients}, got {input.shape[0]}"
+                )
+            if hx is not None and hx.dim() != 4:
+                raise RuntimeError(f"For 4-D input, hx should also be 4-D but got {hx.dim()}-D tensor")
+            return True
+        if input.dim() not in (2, 3):
+            raise ValueError(f"GRU: Expected input to be 2D or 3D, got {input.dim()}D instead")
+        batched = input.dim() == 3
+        if hx is not None and hx.dim() != input.dim():
+            kind = "batched 3-D" if batched else "unbatched 2-D"
+            raise RuntimeError(f"For {kind} input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor")
+        if lengths is not None and not batched:
+            raise ValueError("lengths cannot go with unbatched 2-D input; cut the sequence, or add a batch dimension")
+        return batched
+
+    def _check_input(self, input: Tensor, weight: Tensor) -> None:
+        """Check dtype and input size."""
+        if input.dtype != weight.dtype:
+            raise ValueError(
+                f"RNN input dtype ({input.dtype}) does not match weight dtype ({weight.dtype}). "
+                f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
+            )
+        if input.shape[-1] != self.input_size:
+            raise RuntimeError(
+                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
+            )
+
+    def _check_hidden(self, hx: Tensor, expected: tuple[int, ...]) -> None:
+        if tuple(hx.shape) != expected:
+            raise RuntimeError(f"Expected hidden size {expected}, got {list(hx.shape)}")
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        notes = complete_checkpoint(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        for note in notes:
+            warnings.warn(f"RoutedGRU: {note}", stacklevel=4)
+
+    @property
+    def all_weights(self) -> list[list[Tensor]]:
+        """The global expert as ``torch.nn.GRU.all_weights`` gives it: per layer and direction weight_ih, weight_hh and,
+        with bias, bias_ih, bias_hh. The local expert and the router are in ``parameters()``."""
+        names = GLOBAL if self.bias else GLOBAL[:2]
+        return [[getattr(self, name + suffix) for name in names] for suffix, _ in self._suffixes()]
+
+    def flatten_parameters(self) -> None:
+        """Do nothing: the kernels read every parameter where it is. Here because code for torch.nn.GRU calls it."""
+
+    def extra_repr(self) -> str:
+        shown = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
+        return describe(self, shown)
+
+
+def packed_layout(batch_sizes: Tensor, batch: int, data: Tensor) -> tuple[Tensor, Tensor]:
+    """Where row n of a PackedSequence's data lies in the flattened [T * B] rows, int64 [N], and the lengths, int64 [B],
+    both in packed order and on the data's device."""
+    step = torch.repeat_interleave(batch_sizes, output_size=data.shape[0])  # row n belongs to time step step[n]
+    first = batch_sizes.cumsum(0) - batch_sizes
+    positions = torch.arange(data.shape[0]) - first[step] + step * batch
+    lengths = (batch_sizes.unsqueeze(1) > torch.arange(batch)).sum(0)
+    return positions.to(data.device), lengths.to(data.device)
+
+
+def reversal(lengths: Tensor, steps: int, batch_first: bool) -> Tensor:
+    """Index that reverses every sequence within its own length and leaves the padding where it is: lengths [.., B] ->
+    [.., T, B] (batch_first: [.., B, T])."""
+    t = torch.arange(steps, device=lengths.device)
+    t, lengths = (t, lengths.unsqueeze(-1)) if batch_first else (t.unsqueeze(-1), lengths.unsqueeze(-2))
+    return torch.where(t < lengths, lengths - 1 - t, t)
+
+
+def reverse(x: Tensor, index: Tensor | None, batch_first: bool) -> Tensor:
+    """x [.., T, B, C] (batch_first: [.., B, T, C]) with time reversed: all of it, or by the index of reversal()."""
+    time = -2 if batch_first else -3
+    return x.flip(time) if index is None else x.gather(time, index.unsqueeze(-1).expand(x.shape))
