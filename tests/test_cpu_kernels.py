@@ -112,14 +112,24 @@ def test_frozen_parameters_change_nothing_else(k: int, frozen: set[str]) -> None
 
 
 @pytest.mark.parametrize("isa", ISAS)
-@pytest.mark.parametrize(("k", "b"), [(1, 17), (3, 5), (8, 3)])
-def test_same_bits_twice_and_on_any_number_of_threads(isa: str, k: int, b: int) -> None:
+@pytest.mark.parametrize(("k", "t", "b"), [(1, 7, 17), (3, 7, 5), (8, 7, 3), (1, 40, 43), (3, 40, 19)])
+@pytest.mark.parametrize("frozen", [set(), set(NAMES)], ids=["gradients", "forward alone"])
+def test_same_bits_twice_and_on_any_number_of_threads(isa: str, k: int, t: int, b: int, frozen: set[str]) -> None:
     cpu._C.select_isa(isa)
-    problem = make(k, 7, b, 6, 33, lengths=True, routing="straight_through")
+    problem = make(k, t, b, 6, 33, lengths=True, routing="straight_through", frozen=frozen)
     first = problem.run("cpu", torch.float32)
     for threads in (1, 2, 3, 5):
         torch.set_num_threads(threads)
         assert_same_bits(first, problem.run("cpu", torch.float32), f"{threads} threads")
+
+
+def test_same_bits_whether_the_workspace_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = make(2, 7, 5, 6, 33)
+    first = problem.run("cpu")
+    monkeypatch.setattr(cpu, "_KEEP_BYTES", 0)
+    monkeypatch.setattr(cpu._kept, "buffer", torch.empty(0, dtype=torch.uint8))
+    assert_same_bits(first, problem.run("cpu"))
+    assert cpu._kept.buffer.numel() == 0
 
 
 @pytest.mark.parametrize("isa", ISAS)

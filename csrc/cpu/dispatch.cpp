@@ -94,7 +94,10 @@ struct Division {
     slots = tiles == 1 ? threads : p.K;
     pack = backward ? kernels.backward_pack_size(&p) : kernels.forward_pack_size(&p);
     grads = backward ? kernels.backward_grads_size(&p) : 0;
-    scratch = backward ? kernels.backward_scratch_size(&p, tile) : kernels.forward_scratch_size(&p, tile);
+    // Tiles differ by one row, and the smaller one may want more: it takes more time steps at once.
+    const auto size = backward ? kernels.backward_scratch_size : kernels.forward_scratch_size;
+    scratch = size(&p, tile);
+    if (tile > 1 && size(&p, tile - 1) > scratch) scratch = size(&p, tile - 1);
     bytes = slots * (pack + grads) + threads * scratch;
   }
 
