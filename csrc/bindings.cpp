@@ -53,6 +53,13 @@ PYBIND11_MODULE(_C, m) {
                           reinterpret_cast<void *>(b_hh)};
            })
       .def("workspace_size", [](const FlowRoutedGru &p, bool backward) { return flow_routed_gru_workspace(&p, backward); })
+      .def("division",
+           [](const FlowRoutedGru &p, bool backward) {
+             int32_t threads = 0;
+             int64_t tiles = 0, bytes = 0;
+             if (flow_routed_gru_division(&p, backward, &threads, &tiles, &bytes)) throw py::value_error("bad sizes or options");
+             return py::make_tuple(threads, tiles, bytes);
+           })
       .def("forward", [](const FlowRoutedGru &p) { return flow_routed_gru_forward(&p); },
            py::call_guard<py::gil_scoped_release>())
       .def("backward", [](const FlowRoutedGru &p) { return flow_routed_gru_backward(&p); },

@@ -60,6 +60,9 @@ typedef struct {
 
 // Bytes of workspace that forward (backward = 0) or backward (1) needs; -1 for bad sizes or options.
 int64_t flow_routed_gru_workspace(const FlowRoutedGru *p, int backward);
+// How the work would be divided, from sizes and options alone (no pointer is looked at): threads used, batch tiles a client,
+// bytes of workspace.
+int flow_routed_gru_division(const FlowRoutedGru *p, int backward, int32_t *threads, int64_t *tiles, int64_t *bytes);
 int flow_routed_gru_forward(const FlowRoutedGru *p);
 int flow_routed_gru_backward(const FlowRoutedGru *p);
 

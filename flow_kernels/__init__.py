@@ -4,5 +4,6 @@ from flow_kernels.backends import status as backends
 from flow_kernels.cell import RoutedGRUCell
 from flow_kernels.functional import routed_gru
 from flow_kernels.layer import RoutedGRU
+from flow_kernels.plan import explain
 
-__all__ = ["RoutedGRU", "RoutedGRUCell", "backends", "routed_gru"]
+__all__ = ["RoutedGRU", "RoutedGRUCell", "backends", "explain", "routed_gru"]

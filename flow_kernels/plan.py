@@ -6,17 +6,21 @@ from typing import NamedTuple
 
 import torch
 
-from flow_kernels.backends import NAMES, refusal
+from flow_kernels.backends import NAMES, load, refusal
 
 # Fastest first; "reference" runs everything.
 ORDER = ("cpu", "reference")
 
 
 class Plan(NamedTuple):
-    """The chosen backend and the reason in words."""
+    """The chosen backend, the reason in words, and how the backend goes about it."""
 
     backend: str
     reason: str
+    details: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.backend} ({self.reason})" + (f": {self.details}" if self.details else "")
 
 
 def choose(
@@ -50,6 +54,39 @@ def choose(
     for name in ORDER:
         why_not = refusal(name, dtype, device)
         if not why_not:
-            return Plan(name, "; ".join([*skipped, f"{name}: fastest that runs"]))
+            return Plan(name, "; ".join(["the fastest that runs here", *skipped]))
         skipped.append(f"{name}: {why_not}")
     raise AssertionError("the reference backend runs everything")
+
+
+def explain(
+    *,
+    batch_size: int,
+    seq_len: int,
+    input_size: int,
+    hidden_size: int,
+    num_clients: int = 1,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+    backend: str = "auto",
+) -> Plan:
+    """Which backend and plan a problem gets, and why; print it.
+
+    Args:
+        batch_size, seq_len, input_size, hidden_size, num_clients: B, T, I, H and K of docs/cell.md, each at least 1.
+        dtype, device: of the input.
+        backend: as for :func:`flow_kernels.routed_gru`.
+
+    Raises:
+        RuntimeError, ValueError: as the call itself would.
+    """
+    sizes = {"num_clients": num_clients, "batch_size": batch_size, "seq_len": seq_len, "input_size": input_size}
+    for name, size in (sizes | {"hidden_size": hidden_size}).items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, got {size}")
+    chosen = choose(
+        clients=num_clients, batch=batch_size, steps=seq_len, inputs=input_size, hidden=hidden_size, dtype=dtype,
+        device=torch.device(device), backend=backend,
+    )  # fmt: skip
+    details = load(chosen.backend).describe(num_clients, seq_len, batch_size, input_size, hidden_size, dtype)
+    return chosen._replace(details=details)

@@ -89,3 +89,18 @@ def test_meta_tensors_have_shapes() -> None:
     meta = {n: t.to("meta") for n, t in make(2, 4, 3, 5, 6).tensors.items()}
     y, h_n, q = call(**meta, lengths=None)
     assert y.shape == (2, 4, 3, 6) and h_n.shape == (2, 3, 6) and q.shape == (2, 4, 3, 2) and y.is_meta
+
+
+def test_explain() -> None:
+    sizes = dict(batch_size=17, seq_len=20, input_size=5, hidden_size=6)
+    said = flow_kernels.explain(**sizes)
+    assert said.backend == "cpu" and "1 client x 1 batch tile on 1 thread" in str(said) and cpu._C.isa() in str(said)
+    torch.set_num_threads(2)
+    assert "3 clients x 2 batch tiles on 2 threads" in flow_kernels.explain(**sizes, num_clients=3).details
+    assert "4 clients x 1 batch tile on 2 threads" in flow_kernels.explain(**sizes, num_clients=4).details
+    half = flow_kernels.explain(**sizes, dtype=torch.float16)
+    assert half.backend == "reference" and "cpu: it takes float32 or float64" in half.reason
+    with pytest.raises(RuntimeError, match="backend='cpu' cannot run here"):
+        flow_kernels.explain(**sizes, dtype=torch.float16, backend="cpu")
+    with pytest.raises(ValueError, match="hidden_size must be at least 1, got 0"):
+        flow_kernels.explain(**sizes | {"hidden_size": 0})

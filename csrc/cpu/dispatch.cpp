@@ -51,7 +51,7 @@ bool fits(int64_t limit, std::initializer_list<int64_t> factors) {
   return true;
 }
 
-int check(const FlowRoutedGru &p, bool backward) {
+int check_problem(const FlowRoutedGru &p) {
   if (p.K < 1 || p.T < 1 || p.B < 1 || p.I < 1 || p.H < 1) return FLOW_BAD_SIZE;
   const int64_t limit = (int64_t)1 << 56;
   if (p.I > limit - p.H || p.H > limit - 16) return FLOW_BAD_SIZE;
@@ -61,6 +61,12 @@ int check(const FlowRoutedGru &p, bool backward) {
   if (p.dtype < FLOW_F32 || p.dtype > FLOW_F64 || p.route < FLOW_MIXTURE || p.route > FLOW_LOCAL || p.routing < FLOW_SOFT ||
       p.routing > FLOW_STRAIGHT_THROUGH || p.threads < 1 || !(p.temperature > 0))
     return FLOW_BAD_OPTION;
+  return FLOW_OK;
+}
+
+int check(const FlowRoutedGru &p, bool backward) {
+  const int status = check_problem(p);
+  if (status) return status;
   if (!p.x || !p.h0 || !p.y || !p.q || (backward ? !p.gates : !p.h_n)) return FLOW_MISSING;
   for (int e = 0; e < 2; ++e) {
     if (p.route != FLOW_MIXTURE && e != p.route - FLOW_GLOBAL) continue;
@@ -181,6 +187,14 @@ extern "C" {
 
 int64_t flow_routed_gru_workspace(const FlowRoutedGru *p, int is_backward) {
   return check(*p, is_backward) ? -1 : Division(*p, kernels_for(*p), is_backward).bytes;
+}
+
+int flow_routed_gru_division(const FlowRoutedGru *p, int is_backward, int32_t *threads, int64_t *tiles, int64_t *bytes) {
+  const int status = check_problem(*p);
+  if (status) return status;
+  const Division d(*p, kernels_for(*p), is_backward);
+  *threads = d.threads, *tiles = d.tiles, *bytes = d.bytes;
+  return FLOW_OK;
 }
 
 int flow_routed_gru_forward(const FlowRoutedGru *p) { return run(p, false); }

@@ -54,6 +54,14 @@ def refusal(dtype: torch.dtype, device: torch.device) -> str:
     return ""
 
 
+def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
+    p = _C.Problem()
+    p.K, p.T, p.B, p.I, p.H, p.dtype, p.threads, p.temperature = k, t, b, i, h, DTYPES.index(dtype), torch.get_num_threads(), 1.0
+    threads, tiles, workspace = p.division(True)
+    work = f"{k} client{'s' * (k > 1)} x {tiles} batch tile{'s' * (tiles > 1)} on {threads} thread{'s' * (threads > 1)}"
+    return f"{_C.isa()}, {work}, {workspace / 2**20:.1f} MiB of workspace for the backward pass"
+
+
 def routed_gru(
     x: Tensor,
     h0: Tensor,

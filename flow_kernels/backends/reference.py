@@ -17,6 +17,10 @@ def refusal(dtype: torch.dtype, device: torch.device) -> str:
     return ""
 
 
+def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
+    return f"a loop over {t} steps in PyTorch"
+
+
 def routed_gru(
     x: Tensor,
     h0: Tensor,

@@ -1,0 +1,148 @@
+"""What a report reads: the files of a run folder, checked field by field before anything is drawn from them."""
+
+import json
+import math
+import pathlib
+from types import NoneType
+from typing import Any
+
+Json = dict[str, Any]
+BINS = 20  # of the histogram of q, and steps of its colour scale
+GROUPS = {"seen": "Clients seen in training", "unseen": "Clients never seen"}
+
+# A schema is a tuple of types, a list with the schema of every element, or a dict of required keys and their schemas.
+_BOOL, _INTEGER, _TEXT, _NUMBER, _MAYBE = (bool,), (int,), (str,), (int, float), (int, float, NoneType)
+
+
+def _keys(names: str, schema: object) -> Json:
+    return dict.fromkeys(names.split(), schema)
+
+
+_SUMMARY = _keys("clients skipped tokens", _INTEGER) | _keys("global_token personal_token soft_token", _MAYBE)
+_SUMMARY |= _keys("global_client personal_client soft_client helped hurt", _MAYBE)
+_GROUPS = _keys("seen unseen", _SUMMARY)
+_CONFIG = {"algorithm": {"name": _TEXT}}
+_ROUND = _keys("round clients skipped", _INTEGER) | _keys("seconds upload_bytes download_bytes", _NUMBER)
+_ROUND |= _keys("loss sequences_per_second", _MAYBE) | {"evaluation": (dict, NoneType)}
+_CLIENT = {"seen": _BOOL, "tokens": _INTEGER, "global_correct": _NUMBER, "personal_correct": _MAYBE}
+_PASSAGE: Json = {
+    "client": _TEXT,
+    "group": (str, NoneType),
+    "seen": _BOOL,
+    "tokens": [_TEXT],
+    "global_correct": [_BOOL],
+}
+_PASSAGE |= _keys("personal_correct local_weight", (list, NoneType))
+_EVALUATION = _keys("unit dataset about", _TEXT) | {"round": _INTEGER, "personalized": _BOOL, "summary": _GROUPS}
+_EVALUATION |= {"clients": [_CLIENT], "texts": [_PASSAGE], "routing": (dict, NoneType)}
+_STEPS = [{"step": _INTEGER, "tokens": _INTEGER, "quantiles": [_MAYBE]}]
+_ROUTING = {"steps": _STEPS, "histogram": {"edges": [_NUMBER], "counts": [_NUMBER]}}
+
+
+def _problem(path: pathlib.Path, what: str) -> ValueError:
+    remedy = f"Complete the run with `flow run --resume {path.parent}`, then write the report again."
+    return ValueError(f"{path}: {what}. {remedy}")
+
+
+def _expect(path: pathlib.Path, value: object, schema: object, where: str) -> None:
+    """Raise ValueError, naming the place, unless `value` fits `schema`."""
+    if isinstance(schema, dict):
+        if not isinstance(value, dict):
+            raise _problem(path, f"{where} is {type(value).__name__}, expected an object")
+        for key, inner in schema.items():
+            if key not in value:
+                raise _problem(path, f"{where} has no {key!r}")
+            _expect(path, value[key], inner, f"{where}.{key}")
+    elif isinstance(schema, list):
+        if not isinstance(value, list):
+            raise _problem(path, f"{where} is {type(value).__name__}, expected a list")
+        for index, item in enumerate(value):
+            _expect(path, item, schema[0], f"{where}[{index}]")
+    else:
+        kinds: Any = schema
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            names = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
+            raise _problem(path, f"{where} is {value!r}, expected {names}")
+
+
+def _text_of(path: pathlib.Path) -> str:
+    if not path.is_file():
+        raise _problem(path, "the file is missing; the run has not got that far or the folder is not a run folder")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise _problem(path, f"not UTF-8 text ({error})") from error
+
+
+def _parsed(path: pathlib.Path, text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _problem(path, f"{where} is not valid JSON ({error})") from error
+
+
+def read_config(folder: pathlib.Path) -> Json:
+    path = folder / "config.json"
+    config: Json = _parsed(path, _text_of(path), "the file")
+    _expect(path, config, _CONFIG, "config")
+    return config
+
+
+def read_metrics(folder: pathlib.Path) -> list[Json]:
+    path = folder / "metrics.jsonl"
+    text = _text_of(path)
+    if not text.strip():
+        raise _problem(path, "the file holds no round")
+    rows: list[Json] = []
+    for number, line in enumerate(text.rstrip("\n").split("\n"), start=1):
+        where = f"line {number}"
+        row = _parsed(path, line, where)
+        _expect(path, row, _ROUND, where)
+        if row["evaluation"] is not None:
+            _expect(path, row["evaluation"], _GROUPS, f"{where}.evaluation")
+        if rows and row["round"] <= rows[-1]["round"]:
+            wrong = f"round {row['round']} after round {rows[-1]['round']}"
+            raise _problem(path, f"{where} is {wrong}, rounds must increase")
+        rows.append(row)
+    return rows
+
+
+def read_evaluation(folder: pathlib.Path) -> Json:
+    path = folder / "evaluation.json"
+    evaluation: Json = _parsed(path, _text_of(path), "the file")
+    _expect(path, evaluation, _EVALUATION, "evaluation")
+    for index, text in enumerate(evaluation["texts"]):
+        for key, schema in (("global_correct", _BOOL), ("personal_correct", _BOOL), ("local_weight", _NUMBER)):
+            where, values = f"evaluation.texts[{index}].{key}", text[key]
+            if values is not None:
+                _expect(path, values, [schema], where)
+                if len(values) != len(text["tokens"]):
+                    raise _problem(path, f"{where} has {len(values)} entries for {len(text['tokens'])} tokens")
+        outside = [weight for weight in text["local_weight"] or [] if not 0 <= weight <= 1]
+        if outside:
+            raise _problem(path, f"evaluation.texts[{index}].local_weight holds {outside[0]!r}, not in 0..1")
+    if evaluation["routing"] is not None:
+        _expect(path, evaluation["routing"], _ROUTING, "evaluation.routing")
+        for index, step in enumerate(evaluation["routing"]["steps"]):
+            if len(step["quantiles"]) != 5:
+                found = len(step["quantiles"])
+                raise _problem(path, f"evaluation.routing.steps[{index}].quantiles has {found} entries, expected 5")
+        histogram = evaluation["routing"]["histogram"]
+        if len(histogram["counts"]) != BINS or len(histogram["edges"]) != BINS + 1:
+            sizes = f"{len(histogram['counts'])} counts and {len(histogram['edges'])} edges"
+            raise _problem(path, f"evaluation.routing.histogram has {sizes}, expected {BINS} and {BINS + 1}")
+    return evaluation
+
+
+def finite(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def gains(clients: list[Json], seen: bool) -> list[tuple[float, int]]:
+    """(personal - global accuracy, scored tokens) of every client of the group that has scored tokens."""
+    result = []
+    for client in clients:
+        if client["seen"] is seen and client["tokens"] > 0 and client["personal_correct"] is not None:
+            difference = client["personal_correct"] - client["global_correct"]
+            result.append((difference / client["tokens"], client["tokens"]))
+    return result
