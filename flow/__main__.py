@@ -1,0 +1,7 @@
+"""``python -m flow``: the same as the command ``flow``."""
+
+import sys
+
+from flow.cli import main
+
+sys.exit(main())

@@ -1,0 +1,185 @@
+"""The run folder: configuration, metrics and checkpoints, each written whole or not at all and checked when read.
+
+A checkpoint is the server state of one round in one safetensors file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+
+from flow.errors import UserError
+from flow.models import Tensors
+
+if TYPE_CHECKING:
+    from flow.data import Population
+
+KEEP = 2
+
+
+def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
+    """Write ``round_000012.safetensors`` and remove all but the last two; digest is the run's, see :func:`digest`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"round_{round:06d}.safetensors"
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    metadata = {"round": str(round), "run": digest, "sha256": fingerprint(tensors, str(round), digest)}
+    partial = _partial(path)
+    try:
+        partial.write_bytes(to_bytes(tensors, metadata))
+        _publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    for old in stored(folder)[:-KEEP]:
+        old.unlink()
+    return path
+
+
+def stored(folder: Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(folder.glob("round_*.safetensors"))
+
+
+def load(path: Path, digest: str, device: torch.device | str = "cpu") -> tuple[Tensors, int]:
+    """Read a checkpoint of the run with this digest -> state, round.
+
+    Raises:
+        UserError: the file is cut, changed or of another run; the message names it and what to do.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: not a whole checkpoint ({error}); {_remedy(path)}") from error
+    round, run = metadata.get("round", ""), metadata.get("run", "")
+    if metadata.get("sha256") != fingerprint(tensors, round, run):
+        raise UserError(f"{path}: damaged, its content does not have the SHA-256 stored with it; {_remedy(path)}")
+    if run != digest:
+        raise UserError(
+            f"{path}: was made with another configuration or other data than the run has now; put back the config.json "
+            "and the data that it was started with, or start a new run in another folder"
+        )
+    return {name: tensor.to(device) for name, tensor in tensors.items()}, int(round)
+
+
+def fingerprint(tensors: Tensors, *labels: str) -> str:
+    """SHA-256 over the labels and every tensor's name, dtype, shape and bytes, in the order of the names."""
+    sha = hashlib.sha256("\n".join(labels).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        sha.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def describe(config: Any, algorithm: str) -> dict[str, Any]:
+    """The content of config.json: a configuration as nested dictionaries, the algorithm's name and library versions."""
+    content = asdict(config)
+    content["algorithm"] = {"name": algorithm, **content["algorithm"]}
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    return {**content, "versions": versions}
+
+
+def digest(described: dict[str, Any], population: Population) -> str:
+    """SHA-256 of a configuration (library versions left out) together with the data."""
+    content = {name: value for name, value in described.items() if name != "versions"}
+    sha = hashlib.sha256(json.dumps([content, population.vocabulary.tokens], sort_keys=True).encode())
+    for client in population.clients:
+        sha.update(f"\n{client.id} {client.held_out}\n".encode())
+        for part in (client.train, client.test):
+            sha.update(np.ascontiguousarray(part.tokens).data)
+    return sha.hexdigest()
+
+
+def create(folder: Path, described: dict[str, Any]) -> None:
+    """Start a run folder with its config.json and an empty metrics.jsonl."""
+    folder.mkdir(parents=True)
+    write_json(folder / "config.json", described)
+    (folder / "metrics.jsonl").touch()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of config.json.
+
+    Raises:
+        UserError: there is no such file, or it is not JSON.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(
+            f"{folder}: not the folder of a run, there is no config.json; give the folder that a run printed"
+        )
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON ({error}); put back the file that the run was started with") from error
+    return content
+
+
+def append_metrics(folder: Path, row: dict[str, Any]) -> None:
+    """Add a round to metrics.jsonl."""
+    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(row, allow_nan=False) + "\n")
+
+
+def cut_metrics(folder: Path, rounds: int) -> list[dict[str, Any]]:
+    """Cut metrics.jsonl back to the first rounds and return them; what came after the checkpoint will be done again.
+
+    Raises:
+        UserError: those rounds are not all there.
+    """
+    path = folder / "metrics.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines()[:rounds] if path.is_file() else []
+    try:
+        rows = [json.loads(line) for line in lines]
+        whole = [row["round"] for row in rows] == list(range(1, rounds + 1))
+    except (ValueError, KeyError, TypeError):
+        whole = False
+    if not whole:
+        raise UserError(
+            f"{path}: does not hold rounds 1 to {rounds}, which the checkpoint has behind it; put back the file, or "
+            "start a new run in another folder"
+        )
+    _write(path, "".join(line + "\n" for line in lines))
+    return rows
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all; NaN is refused."""
+    _write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    partial = _partial(path)
+    try:
+        partial.write_text(text, encoding="utf-8")
+        _publish(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}")
+
+
+def _publish(partial: Path, path: Path) -> None:
+    """Make a finished file visible under its name, on the disk first."""
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def _remedy(path: Path) -> str:
+    earlier = [other.name for other in stored(path.parent) if other < path]
+    then = f"goes on after {earlier[-1]}" if earlier else "starts again at round 1"
+    return f"delete it, and `flow run --resume {path.parents[1]}` {then}"

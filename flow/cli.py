@@ -1,0 +1,124 @@
+"""The command line: ``flow run``, ``flow report``. Options are the fields of the configuration's dataclasses."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Annotated, Generic, TypeVar
+
+import tyro
+
+from flow.algorithms import DEFAULT, REGISTRY, Algorithm
+from flow.errors import UserError
+from flow.simulate import Config, resume, simulate
+
+Options = TypeVar("Options")
+
+USAGE = """\
+usage: flow COMMAND [OPTIONS]
+
+Federated learning with per-instance routing between a global and a local expert.
+
+commands:
+  run [ALGORITHM]     train, evaluate and write a report; `flow run --help` lists algorithms and options
+  run --resume FOLDER go on with a run that was stopped
+  report FOLDER       write the report of a run again
+
+examples:
+  flow run                                          Flow on Shakespeare, all defaults
+  flow run fedavg --rounds 50                       the baseline, shorter
+  flow run --rounds 3 --max-clients 60              a first look that takes seconds
+  flow run flow --variant workshop --data mine.jsonl.gz
+"""
+
+
+@dataclass(frozen=True)
+class Run(Config[Options], Generic[Options]):
+    """The options of `flow run`: a configuration and where the run is kept."""
+
+    folder: Path | None = None
+    """New folder for everything the run writes. None: runs/ALGORITHM-DATA-DATE-TIME."""
+
+    resume: Path | None = None
+    """Go on with the run in this folder, with the configuration it was started with. Takes no other option."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write the report of a run again."""
+
+    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """The run's folder."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code: 0, 2 for a mistake of the user, 130 when interrupted."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(USAGE, end="")
+        return 0
+    commands = {"run": _run, "report": _report}
+    try:
+        if arguments[0] not in commands:
+            raise UserError(f"there is no command {arguments[0]!r}; the commands are {', '.join(commands)}")
+        commands[arguments[0]](arguments[1:])
+    except UserError as error:
+        print(f"flow: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _run(arguments: list[str]) -> None:
+    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else DEFAULT
+    if name not in REGISTRY:
+        raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(REGISTRY)}")
+    algorithm = REGISTRY[name]
+    run = tyro.cli(
+        Run[algorithm.options],  # type: ignore[name-defined]
+        default=Run(algorithm=algorithm.options()),
+        prog=f"flow run {name}",
+        description=_describe(algorithm),
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    if run.resume is not None and len(arguments) != (1 if arguments[0].startswith("--resume=") else 2):
+        raise UserError(
+            f"--resume {run.resume} takes its configuration from that folder; leave the other options out, or start "
+            "a new run"
+        )
+    config = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
+    folder = run.resume or run.folder or _new_folder(name, run.data.data)
+    try:
+        result = simulate(config, folder) if run.resume is None else resume(folder)
+    except KeyboardInterrupt:
+        if (folder / "config.json").exists():
+            print(f"\nflow: stopped; go on with `flow run --resume {folder}`", file=sys.stderr)
+        raise
+    print(f"report: {result.report}")
+
+
+def _describe(algorithm: Algorithm) -> str:
+    others = "\n".join(f"  {name}: {other.options.__doc__}" for name, other in REGISTRY.items())
+    return (
+        f"Train with {algorithm.name}, evaluate on held-out text and write a report.\n\n"
+        f"flow run [ALGORITHM] [OPTIONS], options in any order. Algorithms:\n{others}"
+    )
+
+
+def _new_folder(algorithm: str, data: str) -> Path:
+    return Path("runs") / f"{algorithm}-{Path(data).name.split('.')[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _report(arguments: list[str]) -> None:
+    chosen = tyro.cli(Report, prog="flow report", args=arguments)
+    from flow.report import write_report  # draws with matplotlib, which nothing else here needs
+
+    try:
+        print(f"report: {write_report(chosen.folder)}")
+    except (ValueError, OSError) as error:
+        raise UserError(str(error)) from error

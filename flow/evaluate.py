@@ -1,0 +1,220 @@
+"""Held-out accuracy of the model as received and of what each client makes of it, seen and never-seen clients apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from flow.algorithms import algorithm_of
+from flow.cohort import Data, Draw, chunks, gather, predict
+from flow.models import LanguageModel, Tensors
+
+if TYPE_CHECKING:
+    from flow.data.population import Client, Population
+
+QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90)
+BINS = 20
+PASSAGE = 200  # tokens of a client's test text that are kept to be shown
+
+
+class Score(NamedTuple):
+    """One client's held-out tokens, counted; a passage of them to be shown."""
+
+    client: Client
+    tokens: int
+    global_correct: int
+    personal_correct: int | None
+    soft_correct: int | None
+    local_weights: npt.NDArray[np.float32] | None
+    """Weight of the GRU's local expert at every scored token under soft routing."""
+    steps: npt.NDArray[np.int64]
+    """The time step of each of them, from 0."""
+    passage: dict[str, Any]
+
+    def gain(self) -> int:
+        """Tokens that personalization gets right on balance."""
+        return 0 if self.personal_correct is None else self.personal_correct - self.global_correct
+
+
+def eligible(population: Population, held_out: bool, min_texts: int, min_sequences: int) -> tuple[list[Client], int]:
+    """The clients of one side that can be scored, and how many cannot: too little text, or nothing to test on."""
+    side = [client for client in population.clients if client.held_out == held_out]
+    scored = population.vocabulary.scored
+    able = [
+        client
+        for client in side
+        if client.texts >= min_texts
+        and len(client.train.lengths) >= min_sequences
+        and scored_mask(client.test.tokens[:, 1:], client.test.lengths, scored).any()
+    ]
+    return able, len(side) - len(able)
+
+
+def score(
+    options: Any,
+    model: LanguageModel,
+    received: Tensors,
+    clients: Sequence[Client],
+    population: Population,
+    draw: Draw,
+    chunk: int,
+    progress: Callable[[int], object] | None = None,
+) -> list[Score]:
+    """Score clients by the engine that trains them, `chunk` at a time.
+
+    The global accuracy is that of the received model before any step. The personal one follows the algorithm's own
+    personalization, the same for clients that took part in training and for clients never seen.
+    """
+    algorithm, device = algorithm_of(options), next(iter(received.values())).device
+    scored, found = population.vocabulary.scored, []
+    for group in chunks(clients, chunk):
+        test = gather(group, "test", device)
+        everyone = test._replace(ids=("",), rows=(np.arange(len(test.lengths) - 1),))
+        guesses = {"global": predict(model, {n: t.unsqueeze(0) for n, t in received.items()}, everyone, "global")}
+        if algorithm.personalize is not None:
+            train = gather(group, "train", device)
+            own = algorithm.personalize(options, model, received, train, draw)
+            guesses["personal"] = predict(model, own.parameters, test, own.route, own.routing)
+            if own.route == "mixture":
+                soft = own.routing == "soft"
+                guesses["soft"] = guesses["personal"] if soft else predict(model, own.parameters, test, own.route)
+        found += [
+            _count(client, rows, test, scored, guesses, population)
+            for client, rows in zip(group, test.rows, strict=True)
+        ]
+        if progress is not None:
+            progress(len(group))
+    return found
+
+
+def _count(
+    client: Client,
+    rows: npt.NDArray[np.int64],
+    test: Data,
+    scored: npt.NDArray[np.bool_],
+    guesses: dict[str, Any],
+    population: Population,
+) -> Score:
+    targets, mask = client.test.tokens[:, 1:], scored_mask(client.test.tokens[:, 1:], client.test.lengths, scored)
+    right = {name: guess.tokens[rows] == targets for name, guess in guesses.items()}
+    correct = {name: int((hit & mask).sum()) for name, hit in right.items()}
+    weights = guesses["soft"].local_weight[rows] if "soft" in guesses else None
+    valid = np.arange(targets.shape[1]) < client.test.lengths[:, None]
+    names = population.vocabulary.tokens
+    passage = {
+        "client": client.id,
+        "group": client.group,
+        "seen": not client.held_out,
+        "tokens": [names[token] for token in targets[valid][:PASSAGE]],
+        "local_weight": None if weights is None else [round(float(q), 4) for q in weights[valid][:PASSAGE]],
+        "global_correct": right["global"][valid][:PASSAGE].tolist(),
+        "personal_correct": right["personal"][valid][:PASSAGE].tolist() if "personal" in right else None,
+    }
+    return Score(
+        client, int(mask.sum()), correct["global"], correct.get("personal"), correct.get("soft"),
+        None if weights is None else weights[mask], np.nonzero(mask)[1], passage,
+    )  # fmt: skip
+
+
+def scored_mask(
+    targets: npt.NDArray[np.int32], lengths: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """[n, T]: the targets that count for accuracy, valid and not special."""
+    mask: npt.NDArray[np.bool_] = (np.arange(targets.shape[1]) < lengths[:, None]) & scored[targets]
+    return mask
+
+
+def summary(scores: Sequence[Score], skipped: int) -> dict[str, Any]:
+    """Accuracies of one side: over tokens and as the plain mean over clients; the shares of clients helped and hurt."""
+    tokens = sum(s.tokens for s in scores)
+    result: dict[str, Any] = {"clients": len(scores), "skipped": skipped, "tokens": tokens}
+    for name in ("global", "personal", "soft"):
+        correct = [getattr(s, name + "_correct") for s in scores]
+        known = bool(correct) and correct[0] is not None
+        result[name + "_token"] = sum(correct) / tokens if known else None
+        result[name + "_client"] = (
+            float(np.mean([c / s.tokens for c, s in zip(correct, scores, strict=True)])) if known else None
+        )
+    compared = bool(scores) and scores[0].personal_correct is not None
+    result["helped"] = float(np.mean([s.gain() > 0 for s in scores])) if compared else None
+    result["hurt"] = float(np.mean([s.gain() < 0 for s in scores])) if compared else None
+    return result
+
+
+def routing(scores: Sequence[Score]) -> dict[str, Any] | None:
+    """How much the GRU's local expert is used at all scored tokens, by time step and altogether; None if not routed."""
+    routed = [(s.local_weights, s.steps) for s in scores if s.local_weights is not None]
+    if not routed:
+        return None
+    weights, steps = np.concatenate([w for w, _ in routed]), np.concatenate([t for _, t in routed])
+    order = np.argsort(steps, kind="stable")
+    ends = np.cumsum(np.bincount(steps))
+    rows = []
+    for step, own in enumerate(np.split(weights[order], ends[:-1]), start=1):
+        if len(own):
+            quantiles = np.quantile(own, QUANTILES).astype(float).tolist()
+            rows.append(
+                {"step": step, "tokens": len(own), "mean": float(own.mean(dtype=np.float64)), "quantiles": quantiles}
+            )
+    counts, edges = np.histogram(weights, bins=BINS, range=(0, 1))
+    return {"steps": rows, "histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
+
+
+def passages(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Held-out text of the clients with the most scored tokens and of those with the largest gain, both sides."""
+    chosen: dict[str, Score] = {}
+    for held_out in (False, True):
+        side = sorted((s for s in scores if s.client.held_out == held_out), key=lambda s: (-s.tokens, s.client.id))
+        gained = sorted((s for s in side if s.gain() > 0), key=lambda s: (-s.gain() / s.tokens, s.client.id))
+        for s in (*side[:2], *gained[:2]):
+            chosen.setdefault(s.client.id, s)
+    return [s.passage for s in chosen.values()]
+
+
+def rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """One object per client, as evaluation.json has them."""
+    return [
+        {
+            "id": s.client.id,
+            "group": s.client.group,
+            "seen": not s.client.held_out,
+            "texts": s.client.texts,
+            "train_tokens": int(s.client.train.lengths.sum()),
+            "tokens": s.tokens,
+            "global_correct": s.global_correct,
+            "personal_correct": s.personal_correct,
+            "soft_correct": s.soft_correct,
+            "local_weight": None if s.local_weights is None else float(s.local_weights.mean(dtype=np.float64)),
+        }
+        for s in sorted(scores, key=lambda s: s.client.id)
+    ]
+
+
+def table(summaries: dict[str, dict[str, Any]]) -> str:
+    """The summary as a table for the terminal, in per cent."""
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.2f}"
+
+    lines = [f"{'accuracy, %':<26}{'seen clients':>14}{'new clients':>14}"]
+    for label, key in (
+        ("global, over tokens", "global_token"),
+        ("personal, over tokens", "personal_token"),
+        ("  soft routing", "soft_token"),
+        ("global, mean of clients", "global_client"),
+        ("personal, mean of clients", "personal_client"),
+        ("  soft routing", "soft_client"),
+        ("clients helped", "helped"),
+        ("clients hurt", "hurt"),
+    ):
+        values = [percent(summaries[side][key]) for side in ("seen", "unseen")]
+        if any(value != "-" for value in values):
+            lines.append(f"{label:<26}{values[0]:>14}{values[1]:>14}")
+    lines.append(
+        f"{'clients (left out)':<26}"
+        + "".join(f"{s['clients']} ({s['skipped']})".rjust(14) for s in summaries.values())
+    )
+    return "\n".join(lines)
