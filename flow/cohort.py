@@ -151,11 +151,21 @@ def halves(data: Data, draw: Draw) -> tuple[Data, Data]:
     return data._replace(rows=first), data._replace(rows=second)
 
 
-def chunks(clients: Sequence[Client], size: int) -> Iterator[list[Client]]:
-    """Cut a cohort into groups of at most `size`, most sequences first, so that the clients of a group end together."""
+def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[Client]]:
+    """Deal a cohort into groups of at most `size` clients that cost about the same, at least one for every worker.
+
+    The next largest client goes to the group with the least to do, so that workers end together; inside a group clients
+    with much data come first, so that those still at work are a prefix. The costliest group comes first.
+    """
     ordered = sorted(clients, key=lambda client: (-len(client.train.lengths), client.id))
-    for start in range(0, len(ordered), size):
-        yield ordered[start : start + size]
+    count = min(len(ordered), max(-(-len(ordered) // size), workers))
+    dealt: list[list[Client]] = [[] for _ in range(count)]
+    load = [0] * count
+    for client in ordered:
+        group = min((n for n in range(count) if len(dealt[n]) < size), key=load.__getitem__)
+        dealt[group].append(client)
+        load[group] += len(client.train.lengths) + 1
+    return [dealt[n] for n in sorted(range(count), key=lambda n: -load[n])]
 
 
 def stack(tensors: Tensors, clients: int) -> Tensors:

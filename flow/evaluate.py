@@ -9,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.algorithms import algorithm_of
-from flow.cohort import Data, Draw, chunks, gather, predict
+from flow.cohort import Data, Draw, gather, groups, predict
 from flow.models import LanguageModel, Tensors
+from flow.workers import Workers
 
 if TYPE_CHECKING:
     from flow.data.population import Client, Population
@@ -55,7 +56,7 @@ def eligible(population: Population, held_out: bool, min_texts: int, min_sequenc
 
 def score(
     options: Any,
-    model: LanguageModel,
+    workers: Workers,
     received: Tensors,
     clients: Sequence[Client],
     population: Population,
@@ -69,8 +70,8 @@ def score(
     personalization, the same for clients that took part in training and for clients never seen.
     """
     algorithm, device = algorithm_of(options), next(iter(received.values())).device
-    scored, found = population.vocabulary.scored, []
-    for group in chunks(clients, chunk):
+
+    def of_group(model: LanguageModel, group: list[Client]) -> list[Score]:
         test = gather(group, "test", device)
         everyone = test._replace(ids=("",), rows=(np.arange(len(test.lengths) - 1),))
         guesses = {"global": predict(model, {n: t.unsqueeze(0) for n, t in received.items()}, everyone, "global")}
@@ -81,12 +82,14 @@ def score(
             if own.route == "mixture":
                 soft = own.routing == "soft"
                 guesses["soft"] = guesses["personal"] if soft else predict(model, own.parameters, test, own.route)
-        found += [
-            _count(client, rows, test, scored, guesses, population)
-            for client, rows in zip(group, test.rows, strict=True)
-        ]
+        pairs = zip(group, test.rows, strict=True)
+        return [_count(client, rows, test, population.vocabulary.scored, guesses, population) for client, rows in pairs]
+
+    found = []
+    for scores in workers.map(of_group, groups(clients, chunk, workers.count)):
+        found += scores
         if progress is not None:
-            progress(len(group))
+            progress(len(scores))
     return found
 
 

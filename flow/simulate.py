@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
@@ -14,11 +15,12 @@ from tqdm import tqdm
 
 from flow import checkpoint, evaluate, server
 from flow.algorithms import DEFAULT, REGISTRY, Algorithm, algorithm_of
-from flow.cohort import Draw, chunks, gather
+from flow.cohort import Draw, Upload, gather, groups
 from flow.data import Client, DataOptions, Population, load
 from flow.errors import Diverged, UserError
 from flow.models import LanguageModel, Tensors
 from flow.server import ServerOptions
+from flow.workers import Workers
 
 Options = TypeVar("Options")
 SIDES = {"seen": False, "unseen": True}  # of the evaluation, and whether their clients are held out
@@ -75,10 +77,11 @@ class Config(Generic[Options]):
     """Rounds between checkpoints; the last two are kept, and the last round is always saved."""
 
     chunk: int = 0
-    """Clients computed side by side; bounds memory, changes no result. 0: few with a large vocabulary, else many."""
+    """Clients computed side by side on a core; bounds memory, changes no result. 0: few with a large vocabulary, else
+    many."""
 
     threads: int = 0
-    """Threads of torch; 0: as torch decides."""
+    """Cores to use, one group of clients on each; 0: as many as torch would."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,9 @@ class Task(NamedTuple):
     minimum: int
     """Clients with fewer training sequences are skipped."""
     chunk: int
-    """Clients computed side by side."""
+    """Clients computed side by side on a core."""
+    workers: int
+    """Groups of clients computed at the same time."""
 
 
 def simulate(
@@ -165,22 +170,21 @@ def _run(task: Task, folder: Path | None, state: Tensors, metrics: list[dict[str
     curve = _curve_clients(task)
     digest = _digest(task)
     name = None if folder is None else str(folder)
-    with tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress) as bar:
+    bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
+    with Workers(task.model, task.workers) as workers, bar:
         for round in range(len(metrics) + 1, config.rounds + 1):
             started = time.perf_counter()
             cohort = sample(task.clients, config.cohort, Draw(config.seed, round, "cohort"))
             able = [client for client in cohort if len(client.train.lengths) >= task.minimum]
             received, draw = algorithm.download(options, state), Draw(config.seed, round, "train")
-            total = server.aggregate(
-                algorithm.local(options, task.model, received, gather(group, "train", config.model.device), draw)
-                for group in chunks(able, task.chunk)
-            )
+            local = partial(_train, task, received, draw)
+            total = server.aggregate(workers.map(local, groups(able, task.chunk, workers.count)))
             if able:
                 state = algorithm.server_step(options, state, server.mean(total, state), config.server)
             _check_finite(total, state, round, folder)
             row = _row(round, total, len(cohort), server.nbytes(received), time.perf_counter() - started)
             if config.evaluate_every and round % config.evaluate_every == 0:
-                row["evaluation"], _ = _evaluate(task, state, curve, Draw(config.seed, round, "curve"))
+                row["evaluation"], _ = _evaluate(task, workers, state, curve, Draw(config.seed, round, "curve"))
             metrics.append(row)
             if folder is not None:
                 checkpoint.append_metrics(folder, row)
@@ -188,13 +192,20 @@ def _run(task: Task, folder: Path | None, state: Tensors, metrics: list[dict[str
                     checkpoint.save(folder / "checkpoints", state, round, digest)
             bar.set_postfix(_shown(row))
             bar.update()
-    evaluation = evaluate_fully(task, state, progress)
+        bar.close()
+        evaluation = evaluate_fully(task, workers, state, progress)
     if folder is not None:
         checkpoint.write_json(folder / "evaluation.json", evaluation)
     if progress:
         print(evaluate.table(evaluation["summary"]))
     report = None if folder is None else _write_report(folder)
     return Result(config, state, metrics, evaluation, folder, report)
+
+
+def _train(task: Task, received: Tensors, draw: Draw, model: LanguageModel, group: list[Client]) -> Upload:
+    """The local work of one group of the cohort."""
+    data = gather(group, "train", task.config.model.device)
+    return task.algorithm.local(task.config.algorithm, model, received, data, draw)
 
 
 def sample(clients: Sequence[Client], size: int, draw: Draw) -> list[Client]:
@@ -219,8 +230,6 @@ def prepare(config: Config[Any], population: Population | None = None) -> Task:
     for name in ("embedding_dim", "hidden_size"):
         if getattr(config.model, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(config.model, name)}")
-    if config.threads:
-        torch.set_num_threads(config.threads)
     if population is None:
         try:
             population = load(config.data)
@@ -235,7 +244,9 @@ def prepare(config: Config[Any], population: Population | None = None) -> Task:
     model = _build_model(config, algorithm, population)
     minimum = algorithm.minimum_sequences(config.algorithm)
     chunk = config.chunk or automatic_chunk(config, population)
-    return Task(config, algorithm, population, clients, model, minimum, chunk)
+    # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
+    workers = 1 if config.model.device != "cpu" else config.threads or torch.get_num_threads()
+    return Task(config, algorithm, population, clients, model, minimum, chunk, workers)
 
 
 def automatic_chunk(config: Config[Any], population: Population) -> int:
@@ -310,6 +321,7 @@ def _curve_clients(task: Task) -> dict[str, tuple[list[Client], int]]:
 
 def _evaluate(
     task: Task,
+    workers: Workers,
     state: Tensors,
     clients: dict[str, tuple[list[Client], int]],
     draw: Draw,
@@ -321,14 +333,14 @@ def _evaluate(
     summary, scores = {}, []
     for side, (able, skipped) in clients.items():
         found = evaluate.score(
-            options, task.model, received, able, task.population, draw, task.chunk, bar.update if bar else None
+            options, workers, received, able, task.population, draw, task.chunk, bar.update if bar else None
         )
         summary[side] = evaluate.summary(found, skipped)
         scores += found
     return summary, scores
 
 
-def evaluate_fully(task: Task, state: Tensors, progress: bool = True) -> dict[str, Any]:
+def evaluate_fully(task: Task, workers: Workers, state: Tensors, progress: bool = True) -> dict[str, Any]:
     """The content of evaluation.json: every client that can be scored."""
     config, population = task.config, task.population
     clients = {
@@ -337,7 +349,7 @@ def evaluate_fully(task: Task, state: Tensors, progress: bool = True) -> dict[st
     }
     count = sum(len(able) for able, _ in clients.values())
     with tqdm(total=count, desc="evaluation", unit="client", disable=not progress) as bar:
-        summary, scores = _evaluate(task, state, clients, Draw(config.seed, config.rounds, "evaluation"), bar)
+        summary, scores = _evaluate(task, workers, state, clients, Draw(config.seed, config.rounds, "evaluation"), bar)
     return {
         "round": config.rounds,
         "algorithm": task.algorithm.name,

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from flow.algorithms import algorithm_of
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
-from flow.cohort import Draw, Sgd, Update, batches, chunks, descend, gather, halves, objective, predict, stack, train
+from flow.cohort import Draw, Sgd, Update, batches, descend, gather, groups, halves, objective, predict, stack, train
 from flow.models import LanguageModel, names_of
 
 DRAW = Draw(4, 3, "train")
@@ -44,19 +44,28 @@ def by_client(options, groups, dtype):
 def test_a_client_gets_the_same_numbers_in_any_company(options, dtype):
     clients = [c for c in CLIENTS if len(c.train) > 1]
     alone = by_client(options, [[c] for c in clients], dtype)
-    groupings = [list(chunks(clients, size)) for size in (2, 4, 6)] + [[clients[::-1]], [clients[2:5]]]
+    groupings = [groups(clients, size) for size in (2, 4, 6)] + [groups(clients, 6, 2), [clients[::-1]], [clients[2:5]]]
     tolerance = 1e-12 if dtype == torch.float64 else 2e-6
-    for groups in groupings:
-        for client, tensors in by_client(options, groups, dtype).items():
+    for grouping in groupings:
+        for client, tensors in by_client(options, grouping, dtype).items():
             for name, tensor in tensors.items():
                 torch.testing.assert_close(tensor, alone[client][name], rtol=tolerance, atol=tolerance)
 
 
-def test_chunks_hold_every_client_once_the_largest_first():
-    found = list(chunks(CLIENTS, 3))
-    assert [len(group) for group in found] == [3, 3, 1]
-    sizes = [len(client.train) for group in found for client in group]
-    assert sizes == sorted((len(c.train) for c in CLIENTS), reverse=True)
+@pytest.mark.parametrize(("size", "workers", "count"), [(3, 1, 3), (7, 1, 1), (7, 2, 2), (4, 2, 2), (1, 2, 7), (100, 16, 7)])
+def test_groups_hold_every_client_once_and_cost_about_the_same(size, workers, count):
+    found = groups(CLIENTS, size, workers)
+    assert len(found) == count and all(1 <= len(group) <= size for group in found)
+    assert sorted(client.id for group in found for client in group) == sorted(client.id for client in CLIENTS)
+    sizes = [[len(client.train) for client in group] for group in found]
+    assert all(one == sorted(one, reverse=True) for one in sizes)
+    loads = [sum(one) for one in sizes]
+    if size > 3:  # no group is full: none is lighter than another without its smallest client
+        assert max(sum(one) - one[-1] for one in sizes) <= min(loads) + len(CLIENTS)
+
+
+def test_groups_of_nobody():
+    assert groups([], 3, 2) == []
 
 
 def test_streams_follow_the_documented_derivation():
@@ -86,7 +95,7 @@ def test_halves_are_disjoint_complete_and_fixed_by_seed_round_and_client():
 
 
 def test_every_sequence_is_visited_once_per_epoch_and_clients_drop_out_as_they_finish():
-    clients = next(iter(chunks(CLIENTS, 7)))
+    clients = groups(CLIENTS, 7)[0]
     data = gather(clients, "train", "cpu")
     epochs, size, filler = 3, 2, len(data.lengths) - 1
     visits = np.zeros((epochs, filler), int)
