@@ -116,9 +116,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     if not path.is_file():
-        raise UserError(
-            f"{folder}: not the folder of a run, there is no config.json; give the folder that a run printed"
-        )
+        raise UserError(f"{folder}: not the folder of a run, there is no config.json; give the folder that a run printed")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -88,8 +88,7 @@ def _run(arguments: list[str]) -> None:
     )
     if run.resume is not None and len(arguments) != (1 if arguments[0].startswith("--resume=") else 2):
         raise UserError(
-            f"--resume {run.resume} takes its configuration from that folder; leave the other options out, or start "
-            "a new run"
+            f"--resume {run.resume} takes its configuration from that folder; leave the other options out, or start a new run"
         )
     config = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
     folder = run.resume or run.folder or _new_folder(name, run.data.data)

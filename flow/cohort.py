@@ -143,9 +143,7 @@ def gather(clients: Sequence[Client], part: Literal["train", "test"], device: to
 
 def halves(data: Data, draw: Draw) -> tuple[Data, Data]:
     """Split every client's sequences at random into two disjoint halves; of an odd number the second gets one more."""
-    orders = [
-        rows[draw.stream("split", id).permutation(len(rows))] for id, rows in zip(data.ids, data.rows, strict=True)
-    ]
+    orders = [rows[draw.stream("split", id).permutation(len(rows))] for id, rows in zip(data.ids, data.rows, strict=True)]
     first = tuple(order[: len(order) // 2] for order in orders)
     second = tuple(order[len(order) // 2 :] for order in orders)
     return data._replace(rows=first), data._replace(rows=second)
@@ -211,7 +209,9 @@ def objective(model: LanguageModel, parameters: Tensors, batch: Batch, update: U
     if not update.gamma:
         return loss, loss
     routed = [q for q in (out.gru_routing, out.head_routing) if q is not None]
-    logs = [torch.where(batch.valid, q[..., 0], 1.0).log() for q in routed]
+    # A softmax may round to zero far from any use; the smallest normal number keeps the logarithm finite.
+    tiny = torch.finfo(out.logits.dtype).tiny
+    logs = [torch.where(batch.valid, q[..., 0], 1.0).clamp_min(tiny).log() for q in routed]
     regulariser = sum((log * share).sum((1, 2)) for log in logs) / len(routed)
     return loss - update.gamma * regulariser, loss
 
@@ -286,9 +286,7 @@ def predict(
     for batch in batches(data, size):
         k, _, steps = batch.valid.shape
         own = {name: tensor[:k] for name, tensor in parameters.items()}
-        out = torch.func.functional_call(
-            model, own, (batch.inputs, batch.lengths), {"route": route, "routing": routing}
-        )
+        out = torch.func.functional_call(model, own, (batch.inputs, batch.lengths), {"route": route, "routing": routing})
         rows, best = batch.rows.cpu(), out.logits.argmax(-1).where(batch.valid, -1)
         tokens[rows, :steps] = best.int().cpu()
         local_weight[rows, :steps] = out.gru_routing[..., 1].float().cpu()

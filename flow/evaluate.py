@@ -159,9 +159,7 @@ def routing(scores: Sequence[Score]) -> dict[str, Any] | None:
     for step, own in enumerate(np.split(weights[order], ends[:-1]), start=1):
         if len(own):
             quantiles = np.quantile(own, QUANTILES).astype(float).tolist()
-            rows.append(
-                {"step": step, "tokens": len(own), "mean": float(own.mean(dtype=np.float64)), "quantiles": quantiles}
-            )
+            rows.append({"step": step, "tokens": len(own), "mean": float(own.mean(dtype=np.float64)), "quantiles": quantiles})
     counts, edges = np.histogram(weights, bins=BINS, range=(0, 1))
     return {"steps": rows, "histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
 
@@ -217,7 +215,6 @@ def table(summaries: dict[str, dict[str, Any]]) -> str:
         if any(value != "-" for value in values):
             lines.append(f"{label:<26}{values[0]:>14}{values[1]:>14}")
     lines.append(
-        f"{'clients (left out)':<26}"
-        + "".join(f"{s['clients']} ({s['skipped']})".rjust(14) for s in summaries.values())
+        f"{'clients (left out)':<26}" + "".join(f"{s['clients']} ({s['skipped']})".rjust(14) for s in summaries.values())
     )
     return "\n".join(lines)

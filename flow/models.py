@@ -174,9 +174,7 @@ class LanguageModel(nn.Module):
 def group_of(name: str) -> str:
     """The group of a parameter, by its name: "global", "local" or "router"."""
     parts = name.split(".")
-    return next(
-        (group for group in ("local", "router") if any(part.startswith(group + "_") for part in parts)), "global"
-    )
+    return next((group for group in ("local", "router") if any(part.startswith(group + "_") for part in parts)), "global")
 
 
 def names_of(parameters: Tensors, *groups: str) -> tuple[str, ...]:
@@ -201,9 +199,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return torch.baddbmm(bias.unsqueeze(1), x, weight.mT)
 
 
-def mixed_linear(
-    x: Tensor, q: Tensor, weight: Tensor, bias: Tensor, local_weight: Tensor, local_bias: Tensor
-) -> Tensor:
+def mixed_linear(x: Tensor, q: Tensor, weight: Tensor, bias: Tensor, local_weight: Tensor, local_bias: Tensor) -> Tensor:
     """q_global * (W x + b) + q_local * (W_local x + b_local), every row with its own q [K, N, 2].
 
     The weights multiply x, not the products: the products are as wide as the vocabulary.

@@ -55,7 +55,7 @@ class Config(Generic[Options]):
     model: ModelOptions = field(default_factory=ModelOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
 
-    rounds: int = 100
+    rounds: int = 80
     """Rounds of training."""
 
     cohort: int = 16
@@ -64,7 +64,7 @@ class Config(Generic[Options]):
     seed: int = 0
     """Decides the initial model and every random choice; the same seed gives the same run."""
 
-    evaluate_every: int = 10
+    evaluate_every: int = 20
     """Rounds between small evaluations for the learning curve; 0: none. The full one comes at the end anyway."""
 
     evaluate_clients: int = 20
@@ -238,8 +238,7 @@ def prepare(config: Config[Any], population: Population | None = None) -> Task:
     clients = [client for client in population.clients if not client.held_out]
     if config.cohort > len(clients):
         raise UserError(
-            f"cohort={config.cohort} is more than the {len(clients)} clients that may train; lower cohort, or take "
-            "more clients"
+            f"cohort={config.cohort} is more than the {len(clients)} clients that may train; lower cohort, or take more clients"
         )
     model = _build_model(config, algorithm, population)
     minimum = algorithm.minimum_sequences(config.algorithm)
@@ -332,9 +331,7 @@ def _evaluate(
     received = task.algorithm.download(options, state)
     summary, scores = {}, []
     for side, (able, skipped) in clients.items():
-        found = evaluate.score(
-            options, workers, received, able, task.population, draw, task.chunk, bar.update if bar else None
-        )
+        found = evaluate.score(options, workers, received, able, task.population, draw, task.chunk, bar.update if bar else None)
         summary[side] = evaluate.summary(found, skipped)
         scores += found
     return summary, scores
@@ -344,8 +341,7 @@ def evaluate_fully(task: Task, workers: Workers, state: Tensors, progress: bool 
     """The content of evaluation.json: every client that can be scored."""
     config, population = task.config, task.population
     clients = {
-        side: evaluate.eligible(population, held_out, config.min_texts, task.minimum)
-        for side, held_out in SIDES.items()
+        side: evaluate.eligible(population, held_out, config.min_texts, task.minimum) for side, held_out in SIDES.items()
     }
     count = sum(len(able) for able, _ in clients.values())
     with tqdm(total=count, desc="evaluation", unit="client", disable=not progress) as bar:

@@ -152,17 +152,11 @@ class RoutedGRUCell(nn.Module):
         batched = input.dim() > 1
         if hx is not None:
             if hx.dim() != input.dim():
-                raise RuntimeError(
-                    f"For {input.dim()}-D input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor"
-                )
+                raise RuntimeError(f"For {input.dim()}-D input, hx should also be {input.dim()}-D but got {hx.dim()}-D tensor")
             if batched and hx.shape[-2] != input.shape[-2]:
-                raise RuntimeError(
-                    f"Input batch size {input.shape[-2]} doesn't match hidden0 batch size {hx.shape[-2]}"
-                )
+                raise RuntimeError(f"Input batch size {input.shape[-2]} doesn't match hidden0 batch size {hx.shape[-2]}")
             if hx.shape[-1] != self.hidden_size:
-                raise RuntimeError(
-                    f"hidden0 has inconsistent hidden_size: got {hx.shape[-1]}, expected {self.hidden_size}"
-                )
+                raise RuntimeError(f"hidden0 has inconsistent hidden_size: got {hx.shape[-1]}, expected {self.hidden_size}")
         return batched
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
@@ -241,8 +235,7 @@ def get_weights(module: Any, suffix: str) -> list[Any]:
     """What routed_gru takes as its third to twelfth argument. Read anew at every forward: a parametrization, pruning or
     functional_call may have put something else under the name."""
     return [
-        getattr(module, name + suffix) if module.bias or "bias" not in name else None
-        for name in (*GLOBAL, *LOCAL, *ROUTER)
+        getattr(module, name + suffix) if module.bias or "bias" not in name else None for name in (*GLOBAL, *LOCAL, *ROUTER)
     ]
 
 
@@ -270,9 +263,7 @@ def complete_checkpoint(module: Any, state_dict: dict[str, Any], prefix: str) ->
                 state_dict[prefix + name] = value.detach().expand(parameter.shape).clone()
                 spread += 1
         if spread:
-            notes.append(
-                f"the checkpoint holds one model; each of the {module.num_clients} clients starts from a copy of it"
-            )
+            notes.append(f"the checkpoint holds one model; each of the {module.num_clients} clients starts from a copy of it")
     given = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
     if any(name in own for name in given) and not any(name.startswith(("local_", "router_")) for name in given):
         for name, parameter in own.items():

@@ -186,9 +186,7 @@ class RoutedGRU(nn.Module):
                 "[K, T, B, I] (batch_first: [K, B, T, I]) and lengths=[K, B]"
             )
         if lengths is not None:
-            raise ValueError(
-                "lengths and a PackedSequence exclude each other: it has its own lengths; leave lengths out"
-            )
+            raise ValueError("lengths and a PackedSequence exclude each other: it has its own lengths; leave lengths out")
         data, batch_sizes, order, inverse = packed
         if data.dim() != 2:
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
@@ -293,9 +291,7 @@ class RoutedGRU(nn.Module):
                 f"Convert input: input.to({weight.dtype}), or convert model: model.to({input.dtype})"
             )
         if input.shape[-1] != self.input_size:
-            raise RuntimeError(
-                f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}"
-            )
+            raise RuntimeError(f"input.size(-1) must be equal to input_size. Expected {self.input_size}, got {input.shape[-1]}")
 
     def _check_hidden(self, hx: Tensor, expected: tuple[int, ...]) -> None:
         if tuple(hx.shape) != expected:

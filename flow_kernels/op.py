@@ -45,9 +45,7 @@ def sizes(x: Tensor, h0: Tensor, batch_first: bool) -> tuple[int, int, int, int,
     return (k, b, t, i, h0.shape[-1]) if batch_first else (k, t, b, i, h0.shape[-1])
 
 
-def empty_outputs(
-    x: Tensor, h0: Tensor, route: str, batch_first: bool, save: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def empty_outputs(x: Tensor, h0: Tensor, route: str, batch_first: bool, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Uninitialised y, h_n, q and gates (the layout of csrc/routed_gru.h; without elements unless they are saved)."""
     h = h0.shape[-1]
     experts = 2 if route == "mixture" else 1
@@ -62,9 +60,7 @@ def _fake_forward(x: Tensor, h0: Tensor, *args: Any) -> tuple[Tensor, Tensor, Te
 
 
 @torch.library.register_fake("flow_kernels::routed_gru_backward", lib=_library)
-def _fake_backward(
-    dy: Tensor, dh_n: Tensor, dq: Tensor, y: Tensor, q: Tensor, gates: Tensor, *args: Any
-) -> list[Tensor]:
+def _fake_backward(dy: Tensor, dh_n: Tensor, dq: Tensor, y: Tensor, q: Tensor, gates: Tensor, *args: Any) -> list[Tensor]:
     tensors, wanted = args[:COUNT], args[-1]
     return [t.new_empty(t.shape) for t, want in zip(tensors, wanted, strict=True) if want]
 

@@ -46,9 +46,7 @@ def choose(
             raise ValueError(f"backend must be one of {names}, got {backend!r}")
         why_not = refusal(backend, dtype, device)
         if why_not:
-            raise RuntimeError(
-                f"backend={backend!r} cannot run here: {why_not}; use backend='auto' to let it fall back"
-            )
+            raise RuntimeError(f"backend={backend!r} cannot run here: {why_not}; use backend='auto' to let it fall back")
         return Plan(backend, "asked for by name")
     skipped: list[str] = []
     for name in ORDER:

@@ -33,7 +33,9 @@ class Problem:
         leaves = {n: t.detach().requires_grad_(n not in self.frozen) for n, t in tensors.items()}
         args = [leaves.get(n) for n in NAMES]
         outputs = flow_kernels.routed_gru(*args, **self.options, backend=backend)  # type: ignore[arg-type]
-        loss = sum(((o * g.to(dtype)).sum() for o, g in zip(outputs, self.output_grads, strict=True)), torch.zeros((), dtype=dtype))
+        loss = sum(
+            ((o * g.to(dtype)).sum() for o, g in zip(outputs, self.output_grads, strict=True)), torch.zeros((), dtype=dtype)
+        )
         wanted = {n: t for n, t in leaves.items() if t.requires_grad}
         result: dict[str, Tensor | None] = dict(zip(("output", "h_n", "q"), (o.detach() for o in outputs), strict=True))
         result |= {f"d{n}": None for n in leaves}
@@ -44,7 +46,17 @@ class Problem:
 
 
 def make(
-    k: int, t: int, b: int, i: int, h: int, *, bias: bool = True, lengths: bool = False, seed: int = 0, frozen: Any = (), **options: Any
+    k: int,
+    t: int,
+    b: int,
+    i: int,
+    h: int,
+    *,
+    bias: bool = True,
+    lengths: bool = False,
+    seed: int = 0,
+    frozen: Any = (),
+    **options: Any,
 ) -> Problem:
     """Weights drawn as torch.nn.GRU initialises them, uniform within 1/sqrt(H), the router's four times as wide."""
     g = torch.Generator().manual_seed(seed)
@@ -94,5 +106,7 @@ def assert_as_exact_as_torch(problem: Problem, dtype: torch.dtype, runs: dict[st
             scale = want.abs().max()
             error = (got.double() - want).square().mean().sqrt()
             torch_error = (torchs.double() - want).square().mean().sqrt()
-            allowed = (2 if dtype == torch.float32 else 4) * torch_error * scaled + (4 if dtype == torch.float32 else 16) * eps * scale
+            allowed = (2 if dtype == torch.float32 else 4) * torch_error * scaled + (
+                4 if dtype == torch.float32 else 16
+            ) * eps * scale
             assert error <= allowed, f"{label}: {name}: error {error:.3g}, allowed {allowed:.3g}, largest value {scale:.3g}"

@@ -32,9 +32,7 @@ def _summary(clients: list[dict[str, Any]], skipped: int, personalized: bool, ro
         shares = [c / client["tokens"] for c, client in zip(correct, clients, strict=False)]
         result[f"{name}_client"] = float(np.mean(shares)) if present else None
     for name, sign in (("helped", 1), ("hurt", -1)):
-        wins = [
-            sign * (client["personal_correct"] - client["global_correct"]) > 0 for client in clients if personalized
-        ]
+        wins = [sign * (client["personal_correct"] - client["global_correct"]) > 0 for client in clients if personalized]
         result[name] = float(np.mean(wins)) if wins else None
     return result
 

@@ -62,9 +62,7 @@ def test_local_work_and_the_server_step_match_the_oracle(options):
         assert upload.weights[index] == weight
         for name in state:
             torch.testing.assert_close(upload.tensors[name][index], parameters[name], **TIGHT)
-        torch.testing.assert_close(
-            float(upload.work.nats[index]), sum(loss * tokens for loss, tokens in losses), **TIGHT
-        )
+        torch.testing.assert_close(float(upload.work.nats[index]), sum(loss * tokens for loss, tokens in losses), **TIGHT)
         assert int(upload.work.tokens[index]) == sum(tokens for _, tokens in losses)
     total = server.aggregate([upload])
     new = algorithm.server_step(options, state, server.mean(total, state), server.ServerOptions())
@@ -118,10 +116,8 @@ def test_what_is_sent():
 
 
 def test_the_variant_decides_what_is_left_open_and_nothing_else():
-    assert resolve(FlowOptions()) == FlowOptions(epochs=2, gamma=1e-3, temperature=1.0)
-    assert resolve(FlowOptions(variant="workshop")) == FlowOptions(
-        variant="workshop", epochs=1, gamma=0.0, temperature=0.75
-    )
+    assert resolve(FlowOptions()) == FlowOptions(epochs=3, gamma=0.1, temperature=1.0)
+    assert resolve(FlowOptions(variant="workshop")) == FlowOptions(variant="workshop", epochs=1, gamma=0.0, temperature=0.75)
     chosen = FlowOptions(variant="workshop", epochs=4, gamma=0.5, temperature=2.0)
     assert resolve(chosen) == chosen
     model = LanguageModel(9, 3, 4, **REGISTRY["flow"].traits(FlowOptions(variant="workshop")))
@@ -137,9 +133,7 @@ def test_options_out_of_range_are_refused(options, key):
             algorithm_of(options()).check(options(**{key: value}))
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("clip", -1.0), ("gamma", -0.1), ("gamma", float("nan")), ("temperature", 0.0)]
-)
+@pytest.mark.parametrize(("key", "value"), [("clip", -1.0), ("gamma", -0.1), ("gamma", float("nan")), ("temperature", 0.0)])
 def test_flow_options_out_of_range_are_refused(key, value):
     with pytest.raises(UserError, match=rf"^{key} must be .* got {value}"):
         REGISTRY["flow"].check(FlowOptions(**{key: value}))

@@ -112,8 +112,6 @@ def test_cell_errors_are_those_of_torch_gru_cell(args: tuple[Any, ...]) -> None:
         (2, (torch.randn(2, 2, 3), torch.randn(2, 4)), ValueError, "Expected hidden to be 3D"),
     ],
 )
-def test_cell_errors_of_our_own(
-    clients: int | None, args: tuple[Any, ...], error: type[Exception], message: str
-) -> None:
+def test_cell_errors_of_our_own(clients: int | None, args: tuple[Any, ...], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         RoutedGRUCell(3, 4, num_clients=clients)(*args)

@@ -146,7 +146,7 @@ def test_help(capsys):
     assert main(["--help"]) == main([]) == 0
     assert "flow run fedavg --rounds 50" in capsys.readouterr().out
     for arguments, expected in (
-        (["run", "--help"], ["--rounds", "--variant", "--hidden-size", "--max-clients", "fedavg: ", "(default: 100)"]),
+        (["run", "--help"], ["--rounds", "--variant", "--hidden-size", "--max-clients", "fedavg: ", "(default: 80)"]),
         (["run", "fedavg", "--help"], ["--lr", "flow run fedavg"]),
         (["report", "--help"], ["FOLDER"]),
     ):

@@ -38,7 +38,11 @@ def by_client(options, groups, dtype):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize(
     "options",
-    [FedAvgOptions(batch_size=2), FlowOptions(batch_size=2), FlowOptions(variant="workshop", batch_size=3)],
+    [
+        FedAvgOptions(lr=0.5, batch_size=2),
+        FlowOptions(lr=0.5, epochs=2, batch_size=2),
+        FlowOptions(lr=0.5, variant="workshop", batch_size=3),
+    ],
     ids=["fedavg", "flow", "workshop"],
 )
 def test_a_client_gets_the_same_numbers_in_any_company(options, dtype):
@@ -102,9 +106,7 @@ def test_every_sequence_is_visited_once_per_epoch_and_clients_drop_out_as_they_f
     step_of_client = [0] * len(clients)
     for batch in batches(data, size, epochs, [DRAW.stream(c) for c in data.ids]):
         k = len(batch.rows)
-        assert k == sum(
-            step < epochs * -(-len(rows) // size) for step, rows in zip(step_of_client, data.rows, strict=True)
-        )
+        assert k == sum(step < epochs * -(-len(rows) // size) for step, rows in zip(step_of_client, data.rows, strict=True))
         for client in range(k):
             rows = [int(row) for row in batch.rows[client] if row != filler]
             epoch = step_of_client[client] // -(-len(data.rows[client]) // size)
@@ -124,11 +126,7 @@ def test_order_of_batches_differs_between_epochs_rounds_and_clients():
     data = gather([CLIENTS[2], CLIENTS[2]], "train", "cpu")
 
     def order(stream):
-        return (
-            torch.cat([b.rows[0] for b in batches(data._replace(rows=data.rows[:1]), 1, 2, [stream])])
-            .flatten()
-            .tolist()
-        )
+        return torch.cat([b.rows[0] for b in batches(data._replace(rows=data.rows[:1]), 1, 2, [stream])]).flatten().tolist()
 
     one = order(DRAW.stream("a"))
     assert one[:11] != one[11:]

@@ -98,7 +98,9 @@ def test_gradcheck(isa: str, route: str, routing: str) -> None:
     assert torch.autograd.gradcheck(run, [t.clone().requires_grad_() for t in problem.tensors.values()])
 
 
-@pytest.mark.parametrize("frozen", [set(NAMES) - {"router_weight", "router_bias"}, {"input", "hx"}, set(NAMES) - {"hx"}, set(NAMES)])
+@pytest.mark.parametrize(
+    "frozen", [set(NAMES) - {"router_weight", "router_bias"}, {"input", "hx"}, set(NAMES) - {"hx"}, set(NAMES)]
+)
 @pytest.mark.parametrize("k", [1, 3])
 def test_frozen_parameters_change_nothing_else(k: int, frozen: set[str]) -> None:
     every = make(k, 4, 9, 5, 20)

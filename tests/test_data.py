@@ -119,9 +119,7 @@ def test_a_direction_inside_a_speech_does_not_end_it_and_an_empty_speech_is_none
 
 def test_counts_of_the_real_plays(plays: Corpus) -> None:
     spoken = Counter(
-        (play, role)
-        for play, markdown in shakespeare.read_plays().items()
-        for role, _ in shakespeare.parse_play(markdown)
+        (play, role) for play, markdown in shakespeare.read_plays().items() for role, _ in shakespeare.parse_play(markdown)
     )
     assert len({play for play, _ in spoken}) == 38
     assert len(spoken) == 1419
@@ -207,7 +205,7 @@ def test_split_by_time(count: int) -> None:
         ("a 3. End -- x", ["a", "3", ".", "end", "-", "-", "x"]),
         ("<EMAIL> see <url>: <sha>.", ["<email>", "see", "<url>", ":", "<sha>", "."]),
         ("<b> <pad> a<b", ["<", "b", ">", "<", "pad", ">", "a", "<", "b"]),
-        ("Ångström naïve l’été 東京", ["ångström", "naïve", "l’été", "東京"]),  # noqa: RUF001
+        ("Ångström naïve l’été 東京", ["ångström", "naïve", "l’été", "東京"]),
         (" \n\t", []),
     ],
 )
@@ -333,9 +331,7 @@ def test_same_population_whatever_the_order_of_lines_and_the_hash_seed(tmp_path:
     texts = ["a b c d", "e f a", "z y x"]
     records = [{"id": f"u{i}", "split": "train", "texts": texts[i % 3 :] + texts} for i in range(9)]
     corpus = [ClientTexts(r["id"], "", False, tuple(r["texts"])) for r in records]  # type: ignore[arg-type]
-    forth, back = (
-        build_population(Corpus("n", tuple(c), "word", 20, False, "about"), 5, 4) for c in (corpus, corpus[::-1])
-    )
+    forth, back = (build_population(Corpus("n", tuple(c), "word", 20, False, "about"), 5, 4) for c in (corpus, corpus[::-1]))
     assert fingerprint(forth) == fingerprint(back)
     path = write_jsonl(tmp_path / "a.jsonl.gz", records)
     program = (
@@ -366,9 +362,7 @@ def test_shakespeare_is_deterministic(population: Population) -> None:
 
 @pytest.mark.parametrize("data", ["stackoverflow", "texts.json", "texts.csv.gz", ""])
 def test_unknown_source(data: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"no such data set.*shakespeare.*must end in \.jsonl or \.jsonl\.gz and exist"
-    ) as e:
+    with pytest.raises(ValueError, match=r"no such data set.*shakespeare.*must end in \.jsonl or \.jsonl\.gz and exist") as e:
         load(DataOptions(data=data))
     assert f"data={data!r}" in str(e.value)
 

@@ -34,7 +34,11 @@ def call(**changes: Any) -> Any:
         ({"input": torch.zeros(2, 4, 0, 5)}, RuntimeError, "B must be at least 1, got B=0"),
         ({"weight_hh": torch.zeros(2, 0, 0)}, RuntimeError, "H must be at least 1, got H=0"),
         ({"input": torch.zeros(2, 4, 3, 5, dtype=torch.int64)}, RuntimeError, "input has dtype torch.int64; it must be one of"),
-        ({"weight_ih": torch.zeros(2, 18, 4).double()}, RuntimeError, r"weight_ih has shape \[2, 18, 4\]; .* must be \[2, 18, 5\]"),
+        (
+            {"weight_ih": torch.zeros(2, 18, 4).double()},
+            RuntimeError,
+            r"weight_ih has shape \[2, 18, 4\]; .* must be \[2, 18, 5\]",
+        ),
         ({"local_bias_hh": torch.zeros(2, 17).double()}, RuntimeError, r"local_bias_hh has shape .* must be \[2, 18\]"),
         ({"router_weight": torch.zeros(2, 2, 9).double()}, RuntimeError, r"router_weight has shape .* must be \[2, 2, 11\]"),
         ({"hx": torch.zeros(2, 3, 7).double()}, RuntimeError, r"hx has shape \[2, 3, 7\]; .* must be \[2, 3, 6\]"),

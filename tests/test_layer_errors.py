@@ -125,9 +125,7 @@ def test_constructor_errors_of_our_own(make: Callable[..., Any], options: dict[s
     ],
 )
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_forward_errors_of_our_own(
-    options: dict[str, Any], error: type[Exception], message: str, bidirectional: bool
-) -> None:
+def test_forward_errors_of_our_own(options: dict[str, Any], error: type[Exception], message: str, bidirectional: bool) -> None:
     with pytest.raises(error, match=message):
         RoutedGRU(3, 4, bidirectional=bidirectional)(torch.randn(5, 2, 3), **options)
 

@@ -323,9 +323,7 @@ def _(
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("padded", [False, True])
 def test_one_graph_for_every_length_and_batch(monkeypatch: pytest.MonkeyPatch, batch_first: bool, padded: bool) -> None:
-    def opaque(
-        x: Tensor, hx: Tensor | None, *weights: Tensor, lengths: Tensor | None, batch_first: bool, **_: Any
-    ) -> Any:
+    def opaque(x: Tensor, hx: Tensor | None, *weights: Tensor, lengths: Tensor | None, batch_first: bool, **_: Any) -> Any:
         return recurrence(x, hx, list(weights), lengths, batch_first)
 
     monkeypatch.setattr(flow_kernels.cell, "routed_gru", opaque)

@@ -19,9 +19,7 @@ def model(seed=0, dtype=torch.float64, **options):
 def random_parameters(like, seed=1, clients=None):
     generator = torch.Generator().manual_seed(seed)
     leading = () if clients is None else (clients,)
-    return {
-        name: torch.randn(*leading, *p.shape, generator=generator, dtype=p.dtype) for name, p in like.named_parameters()
-    }
+    return {name: torch.randn(*leading, *p.shape, generator=generator, dtype=p.dtype) for name, p in like.named_parameters()}
 
 
 def random_tokens(*shape, seed=2):
@@ -113,9 +111,7 @@ def test_stacked_clients_are_single_models_side_by_side(routing, routed_head):
     torch.testing.assert_close(side_by_side(tokens, lengths, routing=routing).logits, out.logits)
     assert out.logits.shape == (clients, 4, 5, V)
     for k in range(clients):
-        one = functional_call(
-            ours, {n: p[k] for n, p in stacked.items()}, (tokens[k], lengths[k]), {"routing": routing}
-        )
+        one = functional_call(ours, {n: p[k] for n, p in stacked.items()}, (tokens[k], lengths[k]), {"routing": routing})
         for field in ("logits", "gru_routing", *(["head_routing"] if routed_head else [])):
             torch.testing.assert_close(getattr(out, field)[k], getattr(one, field))
 

@@ -58,9 +58,7 @@ def naive(tensors: dict[str, Tensor], k: int, b: int, length: int, route: str, r
 def test_equations(route: str, routing: str, bias: bool) -> None:
     k, t, b, i, h = 2, 4, 3, 5, 3
     problem = make(k, t, b, i, h, bias=bias, lengths=True, route=route, routing=routing, temperature=0.6)
-    y, h_n, q = flow_kernels.routed_gru(
-        *(problem.tensors.get(n) for n in NAMES), **problem.options, backend="reference"
-    )
+    y, h_n, q = flow_kernels.routed_gru(*(problem.tensors.get(n) for n in NAMES), **problem.options, backend="reference")
     for client in range(k):
         for row in range(b):
             length = int(problem.options["lengths"][client, row])

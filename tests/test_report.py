@@ -130,7 +130,7 @@ def test_table_holds_the_numbers_of_the_evaluation(flow_folder: pathlib.Path, fl
         assert re.findall(r"\d+\.\d\d", flow_page.shown(f"row-{row}")) == expected
     kinds = [(group, kind) for group in groups for kind in ("token", "client")]
     gains = [f"{100 * (group[f'personal_{kind}'] - group[f'global_{kind}']):+.2f}" for group, kind in kinds]
-    assert re.findall(r"[+−]\d+\.\d\d", flow_page.shown("row-gain")) == gains  # noqa: RUF001
+    assert re.findall(r"[+−]\d+\.\d\d", flow_page.shown("row-gain")) == gains
     for share in ("helped", "hurt"):
         expected = [f"{100 * group[share]:.1f} %" for group in groups]
         assert re.findall(r"\d+\.\d %", flow_page.shown(f"row-{share}")) == expected
@@ -152,9 +152,7 @@ def test_standard_error_of_the_gain(folder: pathlib.Path) -> None:
     jackknife = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
     by_token, by_client = re.findall(r"± (\d\.\d\d)", report(folder).shown("row-gain"))[:2]
     assert by_client == f"{100 * mean:.2f}"
-    assert float(by_token) == pytest.approx(
-        100 * jackknife, rel=0.25
-    )  # a linearization and a jackknife agree to O(1/n)
+    assert float(by_token) == pytest.approx(100 * jackknife, rel=0.25)  # a linearization and a jackknife agree to O(1/n)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -304,7 +302,7 @@ def test_fine_tuning_has_a_gain_and_no_routing(tmp_path: pathlib.Path) -> None:
 def test_no_unseen_client(tmp_path: pathlib.Path) -> None:
     page = report(write_run_folder(tmp_path, **(SMALL | {"unseen": 0})))
     assert "No such client was evaluated" in page.shown("verdict-unseen")
-    assert page.shown("row-global").endswith("––")  # noqa: RUF001
+    assert page.shown("row-global").endswith("––")
     assert "No client of this kind was evaluated" in page.shown("clients")
     assert sum(tag == "svg" for tag, _ in page.tags) == 5
 
@@ -482,7 +480,7 @@ def test_an_old_report_survives_a_failure(folder: pathlib.Path, monkeypatch: pyt
 
 
 def test_numbers_as_words() -> None:
-    assert [points(x) for x in (0.0123, -0.0123, -0.00001, None)] == ["+1.23", "−1.23", "0.00", "–"]  # noqa: RUF001
+    assert [points(x) for x in (0.0123, -0.0123, -0.00001, None)] == ["+1.23", "−1.23", "0.00", "–"]
     assert [size(x) for x in (0, 999, 1000, 999_600, 1_450_000, 3.48e10, 2e16)] == [
         "0 bytes", "999 bytes", "1.00 kB", "1000 kB", "1.45 MB", "34.8 GB", "20000 TB",
     ]  # fmt: skip

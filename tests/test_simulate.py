@@ -17,7 +17,7 @@ from flow.simulate import Result, automatic_chunk, prepare
 
 POPULATION = oracles.population()
 SMALL = Config(
-    algorithm=FlowOptions(batch_size=4),
+    algorithm=FlowOptions(lr=0.5, epochs=2, gamma=1e-3, batch_size=4),
     model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
     rounds=5, cohort=4, evaluate_every=2, evaluate_clients=2, checkpoint_every=2, chunk=3,
 )  # fmt: skip
@@ -339,9 +339,7 @@ def test_divergence_ends_the_run_and_keeps_earlier_checkpoints(tmp_path, monkeyp
 
     calls = []
     monkeypatch.setattr(server, "step", explode)
-    with pytest.raises(
-        Diverged, match=r"diverged in round 5: .* smaller lr.*clip.*last good checkpoint is .*round_000004"
-    ):
+    with pytest.raises(Diverged, match=r"diverged in round 5: .* smaller lr.*clip.*last good checkpoint is .*round_000004"):
         run(folder=tmp_path / "run")
     assert [p.name for p in checkpoint.stored(tmp_path / "run" / "checkpoints")] == [
         "round_000002.safetensors", "round_000004.safetensors",

@@ -13,10 +13,10 @@ from flow.models import LanguageModel, Tensors, names_of
 class FedAvgOptions:
     """One global model for all, nothing personal."""
 
-    lr: float = 0.5
+    lr: float = 2.0
     """Learning rate of the clients' SGD."""
 
-    epochs: int = 2
+    epochs: int = 3
     """Passes of a client over its training sequences per round. (google-research/federated: 1.)"""
 
     batch_size: int = 8

@@ -24,9 +24,7 @@ def read(path: Path) -> Corpus:
     line that is not such a client, and an id that occurs twice.
     """
     if not path.is_file():
-        raise FileNotFoundError(
-            f"data={str(path)!r}: there is no such file; give the path of a .jsonl or .jsonl.gz file"
-        )
+        raise FileNotFoundError(f"data={str(path)!r}: there is no such file; give the path of a .jsonl or .jsonl.gz file")
     clients: dict[str, ClientTexts] = {}
     first_line: dict[str, int] = {}
     for number, line in _lines(path):
@@ -56,14 +54,10 @@ def parse_client(line: str, where: str) -> ClientTexts:
             'such as {"id": "ann", "texts": ["first text", "second text"]}; correct or remove the line'
         ) from error
     if not isinstance(record, dict):
-        raise ValueError(
-            f"{where}: a JSON {type(record).__name__} where an object with the fields id and texts must stand"
-        )
+        raise ValueError(f"{where}: a JSON {type(record).__name__} where an object with the fields id and texts must stand")
     client_id = _field(record, "id", where)
     if not isinstance(client_id, str) or not client_id:
-        raise ValueError(
-            f"{where}: id={client_id!r} must be a string that is not empty; put the number or name in quotes"
-        )
+        raise ValueError(f"{where}: id={client_id!r} must be a string that is not empty; put the number or name in quotes")
     texts = _field(record, "texts", where)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{where}: texts must be a list of strings in time order; give each text as one string")
@@ -73,8 +67,7 @@ def parse_client(line: str, where: str) -> ClientTexts:
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise ValueError(
-            f"{where}: split={split!r} must be 'train' or 'heldout'; "
-            "correct it, or leave the field out to split by the id"
+            f"{where}: split={split!r} must be 'train' or 'heldout'; correct it, or leave the field out to split by the id"
         )
     _check_times(record.get("ts"), len(texts), where)
     try:
@@ -100,9 +93,7 @@ def _check_times(times: Any, texts: int, where: str) -> None:
     if times is None:
         return
     if not isinstance(times, list) or not all(type(time) in (int, float) for time in times) or len(times) != texts:
-        raise ValueError(
-            f"{where}: ts must be a list of {texts} numbers, one per text; correct it or leave the field out"
-        )
+        raise ValueError(f"{where}: ts must be a list of {texts} numbers, one per text; correct it or leave the field out")
     for place, (earlier, later) in enumerate(pairwise(times)):
         if not earlier <= later:
             raise ValueError(

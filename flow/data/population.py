@@ -47,13 +47,10 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.unit not in SPLITTERS:
-            raise ValueError(
-                f"unit={self.unit!r}: a vocabulary's unit must be one of {', '.join(map(repr, SPLITTERS))}"
-            )
+            raise ValueError(f"unit={self.unit!r}: a vocabulary's unit must be one of {', '.join(map(repr, SPLITTERS))}")
         if self.tokens[: len(SPECIALS)] != SPECIALS:
             raise ValueError(
-                f"tokens={self.tokens[: len(SPECIALS)]!r}...: the first ids are reserved; "
-                f"start tokens with {SPECIALS!r}"
+                f"tokens={self.tokens[: len(SPECIALS)]!r}...: the first ids are reserved; start tokens with {SPECIALS!r}"
             )
         if len(set(self.tokens)) != len(self.tokens):
             raise ValueError("tokens: a token occurs twice; every id needs a token of its own")

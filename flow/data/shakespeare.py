@@ -82,8 +82,7 @@ def read_plays() -> dict[str, str]:
         package = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError as error:
         raise ModuleNotFoundError(
-            f"data='shakespeare' reads the plays out of the package {PACKAGE} {VERSION}, which is not installed; "
-            f"run: {_REMEDY}"
+            f"data='shakespeare' reads the plays out of the package {PACKAGE} {VERSION}, which is not installed; run: {_REMEDY}"
         ) from error
     if package.version != VERSION:
         raise RuntimeError(

@@ -56,7 +56,16 @@ def refusal(dtype: torch.dtype, device: torch.device) -> str:
 
 def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
     p = _C.Problem()
-    p.K, p.T, p.B, p.I, p.H, p.dtype, p.threads, p.temperature = k, t, b, i, h, DTYPES.index(dtype), torch.get_num_threads(), 1.0
+    p.K, p.T, p.B, p.I, p.H, p.dtype, p.threads, p.temperature = (
+        k,
+        t,
+        b,
+        i,
+        h,
+        DTYPES.index(dtype),
+        torch.get_num_threads(),
+        1.0,
+    )
     threads, tiles, workspace = p.division(True)
     work = f"{k} client{'s' * (k > 1)} x {tiles} batch tile{'s' * (tiles > 1)} on {threads} thread{'s' * (threads > 1)}"
     return f"{_C.isa()}, {work}, {workspace / 2**20:.1f} MiB of workspace for the backward pass"
@@ -138,9 +147,7 @@ def _run(p: Any, backward: bool, lengths: Tensor | None) -> None:
 
         check_lengths(lengths, p.T)
     if size < 0 or status:
-        raise RuntimeError(
-            f"flow_kernels._C refused a problem that passed every check (status {status}, workspace {size})"
-        )
+        raise RuntimeError(f"flow_kernels._C refused a problem that passed every check (status {status}, workspace {size})")
 
 
 def _contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
