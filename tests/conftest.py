@@ -1,10 +1,17 @@
 """Shared by all tests: one thread, and every uninitialised tensor filled with NaN, so that an output left unwritten shows."""
 
+import os
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 import torch
 from torch.utils import deterministic
+
+# Where a failure must be reproducible from the log alone, the examples are the same every time.
+hypothesis.settings.register_profile("ci", derandomize=True)
+if os.environ.get("CI"):
+    hypothesis.settings.load_profile("ci")
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 import flow_kernels
 
+SMALL = 64  # elements
 NAMES = (
     "input", "hx", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "local_weight_ih", "local_weight_hh", "local_bias_ih",
     "local_bias_hh", "router_weight", "router_bias",
@@ -24,6 +25,7 @@ class Problem:
     options: dict[str, Any]
     output_grads: tuple[Tensor, Tensor, Tensor]
     frozen: frozenset[str] = field(default_factory=frozenset)
+    redraw: Any = None  # seed -> the same kind of problem with other numbers
 
     def run(self, backend: str, dtype: torch.dtype = torch.float64, change: Any = None) -> dict[str, Tensor | None]:
         """Outputs and, under "d" + name, gradients; None where there is none."""
@@ -59,6 +61,11 @@ def make(
     **options: Any,
 ) -> Problem:
     """Weights drawn as torch.nn.GRU initialises them, uniform within 1/sqrt(H), the router's four times as wide."""
+    options_given = dict(options)
+
+    def redraw(other: int) -> Problem:
+        return make(k, t, b, i, h, bias=bias, lengths=lengths, seed=other, frozen=frozen, **options_given)
+
     g = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
@@ -79,34 +86,43 @@ def make(
     if lengths:
         options["lengths"] = torch.randint(1, t + 1, (k, b), generator=g)
     grads = normal(k, *steps, h), normal(k, b, h), normal(k, *steps, 2)
-    return Problem(tensors, options, grads, frozenset(frozen))
+    return Problem(tensors, options, grads, frozenset(frozen), redraw)
 
 
 def assert_as_exact_as_torch(problem: Problem, dtype: torch.dtype, runs: dict[str, dict[str, Tensor | None]]) -> None:
     """Results of a backend, by a label for messages, against the float64 reference: at most twice the error of the
-    reference run in ``dtype``, in the mean square.
+    reference run in ``dtype``, in the mean square. Where a tensor is too small for a mean to say much, torch's error is
+    the largest that it makes on five draws of the same problem.
 
     One part of rounding (4 eps of the largest value) is allowed beside it, for where torch happens to round to nothing.
     In float64 there is no wider type to judge by, and both sides round: there the error that torch makes in float32,
-    scaled by the ratio of the two roundings, stands for either, and 16 eps are allowed beside it.
+    scaled by the ratio of the two roundings, stands for either.
     """
     exact = problem.run("reference")
-    same = problem.run("reference", torch.float32)
+    torch_errors = _errors(problem.run("reference", torch.float32), exact)
+    if any(t is not None and t.numel() < SMALL for t in exact.values()):
+        for seed in range(100, 104):
+            other = problem.redraw(seed)
+            for name, error in _errors(other.run("reference", torch.float32), other.run("reference")).items():
+                torch_errors[name] = max(torch_errors.get(name, 0.0), error)
     eps = torch.finfo(dtype).eps
-    scaled = eps / torch.finfo(torch.float32).eps
+    factor = 2.0 if dtype == torch.float32 else 4 * eps / torch.finfo(torch.float32).eps
     for label, ours in runs.items():
         for name, want in exact.items():
-            got, torchs = ours[name], same[name]
-            if want is None or got is None or torchs is None:
-                other = want if got is None else got
-                assert other is None or not other.any(), f"{label}: {name}: a gradient on one side only"
+            got = ours[name]
+            if want is None or got is None:
+                one = want if got is None else got
+                assert one is None or not one.any(), f"{label}: {name}: a gradient on one side only"
                 continue
             assert got.dtype == dtype and got.shape == want.shape, f"{label}: {name}"
             assert got.isfinite().all(), f"{label}: {name} has elements that were never written"
-            scale = want.abs().max()
-            error = (got.double() - want).square().mean().sqrt()
-            torch_error = (torchs.double() - want).square().mean().sqrt()
-            allowed = (2 if dtype == torch.float32 else 4) * torch_error * scaled + (
-                4 if dtype == torch.float32 else 16
-            ) * eps * scale
+        for name, error in _errors(ours, exact).items():
+            scale = float(exact[name].abs().max())  # type: ignore[union-attr]
+            allowed = factor * torch_errors[name] + 4 * eps * scale
             assert error <= allowed, f"{label}: {name}: error {error:.3g}, allowed {allowed:.3g}, largest value {scale:.3g}"
+
+
+def _errors(got: dict[str, Tensor | None], want: dict[str, Tensor | None]) -> dict[str, float]:
+    """Root mean square error by name, of what is there on both sides."""
+    both = {n: (g, w) for n, w in want.items() if w is not None and (g := got[n]) is not None}
+    return {n: float((g.double() - w).square().mean().sqrt()) for n, (g, w) in both.items()}

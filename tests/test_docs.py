@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.filterwarnings("ignore:RoutedGRU.*copied")
+@pytest.mark.filterwarnings("ignore:RoutedGRU. the checkpoint")
 @pytest.mark.parametrize(("name", "least"), [("docs/routed-gru.md", 8), ("README.md", 1)])
 def test_every_snippet_prints_what_the_page_shows(name: str, least: int) -> None:
     page = (ROOT / name).read_text(encoding="utf-8")
