@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 import flow_kernels
 from flow_kernels.layer import RoutedGRU
+from flow_kernels.reference import choose
 
 Tensors = dict[str, Tensor]
 EXPERT = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
@@ -206,14 +207,3 @@ def mixed_linear(x: Tensor, q: Tensor, weight: Tensor, bias: Tensor, local_weigh
     """
     mixed = torch.baddbmm(q @ torch.stack((bias, local_bias), dim=1), x * q[..., :1], weight.mT)
     return torch.baddbmm(mixed, x * q[..., 1:], local_weight.mT)
-
-
-def choose(scores: Tensor, routing: str) -> Tensor:
-    """Scores [.., 2] -> q [.., 2], by the rules of docs/cell.md; a tie goes to the global expert."""
-    soft = torch.softmax(scores, dim=-1)
-    if routing == "soft":
-        return soft
-    to_global = soft[..., 0] >= soft[..., 1]
-    hard = torch.stack([to_global, ~to_global], dim=-1).to(soft.dtype)
-    hard = torch.where(soft.isnan(), soft.detach(), hard)
-    return hard if routing == "hard" else hard + (soft - soft.detach())

@@ -125,8 +125,8 @@ class RoutedGRUCell(nn.Module):
         batched = self._check_shapes(input, hx)
         if not batched:
             input, hx = input.unsqueeze(0), None if hx is None else hx.unsqueeze(0)
-        _, state, q = recur(
-            input.unsqueeze(-3), hx, get_weights(self, ""),
+        _, state, q = routed_gru(
+            input.unsqueeze(-3), hx, *get_weights(self, ""),
             route=route, routing=self.routing, temperature=self.temperature, backend=self.backend,
         )  # fmt: skip
         q = q.squeeze(-3)
@@ -167,18 +167,6 @@ class RoutedGRUCell(nn.Module):
 
     def extra_repr(self) -> str:
         return describe(self, {"bias": True})
-
-
-def recur(
-    x: Tensor, h0: Tensor | None, weights: list[Any], *, batch_first: bool = False, **options: Any
-) -> tuple[Tensor, Tensor, Tensor]:
-    """routed_gru, also for a batch of no sequences, which torch.nn.GRU takes: everything is then empty and the gradient
-    of every weight zero."""
-    if x.shape[-3 if batch_first else -2] == 0:
-        zero = torch.stack([weight.sum() for weight in weights if weight is not None]).sum() * 0
-        y, q = (x[..., :1].expand(*x.shape[:-1], width) + zero for width in (weights[1].shape[-1], 2))
-        return y, y.select(-2 if batch_first else -3, 0), q
-    return routed_gru(x, h0, *weights, batch_first=batch_first, **options)
 
 
 def check_arguments(flags: dict[str, Any], sizes: dict[str, Any]) -> None:

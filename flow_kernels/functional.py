@@ -103,7 +103,8 @@ def routed_gru(
     batch, steps = (input.shape[1], input.shape[2]) if batch_first else (input.shape[2], input.shape[1])
     for size, what in ((clients, "K"), (batch, "B"), (steps, "T"), (inputs, "I"), (hidden, "H")):
         if size < 1:
-            raise RuntimeError(f"routed_gru: {what} must be at least 1, got {what}={size} (input {list(input.shape)})")
+            shape = list(input.shape[0 if stacked else 1 :])
+            raise RuntimeError(f"routed_gru: {what} must be at least 1, got {what}={size} (input {shape}); drop what is empty")
 
     if hx is None:
         hx = input.new_zeros(clients, batch, hidden)

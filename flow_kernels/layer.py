@@ -24,10 +24,9 @@ from flow_kernels.cell import (
     complete_checkpoint,
     describe,
     get_weights,
-    recur,
     reset_parameters,
 )
-from flow_kernels.functional import check_options
+from flow_kernels.functional import check_options, routed_gru
 
 
 class RoutedGRU(nn.Module):
@@ -232,10 +231,10 @@ class RoutedGRU(nn.Module):
                 n = layer * directions + direction
                 if direction == 1 and lengths is not None and index is None:
                     index = reversal(lengths, steps, batch_first)
-                y, h_n, q = recur(
+                y, h_n, q = routed_gru(
                     reverse(x, index, batch_first) if direction == 1 else x,
                     None if hx is None else hx.select(-3, n),
-                    weights[n],
+                    *weights[n],
                     lengths=lengths, route=route, routing=self.routing, temperature=self.temperature,
                     batch_first=batch_first, backend=self.backend,
                 )  # fmt: skip

@@ -54,10 +54,9 @@ def gru_cell(x: Tensor, h: Tensor, expert: Expert) -> Tensor:
     return (1 - z) * n + z * h
 
 
-def routing_weights(x: Tensor, h: Tensor, router: Router, routing: str, temperature: float) -> Tensor:
-    """q [K, B, 2] of one step. A tie goes to the global expert; NaN stays NaN under every routing."""
-    logits = _linear(torch.cat([x, h], dim=-1), router.weight, router.bias)
-    soft = torch.softmax(logits / temperature, dim=-1)
+def choose(scores: Tensor, routing: str) -> Tensor:
+    """Scores [.., 2], already divided by the temperature, -> q [.., 2]. A tie goes to the global expert; NaN stays NaN."""
+    soft = torch.softmax(scores, dim=-1)
     if routing == "soft":
         return soft
     to_global = soft[..., 0] >= soft[..., 1]
@@ -101,7 +100,8 @@ def routed_gru(
             xt = torch.where(running, xt, 0.0)  # what lies past a sequence's length is never read, not even a NaN
         if route == "mixture":
             assert router is not None and experts[0] is not None and experts[1] is not None
-            q = routing_weights(xt, h, router, routing, temperature)
+            scores = _linear(torch.cat([xt, h], dim=-1), router.weight, router.bias)
+            q = choose(scores / temperature, routing)
             new = q[..., :1] * gru_cell(xt, h, experts[0]) + q[..., 1:] * gru_cell(xt, h, experts[1])
         else:
             one = ROUTES.index(route) - 1

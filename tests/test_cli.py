@@ -178,3 +178,17 @@ def test_python_m_flow_is_the_same_command(here):
     assert ran.returncode == 2
     assert ran.stderr.startswith("flow: cohort=99 is more than")
     assert not ran.stdout
+
+
+def test_a_slice_of_shakespeare(tmp_path, monkeypatch, capsys):
+    """The main job, small: the real data, all defaults but the sizes."""
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--max-clients", "60", "--rounds", "2", "--cohort", "4", "--hidden-size", "16", "--evaluate-every", "0"]
+    assert main(["run", *sizes, "--epochs", "1"]) == 0
+    out = capsys.readouterr().out
+    report = Path(re.search(r"^report: (.+)$", out, re.MULTILINE)[1])
+    page = report.read_text(encoding="utf-8")
+    assert "global, over tokens" in out and "<svg" in page and "shakespeare" in page
+    evaluation = json.loads((report.parent / "evaluation.json").read_text())
+    seen = [client["id"] for client in evaluation["clients"] if client["seen"]]
+    assert len(seen) > 5 and all(name in page for name in {text["client"] for text in evaluation["texts"]})

@@ -228,17 +228,10 @@ def test_temperature_and_routing_may_change_later() -> None:
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_batch_of_no_sequences(batch_first: bool) -> None:
-    layer: Any = RoutedGRU(3, 4, 2, bidirectional=True, batch_first=batch_first)
-    x = torch.randn(0, 5, 3) if batch_first else torch.randn(5, 0, 3)
-    output, h_n, q = layer(x, return_routing=True)
-    expected, h_expected = plain_gru(layer)(x)
-    assert output.shape == expected.shape
-    assert h_n.shape == h_expected.shape
-    assert q.shape == ((4, 0, 5, 2) if batch_first else (4, 5, 0, 2))
-    output.sum().backward()
-    assert layer.weight_ih_l0.grad is not None
-    assert not layer.weight_ih_l0.grad.any()
+def test_batch_of_no_sequences_is_refused(batch_first: bool) -> None:
+    layer = RoutedGRU(3, 4, 2, bidirectional=True, batch_first=batch_first)
+    with pytest.raises(RuntimeError, match="B must be at least 1, got B=0"):
+        layer(torch.randn(0, 5, 3) if batch_first else torch.randn(5, 0, 3))
 
 
 # ---------------------------------------------------------------- many clients
