@@ -1,0 +1,107 @@
+"""RoutedGRU inside what torch builds around a layer: transforms that do and do not compose, data-parallel training."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.parallel import DistributedDataParallel
+
+from flow_kernels import RoutedGRU
+
+
+def loss_of(layer: RoutedGRU) -> Any:
+    def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        y, h_n, q = functional_call(layer, parameters, (x,), {"return_routing": True})
+        return y.square().sum() + h_n.sum() + q.square().sum()
+
+    return loss
+
+
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=["one", "two layers, both ways"])
+def test_vmap_of_grad_is_grad_one_by_one(options: dict[str, Any]) -> None:
+    layer = RoutedGRU(5, 6, dtype=torch.float64, **options)
+    loss = loss_of(layer)
+    stacked = {n: torch.stack([p.detach() * (1 + 0.1 * k) for k in range(3)]) for n, p in layer.named_parameters()}
+    x = torch.randn(3, 4, 2, 5, dtype=torch.float64)
+    many = vmap(grad(loss))(stacked, x)
+    for k in range(3):
+        for name, one in grad(loss)({n: p[k] for n, p in stacked.items()}, x[k]).items():
+            torch.testing.assert_close(many[name][k], one)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_vmap_of_grad_is_right_or_refused(backend: str) -> None:
+    """Some versions of torch return zeros here for any autograd.Function; a wrong answer must not come through."""
+    torch._dynamo.reset()
+    layer = RoutedGRU(5, 6)
+    loss = loss_of(layer)
+    stacked = {n: torch.stack([p.detach()] * 3) for n, p in layer.named_parameters()}
+    x = torch.randn(3, 4, 2, 5)
+    want = vmap(grad(loss))(stacked, x)
+    try:
+        got = torch.compile(vmap(grad(loss)), backend=backend)(stacked, x)
+    except Exception as refusal:
+        assert "vmap" in str(refusal)
+        return
+    for name, value in want.items():
+        torch.testing.assert_close(got[name], value)
+
+
+def test_second_derivatives_by_the_reference() -> None:
+    layer = RoutedGRU(3, 4, dtype=torch.float64, backend="reference")
+    x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
+    (first,) = torch.autograd.grad(layer(x)[0].square().sum(), x, create_graph=True)
+    first.square().sum().backward()
+    assert layer.weight_hh_l0.grad is not None and layer.weight_hh_l0.grad.any()
+    layer.backend = "cpu"
+    (first,) = torch.autograd.grad(layer(x)[0].square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="backend='reference'"):
+        first.square().sum().backward()
+
+
+class Tagger(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.head = RoutedGRU(3, 4, num_layers=2), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.gru(x)[0])
+        return out
+
+
+def _train_a_part(rank: int, size: int, port: int, results: Any) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", rank=rank, world_size=size)
+    torch.manual_seed(0)
+    model = Tagger()
+    x = torch.randn(5, 4, 3)
+    parallel = DistributedDataParallel(model)
+    parallel(x.chunk(size, dim=1)[rank]).square().mean().backward()
+    if rank == 0:
+        results.update({n: p.grad.tolist() for n, p in model.named_parameters() if p.grad is not None})
+    dist.destroy_process_group()
+
+
+def test_distributed_data_parallel() -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with mp.get_context("spawn").Manager() as manager:
+        results = manager.dict()
+        mp.spawn(_train_a_part, (2, port, results), nprocs=2)
+        found = dict(results)
+    torch.manual_seed(0)
+    model = Tagger()
+    model(torch.randn(5, 4, 3)).square().mean().backward()
+    assert found.keys() == dict(model.named_parameters()).keys()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(torch.tensor(found[name]), parameter.grad)
