@@ -15,7 +15,9 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from flow_kernels import RoutedGRU
 
 
-def forward_backward(layer: nn.Module, x: Tensor, grad: Tensor, lengths: Tensor | None, padded_again: bool) -> Callable[[], Any]:
+def forward_backward(
+    layer: nn.Module, x: Tensor, grad: Tensor, lengths: Tensor | None, padded_again: bool
+) -> Callable[[], Any]:
     leaves = [x, *(p for n, p in layer.named_parameters())]
 
     def run() -> Any:

@@ -38,6 +38,7 @@ PYBIND11_MODULE(_C, m) {
       .def_readwrite("routing", &FlowRoutedGru::routing)
       .def_readwrite("batch_first", &FlowRoutedGru::batch_first)
       .def_readwrite("threads", &FlowRoutedGru::threads)
+      .def_readwrite("reverse", &FlowRoutedGru::reverse)
       .def_readwrite("temperature", &FlowRoutedGru::temperature)
       .def_readwrite("workspace_bytes", &FlowRoutedGru::workspace_bytes)
       .def("set_expert",
@@ -69,6 +70,7 @@ PYBIND11_MODULE(_C, m) {
   pointer(cls, "router_w", &FlowRoutedGru::router_w);
   pointer(cls, "router_b", &FlowRoutedGru::router_b);
   pointer(cls, "lengths", &FlowRoutedGru::lengths);
+  pointer(cls, "offsets", &FlowRoutedGru::offsets);
   pointer(cls, "y", &FlowRoutedGru::y);
   pointer(cls, "h_n", &FlowRoutedGru::h_n);
   pointer(cls, "q", &FlowRoutedGru::q);
@@ -85,5 +87,4 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa", &flow_cpu_isa);
   m.def("has_isa", &flow_cpu_has_isa);
   m.def("select_isa", &flow_cpu_select_isa);
-  m.attr("BAD_LENGTH") = static_cast<int>(FLOW_BAD_LENGTH);
 }

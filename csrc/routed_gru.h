@@ -2,6 +2,8 @@
 //
 // Layouts (row-major, contiguous; "real" is float or double):
 //   x, dx        [K, T, B, I], or [K, B, T, I] with batch_first; y, dy the same with H, q, dq with 2
+//                packed: [K, N, I] as in torch's PackedSequence, sequences sorted by length, the rows of step t from
+//                offsets[t] to offsets[t + 1]; nothing is stored past a sequence's length
 //   h0, h_n      [K, B, H]           lengths [K, B] int64, each in 1..T, or null
 //   weights      per expert as torch.nn.GRU: w_ih [K, 3H, I], w_hh [K, 3H, H], b_ih, b_hh [K, 3H]; gates r, z, n
 //   router       w [K, 2, I + H] (columns of x first), b [K, 2]
@@ -25,7 +27,8 @@ enum FlowStatus {
   FLOW_MISSING = 3,        // a tensor that the route needs is null
   FLOW_BAD_LENGTH = 4,     // a length outside 1..T
   FLOW_SMALL_WORKSPACE = 5,
-  FLOW_BAD_ISA = 6         // unknown instruction set, or one this processor lacks
+  FLOW_BAD_ISA = 6,        // unknown instruction set, or one this processor lacks
+  FLOW_BAD_OFFSETS = 7     // offsets that do not fit the lengths, or lengths not sorted
 };
 
 typedef struct {
@@ -39,12 +42,14 @@ typedef struct {
 typedef struct {
   int64_t K, T, B, I, H;
   int32_t dtype, route, routing, batch_first, threads;
+  int32_t reverse;  // run through every sequence from its last valid step to its first; rows stay where they are
   double temperature;
 
   const void *x, *h0;
   FlowExpert expert[2];  // global, local; the one that the route leaves out is ignored
   const void *router_w, *router_b;
   const int64_t *lengths;
+  const int64_t *offsets;  // [T + 1], ascending from 0, for packed rows; null for padded ones
 
   void *y, *h_n, *q;  // written by forward, read by backward (h_n only written)
   void *gates;        // forward: null when no gradient will be asked for

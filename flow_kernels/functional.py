@@ -29,6 +29,8 @@ def routed_gru(
     router_bias: Tensor | None = None,
     *,
     lengths: Tensor | None = None,
+    batch_sizes: Tensor | None = None,
+    reverse: bool = False,
     route: str = "mixture",
     routing: str = "soft",
     temperature: float = 1.0,
@@ -45,6 +47,11 @@ def routed_gru(
         local_weight_ih ... local_bias_hh: the local expert, the same shapes.
         router_weight, router_bias: [2, I + H] (columns of x first) and [2]; row 0 is the global expert.
         lengths: number of valid steps of every sequence, int64 [B] or [K, B], each in 1..T; None means all T.
+        batch_sizes: for packed input, what a ``PackedSequence`` calls so: int64 [T] on the CPU, the number of sequences at
+            every step. input is then its data [N, I], and so are output [N, H] and q [N, 2]; hx [B, H] and h_n are in
+            its (sorted) order. Nothing is computed or stored for padding.
+        reverse: run through every sequence from its last valid step to its first. Outputs stay at the steps that were
+            read; h_n is the state after the first.
         route: ``"mixture"``, or ``"global"`` / ``"local"`` for one expert alone; what a route does not use may be None.
         routing: ``"soft"``, ``"hard"`` (one-hot argmax, a tie goes to global) or ``"straight_through"``.
         temperature: the router's logits are divided by it; > 0.
@@ -87,8 +94,11 @@ def routed_gru(
             f"routed_gru: router_weight is needed by route={route!r}, but it is None; pass it or route='global' / 'local'"
         )
 
-    stacked = input.dim() == 4
-    if input.dim() not in (3, 4):
+    stacked, packed = input.dim() == 4, batch_sizes is not None
+    offsets = None
+    if batch_sizes is not None:
+        input, lengths, offsets = _unpack(input, hx, lengths, batch_sizes)
+    elif input.dim() not in (3, 4):
         raise RuntimeError(
             f"routed_gru: input must be [T, B, I] or [K, T, B, I], got {input.dim()} dimensions {list(input.shape)}; "
             "add the missing dimension with unsqueeze"
@@ -101,6 +111,8 @@ def routed_gru(
         weights = {n: None if w is None else w.unsqueeze(0) for n, w in weights.items()}
     clients, inputs = input.shape[0], input.shape[3]
     batch, steps = (input.shape[1], input.shape[2]) if batch_first else (input.shape[2], input.shape[1])
+    if lengths is not None and offsets is not None:
+        batch, steps, batch_first = lengths.shape[-1], len(offsets) - 1, False
     for size, what in ((clients, "K"), (batch, "B"), (steps, "T"), (inputs, "I"), (hidden, "H")):
         if size < 1:
             shape = list(input.shape[0 if stacked else 1 :])
@@ -121,8 +133,41 @@ def routed_gru(
     y, h_n, q = load(chosen.backend).routed_gru(
         input, hx, experts[0], experts[1], router, lengths,
         route=route, routing=routing, temperature=float(temperature), batch_first=batch_first,
+        offsets=offsets, reverse=reverse,
     )  # fmt: skip
+    if packed:
+        y, q = y.squeeze(2), q.squeeze(2)
     return (y, h_n, q) if stacked else (y.squeeze(0), h_n.squeeze(0), q.squeeze(0))
+
+
+def _unpack(data: Tensor, hx: Tensor | None, lengths: Tensor | None, batch_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Check packed input; returns it as [N, 1, I], the lengths [B] and where the rows of every step begin, [T + 1]."""
+    if data.dim() != 2:
+        raise RuntimeError(f"routed_gru: with batch_sizes input must be [N, I], got {list(data.shape)}")
+    if lengths is not None:
+        raise ValueError("routed_gru: lengths and batch_sizes exclude each other; batch_sizes says all; leave lengths out")
+    if batch_sizes.dim() != 1 or batch_sizes.dtype != torch.int64 or batch_sizes.device.type != "cpu" or not len(batch_sizes):
+        raise RuntimeError(
+            f"routed_gru: batch_sizes must be int64 [T] on the CPU with T >= 1, got {batch_sizes.dtype} "
+            f"{list(batch_sizes.shape)} on {batch_sizes.device}; take it from a PackedSequence"
+        )
+    if not torch.compiler.is_compiling():
+        falling = bool((batch_sizes[1:] <= batch_sizes[:-1]).all()) and int(batch_sizes[-1]) >= 1
+        if not falling or int(batch_sizes.sum()) != data.shape[0]:
+            raise ValueError(
+                f"routed_gru: batch_sizes must never rise, be at least 1 and sum to the N={data.shape[0]} rows of input, got "
+                f"{batch_sizes.tolist()}; take it from the PackedSequence that input is the data of"
+            )
+        if hx is not None and hx.shape[0] != int(batch_sizes[0]):
+            raise RuntimeError(
+                f"routed_gru: hx has shape {list(hx.shape)}; with {int(batch_sizes[0])} sequences packed it must be "
+                f"[{int(batch_sizes[0])}, H], in the packed order"
+            )
+    # a shape where there is one: reading a value would break the graph under torch.compile
+    batch = int(batch_sizes[0]) if hx is None else hx.shape[0]
+    offsets = torch.nn.functional.pad(batch_sizes.cumsum(0), (1, 0))
+    lengths = (batch_sizes.unsqueeze(1) > torch.arange(batch)).sum(0)
+    return data.unsqueeze(1), lengths.to(data.device), offsets.to(data.device)
 
 
 def check_options(route: str, routing: str, temperature: float) -> None:

@@ -191,16 +191,17 @@ class RoutedGRU(nn.Module):
             raise RuntimeError(f"input must have 2 dimensions, got {data.dim()}")
         # a shape where there is one: reading a value breaks the graph under torch.compile
         steps, batch = len(batch_sizes), int(batch_sizes[0]) if order is None else len(order)
-        positions, valid = packed_layout(batch_sizes, batch, data)
         if hx is not None:
             self._check_hidden(hx, (len(self._suffixes()), batch, self.hidden_size))
             hx = hx if order is None else hx.index_select(1, order)
-        padded = data.new_zeros(steps * batch, data.shape[1]).index_copy(0, positions, data)
-        output, h_n, q = self._run(padded.view(steps, batch, -1), hx, valid, route, False, return_routing)
-        if inverse is not None:
-            h_n, q = h_n.index_select(1, inverse), None if q is None else q.index_select(2, inverse)
-        result = PackedSequence(output.flatten(0, 1).index_select(0, positions), batch_sizes, order, inverse)
-        return (result, h_n) if q is None else (result, h_n, q)
+        output, h_n, q = self._run(data, hx, None, route, False, return_routing, batch_sizes, batch)
+        h_n = h_n if inverse is None else h_n.index_select(1, inverse)
+        result = PackedSequence(output, batch_sizes, order, inverse)
+        if q is None:
+            return result, h_n
+        padded = q.new_zeros(len(q), steps * batch, 2).index_copy(1, packed_rows(batch_sizes, batch, data), q)
+        q = padded.view(-1, steps, batch, 2)
+        return result, h_n, q if inverse is None else q.index_select(2, inverse)
 
     def _run(
         self,
@@ -210,11 +211,16 @@ class RoutedGRU(nn.Module):
         route: str,
         batch_first: bool,
         return_routing: bool,
+        batch_sizes: Tensor | None = None,
+        packed_batch: int = 0,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """All layers over [.., T, B, I] (batch_first: [.., B, T, I]), where .. is nothing or K."""
+        """All layers over [.., T, B, I] (batch_first: [.., B, T, I]), where .. is nothing or K; or over packed [N, I]."""
         suffixes = self._suffixes()
         weights = [get_weights(self, suffix) for suffix, _ in suffixes]
-        steps, batch = (input.shape[-2], input.shape[-3]) if batch_first else (input.shape[-3], input.shape[-2])
+        if batch_sizes is not None:
+            steps, batch = len(batch_sizes), packed_batch
+        else:
+            steps, batch = (input.shape[-2], input.shape[-3]) if batch_first else (input.shape[-3], input.shape[-2])
         self._check_input(input, weights[0][0])
         clients = () if self.num_clients is None else (self.num_clients,)
         if hx is not None:
@@ -222,31 +228,27 @@ class RoutedGRU(nn.Module):
         if steps == 0:
             raise RuntimeError("Expected sequence length to be larger than 0 in RNN")
         directions = 2 if self.bidirectional else 1
-        index = None
+        if hx is None:
+            hx = input.new_zeros(*clients, len(suffixes), batch, self.hidden_size)
         states, mixes = [], []
         x = input
         for layer in range(self.num_layers):
             outputs = []
             for direction in range(directions):
                 n = layer * directions + direction
-                if direction == 1 and lengths is not None and index is None:
-                    index = reversal(lengths, steps, batch_first)
                 y, h_n, q = routed_gru(
-                    reverse(x, index, batch_first) if direction == 1 else x,
-                    None if hx is None else hx.select(-3, n),
-                    *weights[n],
-                    lengths=lengths, route=route, routing=self.routing, temperature=self.temperature,
-                    batch_first=batch_first, backend=self.backend,
+                    x, hx.select(-3, n), *weights[n],
+                    lengths=lengths, batch_sizes=batch_sizes, reverse=direction == 1, route=route, routing=self.routing,
+                    temperature=self.temperature, batch_first=batch_first, backend=self.backend,
                 )  # fmt: skip
-                if direction == 1:
-                    y, q = reverse(y, index, batch_first), reverse(q, index, batch_first)
                 outputs.append(y)
                 states.append(h_n)
                 mixes.append(q)
             x = torch.cat(outputs, -1) if directions == 2 else outputs[0]
             if self.dropout and self.training and layer + 1 < self.num_layers:
                 x = nn.functional.dropout(x, self.dropout)
-        return x, torch.stack(states, -3), torch.stack(mixes, -4) if return_routing else None
+        time_and_batch = 1 if batch_sizes is not None else 2
+        return x, torch.stack(states, -3), torch.stack(mixes, -2 - time_and_batch) if return_routing else None
 
     def _suffixes(self) -> list[tuple[str, int]]:
         """Suffix and input size of every layer and direction, in the order of hx."""
@@ -317,25 +319,9 @@ class RoutedGRU(nn.Module):
         return describe(self, shown)
 
 
-def packed_layout(batch_sizes: Tensor, batch: int, data: Tensor) -> tuple[Tensor, Tensor]:
-    """Where row n of a PackedSequence's data lies in the flattened [T * B] rows, int64 [N], and the lengths, int64 [B],
-    both in packed order and on the data's device."""
+def packed_rows(batch_sizes: Tensor, batch: int, data: Tensor) -> Tensor:
+    """Where row n of a PackedSequence's data lies in the flattened [T * B] rows of the padded form: int64 [N], sequences in
+    packed order, on the data's device."""
     step = torch.repeat_interleave(batch_sizes, output_size=data.shape[0])  # row n belongs to time step step[n]
     first = batch_sizes.cumsum(0) - batch_sizes
-    positions = torch.arange(data.shape[0]) - first[step] + step * batch
-    lengths = (batch_sizes.unsqueeze(1) > torch.arange(batch)).sum(0)
-    return positions.to(data.device), lengths.to(data.device)
-
-
-def reversal(lengths: Tensor, steps: int, batch_first: bool) -> Tensor:
-    """Index that reverses every sequence within its own length and leaves the padding where it is: lengths [.., B] ->
-    [.., T, B] (batch_first: [.., B, T])."""
-    t = torch.arange(steps, device=lengths.device)
-    t, lengths = (t, lengths.unsqueeze(-1)) if batch_first else (t.unsqueeze(-1), lengths.unsqueeze(-2))
-    return torch.where(t < lengths, lengths - 1 - t, t)
-
-
-def reverse(x: Tensor, index: Tensor | None, batch_first: bool) -> Tensor:
-    """x [.., T, B, C] (batch_first: [.., B, T, C]) with time reversed: all of it, or by the index of reversal()."""
-    time = -2 if batch_first else -3
-    return x.flip(time) if index is None else x.gather(time, index.unsqueeze(-1).expand(x.shape))
+    return (torch.arange(data.shape[0]) - first[step] + step * batch).to(data.device)

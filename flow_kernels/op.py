@@ -20,9 +20,9 @@ Optional12 = Sequence[Tensor | None]
 
 _TENSORS = (
     "Tensor x, Tensor h0, Tensor? w_ih, Tensor? w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? local_w_ih, Tensor? local_w_hh, "
-    "Tensor? local_b_ih, Tensor? local_b_hh, Tensor? router_w, Tensor? router_b, Tensor? lengths"
+    "Tensor? local_b_ih, Tensor? local_b_hh, Tensor? router_w, Tensor? router_b, Tensor? lengths, Tensor? offsets"
 )
-_OPTIONS = "str route, str routing, float temperature, bool batch_first"
+_OPTIONS = "str route, str routing, float temperature, bool batch_first, bool reverse"
 COUNT = 12  # differentiable tensors
 
 _library = torch.library.Library("flow_kernels", "DEF")
@@ -39,13 +39,15 @@ def register(device: str, forward: Callable[..., Any], backward: Callable[..., A
     _library.impl("routed_gru_backward", backward, device)
 
 
-def sizes(x: Tensor, h0: Tensor, batch_first: bool) -> tuple[int, int, int, int, int]:
+def sizes(x: Tensor, h0: Tensor, offsets: Tensor | None, batch_first: bool) -> tuple[int, int, int, int, int]:
     """K, T, B, I, H"""
     k, t, b, i = x.shape
+    if offsets is not None:  # packed: x [K, N, 1, I]
+        return k, len(offsets) - 1, h0.shape[1], i, h0.shape[-1]
     return (k, b, t, i, h0.shape[-1]) if batch_first else (k, t, b, i, h0.shape[-1])
 
 
-def empty_outputs(x: Tensor, h0: Tensor, route: str, batch_first: bool, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def empty_outputs(x: Tensor, h0: Tensor, route: str, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Uninitialised y, h_n, q and gates (the layout of csrc/routed_gru.h; without elements unless they are saved)."""
     h = h0.shape[-1]
     experts = 2 if route == "mixture" else 1
@@ -55,8 +57,8 @@ def empty_outputs(x: Tensor, h0: Tensor, route: str, batch_first: bool, save: bo
 
 @torch.library.register_fake("flow_kernels::routed_gru", lib=_library)
 def _fake_forward(x: Tensor, h0: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *_, route, _routing, _temperature, batch_first, save = args
-    return empty_outputs(x, h0, route, batch_first, save)
+    *_, route, _routing, _temperature, _batch_first, _reverse, save = args
+    return empty_outputs(x, h0, route, save)
 
 
 @torch.library.register_fake("flow_kernels::routed_gru_backward", lib=_library)
@@ -76,8 +78,14 @@ def _fold(tensors: Sequence[Any], dims: Sequence[Any], size: int) -> list[Any]:
     return folded
 
 
+def _refuse_mapped_offsets(dim: int | None) -> None:
+    if dim is not None:
+        raise RuntimeError("routed_gru: vmap over batch_sizes is not possible; pad the input and pass lengths")
+
+
 def _vmap_forward(info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
     n = info.batch_size
+    _refuse_mapped_offsets(dims[COUNT + 1])
     folded = _fold(args[: COUNT + 1], dims[: COUNT + 1], n)
     y, h_n, q, gates = torch.ops.flow_kernels.routed_gru(*folded, *args[COUNT + 1 :])
     save = args[-1]
@@ -87,6 +95,7 @@ def _vmap_forward(info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
 
 def _vmap_backward(info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
     n, tensors = info.batch_size, 6 + COUNT + 1
+    _refuse_mapped_offsets(dims[tensors])
     folded = _fold(args[:tensors], dims[:tensors], n)
     grads = torch.ops.flow_kernels.routed_gru_backward(*folded, *args[tensors:])
     return [g.unflatten(0, (n, -1)) for g in grads], [0] * len(grads)
@@ -109,13 +118,13 @@ class _RoutedGRU(torch.autograd.Function):
         y, _, q, gates = output
         ctx.mark_non_differentiable(gates)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(y, q, gates, *inputs[: COUNT + 1])
-        ctx.options = inputs[COUNT + 1 :]
+        ctx.save_for_backward(y, q, gates, *inputs[: COUNT + 2])
+        ctx.options = inputs[COUNT + 2 :]
 
     @staticmethod
     def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dq: Tensor | None, _gates: None) -> tuple[Any, ...]:
         wanted = list(ctx.needs_input_grad[:COUNT])
-        nothing = (None,) * (len(ctx.options) + 1)
+        nothing = (None,) * (len(ctx.options) + 2)
         if dy is None and dh_n is None and dq is None:
             return (*(None for _ in wanted), *nothing)
         args = (dy, dh_n, dq, *ctx.saved_tensors, *ctx.options, wanted)
@@ -147,12 +156,19 @@ class _RoutedGRUBackward(torch.autograd.Function):
 
 
 def routed_gru(
-    tensors: Optional12, lengths: Tensor | None, route: str, routing: str, temperature: float, batch_first: bool
+    tensors: Optional12,
+    lengths: Tensor | None,
+    offsets: Tensor | None,
+    route: str,
+    routing: str,
+    temperature: float,
+    batch_first: bool,
+    reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Run the registered op, through autograd only when a gradient can be asked for; returns y, h_n, q."""
-    options = (route, routing, temperature, batch_first)
+    options = (route, routing, temperature, batch_first, reverse)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        y, h_n, q, _ = _RoutedGRU.apply(*tensors, lengths, *options)
+        y, h_n, q, _ = _RoutedGRU.apply(*tensors, lengths, offsets, *options)
     else:
-        y, h_n, q, _ = torch.ops.flow_kernels.routed_gru(*tensors, lengths, *options, False)
+        y, h_n, q, _ = torch.ops.flow_kernels.routed_gru(*tensors, lengths, offsets, *options, False)
     return y, h_n, q

@@ -59,10 +59,13 @@ def assert_same_bits(a: dict[str, Tensor | None], b: dict[str, Tensor | None], l
 @pytest.mark.parametrize(("route", "routing"), ROUTES)
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_forward_and_every_gradient(sizes: tuple[int, ...], route: str, routing: str, dtype: torch.dtype) -> None:
-    for bias, lengths, batch_first in ((True, False, False), (True, True, True), (False, True, False)):
+    for bias, lengths, batch_first, reverse in (
+        (True, False, False, False), (True, True, True, False), (False, True, False, True), (True, False, True, True),
+    ):  # fmt: skip
         problem = make(
-            *sizes, bias=bias, lengths=lengths, batch_first=batch_first, route=route, routing=routing, temperature=0.7, seed=3
-        )
+            *sizes, bias=bias, lengths=lengths, batch_first=batch_first, reverse=reverse, route=route, routing=routing,
+            temperature=0.7, seed=3,
+        )  # fmt: skip
         assert_as_exact_as_torch(problem, dtype, on_every_isa(problem, dtype))
 
 
@@ -70,17 +73,18 @@ def test_forward_and_every_gradient(sizes: tuple[int, ...], route: str, routing:
 @given(
     sizes=st.tuples(*(st.integers(1, n) for n in (4, 6, 20, 40, 70))),
     route=st.sampled_from(ROUTES),
-    flags=st.tuples(st.booleans(), st.booleans(), st.booleans()),
+    flags=st.tuples(st.booleans(), st.booleans(), st.booleans(), st.booleans()),
     frozen=st.sets(st.sampled_from(NAMES)),
     threads=st.integers(1, 3),
     seed=st.integers(0, 9),
 )
 def test_any_size(sizes: Any, route: Any, flags: Any, frozen: Any, threads: int, seed: int) -> None:
     torch.set_num_threads(threads)
-    bias, lengths, batch_first = flags
+    bias, lengths, batch_first, reverse = flags
     problem = make(
-        *sizes, bias=bias, lengths=lengths, batch_first=batch_first, route=route[0], routing=route[1], seed=seed, frozen=frozen
-    )
+        *sizes, bias=bias, lengths=lengths, batch_first=batch_first, reverse=reverse, route=route[0], routing=route[1],
+        seed=seed, frozen=frozen,
+    )  # fmt: skip
     assert_as_exact_as_torch(problem, torch.float32, on_every_isa(problem, torch.float32))
 
 
@@ -174,6 +178,31 @@ def test_what_lies_past_the_length_is_never_read() -> None:
         assert torch.equal(output, clean[name])  # type: ignore[arg-type]
     for name, leaf in leaves.items():
         assert leaf.grad is not None and torch.equal(leaf.grad, clean[f"d{name}"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("sizes", [(7, 5, 3, 20), (1, 1, 1, 1), (20, 19, 2, 33)], ids=str)
+def test_packed_is_padded_without_the_padding(sizes: tuple[int, ...], reverse: bool, threads: int, backend: str) -> None:
+    torch.set_num_threads(threads)
+    problem = make(1, *sizes, lengths=True, reverse=reverse)
+    lengths = problem.options["lengths"] = problem.options["lengths"].sort(descending=True).values
+    lengths[0, 0] = sizes[0]
+    valid = torch.arange(sizes[0]).unsqueeze(1) < lengths[0]  # [T, B]
+    padded = problem.run(backend)
+    leaves = {n: (t[0][valid] if n == "input" else t[0]).clone().requires_grad_() for n, t in problem.tensors.items()}
+    outputs = flow_kernels.routed_gru(
+        *(leaves[n] for n in NAMES), batch_sizes=valid.sum(1), reverse=reverse, backend=backend
+    )  # fmt: skip
+    dy, dh_n, dq = (g[0] for g in problem.output_grads)
+    torch.autograd.backward(outputs, (dy[valid], dh_n, dq[valid]))
+    for name, output in zip(("output", "h_n", "q"), outputs, strict=True):
+        want = padded[name][0]  # type: ignore[index]
+        assert torch.equal(output, want if name == "h_n" else want[valid]), name
+    for name, leaf in leaves.items():
+        want = padded[f"d{name}"][0]  # type: ignore[index]
+        torch.testing.assert_close(leaf.grad, want[valid] if name == "input" else want, rtol=1e-12, atol=1e-12)
 
 
 def test_strides_do_not_matter() -> None:

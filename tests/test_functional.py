@@ -58,6 +58,30 @@ def test_bad_arguments(changes: dict[str, Any], error: type[Exception], message:
         call(**changes, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"input": torch.zeros(2, 4, 3, 5)}, RuntimeError, r"with batch_sizes input must be \[N, I\], got \[2, 4, 3, 5\]"),
+        ({"lengths": torch.ones(2, dtype=torch.int64)}, ValueError, "lengths and batch_sizes exclude each other"),
+        ({"batch_sizes": torch.tensor([2, 3])}, ValueError, r"must never rise, .* got \[2, 3\]"),
+        ({"batch_sizes": torch.tensor([3, 1])}, ValueError, r"sum to the N=5 rows of input, got \[3, 1\]"),
+        ({"batch_sizes": torch.tensor([3, 2, 0])}, ValueError, "be at least 1"),
+        ({"batch_sizes": torch.tensor([3.0, 2.0])}, RuntimeError, "batch_sizes must be int64"),
+        ({"batch_sizes": torch.tensor([], dtype=torch.int64)}, RuntimeError, "with T >= 1"),
+        ({"hx": torch.zeros(4, 6).double()}, RuntimeError, r"hx has shape \[4, 6\]; with 3 sequences packed"),
+    ],
+)
+def test_bad_packed_arguments(changes: dict[str, Any], error: type[Exception], message: str, backend: str) -> None:
+    tensors = {n: t[0] for n, t in make(1, 1, 3, 5, 6).tensors.items()}
+    good = tensors | {"input": torch.zeros(5, 5).double(), "batch_sizes": torch.tensor([3, 2])}
+    arguments = dict(good)
+    flow_kernels.routed_gru(*[arguments.pop(n) for n in NAMES], **arguments, backend=backend)
+    arguments = good | changes
+    with pytest.raises(error, match=message):
+        flow_kernels.routed_gru(*[arguments.pop(n) for n in NAMES], **arguments, backend=backend)
+
+
 def test_what_a_route_does_not_use_may_be_missing_or_wrong() -> None:
     local = {n: None for n in NAMES if n.startswith(("local_", "router_"))}
     torch.testing.assert_close(call(route="global", **local), call(route="global", backend="reference"))

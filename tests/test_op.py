@@ -34,7 +34,7 @@ def op_arguments(k: int, bias: bool, lengths: bool, route: str, save: bool, requ
         if route != "mixture" and (name.startswith("router") or any(name.startswith(u) for u in unused)):
             t = None
         tensors.append(None if t is None else t.requires_grad_(requires_grad))
-    return [*tensors, problem.options.get("lengths"), route, "soft", 0.9, False, save]
+    return [*tensors, problem.options.get("lengths"), None, route, "soft", 0.9, False, False, save]
 
 
 @pytest.mark.filterwarnings("ignore:flow_kernels..routed_gru. an autograd kernel was not registered")

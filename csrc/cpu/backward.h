@@ -79,8 +79,9 @@ struct BackwardTile {
     for (long t = c.T_ - 1; t >= 0; --t) {
       long n = 0;
       for (long i = 0; i < tile; ++i) {
-        const long b = first + i, row = c.row(t, b);
+        const long b = first + i;
         if (t >= c.length(b)) continue;
+        const long row = c.row(t, b);
         T *mine = carry + i * c.padded;
         logit_grad[n] = cell(t, b, row, mine);
         logit_grads[row] = logit_grad[n];
@@ -147,13 +148,13 @@ struct BackwardTile {
     long n = 0;
     for (long t = 0; t < c.T_; ++t)
       for (long i = 0; i < tile; ++i) {
-        const long row = c.row(t, first + i);
-        T *dx = c.dx + row * c.I;
-        if (t < c.length(first + i)) {
+        const long b = first + i;
+        if (t < c.length(b)) {
+          const long row = c.row(t, b);
           grads[n] = gate_grads + row * c.gate_row();
-          out[n++] = dx;
-        } else {
-          memset(dx, 0, (size_t)c.I * sizeof(T));
+          out[n++] = c.dx + row * c.I;
+        } else if (c.has_padding()) {
+          memset(c.dx + c.padding_row(t, b) * c.I, 0, (size_t)c.I * sizeof(T));
         }
       }
     times(n, grads, kN * c.padded, layout.inputs, packed + layout.ih, [&](long i, long column, Vec<T> s) {

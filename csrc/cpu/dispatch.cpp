@@ -64,6 +64,22 @@ int check_problem(const FlowRoutedGru &p) {
   return FLOW_OK;
 }
 
+// Packed rows: at every step as many as there are sequences longer than that, and those come first.
+int check_offsets(const FlowRoutedGru &p) {
+  if (!p.lengths || p.batch_first || p.offsets[0]) return FLOW_BAD_OFFSETS;
+  for (int64_t k = 0; k < p.K; ++k) {
+    const int64_t *lengths = p.lengths + k * p.B;
+    int64_t running = p.B;
+    for (int64_t b = 1; b < p.B; ++b)
+      if (lengths[b] > lengths[b - 1]) return FLOW_BAD_OFFSETS;
+    for (int64_t t = 0; t < p.T; ++t) {
+      while (running && lengths[running - 1] <= t) --running;
+      if (p.offsets[t + 1] - p.offsets[t] != running) return FLOW_BAD_OFFSETS;
+    }
+  }
+  return FLOW_OK;
+}
+
 int check(const FlowRoutedGru &p, bool backward) {
   const int status = check_problem(p);
   if (status) return status;
@@ -77,7 +93,7 @@ int check(const FlowRoutedGru &p, bool backward) {
   if (p.lengths)
     for (int64_t i = 0; i < p.K * p.B; ++i)
       if (p.lengths[i] < 1 || p.lengths[i] > p.T) return FLOW_BAD_LENGTH;
-  return FLOW_OK;
+  return p.offsets ? check_offsets(p) : FLOW_OK;
 }
 
 // How clients, batch tiles and threads share the work and the workspace.

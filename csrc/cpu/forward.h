@@ -170,15 +170,14 @@ struct ForwardTile {
     T *q = scratch + cut.routing;
     long n = 0;
     for (long i = 0; i < tile; ++i) {
-      const long b = first + i, row = c.row(t, b);
-      T *yq = c.q + row * 2, *y = c.y + row * c.H;
+      const long b = first + i;
       if (t >= c.length(b)) {
         memcpy(next + i * c.padded, now + i * c.padded, (size_t)c.padded * sizeof(T));
-        memset(y, 0, (size_t)c.H * sizeof(T));
-        if (c.gates) memset(gate_row(t, chunk, i), 0, (size_t)c.gate_row() * sizeof(T));
-        yq[0] = yq[1] = 0;
+        if (c.has_padding()) clear(c.padding_row(t, b));
         continue;
       }
+      const long row = c.row(t, b);
+      T *yq = c.q + row * 2, *y = c.y + row * c.H;
       T *mine = q + 2 * n;
       route(mine, c.x + row * c.I, now + i * c.padded);
       yq[0] = mine[0];
@@ -205,6 +204,12 @@ struct ForwardTile {
         store_some(y_rows[i] + unit, h, c.H - unit);
       }
     }
+  }
+
+  void clear(long row) const {
+    memset(c.y + row * c.H, 0, (size_t)c.H * sizeof(T));
+    if (c.gates) memset(c.gates + row * c.gate_row(), 0, (size_t)c.gate_row() * sizeof(T));
+    c.q[2 * row] = c.q[2 * row + 1] = 0;
   }
 
   void route(T *q, const T *x, const T *h) const {

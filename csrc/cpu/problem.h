@@ -29,12 +29,13 @@ struct Client {
   long step_rows, batch_rows;  // how far apart, in rows, neighbours in time and in the batch are
   const T *x, *h0, *w_ih[2], *w_hh[2], *b_ih[2], *b_hh[2], *router_w, *router_b, *dy, *dh_n, *dq;
   T *y, *h_n, *q, *gates, *dx, *dh0, *dw_ih[2], *dw_hh[2], *db_ih[2], *db_hh[2], *drouter_w, *drouter_b;
-  const int64_t *lengths;
+  const int64_t *lengths, *offsets;
+  bool reversed;
   T temperature;
   int routing;
 
   Client(const FlowRoutedGru &p, long k)
-      : T_(p.T), B(p.B), I(p.I), H(p.H), padded(round_up(p.H)), rows(p.T * p.B), experts(p.route == FLOW_MIXTURE ? 2 : 1),
+      : T_(p.T), B(p.B), I(p.I), H(p.H), padded(round_up(p.H)), rows(p.offsets ? p.offsets[p.T] : p.T * p.B), experts(p.route == FLOW_MIXTURE ? 2 : 1),
         first_expert(p.route == FLOW_LOCAL), step_rows(p.batch_first ? 1 : p.B), batch_rows(p.batch_first ? p.T : 1),
         temperature((T)p.temperature), routing(p.routing) {
     x = in(p.x, k, rows * I), h0 = in(p.h0, k, B * H);
@@ -53,6 +54,8 @@ struct Client {
       db_ih[n] = out(g.b_ih, k, 3 * H), db_hh[n] = out(g.b_hh, k, 3 * H);
     }
     lengths = p.lengths ? p.lengths + k * B : nullptr;
+    offsets = p.offsets;
+    reversed = p.reverse;
   }
 
   static const T *in(const void *p, long k, long size) { return p ? static_cast<const T *>(p) + k * size : nullptr; }
@@ -60,9 +63,16 @@ struct Client {
 
   bool routed() const { return experts == 2; }
   long gate_row() const { return experts * 4 * padded; }
-  long row(long t, long b) const { return t * step_rows + b * batch_rows; }
+  // Where the step that is run as number t < length(b) of sequence b lies.
+  long row(long t, long b) const {
+    if (reversed) t = length(b) - 1 - t;
+    return offsets ? offsets[t] + b : t * step_rows + b * batch_rows;
+  }
+  // Where padding lies: t >= length(b). Packed rows have none.
+  bool has_padding() const { return !offsets; }
+  long padding_row(long t, long b) const { return t * step_rows + b * batch_rows; }
   long length(long b) const { return lengths ? lengths[b] : T_; }
-  // h before step t, unpadded
+  // h before step t as it is run, unpadded
   const T *previous(long t, long b) const { return t ? y + row(t - 1, b) * H : h0 + b * H; }
 };
 

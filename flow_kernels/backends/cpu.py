@@ -83,23 +83,25 @@ def routed_gru(
     routing: str,
     temperature: float,
     batch_first: bool,
+    offsets: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     none = Expert(None, None)  # type: ignore[arg-type]
     tensors = (x, h0, *(global_expert or none), *(local_expert or none), *(router or (None, None)))
-    return op.routed_gru(tensors, lengths, route, routing, temperature, batch_first)
+    return op.routed_gru(tensors, lengths, offsets, route, routing, temperature, batch_first, reverse)
 
 
 def _address(t: Tensor | None) -> int:
     return 0 if t is None else t.data_ptr()
 
 
-def _problem(tensors: Sequence[Tensor | None], lengths: Tensor | None, options: tuple[Any, ...]) -> Any:
+def _problem(tensors: Sequence[Tensor | None], lengths: Tensor | None, offsets: Tensor | None, options: tuple[Any, ...]) -> Any:
     """A _C.Problem with sizes, options and the addresses of the inputs (contiguous already)."""
     x, h0 = tensors[:2]
     assert x is not None and h0 is not None
-    route, routing, temperature, batch_first = options
+    route, routing, temperature, batch_first, reverse = options
     p = _C.Problem()
-    p.K, p.T, p.B, p.I, p.H = op.sizes(x, h0, batch_first)
+    p.K, p.T, p.B, p.I, p.H = op.sizes(x, h0, offsets, batch_first)
     p.dtype = DTYPES.index(x.dtype)
     p.route, p.routing, p.temperature, p.batch_first = (
         ROUTES.index(route),
@@ -108,7 +110,7 @@ def _problem(tensors: Sequence[Tensor | None], lengths: Tensor | None, options: 
         batch_first,
     )
     p.threads = torch.get_num_threads()
-    p.x, p.h0, p.lengths = x.data_ptr(), h0.data_ptr(), _address(lengths)
+    p.x, p.h0, p.lengths, p.offsets, p.reverse = x.data_ptr(), h0.data_ptr(), _address(lengths), _address(offsets), reverse
     p.set_expert(0, *map(_address, tensors[2:6]))
     p.set_expert(1, *map(_address, tensors[6:10]))
     p.router_w, p.router_b = map(_address, tensors[10:12])
@@ -155,21 +157,21 @@ def _contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tensors, options, save = _contiguous(args[: op.COUNT + 1]), args[op.COUNT + 1 : -1], args[-1]
-    *tensors, lengths = tensors
+    tensors, options, save = _contiguous(args[: op.COUNT + 2]), args[op.COUNT + 2 : -1], args[-1]
+    *tensors, lengths, offsets = tensors
     x, h0 = tensors[:2]
     assert x is not None and h0 is not None
-    y, h_n, q, gates = op.empty_outputs(x, h0, options[0], options[3], save)
-    p = _problem(tensors, lengths, options)
+    y, h_n, q, gates = op.empty_outputs(x, h0, options[0], save)
+    p = _problem(tensors, lengths, offsets, options)
     p.y, p.h_n, p.q, p.gates = y.data_ptr(), h_n.data_ptr(), q.data_ptr(), gates.data_ptr() if save else 0
     _run(p, False, lengths)
     return y, h_n, q, gates
 
 
 def _backward(*args: Any) -> list[Tensor]:
-    inputs, options, wanted = _contiguous(args[: 6 + op.COUNT + 1]), args[6 + op.COUNT + 1 : -1], args[-1]
-    dy, dh_n, dq, y, q, gates, *tensors, lengths = inputs
-    p = _problem(tensors, lengths, options)
+    inputs, options, wanted = _contiguous(args[: 6 + op.COUNT + 2]), args[6 + op.COUNT + 2 : -1], args[-1]
+    dy, dh_n, dq, y, q, gates, *tensors, lengths, offsets = inputs
+    p = _problem(tensors, lengths, offsets, options)
     p.dy, p.dh_n, p.dq, p.y, p.q, p.gates = map(_address, (dy, dh_n, dq, y, q, gates))
     grads = [t.new_empty(t.shape) if want and t is not None else None for t, want in zip(tensors, wanted, strict=True)]
     dx, dh0, *weights, drouter_w, drouter_b = map(_address, grads)

@@ -33,15 +33,42 @@ def routed_gru(
     routing: str,
     temperature: float,
     batch_first: bool,
+    offsets: Tensor | None = None,
+    reverse: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if batch_first:
         x = x.transpose(1, 2)
+    steps = x.shape[1] if offsets is None else len(offsets) - 1
     if lengths is not None and not torch.compiler.is_compiling():
         from flow_kernels.functional import check_lengths
 
-        check_lengths(lengths, x.shape[1])
+        check_lengths(lengths, steps)
+    time = torch.arange(steps, device=x.device).view(1, -1, 1)
+    batch = torch.arange(h0.shape[1], device=x.device)
+    rows = None
+    if offsets is not None:
+        assert lengths is not None
+        valid = time[0] < lengths[0]  # [T, B]
+        row = (offsets[:-1].unsqueeze(1) + batch).clamp_max(x.shape[1] - 1)
+        rows = row, valid
+        x = torch.where(valid.unsqueeze(-1), x[:, :, 0][:, row], 0.0)  # [K, T, B, I]
+    turn = None
+    if reverse:
+        turn = time.expand(x.shape[0], -1, len(batch)).flip(1)
+        if lengths is not None:
+            turn = torch.where(time < lengths.unsqueeze(1), lengths.unsqueeze(1) - 1 - time, time)
+        x = _take(x, turn)
     y, h_n, q = reference.routed_gru(
         x, h0, global_expert, local_expert, router,
         lengths=lengths, route=route, routing=routing, temperature=temperature,
     )  # fmt: skip
+    if turn is not None:
+        y, q = _take(y, turn), _take(q, turn)
+    if rows is not None:
+        y, q = (t[:, rows[1]].unsqueeze(2) for t in (y, q))
     return (y.transpose(1, 2), h_n, q.transpose(1, 2)) if batch_first else (y, h_n, q)
+
+
+def _take(x: Tensor, turn: Tensor) -> Tensor:
+    """x [K, T, B, C] with its steps in the order of turn [K, T, B]"""
+    return x.gather(1, turn.unsqueeze(-1).expand(x.shape))
