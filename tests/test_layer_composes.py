@@ -38,21 +38,14 @@ def test_vmap_of_grad_is_grad_one_by_one(options: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_compiled_vmap_of_grad_is_right_or_refused(backend: str) -> None:
-    """Some versions of torch return zeros here for any autograd.Function; a wrong answer must not come through."""
+def test_compiled_vmap_of_grad_is_refused(backend: str) -> None:
+    """torch cannot trace it (for any autograd.Function); zeros instead of gradients must not come through."""
     torch._dynamo.reset()
     layer = RoutedGRU(5, 6)
     loss = loss_of(layer)
     stacked = {n: torch.stack([p.detach()] * 3) for n, p in layer.named_parameters()}
-    x = torch.randn(3, 4, 2, 5)
-    want = vmap(grad(loss))(stacked, x)
-    try:
-        got = torch.compile(vmap(grad(loss)), backend=backend)(stacked, x)
-    except Exception as refusal:
-        assert "vmap" in str(refusal)
-        return
-    for name, value in want.items():
-        torch.testing.assert_close(got[name], value)
+    with pytest.raises(Exception, match="vmap"):
+        torch.compile(vmap(grad(loss)), backend=backend)(stacked, torch.randn(3, 4, 2, 5))
 
 
 def test_second_derivatives_by_the_reference() -> None:
