@@ -6,9 +6,11 @@ import math
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from flow_kernels import plan
 from flow_kernels.backends import load
+from flow_kernels.op import FORWARD
 from flow_kernels.reference import ROUTES, ROUTINGS, Expert, Router
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -121,6 +123,10 @@ def routed_gru(
     if hx is None:
         hx = input.new_zeros(clients, batch, hidden)
     _check_tensors(input, hx, weights, lengths, stacked, (clients, batch, inputs, hidden))
+    if _has_tangent((input, hx, *weights.values())):
+        if backend not in ("auto", "reference"):
+            raise RuntimeError(FORWARD)
+        backend = "reference"
     chosen = plan.choose(
         clients=clients, batch=batch, steps=steps, inputs=inputs, hidden=hidden, dtype=input.dtype, device=input.device,
         backend=backend,
@@ -133,11 +139,16 @@ def routed_gru(
     y, h_n, q = load(chosen.backend).routed_gru(
         input, hx, experts[0], experts[1], router, lengths,
         route=route, routing=routing, temperature=float(temperature), batch_first=batch_first,
-        offsets=offsets, reverse=reverse,
+        offsets=offsets, reverse=reverse, drop=() if stacked else (0, 2) if packed else (0,),
     )  # fmt: skip
-    if packed:
-        y, q = y.squeeze(2), q.squeeze(2)
-    return (y, h_n, q) if stacked else (y.squeeze(0), h_n.squeeze(0), q.squeeze(0))
+    return y, h_n, q
+
+
+def _has_tangent(tensors: tuple[Tensor | None, ...]) -> bool:
+    """Whether a forward-mode derivative is being computed through one of these."""
+    if forward_ad._current_level < 0:
+        return False
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
 
 
 def _unpack(data: Tensor, hx: Tensor | None, lengths: Tensor | None, batch_sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:

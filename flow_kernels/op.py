@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 Optional12 = Sequence[Tensor | None]
 
@@ -49,10 +50,15 @@ def sizes(x: Tensor, h0: Tensor, offsets: Tensor | None, batch_first: bool) -> t
 
 def empty_outputs(x: Tensor, h0: Tensor, route: str, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Uninitialised y, h_n, q and gates (the layout of csrc/routed_gru.h; without elements unless they are saved)."""
-    h = h0.shape[-1]
-    experts = 2 if route == "mixture" else 1
-    gates = (*x.shape[:-1], experts * 4, (h + 15) // 16 * 16) if save else (0,)
-    return x.new_empty(*x.shape[:-1], h), h0.new_empty(h0.shape), x.new_empty(*x.shape[:-1], 2), x.new_empty(gates)
+    y, h_n, q, gates = output_shapes(x, h0, route)
+    return x.new_empty(y), x.new_empty(h_n), x.new_empty(q), x.new_empty(gates if save else (0,))
+
+
+def output_shapes(x: Tensor, h0: Tensor, route: str) -> tuple[tuple[int, ...], ...]:
+    """Of y, h_n, q and gates."""
+    h, experts = h0.shape[-1], 2 if route == "mixture" else 1
+    rows = tuple(x.shape[:-1])
+    return (*rows, h), tuple(h0.shape), (*rows, 2), (*rows, experts * 4, (h + 15) // 16 * 16)
 
 
 @torch.library.register_fake("flow_kernels::routed_gru", lib=_library)
@@ -105,34 +111,48 @@ torch.library.register_vmap("flow_kernels::routed_gru", _vmap_forward, lib=_libr
 torch.library.register_vmap("flow_kernels::routed_gru_backward", _vmap_backward, lib=_library)
 
 
+SECOND = "routed_gru: this backend has no second derivative; use backend='reference', which is differentiable twice"
+FORWARD = "routed_gru: this backend has no forward-mode derivative; use backend='reference', which has one"
+
+
 class _RoutedGRU(torch.autograd.Function):
+    """The twelve tensors, lengths, offsets, dimensions of size 1 to drop from the outputs, options -> y, h_n, q.
+
+    Backward reads y and q, so what is handed out are copies: a caller may change its output in place, as that of torch's
+    own layers. Beside the gates that are saved anyway (8 H a row) the copy of y (H a row) is small.
+    """
+
     generate_vmap_rule = True
 
     @staticmethod
     def forward(*args: Any) -> tuple[Tensor, ...]:
-        outputs: tuple[Tensor, ...] = torch.ops.flow_kernels.routed_gru(*args, True)
-        return outputs
+        tensors, drop, options = args[: COUNT + 2], args[COUNT + 2], args[COUNT + 3 :]
+        y, h_n, q, gates = torch.ops.flow_kernels.routed_gru(*tensors, *options, True)
+        return y.squeeze(drop).clone(), h_n.squeeze(drop[:1]).clone(), q.squeeze(drop).clone(), y, q, gates
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        y, _, q, gates = output
-        ctx.mark_non_differentiable(gates)
+        saved = output[3:]
+        ctx.mark_non_differentiable(*saved)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(y, q, gates, *inputs[: COUNT + 2])
-        ctx.options = inputs[COUNT + 2 :]
+        ctx.save_for_backward(*saved, *inputs[: COUNT + 2])
+        ctx.options = inputs[COUNT + 3 :]
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dq: Tensor | None, _gates: None) -> tuple[Any, ...]:
+    def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dq: Tensor | None, *_: None) -> tuple[Any, ...]:
         wanted = list(ctx.needs_input_grad[:COUNT])
-        nothing = (None,) * (len(ctx.options) + 2)
+        nothing = (None,) * (len(ctx.options) + 3)
         if dy is None and dh_n is None and dq is None:
             return (*(None for _ in wanted), *nothing)
-        args = (dy, dh_n, dq, *ctx.saved_tensors, *ctx.options, wanted)
+        y, q, gates, *tensors = ctx.saved_tensors
+        shapes = ((dy, y), (dh_n, tensors[1]), (dq, q))
+        grads = (None if d is None else d.reshape(like.shape) for d, like in shapes)
+        args = (*grads, y, q, gates, *tensors, *ctx.options, wanted)
         if torch.is_grad_enabled():
-            grads = iter(_RoutedGRUBackward.apply(*args))
+            found = iter(_RoutedGRUBackward.apply(*args))
         else:
-            grads = iter(torch.ops.flow_kernels.routed_gru_backward(*args))
-        return (*(next(grads) if want else None for want in wanted), *nothing)
+            found = iter(torch.ops.flow_kernels.routed_gru_backward(*args))
+        return (*(next(found) if want else None for want in wanted), *nothing)
 
 
 class _RoutedGRUBackward(torch.autograd.Function):
@@ -150,25 +170,34 @@ class _RoutedGRUBackward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Any:
-        raise RuntimeError(
-            "routed_gru: this backend has no second derivative; use backend='reference', which is differentiable twice"
-        )
+        raise RuntimeError(SECOND)
+
+
+class _NoForwardMode(_RoutedGRU):
+    """Used while forward-mode derivatives are computed. A class of its own: torch.compile refuses whatever has a jvp."""
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Any:
+        raise RuntimeError(FORWARD)
 
 
 def routed_gru(
     tensors: Optional12,
     lengths: Tensor | None,
     offsets: Tensor | None,
+    drop: tuple[int, ...],
     route: str,
     routing: str,
     temperature: float,
     batch_first: bool,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Run the registered op, through autograd only when a gradient can be asked for; returns y, h_n, q."""
+    """Run the registered op, through autograd only when a gradient can be asked for; returns y, h_n, q without the
+    dimensions ``drop``, which have size 1 (of h_n only the first of them)."""
     options = (route, routing, temperature, batch_first, reverse)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
-        y, h_n, q, _ = _RoutedGRU.apply(*tensors, lengths, offsets, *options)
-    else:
-        y, h_n, q, _ = torch.ops.flow_kernels.routed_gru(*tensors, lengths, offsets, *options, False)
-    return y, h_n, q
+        function = _RoutedGRU if forward_ad._current_level < 0 else _NoForwardMode
+        y, h_n, q, *_ = function.apply(*tensors, lengths, offsets, drop, *options)
+        return y, h_n, q
+    y, h_n, q, _ = torch.ops.flow_kernels.routed_gru(*tensors, lengths, offsets, *options, False)
+    return y.squeeze(drop), h_n.squeeze(drop[:1]), q.squeeze(drop)

@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.utils import deterministic
 
+from flow_kernels.backends import cpu
+
 # Where a failure must be reproducible from the log alone, the examples are the same every time.
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
@@ -24,12 +26,14 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture
-def poisoned() -> Iterator[None]:
+def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch.empty returns NaN (and the largest integers) while this fixture is in use."""
     before = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True)
     deterministic.fill_uninitialized_memory = True
     assert torch.empty(3).isnan().all()
+    monkeypatch.setattr(cpu, "_KEEP_BYTES", 0)  # a kept workspace would hold the finite numbers of the call before
+    monkeypatch.setattr(cpu._kept, "buffer", torch.empty(0, dtype=torch.uint8))
     yield
     torch.use_deterministic_algorithms(before[0])
     deterministic.fill_uninitialized_memory = before[1]

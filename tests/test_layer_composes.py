@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.parallel import DistributedDataParallel
 
-from flow_kernels import RoutedGRU
+from flow_kernels import RoutedGRU, RoutedGRUCell
 
 
 def loss_of(layer: RoutedGRU) -> Any:
@@ -98,3 +98,37 @@ def test_distributed_data_parallel() -> None:
     assert found.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(torch.tensor(found[name]), parameter.grad)
+
+
+@pytest.mark.parametrize("change", ["+=", "relu_", "setitem", "dropout", "detach_"])
+def test_output_may_be_changed_in_place_as_that_of_torch_gru(change: str) -> None:
+    torch.manual_seed(0)
+    layer = RoutedGRU(8, 8)
+    torch.manual_seed(0)
+    gru = nn.GRU(8, 8)
+    grads = []
+    for module, options in ((layer, {"route": "global"}), (gru, {})):
+        x = torch.ones(4, 3, 8).requires_grad_()
+        out, h_n = module(x, **options)
+        if change == "+=":
+            out += x
+        elif change == "relu_":
+            out.relu_()
+        elif change == "setitem":
+            out[2:] = 0.0
+        elif change == "dropout":
+            torch.manual_seed(1)
+            nn.functional.dropout(out, 0.5, inplace=True)
+        else:
+            out.detach_()
+        (out.square().sum() + h_n.sum()).backward()
+        grads.append(x.grad)
+    torch.testing.assert_close(*grads)
+
+
+def test_state_of_the_cell_may_be_detached_in_place() -> None:
+    cell = RoutedGRUCell(3, 4)
+    h = cell(torch.randn(2, 3))
+    h.detach_()
+    cell(torch.randn(2, 3), h).sum().backward()
+    assert cell.weight_hh.grad is not None

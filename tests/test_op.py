@@ -8,7 +8,8 @@ import pytest
 import torch
 from problems import NAMES, make
 from torch import Tensor
-from torch.func import grad, jacrev, vmap
+from torch.autograd import forward_ad
+from torch.func import grad, hessian, jacfwd, jacrev, jvp, vmap
 
 import flow_kernels
 
@@ -151,3 +152,86 @@ def test_changing_a_saved_tensor_in_place_is_noticed() -> None:
         leaves[1].add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         value.backward()
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_forward_mode_goes_to_the_reference_or_is_refused(frozen: bool) -> None:
+    input, tensors = one_client()
+    leaves = [t.clone().requires_grad_(not frozen) for t in tensors]
+
+    def run(x: Tensor, backend: str) -> Tensor:
+        y, _, q = flow_kernels.routed_gru(x, *leaves, backend=backend)
+        return y.square().sum() + q.square().sum()
+
+    def tangents(backend: str) -> list[Tensor]:
+        with forward_ad.dual_level():
+            dual = run(forward_ad.make_dual(input, torch.ones_like(input)), backend)
+            by_dual = forward_ad.unpack_dual(dual).tangent
+        by_jvp = jvp(lambda x: run(x, backend), (input,), (torch.ones_like(input),))[1]
+        return [by_dual, by_jvp, jacfwd(lambda x: run(x, backend))(input)]
+
+    want = tangents("reference")
+    assert want[0].abs() > 0.1
+    for got, expected in zip(tangents("auto"), want, strict=True):
+        torch.testing.assert_close(got, expected)
+    for transform in (jacfwd, hessian):
+        with pytest.raises(RuntimeError, match="backend='reference'"):
+            transform(lambda x: run(x, "cpu"))(input)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="backend='reference'"):
+        run(forward_ad.make_dual(input, torch.ones_like(input)), "cpu")
+
+
+@pytest.mark.parametrize("change", ["relu_", "add", "setitem", "mul_"])
+def test_outputs_may_be_changed_in_place(change: str) -> None:
+    input, tensors = one_client()
+    grads = {}
+    for backend in ("reference", "cpu"):
+        leaves = [t.clone().requires_grad_() for t in tensors]
+        y, h_n, q = flow_kernels.routed_gru(input, *leaves, backend=backend)
+        for t in (y, h_n, q):
+            if change == "relu_":
+                t.relu_()
+            elif change == "add":
+                t += 1.5
+            elif change == "setitem":
+                t[1:] = 0.0
+            else:
+                t.mul_(2)
+        (y.square().sum() + h_n.sin().sum() + q.cos().sum()).backward()
+        grads[backend] = [leaf.grad for leaf in leaves]
+    for a, b in zip(*grads.values(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_the_op_itself_checks_what_addresses_rely_on() -> None:
+    """An exported program, or a call of the op, comes past routed_gru's own checks."""
+    good = op_arguments(2, True, True, "mixture", True, requires_grad=False)
+    torch.ops.flow_kernels.routed_gru(*good)
+    small = torch.zeros(1, 1, 1, dtype=torch.float64)
+    changes: list[tuple[int, Any]] = [
+        (3, small), (2, good[2].float()), (0, good[0].half()), (1, good[1][:, :2]), (12, good[12].int()), (12, good[12][:1]),
+        (14, "both"), (15, "gumbel"), (2, None), (10, None), (13, torch.tensor([0, 2])),
+    ]  # fmt: skip
+    for n, value in changes:
+        with pytest.raises((RuntimeError, ValueError)):
+            torch.ops.flow_kernels.routed_gru(*[value if i == n else a for i, a in enumerate(good)])
+    y, h_n, q, gates = torch.ops.flow_kernels.routed_gru(*good)
+    outputs = [torch.ones_like(y), torch.ones_like(h_n), torch.ones_like(q), y, q, gates]
+    rest = [*good[:-1], [True] * 12]
+    torch.ops.flow_kernels.routed_gru_backward(*outputs, *rest)
+    for n in range(6):
+        short = [t[:1] if i == n else t for i, t in enumerate(outputs)]
+        with pytest.raises(RuntimeError, match="routed_gru_backward"):
+            torch.ops.flow_kernels.routed_gru_backward(*short, *rest)
+
+
+def test_packed_rows_that_do_not_fit_are_refused_when_compiled() -> None:
+    torch._dynamo.reset()
+    _, tensors = one_client()
+    h0, data = torch.zeros(200, 6, dtype=torch.float64), torch.randn(5, 5, dtype=torch.float64)
+
+    def run(batch_sizes: Tensor) -> Tensor:
+        return flow_kernels.routed_gru(data, h0, *tensors[1:], batch_sizes=batch_sizes, backend="cpu")[0]
+
+    with pytest.raises(Exception, match="sum to the N=5 rows of input"):
+        torch.compile(run, backend="aot_eager")(torch.tensor([200, 200]))

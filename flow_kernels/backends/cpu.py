@@ -85,10 +85,49 @@ def routed_gru(
     batch_first: bool,
     offsets: Tensor | None = None,
     reverse: bool = False,
+    drop: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     none = Expert(None, None)  # type: ignore[arg-type]
     tensors = (x, h0, *(global_expert or none), *(local_expert or none), *(router or (None, None)))
-    return op.routed_gru(tensors, lengths, offsets, route, routing, temperature, batch_first, reverse)
+    return op.routed_gru(tensors, lengths, offsets, drop, route, routing, temperature, batch_first, reverse)
+
+
+def _check_raw(
+    tensors: Sequence[Tensor | None], lengths: Tensor | None, offsets: Tensor | None, options: tuple[Any, ...]
+) -> None:
+    """What raw addresses rely on. routed_gru has said it better already; an exported program or a direct call of the op
+    has nobody else to check."""
+    x, h0, *weights = tensors
+    route, routing, _, batch_first, _ = options
+    if x is None or h0 is None or x.dim() != 4 or h0.dim() != 3 or x.dtype not in DTYPES:
+        raise RuntimeError("flow_kernels::routed_gru: x must be [K, T, B, I] and h0 [K, B, H], float32 or float64")
+    if route not in ROUTES or routing not in ROUTINGS:
+        raise RuntimeError(f"flow_kernels::routed_gru: route {route!r} or routing {routing!r} is unknown")
+    k, _, b, i, h = op.sizes(x, h0, offsets, batch_first)
+    expert = ((k, 3 * h, i), (k, 3 * h, h), (k, 3 * h), (k, 3 * h))
+    shapes = ((k, b, h), *expert, *expert, (k, 2, i + h), (k, 2))
+    for n, (tensor, shape) in enumerate(zip((h0, *weights), shapes, strict=True)):
+        if tensor is not None and (tensor.shape != shape or tensor.dtype != x.dtype or not tensor.is_cpu):
+            raise RuntimeError(
+                f"flow_kernels::routed_gru: differentiable tensor {n + 1} is {tensor.dtype} {list(tensor.shape)} on "
+                f"{tensor.device}; with x {list(x.shape)} {x.dtype} it must be {list(shape)}"
+            )
+    if lengths is not None and (lengths.dtype != torch.int64 or lengths.shape != (k, b) or not lengths.is_cpu):
+        raise RuntimeError(f"flow_kernels::routed_gru: lengths must be int64 {[k, b]} on the CPU")
+    if offsets is not None:
+        rows_fit = offsets.dtype == torch.int64 and offsets.is_cpu and len(offsets) > 1 and x.shape[2] == 1
+        if not rows_fit or lengths is None or int(offsets[-1]) != x.shape[1]:
+            raise ValueError(
+                f"routed_gru: batch_sizes must never rise, be at least 1 and sum to the N={x.shape[1]} rows of input; take "
+                "it from the PackedSequence that input is the data of"
+            )
+
+
+def _check_like(tensor: Tensor | None, shape: Sequence[int], dtype: torch.dtype, name: str) -> None:
+    if tensor is not None and (tuple(tensor.shape) != tuple(shape) or tensor.dtype != dtype or not tensor.is_cpu):
+        raise RuntimeError(
+            f"flow_kernels::routed_gru_backward: {name} is {tensor.dtype} {list(tensor.shape)}, expected {dtype} {list(shape)}"
+        )
 
 
 def _address(t: Tensor | None) -> int:
@@ -100,6 +139,7 @@ def _problem(tensors: Sequence[Tensor | None], lengths: Tensor | None, offsets: 
     x, h0 = tensors[:2]
     assert x is not None and h0 is not None
     route, routing, temperature, batch_first, reverse = options
+    _check_raw(tensors, lengths, offsets, options)
     p = _C.Problem()
     p.K, p.T, p.B, p.I, p.H = op.sizes(x, h0, offsets, batch_first)
     p.dtype = DTYPES.index(x.dtype)
@@ -172,6 +212,13 @@ def _backward(*args: Any) -> list[Tensor]:
     inputs, options, wanted = _contiguous(args[: 6 + op.COUNT + 2]), args[6 + op.COUNT + 2 : -1], args[-1]
     dy, dh_n, dq, y, q, gates, *tensors, lengths, offsets = inputs
     p = _problem(tensors, lengths, offsets, options)
+    x, h0 = tensors[:2]
+    assert x is not None and h0 is not None
+    y_like, h_like, q_like, gates_like = op.output_shapes(x, h0, options[0])
+    given = {"dy": (dy, y_like), "dh_n": (dh_n, h_like), "dq": (dq, q_like)}
+    given |= {"y": (y, y_like), "q": (q, q_like), "gates": (gates, gates_like)}
+    for name, (tensor, shape) in given.items():
+        _check_like(tensor, shape, x.dtype, name)
     p.dy, p.dh_n, p.dq, p.y, p.q, p.gates = map(_address, (dy, dh_n, dq, y, q, gates))
     grads = [t.new_empty(t.shape) if want and t is not None else None for t, want in zip(tensors, wanted, strict=True)]
     dx, dh0, *weights, drouter_w, drouter_b = map(_address, grads)

@@ -35,6 +35,7 @@ def routed_gru(
     batch_first: bool,
     offsets: Tensor | None = None,
     reverse: bool = False,
+    drop: tuple[int, ...] = (),
 ) -> tuple[Tensor, Tensor, Tensor]:
     if batch_first:
         x = x.transpose(1, 2)
@@ -66,7 +67,9 @@ def routed_gru(
         y, q = _take(y, turn), _take(q, turn)
     if rows is not None:
         y, q = (t[:, rows[1]].unsqueeze(2) for t in (y, q))
-    return (y.transpose(1, 2), h_n, q.transpose(1, 2)) if batch_first else (y, h_n, q)
+    if batch_first:
+        y, q = y.transpose(1, 2), q.transpose(1, 2)
+    return y.squeeze(drop), h_n.squeeze(drop[:1]), q.squeeze(drop)
 
 
 def _take(x: Tensor, turn: Tensor) -> Tensor:
