@@ -1,4 +1,4 @@
-// Packed small matrix products: the only inner loops that matter. See docs/cpu-kernels.md.
+// Packed small matrix products: the only inner loops that matter. See docs/architecture.md.
 //
 // A panel is up to kPanel vectors wide and stored [k][vector][lane], so a product streams it linearly. The order of the
 // additions into one result depends on k alone, never on how many rows share the tile: a row's result is the same, bit
