@@ -238,7 +238,8 @@ def complete_checkpoint(module: Any, state_dict: dict[str, Any], prefix: str) ->
     """Add to state_dict (load_state_dict's own copy) what a checkpoint of another kind lacks; say what was done.
 
     A checkpoint of one model goes to each of K clients. A checkpoint of torch.nn.GRU, one without any entry of the
-    local expert and the router, gives the local expert a copy of its global one and leaves the router as it is. An
+    local expert and the router, gives the local expert a copy of its global one and leaves the router as it is (on the
+    meta device, where it is nothing yet, load_state_dict reports it as missing). An
     entry of the global expert that is missing or misshapen stays so, and load_state_dict reports it.
     """
     notes = []
@@ -258,7 +259,7 @@ def complete_checkpoint(module: Any, state_dict: dict[str, Any], prefix: str) ->
             source = state_dict.get(prefix + name.removeprefix("local_"))
             if name.startswith("local_") and isinstance(source, Tensor):
                 state_dict[prefix + name] = source.detach().clone()
-            elif name.startswith("router_"):
+            elif name.startswith("router_") and not parameter.is_meta:  # on "meta" there are no values to leave as they are
                 state_dict[prefix + name] = parameter
         notes.append(
             "the checkpoint is one of a plain GRU; the local expert starts as a copy of its weights, the router is "

@@ -59,6 +59,8 @@ def routed_gru(
         temperature: the router's logits are divided by it; > 0.
         backend: ``"auto"`` or the name of one backend, see :func:`flow_kernels.backends`.
 
+    All tensors have one floating dtype; under ``torch.autocast`` nothing is converted here (the layers do that).
+
     Returns:
         output [.., T, B, H] (zero past a sequence's length), h_n [.., B, H] (the state after its last valid step) and
         q [.., T, B, 2] (global, local; differentiable; zero past the length). NaN in an input propagates to every

@@ -378,3 +378,9 @@ def test_export_with_a_dynamic_batch() -> None:
     x = torch.randn(7, 2, 2, dtype=torch.float64)
     for mine, theirs in zip(program.module()(x, return_routing=True), layer(x, return_routing=True), strict=True):
         close(mine, theirs)
+
+
+def test_a_gru_checkpoint_cannot_make_up_a_router_on_meta() -> None:
+    layer = RoutedGRU(3, 4, device="meta")
+    with pytest.warns(UserWarning), pytest.raises(RuntimeError, match="Missing key.*router_weight_l0"):
+        layer.load_state_dict(torch.nn.GRU(3, 4).state_dict(), assign=True)
