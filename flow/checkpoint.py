@@ -101,11 +101,52 @@ def digest(described: dict[str, Any], population: Population) -> str:
     return sha.hexdigest()
 
 
+def new_folder(folder: Path | str) -> Path:
+    """The path of a folder that a run may create.
+
+    Raises:
+        UserError: it has no name, or is there already.
+    """
+    if not str(folder).strip():
+        raise UserError(f"folder={str(folder)!r} is empty; give the name of a folder that does not exist yet, or leave it out")
+    folder = Path(folder)
+    try:
+        there, run = folder.exists(), (folder / "config.json").is_file()
+    except OSError as error:  # a name too long, or a parent that may not be looked into
+        raise _not_created(folder, error) from error
+    if there:
+        then = f"continue that run with `flow run --resume {folder}`, or give" if run else "give"
+        raise UserError(f"folder={str(folder)!r} exists already and is left as it is; {then} another folder")
+    return folder
+
+
 def create(folder: Path, described: dict[str, Any]) -> None:
-    """Start a run folder with its config.json and an empty metrics.jsonl."""
-    folder.mkdir(parents=True)
-    write_json(folder / "config.json", described)
-    (folder / "metrics.jsonl").touch()
+    """Start a run folder with its config.json and an empty metrics.jsonl, or leave nothing.
+
+    Raises:
+        UserError: the folder cannot be created or written to.
+    """
+    made: list[Path] = []
+    try:
+        for path in (*reversed(folder.parents), folder):
+            if path == folder or not path.exists():
+                path.mkdir(exist_ok=path != folder)  # a parent may have come from another run that starts now
+                made.append(path)
+        write_json(folder / "config.json", described)
+        (folder / "metrics.jsonl").touch()
+    except OSError as error:
+        if folder in made:
+            (folder / "config.json").unlink(missing_ok=True)
+        for path in reversed(made):
+            if not any(path.iterdir()):
+                path.rmdir()
+        raise _not_created(folder, error) from error
+
+
+def _not_created(folder: Path, error: OSError) -> UserError:
+    return UserError(
+        f"folder={str(folder)!r} cannot be created ({error}); give a folder whose parent is a folder that you may write to"
+    )
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -119,7 +160,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: not the folder of a run, there is no config.json; give the folder that a run printed")
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not JSON ({error}); put back the file that the run was started with") from error
     return content
 
@@ -141,7 +182,7 @@ def cut_metrics(folder: Path, rounds: int) -> list[dict[str, Any]]:
     try:
         rows = [json.loads(line) for line in lines]
         whole = [row["round"] for row in rows] == list(range(1, rounds + 1))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         whole = False
     if not whole:
         raise UserError(

@@ -12,8 +12,9 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from flow.algorithms import DEFAULT, REGISTRY, Algorithm
+from flow.config import Config, check_text
 from flow.errors import UserError
-from flow.simulate import Config, resume, simulate
+from flow.simulate import resume, simulate
 
 Options = TypeVar("Options")
 
@@ -39,10 +40,11 @@ examples:
 class Run(Config[Options], Generic[Options]):
     """The options of `flow run`: a configuration and where the run is kept."""
 
-    folder: Path | None = None
+    # Strings, not paths: Path("") is the working directory.
+    folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """New folder for everything the run writes. None: runs/ALGORITHM-DATA-DATE-TIME."""
 
-    resume: Path | None = None
+    resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the run in this folder, with the configuration it was started with. Takes no other option."""
 
 
@@ -50,7 +52,7 @@ class Run(Config[Options], Generic[Options]):
 class Report:
     """Write the report of a run again."""
 
-    folder: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
     """The run's folder."""
 
 
@@ -91,14 +93,27 @@ def _run(arguments: list[str]) -> None:
             f"--resume {run.resume} takes its configuration from that folder; leave the other options out, or start a new run"
         )
     config = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
-    folder = run.resume or run.folder or _new_folder(name, run.data.data)
+    if run.resume is not None:
+        folder = _named("resume", run.resume)
+    else:
+        folder = _new_folder(name, run.data.data) if run.folder is None else _named("folder", run.folder)
     try:
         result = simulate(config, folder) if run.resume is None else resume(folder)
     except KeyboardInterrupt:
         if (folder / "config.json").exists():
             print(f"\nflow: stopped; go on with `flow run --resume {folder}`", file=sys.stderr)
         raise
+    except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
+        raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}`") from error
     print(f"report: {result.report}")
+
+
+def _named(option: str, folder: str) -> Path:
+    """A folder as given on the command line."""
+    if not folder.strip():
+        raise UserError(f"{option}={folder!r} is empty; give the name of a folder")
+    check_text(option, folder)
+    return Path(folder)
 
 
 def _describe(algorithm: Algorithm) -> str:
@@ -118,6 +133,6 @@ def _report(arguments: list[str]) -> None:
     from flow.report import write_report  # draws with matplotlib, which nothing else here needs
 
     try:
-        print(f"report: {write_report(chosen.folder)}")
+        print(f"report: {write_report(_named('folder', chosen.folder))}")
     except (ValueError, OSError) as error:
         raise UserError(str(error)) from error

@@ -150,7 +150,8 @@ def halves(data: Data, draw: Draw) -> tuple[Data, Data]:
 
 
 def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[Client]]:
-    """Deal a cohort into groups of at most `size` clients that cost about the same, at least one for every worker.
+    """Deal a cohort into groups of at most `size` clients (the option --chunk) that cost about the same, at least one for
+    every worker.
 
     The next largest client goes to the group with the least to do, so that workers end together; inside a group clients
     with much data come first, so that those still at work are a prefix. The costliest group comes first.

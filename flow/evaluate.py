@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -44,14 +45,33 @@ def eligible(population: Population, held_out: bool, min_texts: int, min_sequenc
     """The clients of one side that can be scored, and how many cannot: too little text, or nothing to test on."""
     side = [client for client in population.clients if client.held_out == held_out]
     scored = population.vocabulary.scored
-    able = [
-        client
-        for client in side
-        if client.texts >= min_texts
-        and len(client.train.lengths) >= min_sequences
-        and scored_mask(client.test.tokens[:, 1:], client.test.lengths, scored).any()
-    ]
+    able = [client for client in side if not obstacle(client, min_texts, min_sequences, scored)]
     return able, len(side) - len(able)
+
+
+def obstacle(client: Client, min_texts: int, min_sequences: int, scored: npt.NDArray[np.bool_]) -> str:
+    """What a client that cannot be scored lacks first; empty for one that can."""
+    if client.texts < min_texts:
+        return f"fewer than min_texts={min_texts} texts"
+    if len(client.train.lengths) < min_sequences:
+        return f"fewer than the {min_sequences} training sequences needed"
+    if not scored_mask(client.test.tokens[:, 1:], client.test.lengths, scored).any():
+        return "no known token to be tested on"
+    return ""
+
+
+def nobody(population: Population, held_out: bool, min_texts: int, min_sequences: int) -> str:
+    """Why one side has no accuracy, for the terminal."""
+    side = [client for client in population.clients if client.held_out == held_out]
+    kind, scored = "new" if held_out else "seen", population.vocabulary.scored
+    if not side:
+        return f"{kind} clients: no accuracy, the data have none; give more clients, or raise max_clients where it is set"
+    counts = Counter(obstacle(client, min_texts, min_sequences, scored) for client in side)
+    reasons = ", ".join(f"{count} with {reason}" for reason, count in counts.most_common())
+    return (
+        f"{kind} clients: no accuracy, none of the {len(side)} could be scored ({reasons}); "
+        "lower min_texts, or give clients more text"
+    )
 
 
 def score(
@@ -64,7 +84,7 @@ def score(
     chunk: int,
     progress: Callable[[int], object] | None = None,
 ) -> list[Score]:
-    """Score clients by the engine that trains them, `chunk` at a time.
+    """Score clients by the engine that trains them, in groups of at most `chunk`.
 
     The global accuracy is that of the received model before any step. The personal one follows the algorithm's own
     personalization, the same for clients that took part in training and for clients never seen.

@@ -77,7 +77,7 @@ def _text_of(path: pathlib.Path) -> str:
 def _parsed(path: pathlib.Path, text: str, where: str) -> Any:
     try:
         return json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise _problem(path, f"{where} is not valid JSON ({error})") from error
 
 

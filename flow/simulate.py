@@ -3,85 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import torch
 from tqdm import tqdm
 
+import flow_kernels
 from flow import checkpoint, evaluate, server
-from flow.algorithms import DEFAULT, REGISTRY, Algorithm, algorithm_of
+from flow.algorithms import Algorithm, algorithm_of
 from flow.cohort import Draw, Upload, gather, groups
-from flow.data import Client, DataOptions, Population, load
+from flow.config import Config, ModelOptions, checked, on_cpu, read_config
+from flow.data import Client, Population, load
 from flow.errors import Diverged, UserError
 from flow.models import LanguageModel, Tensors
-from flow.server import ServerOptions
 from flow.workers import Workers
 
-Options = TypeVar("Options")
 SIDES = {"seen": False, "unseen": True}  # of the evaluation, and whether their clients are held out
-
-
-@dataclass(frozen=True)
-class ModelOptions:
-    """The language model and where it runs."""
-
-    embedding_dim: int = 32
-    """Size of a token's vector."""
-
-    hidden_size: int = 128
-    """Size of the GRU's state."""
-
-    dtype: Literal["float32", "float64"] = "float32"
-    """Number format of all parameters."""
-
-    device: str = "cpu"
-    """Where torch computes: "cpu", "cuda", ..."""
-
-    backend: str = "auto"
-    """Kernel of the routed GRU, one of flow_kernels.backends(); "auto": the fastest that runs here."""
-
-
-@dataclass(frozen=True)
-class Config(Generic[Options]):
-    """Everything that decides the numbers of a run."""
-
-    algorithm: Options = field(default_factory=REGISTRY[DEFAULT].options)
-    data: DataOptions = field(default_factory=DataOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
-    server: ServerOptions = field(default_factory=ServerOptions)
-
-    rounds: int = 80
-    """Rounds of training."""
-
-    cohort: int = 16
-    """Clients per round, drawn without replacement from those not held out."""
-
-    seed: int = 0
-    """Decides the initial model and every random choice; the same seed gives the same run."""
-
-    evaluate_every: int = 20
-    """Rounds between small evaluations for the learning curve; 0: none. The full one comes at the end anyway."""
-
-    evaluate_clients: int = 20
-    """Clients of each kind (seen in training, never seen) in a small evaluation, the same ones every time."""
-
-    min_texts: int = 10
-    """Clients with fewer texts train, but are left out of the scores."""
-
-    checkpoint_every: int = 10
-    """Rounds between checkpoints; the last two are kept, and the last round is always saved."""
-
-    chunk: int = 0
-    """Clients computed side by side on a core; bounds memory, changes no result. 0: few with a large vocabulary, else
-    many."""
-
-    threads: int = 0
-    """Cores to use, one group of clients on each; 0: as many as torch would."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +54,7 @@ class Task(NamedTuple):
     minimum: int
     """Clients with fewer training sequences are skipped."""
     chunk: int
-    """Clients computed side by side on a core."""
+    """Most clients in a group, which is computed side by side on a core."""
     workers: int
     """Groups of clients computed at the same time."""
 
@@ -135,12 +78,7 @@ def simulate(
     Raises:
         UserError: an option, the data or the folder is wrong, or training diverged; the message says what to do.
     """
-    folder = None if folder is None else Path(folder)
-    if folder is not None and folder.exists():
-        raise UserError(
-            f"folder={str(folder)!r} exists already and is left as it is; continue that run with "
-            f"`flow run --resume {folder}`, or give another folder"
-        )
+    folder = None if folder is None else checkpoint.new_folder(folder)
     task = prepare(Config() if config is None else config, population)
     if folder is not None:
         checkpoint.create(folder, checkpoint.describe(task.config, task.algorithm.name))
@@ -197,7 +135,7 @@ def _run(task: Task, folder: Path | None, state: Tensors, metrics: list[dict[str
     if folder is not None:
         checkpoint.write_json(folder / "evaluation.json", evaluation)
     if progress:
-        print(evaluate.table(evaluation["summary"]))
+        print("\n".join(_said(task, metrics, evaluation["summary"])))
     report = None if folder is None else _write_report(folder)
     return Result(config, state, metrics, evaluation, folder, report)
 
@@ -219,20 +157,17 @@ def prepare(config: Config[Any], population: Population | None = None) -> Task:
     Raises:
         UserError: see :func:`simulate`.
     """
+    config = checked(config)
     algorithm = algorithm_of(config.algorithm)
-    config = replace(config, algorithm=algorithm.resolve(config.algorithm))
-    algorithm.check(config.algorithm)
-    least = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}
-    least |= {"checkpoint_every": 1, "chunk": 0, "threads": 0}
-    for name, low in least.items():
-        if getattr(config, name) < low:
-            raise UserError(f"{name} must be at least {low}, got {getattr(config, name)}")
-    for name in ("embedding_dim", "hidden_size"):
-        if getattr(config.model, name) < 1:
-            raise UserError(f"{name} must be at least 1, got {getattr(config.model, name)}")
+    _check_device(config.model)  # said before anything is read: a large file takes a while
     if population is None:
         try:
             population = load(config.data)
+        except (MemoryError, OverflowError) as error:
+            raise UserError(
+                f"data={config.data.data!r} with sequence_length={config.data.sequence_length} does not fit into memory "
+                f"({error}); lower sequence_length or max_clients"
+            ) from error
         except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
             raise UserError(str(error)) from error
     clients = [client for client in population.clients if not client.held_out]
@@ -240,26 +175,30 @@ def prepare(config: Config[Any], population: Population | None = None) -> Task:
         raise UserError(
             f"cohort={config.cohort} is more than the {len(clients)} clients that may train; lower cohort, or take more clients"
         )
-    model = _build_model(config, algorithm, population)
     minimum = algorithm.minimum_sequences(config.algorithm)
+    if all(len(client.train.lengths) < minimum for client in clients):
+        raise UserError(
+            f"data={population.name!r}: none of the {len(clients)} clients that may train has the {minimum} training sequences "
+            f"that {algorithm.name} needs; give them more text, or lower sequence_length={population.sequence_length}"
+        )
+    model = _build_model(config, algorithm, population)
     chunk = config.chunk or automatic_chunk(config, population)
-    # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
-    workers = 1 if config.model.device != "cpu" else config.threads or torch.get_num_threads()
+    workers = config.threads if on_cpu(config.model) else 1
     return Task(config, algorithm, population, clients, model, minimum, chunk, workers)
 
 
 def automatic_chunk(config: Config[Any], population: Population) -> int:
-    """So many clients that the scores of one batch of each (batch size * T * V) stay within a bound.
+    """The most clients in a group: so many that the scores of one batch of each (batch size * T * V) stay within a bound.
 
     On a CPU 4 MB in float32: measured with one thread, 16 clients of 58,000 scores each ran 1.3 times as fast side by
     side as one by one, and 16 of 1.6 million 0.8 times. A GPU needs far more at a time to be busy.
     """
     scores = config.algorithm.batch_size * population.sequence_length * len(population.vocabulary)
-    return int(max(1, min(config.cohort, (1 << 20 if config.model.device == "cpu" else 1 << 27) // scores)))
+    return int(max(1, min(config.cohort, (1 << 20 if on_cpu(config.model) else 1 << 27) // scores)))
 
 
 def _build_model(config: Config[Any], algorithm: Algorithm, population: Population) -> LanguageModel:
-    """The model with its initial parameters, tried once so that a wrong backend or device shows before the run."""
+    """The model with its initial parameters, tried once so that what cannot run shows before the run."""
     options = config.model
     generator = torch.Generator().manual_seed(config.seed)
     try:
@@ -269,9 +208,34 @@ def _build_model(config: Config[Any], algorithm: Algorithm, population: Populati
         ).to(options.device)  # fmt: skip
         with torch.no_grad():
             model(torch.zeros(1, 1, dtype=torch.long, device=options.device))
-    except (RuntimeError, ValueError, AssertionError) as error:  # torch says "no CUDA here" by an AssertionError
-        raise UserError(f"device={options.device!r}, backend={options.backend!r}: {error}") from error
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"no model can be made with embedding_dim={options.embedding_dim}, hidden_size={options.hidden_size}, "
+            f"dtype={options.dtype!r}, device={options.device!r}, backend={options.backend!r}: {str(error).splitlines()[0]}; "
+            "lower the sizes where memory is short, else choose another of these"
+        ) from error
     return model
+
+
+def _check_device(options: ModelOptions) -> None:
+    """Raise UserError unless there is a backend of this name, and torch can compute on this device here and now."""
+    known = flow_kernels.backends()
+    if options.backend not in ("auto", *known):
+        listed = ", ".join(f"{name!r} ({status})" for name, status in known.items())
+        raise UserError(
+            f"backend={options.backend!r} must be 'auto', the fastest that runs here, or one of {listed}; "
+            "leave it out for 'auto'"
+        )
+    try:
+        torch.zeros(1, device=torch.device(options.device)).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # torch has a way of its own for every kind of device
+        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        sentence = re.split(r"\.?\n|\. |\.$", str(error))[0]  # a page may follow
+        names = "'cpu'" if found is None else f"'cpu' or {found.type!r}"
+        raise UserError(
+            f"device={options.device!r} must be one on which torch can compute here, {names}; leave it out for 'cpu' "
+            f"(torch says: {sentence})"
+        ) from error
 
 
 def _check_finite(total: server.Sum, state: Tensors, round: int, folder: Path | None) -> None:
@@ -306,6 +270,21 @@ def _shown(row: dict[str, Any]) -> dict[str, str]:
     """What the progress bar says beside the round and the time left."""
     loss = "-" if row["loss"] is None else f"{row['loss']:.3f}"
     return {"loss": loss, "sequences/s": f"{row['sequences_per_second']:.0f}"}
+
+
+def _said(task: Task, metrics: list[dict[str, Any]], summary: dict[str, dict[str, Any]]) -> list[str]:
+    """What a run says at its end: the table of accuracies, and what is missing from it and why."""
+    lines = [evaluate.table(summary)] if any(side["clients"] for side in summary.values()) else []
+    for side, held_out in SIDES.items():
+        if not summary[side]["clients"]:
+            lines.append(evaluate.nobody(task.population, held_out, task.config.min_texts, task.minimum))
+    idle = sum(not row["clients"] for row in metrics)
+    if idle:
+        lines.append(
+            f"{idle} of {len(metrics)} rounds trained nobody: every client that was drawn has fewer than the {task.minimum} "
+            f"training sequences that {task.algorithm.name} needs; raise cohort={task.config.cohort}, or give clients more text"
+        )
+    return lines
 
 
 def _curve_clients(task: Task) -> dict[str, tuple[list[Client], int]]:
@@ -370,26 +349,3 @@ def _write_report(folder: Path) -> Path:
 def _digest(task: Task) -> str:
     """Ties a checkpoint to the configuration and the data that it was made with."""
     return checkpoint.digest(checkpoint.describe(task.config, task.algorithm.name), task.population)
-
-
-def read_config(folder: Path) -> Config[Any]:
-    """The configuration of a run, from its config.json.
-
-    Raises:
-        UserError: there is none, or it is not one of this version.
-    """
-    stored = checkpoint.read_config(folder)
-    try:
-        name = stored["algorithm"].pop("name")
-        parts = {
-            "algorithm": REGISTRY[name].options(**stored.pop("algorithm")),
-            "data": DataOptions(**stored.pop("data")),
-            "model": ModelOptions(**stored.pop("model")),
-            "server": ServerOptions(**stored.pop("server")),
-        }
-        return Config(**parts, **{f.name: stored[f.name] for f in fields(Config) if f.name not in parts})
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{folder / 'config.json'}: not the configuration of a run of this version ({error!r}); put back the file "
-            "that the run was started with"
-        ) from error

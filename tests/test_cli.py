@@ -10,10 +10,12 @@ from pathlib import Path
 
 import oracles  # noqa: F401 (one thread)
 import pytest
+import torch
 
 from flow import checkpoint
 from flow.cli import main
 
+MINE = ["--data", "mine.jsonl.gz"]
 TINY = ["--embedding-dim", "4", "--hidden-size", "5", "--cohort", "3", "--rounds", "2", "--min-texts", "5"]
 
 
@@ -129,11 +131,98 @@ def test_resume_from_the_command(here, capsys):
         (["run", "--tempo", "3"], "--tempo"),
         (["run", "fedavg", "--gamma", "3"], "--gamma"),
         (["report"], "flow report --help"),
+        (["report", ""], "folder='' is empty; give the name of a folder"),
+        (["run", "--resume", ""], "resume='' is empty; give the name of a folder"),
+        (["run", "--resume="], "resume='' is empty"),
+        (["run", *MINE, "--folder", ""], "folder='' is empty; give the name of a folder"),
+        (
+            ["run", *MINE, "--cohort", "3", "--folder", "mine.jsonl.gz/run"],
+            "folder='mine.jsonl.gz/run' cannot be created ([Errno 20]",
+        ),
+        (["run", *MINE, "--cohort", "3", "--folder", "a/b/" + "x" * 300], "cannot be created ([Errno 36]"),
+        (["run", *MINE, "--folder", "run\udcff"], "folder='run\\udcff' is not text that UTF-8 can hold; rename"),
+        (["run", "--data", "\udcff.jsonl"], "data='\\udcff.jsonl' is not text that UTF-8 can hold; rename"),
+        (["run", *MINE, "--seed", "9" * 23], "seed must be at most 9223372036854775807, got 99999999999999999999999;"),
+        (["run", *MINE, "--seed", str(2**63)], "seed must be at most 9223372036854775807"),
+        (["run", *MINE, "--hidden-size", "9" * 23], "hidden_size must be at most 9223372036854775807"),
+        (["run", *MINE, "--cohort", "3", "--hidden-size", "9" * 13], "hidden_size=9999999999999, "),
+        (["run", *MINE, "--sequence-length", "9" * 23], "does not fit into memory"),
+        (["run", *MINE, "--device", "meta"], "device='meta' must be one on which torch can compute here, 'cpu'"),
+        (["run", *MINE, "--device", "foo"], "leave it out for 'cpu' (torch says: Expected one of cpu"),
+        (["run", *MINE, "--device", "fpga"], "device='fpga' must be one on which torch can compute here"),
+        (
+            ["run", *MINE, "--backend", "fast"],
+            "backend='fast' must be 'auto', the fastest that runs here, or one of 'reference'",
+        ),
+        (["run", *MINE, "--temperature", "1e-60"], "temperature must be a finite number of at least 0.001, got 1e-60"),
     ],
+    ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
 def test_mistakes_give_one_message_and_exit_code_2(here, capsys, arguments, said):
     assert said in fails(arguments, capsys)
     assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_refused(here, capsys):
+    said = fails(["run", *MINE, "--device", "cuda"], capsys)
+    assert said.startswith("flow: device='cuda' must be one on which torch can compute here") and said.count("\n") == 1
+    assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(here, capsys, monkeypatch):
+    """By a refusal put into mkdir: permissions do not bind the superuser, who may run this."""
+
+    def refused(path, *arguments, mkdir=os.mkdir):
+        if str(path).endswith("new"):
+            raise PermissionError(13, "Permission denied", str(path))
+        mkdir(path, *arguments)
+
+    monkeypatch.setattr(os, "mkdir", refused)
+    said = fails(["run", *MINE, *TINY, "--folder", "parent/new"], capsys)
+    assert said.startswith("flow: folder='parent/new' cannot be created ([Errno 13] Permission denied: 'parent/new'); give a")
+    assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
+
+
+def test_a_disk_that_is_full_at_the_start_leaves_nothing(here, capsys, monkeypatch):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    assert "[Errno 28] No space left" in fails(["run", *MINE, *TINY, "--folder", "parent/new"], capsys)
+    assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
+
+
+def test_a_disk_that_fills_up_later_leaves_a_run_to_go_on_with(here, capsys, monkeypatch):
+    def full(folder, row):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "append_metrics", full)
+        said = fails(["run", *MINE, *TINY, "--folder", "mine"], capsys)
+    assert "No space left on device; put that right, then go on with `flow run --resume mine`" in said
+    assert main(["run", "--resume", "mine"]) == 0
+
+
+def test_an_existing_run_and_any_other_folder_get_their_own_advice(here, capsys):
+    assert "give another folder" in (said := fails(["run", *MINE, "--folder", "."], capsys)) and "--resume" not in said
+    assert main(["run", *MINE, *TINY, "--folder", "mine"]) == 0
+    assert "continue that run with `flow run --resume mine`, or give" in fails(["run", *MINE, "--folder", "mine"], capsys)
+
+
+def test_the_terminal_says_why_nobody_was_scored(here, capsys):
+    assert main(["run", *MINE, *TINY, "--min-texts", "1000"]) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[:2] == [
+        f"{kind} clients: no accuracy, none of the {count} could be scored ({count} with fewer than min_texts=1000 texts); "
+        "lower min_texts, or give clients more text"
+        for kind, count in (("seen", 7), ("new", 2))
+    ]
+    assert shown[2].startswith("report: ")
+    assert main(["run", *MINE, *TINY, "--min-texts", "12", "--folder", "other"]) == 0
+    shown = capsys.readouterr().out
+    assert "global, over tokens" in shown and "seen clients: no accuracy, none of the 7" in shown
+    assert "new clients: " not in shown
 
 
 def test_the_message_of_a_user_error_is_one_line(here, capsys):

@@ -417,6 +417,8 @@ GOOD = '{"id": "good", "texts": ["a b", "c"]}'
         ('["a"]', "a JSON list where an object with the fields id and texts"),
         ('{"texts": ["x"]}', "the field 'id' is missing .fields present: 'texts'.; add it"),
         ('{"id": "a", "text": ["x"]}', "the field 'texts' is missing .fields present: 'id', 'text'.; add it"),
+        pytest.param("[" * 100_000, "JSON that cannot be read .*recursion.*correct or remove the line", id="deep"),
+        pytest.param('{"ts": [' + "9" * 5000 + "]}", "JSON that cannot be read .*4300.*remove the line", id="digits"),
         ('{"id": 3, "texts": ["x"]}', "id=3 must be a string"),
         ('{"id": "", "texts": ["x"]}', "id='' must be a string that is not empty"),
         ('{"id": "a", "texts": "x"}', "texts must be a list of strings"),

@@ -12,6 +12,7 @@ import torch
 from flow import Config, Diverged, ModelOptions, UserError, checkpoint, evaluate, resume, server, simulate
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
+from flow.config import read_config
 from flow.data import DataOptions, Vocabulary
 from flow.simulate import Result, automatic_chunk, prepare
 
@@ -212,12 +213,49 @@ def test_clients_with_few_texts_train_but_are_not_scored():
     assert len(run(change(rounds=1, min_texts=9), population=population).evaluation["clients"]) == 8
 
 
-def test_a_round_without_any_able_client_changes_nothing():
-    population = oracles.population(sizes=(1, 1, 0), held_out=(4,))
-    result = run(change(rounds=1, cohort=3), population=population)
-    assert result.metrics[0]["loss"] is None
-    assert (result.metrics[0]["clients"], result.metrics[0]["skipped"]) == (0, 3)
+def test_a_round_without_any_able_client_changes_nothing_and_is_told(capsys):
+    population = oracles.population(sizes=(1, 1, 0, 4), held_out=(4,))
+    config = change(rounds=6, cohort=2, seed=3)
+    result = simulate(config, population=population)
+    idle = [row for row in result.metrics if row["loss"] is None]
+    assert 0 < len(idle) < 6
+    assert all((row["clients"], row["skipped"]) == (0, 2) for row in idle)
     assert all(tensor.isfinite().all() for tensor in result.state.values())
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith(f"{len(idle)} of 6 rounds trained nobody: every client that was drawn has fewer than the 2 training")
+    assert "raise cohort=2" in last
+    first = next(row["round"] for row in result.metrics if row["loss"] is not None)
+    assert first > 1, "the first round of this seed is meant to draw nobody who can train"
+    before = run(dataclasses.replace(config, rounds=first - 1), population=population).state
+    initial = dict(prepare(config, population).model.named_parameters())
+    assert all(torch.equal(tensor, initial[name]) for name, tensor in before.items())
+
+
+def test_a_population_in_which_nobody_can_train_is_refused(tmp_path):
+    population = oracles.population(sizes=(1, 1, 0), held_out=(4,))
+    message = (
+        r"data='tiny': none of the 3 clients that may train has the 2 training sequences that flow needs; give them more text"
+    )
+    with pytest.raises(UserError, match=message):
+        run(change(cohort=3), tmp_path / "run", population)
+    assert not (tmp_path / "run").exists()
+    workshop = change(cohort=3, rounds=1, algorithm=FlowOptions(variant="workshop"))
+    assert run(workshop, population=population).metrics[0]["clients"] == 2
+
+
+def test_the_reasons_why_nobody_is_scored_are_counted():
+    population = oracles.population(sizes=(1, 3, 4), held_out=())
+    silent = dataclasses.replace(
+        population.clients[1], test=dataclasses.replace(population.clients[1].test, lengths=np.zeros(3))
+    )
+    few = dataclasses.replace(population.clients[2], texts=9)
+    population = dataclasses.replace(population, clients=(population.clients[0], silent, few))
+    assert evaluate.nobody(population, False, 10, 2) == (
+        "seen clients: no accuracy, none of the 3 could be scored (1 with fewer than the 2 training sequences needed, "
+        "1 with no known token to be tested on, 1 with fewer than min_texts=10 texts); "
+        "lower min_texts, or give clients more text"
+    )
+    assert evaluate.nobody(population, True, 10, 2).startswith("new clients: no accuracy, the data have none; give more")
 
 
 @pytest.mark.parametrize("algorithm", [FlowOptions(), FedAvgOptions(), FlowOptions(variant="workshop")])
@@ -255,7 +293,7 @@ def test_resuming_a_finished_run_repeats_its_evaluation(finished, copied):
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 2])
-def test_the_chunk_changes_no_result(finished, chunk):
+def test_the_chunk_changes_results_only_to_rounding(finished, chunk):
     other = run(change(chunk=chunk))
     for name, tensor in finished.state.items():
         torch.testing.assert_close(other.state[name], tensor, rtol=1e-11, atol=1e-12)
@@ -273,6 +311,36 @@ def test_the_automatic_chunk_bounds_the_scores_held_at_a_time(vocabulary, device
     population = dataclasses.replace(POPULATION, vocabulary=Vocabulary(names, "word"), sequence_length=80)
     config = Config(model=ModelOptions(device=device))
     assert automatic_chunk(config, population) == expected
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_keeps_its_number_of_threads_where_it_is_resumed(stop, tmp_path, monkeypatch):
+    config = change(model=ModelOptions(embedding_dim=3, hidden_size=4), checkpoint_every=1)
+    torch.set_num_threads(2)  # of the machine that the run is started on
+    whole = run(config, tmp_path / "whole")
+    assert whole.config.threads == json.loads((tmp_path / "whole" / "config.json").read_text())["threads"] == 2
+
+    def interrupted(folder, row, append=checkpoint.append_metrics):
+        append(folder, row)
+        if row["round"] == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "append_metrics", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "broken")
+    torch.set_num_threads(1)  # and of the one where it goes on
+    assert prepare(read_config(tmp_path / "broken"), POPULATION).workers == 2
+    broken = resume(tmp_path / "broken", population=POPULATION, progress=False)
+    assert all(torch.equal(tensor, broken.state[name]) for name, tensor in whole.state.items())
+    assert broken.evaluation == whole.evaluation
+
+
+def test_the_threads_change_results_only_to_rounding(finished):
+    other = run(change(threads=3))
+    assert (other.config.threads, finished.config.threads) == (3, 1)
+    for name, tensor in finished.state.items():
+        torch.testing.assert_close(other.state[name], tensor, rtol=1e-11, atol=1e-12)
 
 
 def test_the_seed_decides_the_run():
@@ -298,7 +366,7 @@ def test_the_global_streams_are_left_alone():
 def test_an_existing_folder_is_left_untouched(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("precious")
-    with pytest.raises(UserError, match=r"run'? exists already and is left as it is; .*--resume"):
+    with pytest.raises(UserError, match=r"run'? exists already and is left as it is; give another folder"):
         run(folder=tmp_path / "run")
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
@@ -309,12 +377,31 @@ def test_an_existing_folder_is_left_untouched(tmp_path):
         (change(cohort=8), r"cohort=8 is more than the 7 clients that may train; lower cohort"),
         (change(cohort=0), "cohort must be at least 1, got 0"),
         (change(rounds=0), "rounds must be at least 1, got 0"),
-        (change(seed=-1), "seed must be at least 0, got -1"),
+        (change(seed=-1), "seed must be at least 0, got -1; leave it out for the default, 0"),
+        (change(seed=2**63), "seed must be at most 9223372036854775807, got 9223372036854775808; leave it out"),
+        (change(seed=True), "seed must be an integer, got True; leave it out for the default, 0"),
+        (change(rounds="x"), "rounds must be an integer, got 'x'; leave it out for the default, 80"),
+        (change(rounds=2.0), r"rounds must be an integer, got 2\.0"),
+        (change(threads=None), "threads must be an integer, got None"),
+        (change(model=ModelOptions(dtype="load")), "dtype must be 'float32' or 'float64', got 'load'; leave it out"),
+        (change(model=ModelOptions(dtype=torch.float64)), "dtype must be 'float32' or 'float64', got torch.float64"),
+        (change(model=ModelOptions(device=0)), "device must be a string, got 0; leave it out for the default, 'cpu'"),
+        (change(model=ModelOptions(device="meta")), "device='meta' must be one on which torch can compute here.*'cpu'"),
+        (change(model={"device": "cpu"}), "model must be a ModelOptions, got {'device'"),
+        (change(server=server.ServerOptions("adam")), "server_optimizer must be 'average', got 'adam'"),
+        (change(data=DataOptions(max_clients="all")), "max_clients must be an integer, got 'all'"),
+        (change(algorithm="flow"), "one of FlowOptions, FedAvgOptions, got 'flow'; give one"),
+        (change(algorithm=FlowOptions(variant="icml")), "variant must be 'neurips' or 'workshop', got 'icml'"),
+        (change(algorithm=FlowOptions(lr="2")), "lr must be a number, got '2'"),
+        (change(algorithm=FlowOptions(lr=10**400)), "lr must be a number that a float can hold, got 10+; "),
+        (change(algorithm=FlowOptions(epochs=1.5)), r"epochs must be an integer, got 1\.5"),
+        (change(algorithm=FlowOptions(temperature=9e-4)), r"temperature must be .* at least 0\.001, got 0\.0009; 1 is a plain"),
+        (FlowOptions(), "config must be a flow.Config, got FlowOptions"),
         (change(chunk=-1), "chunk must be at least 0, got -1"),
         (change(checkpoint_every=0), "checkpoint_every must be at least 1"),
         (change(evaluate_every=-1), "evaluate_every must be at least 0"),
         (change(model=ModelOptions(hidden_size=0)), "hidden_size must be at least 1, got 0"),
-        (change(model=ModelOptions(backend="fast")), "backend='fast'.*backend must be one of"),
+        (change(model=ModelOptions(backend="fast")), "backend='fast' must be 'auto'.*'reference'.*'cpu'.*leave it out"),
         (change(model=ModelOptions(device="toaster")), "device='toaster'"),
         (change(algorithm=FlowOptions(lr=-1.0)), "lr must be a finite number above 0, got -1.0"),
     ],
@@ -324,6 +411,23 @@ def test_a_wrong_configuration_is_refused_before_anything_is_written(config, mes
     with pytest.raises(UserError, match=message):
         run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_whole_numbers_stand_for_floats_and_are_recorded_as_such():
+    result = run(change(algorithm=FlowOptions(lr=1, clip=0, gamma=0, temperature=1, epochs=1), rounds=1))
+    options = result.config.algorithm
+    assert [type(value) for value in (options.lr, options.clip, options.gamma, options.temperature)] == [float] * 4
+    assert type(options.epochs) is int
+
+
+def test_the_smallest_temperature_trains():
+    assert np.isfinite(run(change(algorithm=FlowOptions(lr=0.5, temperature=1e-3), rounds=2)).metrics[-1]["loss"])
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_folder_without_a_name_is_refused(name):
+    with pytest.raises(UserError, match=f"folder='{name}' is empty; give the name of a folder that does not exist yet"):
+        run(folder=name)
 
 
 def test_wrong_data_are_refused_before_anything_is_written(tmp_path):
@@ -362,11 +466,35 @@ def test_a_folder_that_holds_no_run_cannot_be_resumed(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [("{", "not JSON"), ("{}", "not the configuration of a run"), ("[]", "not the configuration of a run"),
-     ('{"algorithm": {"name": "magic"}}', "not the configuration of a run")],
+     ('{"algorithm": {"name": "magic"}}', "not the configuration of a run"), ("[" * 100_000, "not JSON")],
 )  # fmt: skip
 def test_a_damaged_configuration_is_named(copied, text, message):
     (copied / "config.json").write_text(text)
     with pytest.raises(UserError, match=rf"config\.json: {message}.*put back"):
+        resume(copied, population=POPULATION)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        (None, "rounds", "x", "rounds must be an integer, got 'x'"),
+        (None, "seed", 2**64, "seed must be at most 9223372036854775807, got 18446744073709551616"),
+        (None, "cohort", 4.5, "cohort must be an integer, got 4.5"),
+        (None, "chunk", None, "chunk must be an integer, got None"),
+        ("model", "dtype", "load", "dtype must be 'float32' or 'float64', got 'load'"),
+        ("model", "hidden_size", [4], r"hidden_size must be an integer, got \[4\]"),
+        ("data", "data", 3, "data must be a string, got 3"),
+        ("algorithm", "lr", "high", "lr must be a number, got 'high'"),
+        ("algorithm", "lr", False, "lr must be a number, got False"),
+        ("algorithm", "temperature", 1e-60, "temperature must be a finite number of at least 0.001, got 1e-60"),
+        ("algorithm", "variant", "load", "variant must be 'neurips' or 'workshop', got 'load'"),
+    ],
+)
+def test_a_changed_value_in_the_configuration_is_named(copied, part, name, value, message):
+    config = json.loads((copied / "config.json").read_text())
+    (config if part is None else config[part])[name] = value
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"config\.json: {message}; .*put back the file that the run was started with"):
         resume(copied, population=POPULATION)
 
 

@@ -16,6 +16,8 @@ from flow.cohort import Data, Draw, Personal, Sgd, Update, Upload, Work, check_s
 from flow.errors import UserError
 from flow.models import LanguageModel, Tensors, global_name, group_of, names_of
 
+COLDEST = 0.001  # the router's gradient grows as 1 / temperature, and float32 ends where a far smaller one begins
+
 
 @dataclass(frozen=True)
 class FlowOptions:
@@ -44,7 +46,7 @@ class FlowOptions:
     the global expert behind.)"""
 
     temperature: float | None = None
-    """The router's scores are divided by it. None: 1, in the workshop variant 0.75."""
+    """The router's scores are divided by it; at least 0.001. None: 1, in the workshop variant 0.75."""
 
 
 class Settings(NamedTuple):
@@ -80,8 +82,11 @@ def check(options: FlowOptions) -> None:
     check_sgd(sgd)
     if not (gamma >= 0 and math.isfinite(gamma)):
         raise UserError(f"gamma must be a finite number of at least 0, got {gamma!r}; 0 switches the regulariser off")
-    if not (temperature > 0 and math.isfinite(temperature)):
-        raise UserError(f"temperature must be a finite number above 0, got {temperature!r}; 1 is a plain softmax")
+    if not (temperature >= COLDEST and math.isfinite(temperature)):
+        raise UserError(
+            f"temperature must be a finite number of at least {COLDEST}, got {temperature!r}; 1 is a plain softmax, and from "
+            "about 0.01 down the router chooses one expert or the other"
+        )
 
 
 def minimum_sequences(options: FlowOptions) -> int:

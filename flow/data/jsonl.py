@@ -53,6 +53,8 @@ def parse_client(line: str, where: str) -> ClientTexts:
             f"{where}: not JSON ({error.msg} at column {error.colno}): every line must be one JSON object, "
             'such as {"id": "ann", "texts": ["first text", "second text"]}; correct or remove the line'
         ) from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in a list ...
+        raise ValueError(f"{where}: JSON that cannot be read ({error}); correct or remove the line") from error
     if not isinstance(record, dict):
         raise ValueError(f"{where}: a JSON {type(record).__name__} where an object with the fields id and texts must stand")
     client_id = _field(record, "id", where)

@@ -1,0 +1,194 @@
+"""What a run is made of: its options, their types and limits, and how they are read back from config.json."""
+
+from __future__ import annotations
+
+import types
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import torch
+
+from flow import checkpoint
+from flow.algorithms import DEFAULT, REGISTRY, algorithm_of
+from flow.data import DataOptions
+from flow.errors import UserError
+from flow.server import ServerOptions
+
+Options = TypeVar("Options")
+LARGEST = 2**63 - 1  # what torch takes as a seed or a size
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The language model and where it runs."""
+
+    embedding_dim: int = 32
+    """Size of a token's vector."""
+
+    hidden_size: int = 128
+    """Size of the GRU's state."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Number format of all parameters."""
+
+    device: str = "cpu"
+    """Where torch computes: "cpu", "cuda", ..."""
+
+    backend: str = "auto"
+    """Kernel of the routed GRU, one of flow_kernels.backends(); "auto": the fastest that runs here."""
+
+
+@dataclass(frozen=True)
+class Config(Generic[Options]):
+    """Everything that decides the numbers of a run."""
+
+    algorithm: Options = field(default_factory=REGISTRY[DEFAULT].options)
+    data: DataOptions = field(default_factory=DataOptions)
+    model: ModelOptions = field(default_factory=ModelOptions)
+    server: ServerOptions = field(default_factory=ServerOptions)
+
+    rounds: int = 80
+    """Rounds of training."""
+
+    cohort: int = 16
+    """Clients per round, drawn without replacement from those not held out."""
+
+    seed: int = 0
+    """Decides the initial model and every random choice; with the same groups of clients (chunk, threads) the same seed
+    gives the same run, with others the same to rounding. 0 to 2**63 - 1."""
+
+    evaluate_every: int = 20
+    """Rounds between small evaluations for the learning curve; 0: none. The full one comes at the end anyway."""
+
+    evaluate_clients: int = 20
+    """Clients of each kind (seen in training, never seen) in a small evaluation, the same ones every time."""
+
+    min_texts: int = 10
+    """Clients with fewer texts train, but are left out of the scores."""
+
+    checkpoint_every: int = 10
+    """Rounds between checkpoints; the last two are kept, and the last round is always saved."""
+
+    chunk: int = 0
+    """Most clients in a group, which is computed side by side on a core; bounds memory, changes results only to rounding.
+    0: few with a large vocabulary, else many."""
+
+    threads: int = 0
+    """Cores to use, one group of clients on each; changes results only to rounding. 0: as many as torch would, a number
+    that the run keeps when it is resumed elsewhere."""
+
+
+LEAST = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}
+LEAST |= {"checkpoint_every": 1, "chunk": 0, "threads": 0}
+LEAST_OF_MODEL = {"embedding_dim": 1, "hidden_size": 1}
+
+
+def checked(config: Config[Any]) -> Config[Any]:
+    """The configuration with nothing left open that does not depend on the data, as a run records it.
+
+    Raises:
+        UserError: an option has the wrong type or is out of range.
+    """
+    if not isinstance(config, Config):
+        raise UserError(f"config must be a flow.Config, got {config!r}; write flow.Config(algorithm=..., rounds=...)")
+    try:
+        algorithm = algorithm_of(config.algorithm)
+    except TypeError as error:
+        raise UserError(f"{error}; give one, or leave algorithm out for the default") from error
+    config = typed(config)
+    config = replace(config, algorithm=algorithm.resolve(typed(config.algorithm)))
+    algorithm.check(config.algorithm)
+    for part, least in ((config, LEAST), (config.model, LEAST_OF_MODEL)):
+        for one in fields(part):
+            value, low = getattr(part, one.name), least.get(one.name)
+            if low is not None and not low <= value <= LARGEST:
+                rule = f"at least {low}" if value < low else f"at most {LARGEST}"
+                raise UserError(f"{one.name} must be {rule}, got {value}{_default(one)}")
+    # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
+    return replace(config, threads=config.threads or (torch.get_num_threads() if on_cpu(config.model) else 1))
+
+
+def on_cpu(options: ModelOptions) -> bool:
+    """Whether the model computes on the CPU, "cpu" or "cpu:0"."""
+    return options.device.partition(":")[0] == "cpu"
+
+
+def typed(part: Any) -> Any:
+    """Options whose fields have the types that their dataclass declares, whole numbers made floats where floats belong.
+
+    Raises:
+        UserError: one does not; it is named.
+    """
+    hints = get_type_hints(type(part))
+    values = {one.name: _typed(one, getattr(part, one.name), hints[one.name]) for one in fields(part)}
+    return replace(part, **values)
+
+
+def _typed(one: Field[Any], value: Any, hint: Any) -> Any:
+    """A field's value, converted at most from int to float; UserError where its type is another than the hint's."""
+    if get_origin(hint) in (Union, types.UnionType):
+        if value is None and type(None) in get_args(hint):
+            return None
+        (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
+    if isinstance(hint, TypeVar):  # the algorithm's options, which checked() looks at by themselves
+        return value
+    if isinstance(hint, type) and is_dataclass(hint):
+        if not isinstance(value, hint):
+            raise UserError(f"{one.name} must be a {hint.__name__}, got {value!r}; leave it out for the default")
+        return typed(value)
+    if get_origin(hint) is Literal:
+        if not (isinstance(value, str) and value in get_args(hint)):
+            known = " or ".join(map(repr, get_args(hint)))
+            raise UserError(f"{one.name} must be {known}, got {value!r}{_default(one)}")
+        return value
+    number = isinstance(value, int) and not isinstance(value, bool)
+    if hint is float and number:
+        try:
+            return float(value)
+        except OverflowError as error:
+            raise UserError(f"{one.name} must be a number that a float can hold, got {value}{_default(one)}") from error
+    if not (number if hint is int else isinstance(value, hint)):
+        kind = {int: "an integer", float: "a number", str: "a string"}[hint]
+        raise UserError(f"{one.name} must be {kind}, got {value!r}{_default(one)}")
+    if hint is str:
+        check_text(one.name, value)
+    return value
+
+
+def check_text(name: str, value: str) -> None:
+    """Raise UserError for a string that cannot be written to a file in UTF-8, such as a file's name in another encoding."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{name}={value!r} is not text that UTF-8 can hold; rename what it names") from error
+
+
+def _default(one: Field[Any]) -> str:
+    assert one.default is not MISSING
+    return f"; leave it out for the default, {one.default!r}"
+
+
+def read_config(folder: Path) -> Config[Any]:
+    """The configuration of a run, from its config.json.
+
+    Raises:
+        UserError: there is none, or it is not one of this version.
+    """
+    stored = checkpoint.read_config(folder)
+    path, remedy = folder / "config.json", "put back the file that the run was started with"
+    try:
+        name = stored["algorithm"].pop("name")
+        parts = {
+            "algorithm": REGISTRY[name].options(**stored.pop("algorithm")),
+            "data": DataOptions(**stored.pop("data")),
+            "model": ModelOptions(**stored.pop("model")),
+            "server": ServerOptions(**stored.pop("server")),
+        }
+        config = Config(**parts, **{f.name: stored[f.name] for f in fields(Config) if f.name not in parts})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the configuration of a run of this version ({error!r}); {remedy}") from error
+    try:
+        return checked(config)
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {remedy}") from error
