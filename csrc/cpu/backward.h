@@ -60,26 +60,27 @@ struct BackwardTile {
   const BackwardPack<T> layout;
   const T *packed;
   T *gate_grads, *logit_grads, *scratch;
-  const long first, tile;
+  const Tile mine;
+  const long tile;
 
   static long tables(long tile) { return round_up(2 * tile * (long)(sizeof(void *) / sizeof(T))); }
   // One step's pointers and the carries, or, for dx, pointers to all rows of the tile.
   static long scratch_size(const Client<T> &c, long tile) { return tables(tile * c.T_) + tile * c.padded + round_up(tile); }
 
-  BackwardTile(const Client<T> &c, const T *packed, T *grads, T *scratch, long first, long tile)
+  BackwardTile(const Client<T> &c, const T *packed, T *grads, T *scratch, Tile mine)
       : c(c), layout(c), packed(packed), gate_grads(grads), logit_grads(grads + GateGradients<T>(c).logit), scratch(scratch),
-        first(first), tile(tile) {}
+        mine(mine), tile(mine.size) {}
 
   void run() const {
     T *carry = scratch + tables(tile * c.T_), *logit_grad = carry + tile * c.padded;
     const T **grads = table<const T *>(scratch, 0);
     T **carries = table<T *>(scratch, tile);
     for (long i = 0; i < tile; ++i)
-      for (long j = 0; j < c.padded; ++j) carry[i * c.padded + j] = c.dh_n && j < c.H ? c.dh_n[(first + i) * c.H + j] : 0;
+      for (long j = 0; j < c.padded; ++j) carry[i * c.padded + j] = c.dh_n && j < c.H ? c.dh_n[mine[i] * c.H + j] : 0;
     for (long t = c.T_ - 1; t >= 0; --t) {
       long n = 0;
       for (long i = 0; i < tile; ++i) {
-        const long b = first + i;
+        const long b = mine[i];
         if (t >= c.length(b)) continue;
         const long row = c.row(t, b);
         T *mine = carry + i * c.padded;
@@ -91,7 +92,7 @@ struct BackwardTile {
       if (t || c.dh0) recur(n, grads, carries, logit_grad);
     }
     if (c.dh0)
-      for (long i = 0; i < tile; ++i) memcpy(c.dh0 + (first + i) * c.H, carry + i * c.padded, (size_t)c.H * sizeof(T));
+      for (long i = 0; i < tile; ++i) memcpy(c.dh0 + mine[i] * c.H, carry + i * c.padded, (size_t)c.H * sizeof(T));
     if (c.dx) inputs();
   }
 
@@ -148,7 +149,7 @@ struct BackwardTile {
     long n = 0;
     for (long t = 0; t < c.T_; ++t)
       for (long i = 0; i < tile; ++i) {
-        const long b = first + i;
+        const long b = mine[i];
         if (t < c.length(b)) {
           const long row = c.row(t, b);
           grads[n] = gate_grads + row * c.gate_row();

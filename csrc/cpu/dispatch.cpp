@@ -128,7 +128,6 @@ struct Division {
   char *scratch_of(const FlowRoutedGru &p, int thread) const {
     return static_cast<char *>(p.workspace) + slots * (pack + grads) + thread * scratch;
   }
-  int64_t first(const FlowRoutedGru &p, int64_t n) const { return p.B * n / tiles; }
 };
 
 const FlowKernels &kernels_for(const FlowRoutedGru &p) { return *selected()->kernels(p.dtype); }
@@ -143,7 +142,7 @@ void forward(const FlowRoutedGru &p, const FlowKernels &f, const Division &d) {
       for (int64_t k = 0; k < p.K; ++k) {
         char *pack = d.pack_of(p, me);
         f.forward_pack(&p, k, pack, 0, 1);
-        f.forward_tile(&p, k, pack, scratch, 0, p.B);
+        f.forward_tile(&p, k, pack, scratch, 0, 1);
       }
     } else {
       const int64_t tasks = p.K * d.tiles;
@@ -151,8 +150,8 @@ void forward(const FlowRoutedGru &p, const FlowKernels &f, const Division &d) {
       for (int64_t i = 0; i < tasks; ++i) f.forward_pack(&p, i / d.tiles, d.pack_of(p, i / d.tiles), i % d.tiles, d.tiles);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < tasks; ++i) {
-        const int64_t k = i / d.tiles, n = i % d.tiles, first = d.first(p, n);
-        f.forward_tile(&p, k, d.pack_of(p, k), scratch, first, d.first(p, n + 1) - first);
+        const int64_t k = i / d.tiles;
+        f.forward_tile(&p, k, d.pack_of(p, k), scratch, i % d.tiles, d.tiles);
       }
     }
   }
@@ -168,7 +167,7 @@ void backward(const FlowRoutedGru &p, const FlowKernels &f, const Division &d) {
       for (int64_t k = 0; k < p.K; ++k) {
         char *pack = d.pack_of(p, me), *grads = d.grads_of(p, me);
         f.backward_pack(&p, k, pack, 0, 1);
-        f.backward_tile(&p, k, pack, grads, scratch, 0, p.B);
+        f.backward_tile(&p, k, pack, grads, scratch, 0, 1);
         f.backward_weights(&p, k, grads, scratch, 0, 1);
       }
     } else {
@@ -177,8 +176,8 @@ void backward(const FlowRoutedGru &p, const FlowKernels &f, const Division &d) {
       for (int64_t i = 0; i < tasks; ++i) f.backward_pack(&p, i / d.tiles, d.pack_of(p, i / d.tiles), i % d.tiles, d.tiles);
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < tasks; ++i) {
-        const int64_t k = i / d.tiles, n = i % d.tiles, first = d.first(p, n);
-        f.backward_tile(&p, k, d.pack_of(p, k), d.grads_of(p, k), scratch, first, d.first(p, n + 1) - first);
+        const int64_t k = i / d.tiles;
+        f.backward_tile(&p, k, d.pack_of(p, k), d.grads_of(p, k), scratch, i % d.tiles, d.tiles);
       }
 #pragma omp for schedule(dynamic, 1)
       for (int64_t i = 0; i < tasks; ++i)

@@ -102,23 +102,24 @@ struct ForwardTile {
   static constexpr int W = Simd<T>::width;
   const Client<T> &c;
   const ForwardPack<T> layout;
-  const ForwardScratch<T> cut;
   const T *packed;
   T *scratch;
-  const long first, tile;
+  const Tile mine;
+  const long tile;
+  const ForwardScratch<T> cut;
 
-  // Batch rows first .. first + tile of client c; scratch holds ForwardScratch(c, tile, c.gates != nullptr).total elements.
-  ForwardTile(const Client<T> &c, const T *packed, T *scratch, long first, long tile)
-      : c(c), layout(c), cut(c, tile, c.gates != nullptr), packed(packed), scratch(scratch), first(first), tile(tile) {}
+  // scratch holds ForwardScratch(c, mine.size, c.gates != nullptr).total elements.
+  ForwardTile(const Client<T> &c, const T *packed, T *scratch, Tile mine)
+      : c(c), layout(c), packed(packed), scratch(scratch), mine(mine), tile(mine.size), cut(c, tile, c.gates != nullptr) {}
 
   T *gate_row(long t, long chunk, long i) const {
-    return c.gates ? c.gates + c.row(t, first + i) * c.gate_row() : scratch + cut.gate_rows + ((t - chunk) * tile + i) * c.gate_row();
+    return c.gates ? c.gates + c.row(t, mine[i]) * c.gate_row() : scratch + cut.gate_rows + ((t - chunk) * tile + i) * c.gate_row();
   }
 
   void run() const {
     T *now = scratch + cut.state, *next = now + tile * c.padded;
     for (long i = 0; i < tile; ++i)
-      for (long j = 0; j < c.padded; ++j) now[i * c.padded + j] = j < c.H ? c.h0[(first + i) * c.H + j] : 0;
+      for (long j = 0; j < c.padded; ++j) now[i * c.padded + j] = j < c.H ? c.h0[mine[i] * c.H + j] : 0;
     memset(next, 0, (size_t)(tile * c.padded) * sizeof(T));
     for (long chunk = 0; chunk < c.T_; chunk += cut.steps) {
       const long end = chunk + cut.steps < c.T_ ? chunk + cut.steps : c.T_;
@@ -130,7 +131,7 @@ struct ForwardTile {
         next = swap;
       }
     }
-    for (long i = 0; i < tile; ++i) memcpy(c.h_n + (first + i) * c.H, now + i * c.padded, (size_t)c.H * sizeof(T));
+    for (long i = 0; i < tile; ++i) memcpy(c.h_n + mine[i] * c.H, now + i * c.padded, (size_t)c.H * sizeof(T));
   }
 
   // W_ih x + biases of all valid rows of steps chunk .. end, into slots n, r, z of their gate rows.
@@ -140,8 +141,8 @@ struct ForwardTile {
     long n = 0;
     for (long t = chunk; t < end; ++t)
       for (long i = 0; i < tile; ++i)
-        if (t < c.length(first + i)) {
-          x[n] = c.x + c.row(t, first + i) * c.I;
+        if (t < c.length(mine[i])) {
+          x[n] = c.x + c.row(t, mine[i]) * c.I;
           g[n++] = gate_row(t, chunk, i);
         }
     const long P = c.padded;
@@ -170,7 +171,7 @@ struct ForwardTile {
     T *q = scratch + cut.routing;
     long n = 0;
     for (long i = 0; i < tile; ++i) {
-      const long b = first + i;
+      const long b = mine[i];
       if (t >= c.length(b)) {
         memcpy(next + i * c.padded, now + i * c.padded, (size_t)c.padded * sizeof(T));
         if (c.has_padding()) clear(c.padding_row(t, b));

@@ -17,9 +17,9 @@ struct Entry {
   static void forward_pack(const FlowRoutedGru *p, int64_t k, void *pack, int64_t part, int64_t parts) {
     pack_forward(static_cast<T *>(pack), Client<T>(*p, k), part, parts);
   }
-  static void forward_tile(const FlowRoutedGru *p, int64_t k, const void *pack, void *scratch, int64_t first, int64_t tile) {
+  static void forward_tile(const FlowRoutedGru *p, int64_t k, const void *pack, void *scratch, int64_t part, int64_t parts) {
     const Client<T> c(*p, k);
-    ForwardTile<T>(c, static_cast<const T *>(pack), static_cast<T *>(scratch), first, tile).run();
+    ForwardTile<T>(c, static_cast<const T *>(pack), static_cast<T *>(scratch), Tile(c.B, part, parts)).run();
   }
 
   static int64_t backward_pack_size(const FlowRoutedGru *p) { return bytes(BackwardPack<T>(Client<T>(*p, 0)).total); }
@@ -32,10 +32,10 @@ struct Entry {
   static void backward_pack(const FlowRoutedGru *p, int64_t k, void *pack, int64_t part, int64_t parts) {
     pack_backward(static_cast<T *>(pack), Client<T>(*p, k), part, parts);
   }
-  static void backward_tile(const FlowRoutedGru *p, int64_t k, const void *pack, void *grads, void *scratch, int64_t first,
-                            int64_t tile) {
+  static void backward_tile(const FlowRoutedGru *p, int64_t k, const void *pack, void *grads, void *scratch, int64_t part,
+                            int64_t parts) {
     const Client<T> c(*p, k);
-    BackwardTile<T>(c, static_cast<const T *>(pack), static_cast<T *>(grads), static_cast<T *>(scratch), first, tile).run();
+    BackwardTile<T>(c, static_cast<const T *>(pack), static_cast<T *>(grads), static_cast<T *>(scratch), Tile(c.B, part, parts)).run();
   }
   static void backward_weights(const FlowRoutedGru *p, int64_t k, const void *grads, void *scratch, int64_t part, int64_t parts) {
     const Client<T> c(*p, k);

@@ -9,13 +9,13 @@ struct FlowKernels {
   int64_t (*forward_pack_size)(const FlowRoutedGru *);
   int64_t (*forward_scratch_size)(const FlowRoutedGru *, int64_t tile);
   void (*forward_pack)(const FlowRoutedGru *, int64_t client, void *pack, int64_t part, int64_t parts);
-  void (*forward_tile)(const FlowRoutedGru *, int64_t client, const void *pack, void *scratch, int64_t first, int64_t tile);
+  void (*forward_tile)(const FlowRoutedGru *, int64_t client, const void *pack, void *scratch, int64_t part, int64_t parts);
 
   int64_t (*backward_pack_size)(const FlowRoutedGru *);
   int64_t (*backward_grads_size)(const FlowRoutedGru *);
   int64_t (*backward_scratch_size)(const FlowRoutedGru *, int64_t tile);
   void (*backward_pack)(const FlowRoutedGru *, int64_t client, void *pack, int64_t part, int64_t parts);
-  void (*backward_tile)(const FlowRoutedGru *, int64_t client, const void *pack, void *grads, void *scratch, int64_t first, int64_t tile);
+  void (*backward_tile)(const FlowRoutedGru *, int64_t client, const void *pack, void *grads, void *scratch, int64_t part, int64_t parts);
   void (*backward_weights)(const FlowRoutedGru *, int64_t client, const void *grads, void *scratch, int64_t part, int64_t parts);
   int rows;  // of a micro-tile: a batch tile below it wastes work
 };

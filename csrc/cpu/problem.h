@@ -22,6 +22,15 @@ inline P *table(T *workspace, long first) {
 
 inline long round_up(long n) { return (n + kPad - 1) / kPad * kPad; }
 
+// A part of a client's batch: sequences part, part + parts, ... Dealt like that, not in ranges, since sequences that are sorted
+// by length would leave all the long ones to one part.
+struct Tile {
+  long part, parts, size;
+
+  Tile(long batch, long part, long parts) : part(part), parts(parts), size((batch - part + parts - 1) / parts) {}
+  long operator[](long i) const { return part + i * parts; }
+};
+
 template <class T>
 struct Client {
   long T_, B, I, H, padded, rows, experts;
