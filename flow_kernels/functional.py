@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -165,16 +166,17 @@ def _unpack(data: Tensor, hx: Tensor | None, lengths: Tensor | None, batch_sizes
             f"{list(batch_sizes.shape)} on {batch_sizes.device}; take it from a PackedSequence"
         )
     if not torch.compiler.is_compiling():
-        falling = bool((batch_sizes[1:] <= batch_sizes[:-1]).all()) and int(batch_sizes[-1]) >= 1
-        if not falling or int(batch_sizes.sum()) != data.shape[0]:
+        sizes = batch_sizes.tolist()  # a list is checked faster than a few dozen numbers by torch's operators
+        falls = all(a >= b for a, b in itertools.pairwise(sizes))
+        if not falls or sizes[-1] < 1 or sum(sizes) != data.shape[0]:
             raise ValueError(
                 f"routed_gru: batch_sizes must never rise, be at least 1 and sum to the N={data.shape[0]} rows of input, got "
-                f"{batch_sizes.tolist()}; take it from the PackedSequence that input is the data of"
+                f"{sizes}; take it from the PackedSequence that input is the data of"
             )
-        if hx is not None and hx.shape[0] != int(batch_sizes[0]):
+        if hx is not None and hx.shape[0] != sizes[0]:
             raise RuntimeError(
-                f"routed_gru: hx has shape {list(hx.shape)}; with {int(batch_sizes[0])} sequences packed it must be "
-                f"[{int(batch_sizes[0])}, H], in the packed order"
+                f"routed_gru: hx has shape {list(hx.shape)}; with {sizes[0]} sequences packed it must be [{sizes[0]}, H], in "
+                "the packed order"
             )
     # a shape where there is one: reading a value would break the graph under torch.compile
     batch = int(batch_sizes[0]) if hx is None else hx.shape[0]
