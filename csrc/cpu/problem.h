@@ -11,8 +11,7 @@ namespace {
 enum Slot { kN = 0, kR = 1, kZ = 2, kU = 3 };
 constexpr int kGateOfSlot[4] = {2, 0, 1, 2};  // position among torch's r, z, n
 
-constexpr long kPad = 16;         // every padded size is a multiple of this, on every instruction set
-constexpr long kChunkRows = 256;  // rows of one pass over the weight gradients: panels of that height stay in L2
+constexpr long kPad = 16;  // every padded size is a multiple of this, on every instruction set
 
 // Entry `first` of a table of pointers P that lies in front of a workspace.
 template <class P, class T>

@@ -1,7 +1,7 @@
 // Weight gradients of one client: sums over its valid rows of (gate gradient) x (x or the state before the step).
 //
-// Rows are taken in time order in chunks of kChunkRows, and every element of a result is summed by one thread in that
-// order, so the numbers do not depend on how the work is divided.
+// Rows are taken in time order in chunks, and every element of a result is summed by one thread in that order, so the numbers
+// do not depend on how the work is divided.
 #pragma once
 
 #include "backward.h"
@@ -11,16 +11,26 @@ namespace {
 template <class T>
 struct WeightScratch {
   Panels hidden, inputs;
-  long tables, hidden_pack, inputs_pack, gate_pack, router, total;
+  long chunk, hidden_pack, inputs_pack, gate_pack, router, total;
 
   explicit WeightScratch(const Client<T> &c) : hidden(c.H, Simd<T>::width), inputs(c.I, Simd<T>::width) {
     constexpr int W = Simd<T>::width;
-    tables = round_up(3 * kChunkRows * (long)(sizeof(void *) / sizeof(T)));
-    hidden_pack = tables;
-    inputs_pack = hidden_pack + hidden.vectors * W * kChunkRows;
-    gate_pack = inputs_pack + inputs.vectors * W * kChunkRows;
-    router = gate_pack + kRows * kChunkRows;
+    const long columns = (hidden.vectors + inputs.vectors) * W;
+    chunk = rows_at_once(c.rows, columns * (long)sizeof(T));
+    hidden_pack = round_up(3 * chunk * (long)(sizeof(void *) / sizeof(T)));  // behind the tables of row pointers
+    inputs_pack = hidden_pack + hidden.vectors * W * chunk;
+    gate_pack = inputs_pack + inputs.vectors * W * chunk;
+    router = gate_pack + kRows * chunk;
     total = router + round_up(c.I + c.H);
+  }
+
+  // Every chunk reads and writes all gradients once, so few are better; but a chunk's packed rows, which every block of gate
+  // rows reads again, should stay in a cache of 1 MiB. Chunks are of equal size.
+  static long rows_at_once(long rows, long row_bytes) {
+    long most = 640 * 1024 / row_bytes;
+    most = most < 64 ? 64 : most > 1024 ? 1024 : most;
+    const long chunks = (rows + most - 1) / most;
+    return (rows + chunks - 1) / chunks;
   }
 };
 
@@ -36,8 +46,8 @@ struct WeightGradients {
   WeightGradients(const Client<T> &c, const T *all, T *scratch)
       : c(c), cut(c), gate_grads(all), logit_grads(all + GateGradients<T>(c).logit), scratch(scratch) {
     grads = table<const T *>(scratch, 0);
-    x = grads + kChunkRows;
-    before = x + kChunkRows;
+    x = grads + cut.chunk;
+    before = x + cut.chunk;
   }
 
   // Part `part` of `parts` of the blocks of kRows gate rows; part 0 also does the router.
@@ -67,7 +77,7 @@ struct WeightGradients {
     for (; t < c.T_; ++t, b = 0)
       for (; b < c.B; ++b) {
         if (t >= c.length(b)) continue;
-        if (n == kChunkRows) return n;
+        if (n == cut.chunk) return n;
         const long row = c.row(t, b);
         grads[n] = gate_grads + row * c.gate_row();
         x[n] = c.x + row * c.I;
