@@ -33,12 +33,7 @@ def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
     path = folder / f"round_{round:06d}.safetensors"
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     metadata = {"round": str(round), "run": digest, "sha256": fingerprint(tensors, str(round), digest)}
-    partial = _partial(path)
-    try:
-        partial.write_bytes(to_bytes(tensors, metadata))
-        _publish(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    write(path, to_bytes(tensors, metadata))
     for old in stored(folder)[:-KEEP]:
         old.unlink()
     return path
@@ -189,33 +184,26 @@ def cut_metrics(folder: Path, rounds: int) -> list[dict[str, Any]]:
             f"{path}: does not hold rounds 1 to {rounds}, which the checkpoint has behind it; put back the file, or "
             "start a new run in another folder"
         )
-    _write(path, "".join(line + "\n" for line in lines))
+    write(path, "".join(line + "\n" for line in lines).encode())
     return rows
 
 
 def write_json(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all; NaN is refused."""
-    _write(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    write(path, (json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
 
 
-def _write(path: Path, text: str) -> None:
-    partial = _partial(path)
+def write(path: Path, content: bytes) -> None:
+    """Write a file whole or not at all: under another name, on the disk, and only then under its own."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        partial.write_text(text, encoding="utf-8")
-        _publish(partial, path)
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}")
-
-
-def _publish(partial: Path, path: Path) -> None:
-    """Make a finished file visible under its name, on the disk first."""
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
 
 
 def _remedy(path: Path) -> str:

@@ -7,7 +7,6 @@ its run has and says what it lacks.
 
 import json
 import math
-import os
 import pathlib
 from collections.abc import Sequence
 from importlib import resources
@@ -15,6 +14,7 @@ from importlib import resources
 import jinja2
 import numpy as np
 
+from flow import checkpoint
 from flow.report_charts import (
     accuracy_chart,
     gain_charts,
@@ -241,11 +241,7 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
     The file is written whole or not at all. ValueError when one of the three files is missing or damaged.
     """
     page = _page(read_config(folder), read_metrics(folder), read_evaluation(folder))
-    target, temporary = folder / "report.html", folder / f".report.html.{os.getpid()}.tmp"
-    try:
-        # A lone surrogate (JSON can carry one) has no UTF-8 form; it is shown as "?".
-        temporary.write_bytes(page.encode("utf-8", errors="replace"))
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+    target = folder / "report.html"
+    # A lone surrogate (JSON can carry one) has no UTF-8 form; it is shown as "?".
+    checkpoint.write(target, page.encode("utf-8", errors="replace"))
     return target

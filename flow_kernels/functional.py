@@ -242,13 +242,3 @@ def _check_alike(name: str, tensor: Tensor, input: Tensor, dtype: torch.dtype) -
         raise RuntimeError(f"routed_gru: {name} has dtype {tensor.dtype}, input has {input.dtype}; convert one of them")
     if tensor.device != input.device:
         raise RuntimeError(f"routed_gru: {name} is on {tensor.device}, input on {input.device}; move one of them")
-
-
-def check_lengths(lengths: Tensor, steps: int) -> None:
-    """Raise ValueError unless every length lies in 1..steps. Reads the values, so backends call it where that is cheap."""
-    low, high = int(lengths.min()), int(lengths.max())
-    if low < 1 or high > steps:
-        bad = low if low < 1 else high
-        raise ValueError(
-            f"lengths: every length must lie in 1..T = 1..{steps}, got {bad}; drop empty sequences and cut longer ones"
-        )

@@ -73,6 +73,16 @@ def _fake_backward(dy: Tensor, dh_n: Tensor, dq: Tensor, y: Tensor, q: Tensor, g
     return [t.new_empty(t.shape) for t, want in zip(tensors, wanted, strict=True) if want]
 
 
+def check_lengths(lengths: Tensor, steps: int) -> None:
+    """Raise ValueError unless every length lies in 1..steps. Reads the values, so backends call it where that is cheap."""
+    low, high = int(lengths.min()), int(lengths.max())
+    if low < 1 or high > steps:
+        bad = low if low < 1 else high
+        raise ValueError(
+            f"lengths: every length must lie in 1..T = 1..{steps}, got {bad}; drop empty sequences and cut longer ones"
+        )
+
+
 def _fold(tensors: Sequence[Any], dims: Sequence[Any], size: int) -> list[Any]:
     """Move every mapped dimension to the front and merge it with the clients; expand what is not mapped."""
     folded = []

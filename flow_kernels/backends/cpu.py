@@ -185,9 +185,7 @@ def _run(p: Any, backward: bool, lengths: Tensor | None) -> None:
         p.workspace, p.workspace_bytes = workspace.data_ptr(), size
         status = p.backward() if backward else p.forward()
     elif lengths is not None:
-        from flow_kernels.functional import check_lengths
-
-        check_lengths(lengths, p.T)
+        op.check_lengths(lengths, p.T)
     if size < 0 or status:
         raise RuntimeError(f"flow_kernels._C refused a problem that passed every check (status {status}, workspace {size})")
 

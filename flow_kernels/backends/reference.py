@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from flow_kernels import reference
+from flow_kernels import op, reference
 from flow_kernels.reference import Expert, Router
 
 
@@ -41,9 +41,7 @@ def routed_gru(
         x = x.transpose(1, 2)
     steps = x.shape[1] if offsets is None else len(offsets) - 1
     if lengths is not None and not torch.compiler.is_compiling():
-        from flow_kernels.functional import check_lengths
-
-        check_lengths(lengths, steps)
+        op.check_lengths(lengths, steps)
     time = torch.arange(steps, device=x.device).view(1, -1, 1)
     batch = torch.arange(h0.shape[1], device=x.device)
     rows = None
