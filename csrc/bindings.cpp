@@ -1,17 +1,17 @@
 // Python module flow_kernels._C: tensors (see tensor.h), options, sizes in; a status out. Everything that raw addresses rely
 // on is checked here.
-#include <stdlib.h>
 #include <string.h>
 
 #include <initializer_list>
-#include <memory>
-#include <new>
 #include <string>
 
 #include "routed_gru.h"
 #include "tensor.h"
+#include "workspace.h"
 
 namespace py = pybind11;
+
+void add_training(py::class_<flow::Reader> &kernels);  // training_bindings.cpp
 
 namespace {
 
@@ -30,30 +30,6 @@ std::string text(const int64_t *shape, int dimensions) {
   for (int n = 0; n < dimensions; ++n) s += (n ? ", " : "") + std::to_string(shape[n]);
   return s + "]";
 }
-
-// A thread's workspace, kept: fresh memory costs a page fault every 4 KiB, a tenth of a call at H = 256.
-class Workspace {
- public:
-  void *get(int64_t bytes) {
-    if (bytes <= size_) return kept_.get();
-    void *fresh = aligned_alloc(64, (size_t)((bytes + 63) / 64 * 64));
-    if (!fresh) throw std::bad_alloc();
-    (bytes <= kKeep ? kept_ : once_).reset(fresh);
-    if (bytes <= kKeep) size_ = bytes;
-    return fresh;
-  }
-  void done() { once_.reset(); }
-
- private:
-  static constexpr int64_t kKeep = 64 << 20;
-  struct Free {
-    void operator()(void *p) const { free(p); }
-  };
-  std::unique_ptr<void, Free> kept_, once_;
-  int64_t size_ = 0;
-};
-
-thread_local Workspace workspace;
 
 int index_of(const std::string &value, std::initializer_list<const char *> names, const char *what) {
   int n = 0;
@@ -150,10 +126,10 @@ class Call {
     const int64_t bytes = flow_routed_gru_workspace(&p, backward);
     if (bytes < 0) return flow_routed_gru_check(&p, backward);
     const py::gil_scoped_release release;
-    p.workspace = workspace.get(bytes), p.workspace_bytes = bytes;
+    p.workspace = flow::workspace().get(bytes), p.workspace_bytes = bytes;
     if (reader_.poison) memset(p.workspace, 0xff, (size_t)bytes);
     const int status = backward ? flow_routed_gru_backward(&p) : flow_routed_gru_forward(&p);
-    workspace.done();
+    flow::workspace().done();
     return status;
   }
 
@@ -202,8 +178,9 @@ int forward(const flow::Reader &reader, const py::tuple &tensors, py::handle len
 PYBIND11_MODULE(_C, m) {
   m.doc() = "Raw entry points of the CPU kernels; use flow_kernels.routed_gru instead.";
 
-  py::class_<flow::Reader>(m, "Kernels")
-      .def(py::init<py::handle>(), "tensor_class: torch.Tensor")
+  py::class_<flow::Reader> kernels(m, "Kernels");
+  add_training(kernels);
+  kernels.def(py::init<py::handle>(), "tensor_class: torch.Tensor")
       .def_readwrite("poison", &flow::Reader::poison,
                      "Fill every workspace with NaN first, so that a test sees what is read unwritten.")
       .def("forward", &forward)

@@ -28,7 +28,8 @@ enum FlowStatus {
   FLOW_BAD_LENGTH = 4,  // a length outside 1..T
   FLOW_SMALL_WORKSPACE = 5,
   FLOW_BAD_ISA = 6,     // unknown instruction set, or one this processor lacks
-  FLOW_BAD_OFFSETS = 7  // offsets that do not fit the lengths, or lengths not sorted
+  FLOW_BAD_OFFSETS = 7,  // offsets that do not fit the lengths, or lengths not sorted
+  FLOW_BAD_TARGET = 8  // of a head, or a row of a parameter: beyond the last
 };
 
 typedef struct {

@@ -10,20 +10,20 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from flow.descent import Batch, Descent, Sgd, Update, objective
 from flow.errors import UserError
 from flow.exchange import Personal, Route, Rows, Upload
 from flow.flops import per_token
 from flow.models import LanguageModel, Tensors
+from flow.native import Native, refusal
 
 if TYPE_CHECKING:
     from flow.data.population import Client
@@ -61,56 +61,6 @@ class Data(NamedTuple):
     def sizes(self) -> list[int]:
         """Number of sequences of every client."""
         return [len(rows) for rows in self.rows]
-
-
-class Batch(NamedTuple):
-    """One batch of each of the first k clients."""
-
-    rows: Tensor
-    """int64 [k, B]: rows of the table; its last row where a client has fewer than B sequences left."""
-    inputs: Tensor
-    """int64 [k, B, T]"""
-    targets: Tensor
-    """int64 [k, B, T]"""
-    lengths: Tensor
-    """int64 [k, B], each in 1..T"""
-    valid: Tensor
-    """bool [k, B, T]: the targets that count; False past a sequence's length and in rows that only fill up."""
-
-
-@dataclass(frozen=True)
-class Sgd:
-    """Plain SGD: no momentum, hence no state that would have to be reset between phases. Options of most algorithms."""
-
-    lr: float = 2.0
-    """Learning rate of the clients' SGD. (Published values lie near 0.1 for 1500 rounds and more; with clipping, 2 does in
-    a hundred.)"""
-
-    epochs: int = 3
-    """Passes of a client over its training sequences per round, and in personalization."""
-
-    batch_size: int = 8
-    """Sequences per SGD step of a client. (google-research/federated: 4 for Shakespeare, 16 for StackOverflow.)"""
-
-    clip: float = 1.0
-    """Largest norm of a client's gradient over the weights trained in a step; longer ones are scaled down. 0: no
-    clipping."""
-
-
-class Update(NamedTuple):
-    """One SGD step taken on every batch: which parameters move, on which loss. Everything else stays frozen."""
-
-    names: tuple[str, ...]
-    """What stands before a "/" tells parameters apart that stand in the same place of the model."""
-    route: Route
-    gamma: float = 0.0
-    """Weight of Flow's regulariser, -(gamma / L) * sum over the L routed layers of the mean of log q_global."""
-    mu: float = 0.0
-    """Strength of the pull to the anchor: mu * (parameter - anchor) joins the gradient, after clipping."""
-    anchor: Tensors | None = None
-    """By the same names, [K, ..]."""
-    compose: Callable[[Tensors], Tensors] | None = None
-    """The clients' parameters -> those the model computes with, under its own names; None: they are the same."""
 
 
 class Work(NamedTuple):
@@ -217,23 +167,6 @@ def batches(
         yield Batch(index, tokens[..., :-1], tokens[..., 1:], lengths, valid)
 
 
-def objective(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensor]:
-    """What an update descends, and the mean loss in nats per valid token alone: both [k]."""
-    used = parameters if update.compose is None else update.compose(parameters)
-    out = torch.func.functional_call(model, used, (batch.inputs, batch.lengths), {"route": update.route})
-    share = batch.valid.to(out.logits.dtype) / batch.valid.sum((1, 2), keepdim=True).clamp_min(1)
-    nats = F.cross_entropy(out.logits.flatten(0, 2), batch.targets.flatten(), reduction="none")
-    loss = (nats.view_as(share) * share).sum((1, 2))
-    if not update.gamma:
-        return loss, loss
-    routed = [q for q in (out.gru_routing, out.head_routing) if q is not None]
-    # A softmax may round to zero far from any use; the smallest normal number keeps the logarithm finite.
-    tiny = torch.finfo(out.logits.dtype).tiny
-    logs = [torch.where(batch.valid, q[..., 0], 1.0).clamp_min(tiny).log() for q in routed]
-    regulariser = sum((log * share).sum((1, 2)) for log in logs) / len(routed)
-    return loss - update.gamma * regulariser, loss
-
-
 def train(
     model: LanguageModel,
     parameters: Tensors,
@@ -257,40 +190,18 @@ def train(
     nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
     tokens = torch.zeros_like(nats)
     streams = [draw.stream("shuffle", phase, id) for id in data.ids]
+    descent = Descent(model, parameters, sgd)
     for batch in batches(data, sgd.batch_size, sgd.epochs, streams):
         k = len(batch.lengths)
-        active = {name: tensor[:k] for name, tensor in parameters.items()}
         for update in updates:
-            loss = descend(model, active, batch, update, sgd)
+            loss = descent.step(batch, update)
         if after is not None:
-            after(active)
+            after({name: tensor[:k] for name, tensor in parameters.items()})
         counted = batch.valid.sum((1, 2))
-        nats[:k] += loss.double() * counted
+        nats[:k] += loss * counted
         tokens[:k] += counted
     cost = sum(per_token(model, update.route, update.names) for update in updates)
     return Work(nats, tokens, sgd.epochs * sum(data.sizes()), tokens * cost)
-
-
-def descend(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update, sgd: Sgd) -> Tensor:
-    """One SGD step of one update on one batch, in place; returns the loss before the step, [k]."""
-    leaves = {name: parameters[name].detach().requires_grad_() for name in update.names}
-    target, loss = objective(model, {**parameters, **leaves}, batch, update)
-    gradients = torch.autograd.grad(target.sum(), list(leaves.values()))
-    with torch.no_grad():
-        rate: float | Tensor = sgd.lr
-        if sgd.clip:
-            norms = [torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1) for gradient in gradients]
-            norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
-            rate = sgd.lr * sgd.clip / norm.clamp_min(sgd.clip)
-        present = batch.valid.flatten(1).any(1)  # a client that has finished is not pulled either
-        for name, gradient in zip(leaves, gradients, strict=True):
-            shaped = rate if isinstance(rate, float) else rate.view(-1, *(1,) * (gradient.dim() - 1))
-            step = gradient * shaped
-            if update.mu and update.anchor is not None:
-                pull = parameters[name] - update.anchor[name][: len(step)]
-                step += sgd.lr * update.mu * torch.where(present.view(-1, *(1,) * (pull.dim() - 1)), pull, 0.0)
-            parameters[name].sub_(step)
-    return loss.detach()
 
 
 def fit(model: LanguageModel, received: Tensors, data: Data, update: Update, sgd: Sgd, draw: Draw) -> Upload:
@@ -313,11 +224,16 @@ def measure(model: LanguageModel, parameters: Tensors, data: Data, route: Route,
     """The loss of K clients' parameters on their data, without training."""
     nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
     tokens = torch.zeros_like(nats)
+    update = Update((), route)
+    native = None if refusal(model, parameters, update) else Native(model, parameters, update)
     for batch in batches(data, batch_size):
         k = len(batch.lengths)
-        _, loss = objective(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, Update((), route))
         counted = batch.valid.sum((1, 2))
-        nats[:k] += loss.double() * counted
+        if native is not None:
+            nats[:k] += native.look(batch)[0].nats
+        else:
+            _, loss = objective(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, update)
+            nats[:k] += loss.double() * counted
         tokens[:k] += counted
     return Work(nats, tokens, sum(data.sizes()), tokens * per_token(model, route))
 
@@ -333,23 +249,37 @@ class Guess(NamedTuple):
 
 @torch.no_grad()
 def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None = None, logits: int = 1 << 22) -> Guess:
-    """Predict every target of K clients with their own parameters; at most `logits` scores are held at a time.
+    """Predict every target of K clients with their own parameters; at most `logits` scores are held at a time, none where
+    the kernels compute them.
 
     routing: in place of the clients' own.
     """
-    parameters, how = own.parameters, {"route": own.route, "routing": routing or own.routing}
+    parameters, routing = own.parameters, routing or own.routing
     count, width = len(data.lengths), data.tokens.shape[1] - 1
     tokens = torch.full((count, width), -1, dtype=torch.int32)
     local_weight = torch.zeros(count, width)
-    size = min(256, max(1, logits // (len(data.ids) * width * model.vocabulary_size)))
+    update = Update((), own.route)
+    native = None
+    size = 256
+    if own.scores is None and not refusal(model, parameters, update):
+        native = Native(model, parameters, update)  # which holds no logits
+    else:
+        size = min(size, max(1, logits // (len(data.ids) * width * model.vocabulary_size)))
     for batch in batches(data, size):
         k, _, steps = batch.valid.shape
-        active = {name: tensor[:k] for name, tensor in parameters.items()}
-        out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), how)
-        scores = out.logits if own.scores is None else own.scores(out, batch)
-        rows, best = batch.rows.cpu(), scores.argmax(-1).where(batch.valid, -1)
+        if native is not None:
+            found, q = native.look(batch, routing)
+            assert found.best is not None
+            best = found.best.view(batch.valid.shape)
+        else:
+            active = {name: tensor[:k] for name, tensor in parameters.items()}
+            how = {"route": own.route, "routing": routing}
+            out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), how)
+            scores, q = out.logits if own.scores is None else own.scores(out, batch), out.gru_routing
+            best = scores.argmax(-1).where(batch.valid, -1)
+        rows = batch.rows.cpu()
         tokens[rows, :steps] = best.int().cpu()
-        local_weight[rows, :steps] = out.gru_routing[..., 1].float().cpu()
+        local_weight[rows, :steps] = q[..., 1].float().cpu()
     return Guess(tokens[:-1].numpy(), local_weight[:-1].numpy())
 
 
@@ -358,6 +288,9 @@ def check_sgd(sgd: Sgd) -> None:
     for name, value in (("lr", sgd.lr), ("epochs", sgd.epochs), ("batch_size", sgd.batch_size)):
         if not (value > 0 and math.isfinite(value)):
             raise UserError(f"{name} must be a finite number above 0, got {value!r}; leave it out for the default")
+    check_number("weight_decay", sgd.weight_decay, 0, remedy="0 switches it off")
+    if not 0 <= sgd.momentum < 1:
+        raise UserError(f"momentum must be at least 0 and below 1, got {sgd.momentum!r}; 0 switches it off")
     if not (sgd.clip >= 0 and math.isfinite(sgd.clip)):
         raise UserError(f"clip must be a finite number of at least 0, got {sgd.clip!r}; 0 switches clipping off")
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from flow.models import Prediction, Tensors, nbytes
 
 if TYPE_CHECKING:
-    from flow.cohort import Batch, Work
+    from flow.cohort import Work
+    from flow.descent import Batch
     from flow.states import ClientStates
 
 Rows = npt.NDArray[np.int64]

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from flow.models import LanguageModel, group_of
 
+DEPTH = {"embedding": 0, "gru": 1, "projection": 2, "head": 3}
 EXPERTS = {"global": ("global",), "local": ("local",), "mixture": ("global", "local")}
 
 
@@ -34,8 +35,13 @@ def products(model: LanguageModel, route: str) -> list[Product]:
         found += [Product("gru", expert, "embedding", 6 * h * e), Product("gru", expert, "gru", 6 * h * h)]
     if route == "mixture":
         found += [Product("gru", "router", "embedding", 4 * e), Product("gru", "router", "gru", 4 * h)]
+    below, width = "gru", h
+    if model.projection is not None:
+        width = model.feature_size
+        found.append(Product("projection", "global", "gru", 2 * h * width))
+        below = "projection"
     for expert in EXPERTS[route] if model.routed_head else ("global",):
-        found.append(Product("head", expert, "gru", 2 * h * v))
+        found.append(Product("head", expert, below, 2 * width * v))
     if route == "mixture" and model.routed_head:
         found.append(Product("head", "router", "gru", 4 * h))
     return found
@@ -49,12 +55,12 @@ def per_token(model: LanguageModel, route: str, trained: Iterable[str] = ()) -> 
     """
     names = [name.rpartition("/")[2] for name in trained]
     moved = {(name.partition(".")[0], group_of(name)) for name in names}
-    layers = {layer for layer, _ in moved}
+    deepest = min((DEPTH[layer] for layer, _ in moved if layer in DEPTH), default=len(DEPTH))
     total = 0
     for product in products(model, route):
         total += product.flops
         if (product.layer, product.group) in moved:
             total += product.flops  # the gradient of the weight
-        if product.reads in layers or (product.reads == "gru" and "embedding" in layers):
+        if DEPTH[product.reads] >= deepest:
             total += product.flops  # the gradient of what is read, for the parameters below
     return total

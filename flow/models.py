@@ -1,8 +1,9 @@
-"""The language model: embedding -> routed GRU -> head, for one client or for K clients with weights of their own.
+"""The language model: embedding -> routed GRU [-> projection] -> head, for one client or for K clients with weights of their
+own.
 
 Parameters live outside as flat dictionaries of tensors and are put in with ``torch.func.functional_call``. Every name
 belongs to one of three groups: ``local_*`` is the local expert, ``router_*`` the routers, everything else is the global
-model, the only part that FedAvg knows. The embedding is shared by both experts.
+model, the only part that FedAvg knows. Embedding and projection are shared by both experts.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Prediction(NamedTuple):
     head_routing: Tensor | None
     """[B, T, 2] weights of the head's experts; None where the head is not routed."""
     features: Tensor
-    """[B, T, H] what the head reads: the GRU's state after every token."""
+    """[B, T, H] what the head reads: the GRU's state after every token; with a projection [B, T, projection_dim]."""
 
 
 class Parameters(nn.Module):
@@ -50,12 +51,15 @@ class LanguageModel(nn.Module):
     """Next-token prediction with a routed GRU and, if asked, a routed head.
 
     The GRU is routed at every time step by [x_t ; h_{t-1}]; the head is routed at every token by a linear router of its
-    own on the head's input h_t: logits = q_global * head_global(h_t) + q_local * head_local(h_t).
+    own on the GRU's state h_t: logits = q_global * head_global(f_t) + q_local * head_local(f_t), where f_t is h_t or its
+    projection.
 
     Args:
         vocabulary_size: number V of tokens.
         embedding_dim: size of a token's vector.
         hidden_size: size H of the GRU's state.
+        projection_dim: size of a linear layer between GRU and head, which saves most of the head's arithmetic where the
+            vocabulary is large (google-research/federated, StackOverflow: 96 after 670); None for none.
         temperature: the routers' logits are divided by it.
         routed_head: whether the head has a local expert and a router too.
         oov: the tokens that unknown words share; nothing here depends on it, an algorithm may treat them in its own way.
@@ -71,6 +75,7 @@ class LanguageModel(nn.Module):
         embedding_dim: int,
         hidden_size: int,
         *,
+        projection_dim: int | None = None,
         temperature: float = 1.0,
         routed_head: bool = True,
         oov: Sequence[int] = (1,),
@@ -89,9 +94,10 @@ class LanguageModel(nn.Module):
             num_clients,
             backend,
         )
-        head: dict[str, tuple[int, ...]] = {"weight": (v, h), "bias": (v,)}
+        self.feature_size = d = h if projection_dim is None else projection_dim
+        head: dict[str, tuple[int, ...]] = {"weight": (v, d), "bias": (v,)}
         if routed_head:
-            head |= {"local_weight": (v, h), "local_bias": (v,), "router_weight": (2, h), "router_bias": (2,)}
+            head |= {"local_weight": (v, d), "local_bias": (v,), "router_weight": (2, h), "router_bias": (2,)}
         leading = () if num_clients is None else (num_clients,)
         where = torch.get_default_device() if device is None else torch.device(device)
         self.embedding = Parameters({"weight": (*leading, v, e)}, where, dtype)
@@ -100,6 +106,9 @@ class LanguageModel(nn.Module):
             e, h, batch_first=True, temperature=temperature, num_clients=num_clients, backend=backend, device="meta",
             dtype=dtype,
         ).to_empty(device=where)  # fmt: skip
+        self.projection: Parameters | None = None
+        if projection_dim is not None:
+            self.projection = Parameters({"weight": (*leading, d, h), "bias": (*leading, d)}, where, dtype)
         self.head = Parameters({name: (*leading, *shape) for name, shape in head.items()}, where, dtype)
         self.reset_parameters(generator)
 
@@ -112,7 +121,8 @@ class LanguageModel(nn.Module):
         break. With num_clients all clients start from the same draw.
         """
         parameters = dict(self.named_parameters())
-        bound = 1 / math.sqrt(parameters["gru.weight_hh_l0"].shape[-1])  # GRU and head alike: both are fed H numbers
+        bound = 1 / math.sqrt(self.gru.hidden_size)  # GRU and what reads its state: fed H numbers
+        head = 1 / math.sqrt(parameters["head.weight"].shape[-1])
         for name, parameter in parameters.items():
             one = parameter if self.num_clients is None else parameter[0]
             if group_of(name) == "router":
@@ -122,7 +132,8 @@ class LanguageModel(nn.Module):
             elif name == "embedding.weight":
                 nn.init.normal_(one, generator=generator)
             else:
-                nn.init.uniform_(one, -bound, bound, generator=generator)
+                limit = head if name.startswith("head.") else bound
+                nn.init.uniform_(one, -limit, limit, generator=generator)
             if self.num_clients is not None:
                 parameter[1:] = one
 
@@ -164,19 +175,22 @@ class LanguageModel(nn.Module):
         )  # fmt: skip
         k, b, t, size = h.shape
         flat = h.reshape(k, b * t, size)
+        features = flat
+        if self.projection is not None:
+            features = linear(flat, weight("projection.weight"), weight("projection.bias"))
         head_q = None
         if self.routed_head and route == "mixture":
             scores = linear(flat, weight("head.router_weight"), weight("head.router_bias"))
             head_q = choose(scores / self.temperature, routing)
             logits = mixed_linear(
-                flat, head_q, weight("head.weight"), weight("head.bias"), weight("head.local_weight"),
+                features, head_q, weight("head.weight"), weight("head.bias"), weight("head.local_weight"),
                 weight("head.local_bias"),
             )  # fmt: skip
             head_q = head_q.view(k, b, t, 2)
         else:
             own = "local_" if self.routed_head and route == "local" else ""
-            logits = linear(flat, weight(f"head.{own}weight"), weight(f"head.{own}bias"))
-        return Prediction(logits.view(k, b, t, -1), q, head_q, h)
+            logits = linear(features, weight(f"head.{own}weight"), weight(f"head.{own}bias"))
+        return Prediction(logits.view(k, b, t, -1), q, head_q, features.view(k, b, t, -1))
 
 
 def group_of(name: str) -> str:
@@ -191,7 +205,7 @@ def names_of(parameters: Tensors, *groups: str) -> tuple[str, ...]:
 
 
 def body_of(parameters: Tensors) -> tuple[str, ...]:
-    """The names of the parameters below the head: embedding and GRU."""
+    """The names of the parameters below the head: embedding, GRU and projection."""
     return tuple(name for name in parameters if not name.startswith("head."))
 
 
@@ -210,11 +224,12 @@ def second_expert(model: LanguageModel, generator: np.random.Generator) -> Tenso
 
     Two experts that start equal get equal gradients from a router at zero, and stay equal for ever.
     """
-    bound = 1 / math.sqrt(model.gru.hidden_size)
-    return {
-        name: torch.from_numpy(generator.uniform(-bound, bound, parameter.shape)).to(parameter)
-        for name, parameter in initial(model, "local").items()
-    }
+    drawn = {}
+    for name, parameter in initial(model, "local").items():
+        fed = model.feature_size if name.startswith("head.") else model.gru.hidden_size
+        bound = 1 / math.sqrt(fed)
+        drawn[name] = torch.from_numpy(generator.uniform(-bound, bound, parameter.shape)).to(parameter)
+    return drawn
 
 
 def nbytes(tensors: Tensors) -> int:

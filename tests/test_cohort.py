@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from flow.cohort import Draw, Sgd, Update, batches, descend, gather, groups, objective, predict, split, stack, train
+from flow.cohort import Draw, Sgd, Update, batches, gather, groups, predict, split, stack, train
+from flow.descent import descend, objective
 from flow.exchange import Personal
 from flow.models import LanguageModel, names_of
 

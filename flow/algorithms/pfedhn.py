@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, Work, batches, check_number, check_sgd, copy, descend, tagged, untagged
+from flow.cohort import Data, Draw, Sgd, Update, Work, batches, check_number, check_sgd, copy, tagged, untagged
+from flow.descent import descend
 from flow.errors import UserError
 from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
 from flow.flops import per_token

@@ -1,0 +1,389 @@
+// A vocabulary head and its cross-entropy for one client, a chunk of rows at a time: the logits of a chunk never leave the
+// cache, and only rows that have a target are computed.
+//
+// The logits of a chunk lie transposed, [V][rows]: then the softmax runs down the vocabulary with a row in every lane, W is
+// read where it lies, and the chunk serves as the left operand of both products of the backward pass as it is. It is not
+// normalised either: with e the exponentials and s their sum, the gradient of a logit is (e - s [v = target]) * share / s, and
+// the factor share / s joins the smaller operands.
+#pragma once
+
+#include <math.h>
+
+#include "../training.h"
+#include "multiply.h"
+
+namespace {
+
+template <class F>
+struct HeadClient {
+  using T = Real<F>;
+  long N, V, I, D, experts;
+  const T *x, *proj_w, *proj_b, *w[2], *b[2], *q;
+  const int64_t *targets;
+  double *nats;
+  int64_t *count, *best;
+  T *dx, *dq, *dproj_w, *dproj_b, *dw[2], *db[2];
+
+  HeadClient(const FlowHead &p, long k) : N(p.N), V(p.V), I(p.I), D(p.D), experts(p.w[1] ? 2 : 1) {
+    x = of(p.x, k * N * I), proj_w = of(p.proj_w, k * D * I), proj_b = of(p.proj_b, k * D), q = of(p.q, k * N * 2);
+    dx = of(p.dx, k * N * I), dproj_w = of(p.dproj_w, k * D * I), dproj_b = of(p.dproj_b, k * D), dq = of(p.dq, k * N * 2);
+    for (int e = 0; e < 2; ++e) {
+      w[e] = of(p.w[e], k * V * D), b[e] = of(p.b[e], k * V);
+      dw[e] = of(p.dw[e], k * V * D), db[e] = of(p.db[e], k * V);
+    }
+    targets = p.targets + k * N;
+    nats = p.nats + k, count = p.counts + k;
+    best = p.best ? p.best + k * N : nullptr;
+  }
+  static const T *of(const void *base, long offset) { return base ? static_cast<const T *>(base) + offset : nullptr; }
+  static T *of(void *base, long offset) { return base ? static_cast<T *>(base) + offset : nullptr; }
+
+  bool below() const { return dx || dq || dproj_w || dproj_b; }  // whether the features need a gradient
+  bool backward() const { return below() || dw[0] || db[0] || dw[1] || db[1]; }
+};
+
+template <class F>
+struct HeadScratch {
+  static constexpr long W = Simd<Real<F>>::width;
+  static constexpr long kBytes = 1 << 20;  // of logits, about what the second cache holds
+  static constexpr long kBlock = 256;      // tokens whose weights are packed at a time
+  long rows, ld, features, logits, packed, lanes, block, grads, turned, total;
+
+  static long most(long a, long b, long c) { return a > b ? (a > c ? a : c) : (b > c ? b : c); }
+  static long whole(long n) { return (n + W - 1) / W * W; }
+
+  explicit HeadScratch(const HeadClient<F> &c) {
+    const long fit = kBytes / (long)sizeof(Real<F>) / c.V / (kPanel * W) * (kPanel * W), all = whole(c.N);
+    rows = fit < kPanel * W ? kPanel * W : fit;
+    if (rows > all) rows = all;
+    ld = whole(rows);
+    const long wide = whole(c.D), vocabulary = c.V < kBlock ? c.V : kBlock;
+    long at = whole(c.N * (long)(sizeof(int64_t) / sizeof(Real<F>)));  // behind the numbers of the rows that count
+    auto take = [&](long n) {
+      const long from = at;
+      at += whole(n);
+      return from;
+    };
+    logits = take(c.V * ld);
+    features = take(c.proj_w ? rows * wide : 0);
+    // the largest of what is packed, one after the other: features by row or by column, the projection, its input
+    const long widest = most(wide, whole(c.I), ld), longest = most(c.D, c.I, ld);
+    packed = take(c.experts * widest * longest);
+    lanes = take(8 * ld);
+    block = take(vocabulary * wide);
+    grads = take(c.below() ? c.experts * rows * wide : 0);
+    turned = take(c.proj_w ? c.D * ld : 0);
+    total = at;
+  }
+};
+
+template <class F>
+struct HeadRun {
+  using T = Real<F>;
+  static constexpr long W = Simd<T>::width;
+  const HeadClient<F> &c;
+  const HeadScratch<F> at;
+  T *scratch, *logits, *biggest, *sums, *factor, *gate[2], *bias_dot[2];
+  int64_t *rows;  // of the client, those that count
+  long valid = 0;
+
+  HeadRun(const HeadClient<F> &c, T *scratch) : c(c), at(c), scratch(scratch), logits(scratch + at.logits) {
+    T *lane = scratch + at.lanes, **const all[] = {&biggest, &sums, &factor, &gate[0], &gate[1], &bias_dot[0], &bias_dot[1]};
+    for (T **one : all) *one = lane, lane += at.ld;
+    rows = reinterpret_cast<int64_t *>(scratch);
+  }
+
+  void run() {
+    for (long n = 0; n < c.N; ++n)
+      if (c.targets[n] >= 0) rows[valid++] = n;
+    *c.count = valid;
+    *c.nats = 0;
+    clear(c.dx, c.N * c.I), clear(c.dq, c.N * 2);
+    if (c.best)
+      for (long n = 0; n < c.N; ++n) c.best[n] = -1;
+    if (!valid) {
+      for (int e = 0; e < 2; ++e) clear(c.dw[e], c.V * c.D), clear(c.db[e], c.V);
+      clear(c.dproj_w, c.D * c.I), clear(c.dproj_b, c.D);
+    }
+    for (long first = 0; first < valid; first += at.rows) {
+      const long n = valid - first < at.rows ? valid - first : at.rows;
+      Chunk(*this, first, n).run();
+    }
+  }
+  static void clear(T *p, long n) {
+    if (p) memset(p, 0, (size_t)n * sizeof(T));
+  }
+
+  struct Chunk {
+    HeadRun &h;
+    const HeadClient<F> &c;
+    const long first, n, ld;
+    const Panels columns;  // of the chunk's rows as lanes
+    const bool fresh;
+
+    Chunk(HeadRun &h, long first, long n)
+        : h(h), c(h.c), first(first), n(n), ld((n + W - 1) / W * W), columns(n, W), fresh(first == 0) {}
+
+    const T *input(long i) const { return c.x + h.rows[first + i] * c.I; }
+    const T *feature(long i) const {
+      return c.proj_w ? h.scratch + h.at.features + i * HeadScratch<F>::whole(c.D) : input(i);
+    }
+    int64_t target(long i) const { return c.targets[h.rows[first + i]]; }
+
+    void run() {
+      if (c.proj_w) project();
+      gates();
+      score();
+      if (c.best) choose();
+      exponentials();
+      if (!c.backward()) return;
+      factors();
+      biases();
+      if (c.below()) below();
+      weights();
+    }
+
+    // features = x P^T + p
+    void project() {
+      const Panels panels(c.D, W);
+      T *packed = h.scratch + h.at.packed, *out = h.scratch + h.at.features;
+      const long wide = HeadScratch<F>::whole(c.D);
+      pack_transposed<T>(packed, panels, c.D, c.I, [&](long d) { return c.proj_w + d * c.I; }, [](long) { return T(1); });
+      multiply<F>(
+          n, c.I, [&](long i) { return input(i); }, packed, panels,
+          [&](auto &s, long, long vector) {
+            for (auto &row : s) {
+              long j = vector;
+              for (auto &v : row) v = load_some<T>(c.proj_b + j * W, c.D - j * W), ++j;
+            }
+          },
+          [&](auto &s, long m, long vector) {
+            for (auto &row : s) {
+              long j = vector;
+              for (auto &v : row) store(out + m * wide + j * W, v), ++j;
+              ++m;
+            }
+          });
+    }
+
+    // Weights of the experts, a row in every lane
+    void gates() {
+      for (int e = 0; e < c.experts; ++e)
+        for (long i = 0; i < ld; ++i) h.gate[e][i] = c.experts == 1 ? T(1) : i < n ? c.q[2 * h.rows[first + i] + e] : T(0);
+    }
+
+    // logits [V][ld], and the biggest of every row
+    void score() {
+      T *packed[2];
+      for (int e = 0; e < c.experts; ++e) {
+        packed[e] = h.scratch + h.at.packed + e * packed_size(columns, W, c.D);
+        pack_transposed<T>(packed[e], columns, n, c.D, [&](long i) { return feature(i); }, [&](long i) { return h.gate[e][i]; });
+      }
+      for (long i = 0; i < ld; i += W) store(h.biggest + i, broadcast(-T(INFINITY)));
+      c.experts == 1 ? products<1>(packed) : products<2>(packed);
+    }
+
+    template <int E>
+    void products(T *const (&packed)[2]) {
+      for (long p = 0; p < columns.count; ++p)
+        with_vectors(columns.size(p), [&](auto vectors) {
+          constexpr int NV = decltype(vectors)::value;
+          const long vector = columns.first(p);
+          Vec<T> biggest[NV], gate[E][NV];
+          for (int j = 0; j < NV; ++j) {
+            biggest[j] = load(h.biggest + (vector + j) * W);
+            for (int e = 0; e < E; ++e) gate[e][j] = load(h.gate[e] + (vector + j) * W);
+          }
+          for_row_groups(c.V, [&](long v, auto size) {
+            constexpr int R = decltype(size)::value;
+            Vec<T> s[1][R][NV];
+            for (int i = 0; i < R; ++i)
+              for (int j = 0; j < NV; ++j) {
+                s[0][i][j] = gate[0][j] * c.b[0][v + i];
+                if constexpr (E == 2) s[0][i][j] += gate[1][j] * c.b[1][v + i];
+              }
+            for (int e = 0; e < E; ++e) {
+              const T *rows[R], *panel[1] = {packed[e] + vector * c.D * W};
+              for (int i = 0; i < R; ++i) rows[i] = c.w[e] + (v + i) * c.D;
+              product<F, 1, R, NV>(s, rows, panel, c.D);
+            }
+            for (int i = 0; i < R; ++i)
+              for (int j = 0; j < NV; ++j) {
+                store(h.logits + (v + i) * ld + (vector + j) * W, s[0][i][j]);
+                biggest[j] = s[0][i][j] > biggest[j] ? s[0][i][j] : biggest[j];
+              }
+          });
+          for (int j = 0; j < NV; ++j) store(h.biggest + (vector + j) * W, biggest[j]);
+        });
+    }
+
+    // The first token with the biggest logit; a NaN is bigger than any other number.
+    void choose() {
+      for (long i = 0; i < ld; i += W) {
+        Vec<T> most = load(h.logits + i);
+        IVec<T> which = {};
+        for (long v = 1; v < c.V; ++v) {
+          const Vec<T> s = load(h.logits + v * ld + i);
+          const IVec<T> more = (s > most) | ((s != s) & (most == most));
+          most = more ? s : most;
+          which = more ? IVec<T>{} + (decltype(which[0] + 0))v : which;
+        }
+        for (long j = 0; j < W && i + j < n; ++j) c.best[h.rows[first + i + j]] = which[j];
+      }
+    }
+
+    // logits <- exp(logit - biggest), their sums, and the loss
+    void exponentials() {
+      const bool keep = c.backward();
+      for (long i = 0; i < n; ++i) h.factor[i] = h.logits[target(i) * ld + i];
+      for (long i = 0; i < ld; i += W) {
+        const Vec<T> biggest = load(h.biggest + i);
+        Vec<T> all = {};
+        for (long v = 0; v < c.V;) {
+          Vec<T> some = {};
+          for (const long end = v + 64 < c.V ? v + 64 : c.V; v < end; ++v) {
+            const Reduced<T> e = reduce_exp<T>(load(h.logits + v * ld + i) - biggest);
+            const Vec<T> value = e.scale + e.scale * e.minus_one;
+            some += value;
+            if (keep) store(h.logits + v * ld + i, value);
+          }
+          all += some;
+        }
+        store(h.sums + i, all);
+      }
+      double nats = 0;
+      for (long i = 0; i < n; ++i) nats += log((double)h.sums[i]) + ((double)h.biggest[i] - (double)h.factor[i]);
+      *c.nats += nats;
+    }
+
+    // logits <- gradient of the loss by the logit, but for a factor a row
+    void factors() {
+      for (long i = 0; i < ld; ++i) h.factor[i] = i < n ? T(1) / ((T)h.valid * h.sums[i]) : T(0);
+      for (long i = 0; i < n; ++i) h.logits[target(i) * ld + i] -= h.sums[i];
+    }
+
+    // db_e[v] = sum of gradient * q_e over the rows; bias_dot_e[row] = sum of gradient * b_e over the tokens
+    void biases() {
+      const bool dots = c.dq != nullptr;
+      if (!c.db[0] && !c.db[1] && !dots) return;
+      T *weighted[2] = {h.sums, h.biggest};  // not needed any more
+      for (int e = 0; e < c.experts; ++e)
+        for (long i = 0; i < ld; i += W) {
+          store(weighted[e] + i, load(h.factor + i) * load(h.gate[e] + i));
+          store(h.bias_dot[e] + i, Vec<T>{});
+        }
+      for (long v = 0; v < c.V; ++v) {
+        const T *row = h.logits + v * ld;
+        for (int e = 0; e < c.experts; ++e) {
+          if (c.db[e]) {
+            Vec<T> s = {};
+            for (long i = 0; i < ld; i += W) s += load(row + i) * load(weighted[e] + i);
+            c.db[e][v] = sum_lanes<T>(s) + (fresh ? T(0) : c.db[e][v]);
+          }
+          for (long i = 0; i < ld && dots; i += W) store(h.bias_dot[e] + i, load(h.bias_dot[e] + i) + load(row + i) * c.b[e][v]);
+        }
+      }
+    }
+
+    // Gradients of features and q, and of what lies below a projection
+    void below() {
+      const Panels panels(c.D, W);
+      const long wide = HeadScratch<F>::whole(c.D);
+      T *block = h.scratch + h.at.block, *grads = h.scratch + h.at.grads;
+      for (int e = 0; e < c.experts; ++e) {
+        T *sum = grads + e * h.at.rows * wide;
+        for (long v = 0; v < c.V; v += HeadScratch<F>::kBlock) {
+          const long some = c.V - v < HeadScratch<F>::kBlock ? c.V - v : HeadScratch<F>::kBlock;
+          pack_straight<T>(block, panels, c.D, some, [&](long k) { return c.w[e] + (v + k) * c.D; }, [](long) { return T(1); });
+          multiply_columns<F>(
+              n, some, h.logits + v * ld, ld, block, panels,
+              [&](auto &s, long m, long vector) {
+                for (auto &row : s) {
+                  long j = vector;
+                  for (auto &one : row) one = v ? load(sum + m * wide + j * W) : Vec<T>{}, ++j;
+                  ++m;
+                }
+              },
+              [&](auto &s, long m, long vector) {
+                for (auto &row : s) {
+                  long j = vector;
+                  for (auto &one : row) store(sum + m * wide + j * W, one), ++j;
+                  ++m;
+                }
+              });
+        }
+      }
+      for (long i = 0; i < n; ++i) {
+        const long row = h.rows[first + i];
+        T *of[2] = {grads + i * wide, grads + (h.at.rows + i) * wide};
+        if (c.dq)
+          for (int e = 0; e < c.experts; ++e)
+            c.dq[2 * row + e] = h.factor[i] * (dot<T, T>(of[e], feature(i), c.D) + h.bias_dot[e][i]);
+        for (long d = 0; d < wide; d += W) {
+          Vec<T> s = load(of[0] + d) * h.gate[0][i];
+          if (c.experts == 2) s += load(of[1] + d) * h.gate[1][i];
+          store(of[0] + d, s * h.factor[i]);
+        }
+        if (!c.proj_w && c.dx) memcpy(c.dx + row * c.I, of[0], (size_t)c.I * sizeof(T));
+      }
+      if (c.proj_w && (c.dx || c.dproj_w || c.dproj_b)) below_projection(grads, wide);
+    }
+
+    void below_projection(const T *grads, long wide) {
+      const Panels inputs(c.I, W), across(n, W);
+      T *packed = h.scratch + h.at.packed, *turned = h.scratch + h.at.turned;
+      auto one = [](long) { return T(1); };
+      if (c.dx) {
+        pack_straight<T>(packed, inputs, c.I, c.D, [&](long d) { return c.proj_w + d * c.I; }, one);
+        multiply<F>(
+            n, c.D, [&](long i) { return grads + i * wide; }, packed, inputs, Zero(),
+            [&](auto &s, long m, long vector) {
+              for (auto &row : s) {
+                T *out = c.dx + h.rows[first + m++] * c.I;
+                long j = vector;
+                for (auto &v : row) store_some(out + j * W, v, c.I - j * W), ++j;
+              }
+            });
+      }
+      if (!c.dproj_w && !c.dproj_b) return;
+      for (long d = 0; d < c.D; ++d) {
+        T *row = turned + d * ld, some = 0;
+        for (long i = 0; i < n; ++i) some += row[i] = grads[i * wide + d];
+        if (c.dproj_b) c.dproj_b[d] = some + (fresh ? T(0) : c.dproj_b[d]);
+      }
+      if (!c.dproj_w) return;
+      pack_straight<T>(packed, inputs, c.I, n, [&](long i) { return input(i); }, one);
+      multiply<F>(n ? c.D : 0, n, [&](long d) { return turned + d * ld; }, packed, inputs, Zero(), adding(c.dproj_w, c.I));
+    }
+
+    // dW_e[v] = sum over the rows of gradient * q_e * feature
+    void weights() {
+      const Panels panels(c.D, W);
+      T *packed = h.scratch + h.at.packed;
+      for (int e = 0; e < c.experts; ++e) {
+        if (!c.dw[e]) continue;
+        pack_straight<T>(packed, panels, c.D, n, [&](long i) { return feature(i); },
+                         [&](long i) { return h.factor[i] * h.gate[e][i]; });
+        multiply<F>(c.V, n, [&](long v) { return h.logits + v * ld; }, packed, panels, Zero(), adding(c.dw[e], c.D));
+      }
+    }
+
+    // Tiles of a result [.., width] that the chunks before have begun
+    auto adding(T *out, long width) const {
+      return [this, out, width](auto &s, long m, long vector) {
+        for (auto &row : s) {
+          long j = vector;
+          for (auto &v : row) {
+            T *to = out + m * width + j * W;
+            const long left = width - j * W;
+            store_some(to, fresh ? v : v + load_some<T>(to, left), left);
+            ++j;
+          }
+          ++m;
+        }
+      };
+    }
+  };
+};
+
+}  // namespace

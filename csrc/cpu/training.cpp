@@ -1,0 +1,129 @@
+// Checks a problem of local training and deals its clients over threads; nothing below a client is divided.
+#include <string.h>
+
+#include <atomic>
+
+#include "threads.h"
+#include "training_kernels.h"
+
+namespace {
+
+const FlowTraining &training_for(int dtype) {
+#if defined(FLOW_X86)
+  const char *isa = flow_cpu_isa();
+  if (!strcmp(isa, "avx2")) return *flow_training_avx2(dtype);
+  if (!strncmp(isa, "avx512", 6)) return *flow_training_avx512(dtype);
+#endif
+  return *flow_training_baseline(dtype);
+}
+
+int64_t line(int64_t bytes) { return (bytes + 63) / 64 * 64; }
+
+// work(client, thread) for all clients, each by one thread
+template <class Work>
+void for_clients(int64_t K, int threads, Work work) {
+  if (threads > K) threads = (int)K;
+  std::atomic<int64_t> next{0};
+  on_threads(threads, [&](int me) {
+    for (int64_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < K;) work(k, me);
+  });
+}
+
+int check_head(const FlowHead &p) {
+  const int64_t limit = (int64_t)1 << 31;
+  if (p.K < 1 || p.N < 1 || p.V < 1 || p.I < 1 || p.D < 1) return FLOW_BAD_SIZE;
+  if (p.K > limit || p.N > limit || p.V > limit || p.I > limit || p.D > limit) return FLOW_BAD_SIZE;
+  if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64) || p.threads < 1) return FLOW_BAD_OPTION;
+  if (!p.proj_w && p.D != p.I) return FLOW_BAD_SIZE;
+  return FLOW_OK;
+}
+
+int check_targets(const FlowHead &p) {
+  if (!p.x || !p.targets || !p.w[0] || !p.b[0] || !p.w[1] != !p.b[1] || !p.proj_w != !p.proj_b || !p.nats || !p.counts)
+    return FLOW_MISSING;
+  if (!p.w[1] != !p.q) return FLOW_MISSING;
+  for (int64_t i = 0; i < p.K * p.N; ++i)
+    if (p.targets[i] >= p.V) return FLOW_BAD_TARGET;
+  return FLOW_OK;
+}
+
+// What a client's rows take, in all tensors that have their gradients by rows: the sums, their names, and a table of slots.
+struct SgdScratch {
+  int64_t sums = 0, names = 0, slots = 0, total;
+  explicit SgdScratch(const FlowSgd &p) {
+    const int64_t size = p.dtype == FLOW_F64 ? 8 : 4;
+    for (int64_t i = 0; i < p.count; ++i) {
+      const FlowParameter &one = p.parameters[i];
+      if (!one.N) continue;
+      sums += one.N * one.width * size;
+      names += (one.N + 1) * (int64_t)sizeof(int64_t);
+      const int64_t rows = one.n / one.width * (int64_t)sizeof(int32_t);
+      if (rows > slots) slots = rows;
+    }
+    sums = line(sums), names = line(names), slots = line(slots);
+    total = sums + names + slots;
+  }
+};
+
+int check_sgd(const FlowSgd &p) {
+  if (p.K < 1 || p.count < 0) return FLOW_BAD_SIZE;
+  if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64) || p.threads < 1) return FLOW_BAD_OPTION;
+  const bool plain = p.mu == 0 && p.decay == 0 && p.momentum == 0;
+  for (int64_t i = 0; i < p.count; ++i) {
+    const FlowParameter &one = p.parameters[i];
+    if (one.n < 1 || one.N < 0 || (one.N && (one.width < 1 || one.n % one.width || one.n / one.width > INT32_MAX)))
+      return FLOW_BAD_SIZE;
+    if (!one.parameter || !one.gradient || (one.N && !one.rows)) return FLOW_MISSING;
+    if ((one.N && !plain) || (p.momentum != 0 && !one.momentum)) return FLOW_BAD_OPTION;
+    for (int64_t r = 0; r < p.K * one.N; ++r)
+      if (one.rows[r] >= one.n / one.width) return FLOW_BAD_TARGET;
+  }
+  return FLOW_OK;
+}
+
+}  // namespace
+
+extern "C" {
+
+int64_t flow_head_workspace(const FlowHead *p) {
+  if (check_head(*p)) return -1;
+  return training_for(p->dtype).head_scratch_size(p) * (p->threads < p->K ? p->threads : p->K);
+}
+
+int flow_head(const FlowHead *p) {
+  int status = check_head(*p);
+  if (!status) status = check_targets(*p);
+  if (status) return status;
+  const FlowTraining &f = training_for(p->dtype);
+  const int64_t scratch = f.head_scratch_size(p);
+  if (!p->workspace || p->workspace_bytes < flow_head_workspace(p) || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
+  for_clients(p->K, p->threads,
+              [&](int64_t k, int me) { f.head(p, k, static_cast<char *>(p->workspace) + me * scratch); });
+  return FLOW_OK;
+}
+
+int64_t flow_sgd_workspace(const FlowSgd *p) {
+  return check_sgd(*p) ? -1 : SgdScratch(*p).total * (p->threads < p->K ? p->threads : p->K);
+}
+
+int flow_sgd(const FlowSgd *p) {
+  const int status = check_sgd(*p);
+  if (status) return status;
+  const FlowTraining &f = training_for(p->dtype);
+  const SgdScratch s(*p);
+  if (p->workspace_bytes < flow_sgd_workspace(p) || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
+  for_clients(p->K, p->threads, [&](int64_t k, int me) {
+    char *mine = static_cast<char *>(p->workspace) + me * s.total;
+    f.sgd(p, k, mine, reinterpret_cast<int64_t *>(mine + s.sums), reinterpret_cast<int32_t *>(mine + s.sums + s.names));
+  });
+  return FLOW_OK;
+}
+
+int flow_accumulate(int64_t K, int64_t n, int32_t dtype, const void *uploads, const double *weights, double *total) {
+  if (K < 1 || n < 1) return FLOW_BAD_SIZE;
+  if (dtype != FLOW_F32 && dtype != FLOW_F64) return FLOW_BAD_OPTION;
+  training_for(dtype).accumulate(K, n, uploads, weights, total);
+  return FLOW_OK;
+}
+
+}  // extern "C"

@@ -1,0 +1,36 @@
+// Compiled once per instruction set, with FLOW_ISA its name: everything but the one exported function is internal.
+#include "training_kernels.h"
+
+#include "head.h"
+#include "sgd.h"
+
+namespace {
+
+template <class F>
+struct TrainingEntry {
+  using T = Real<F>;
+
+  static int64_t head_scratch_size(const FlowHead *p) {
+    return ((int64_t)HeadScratch<F>(HeadClient<F>(*p, 0)).total * (int64_t)sizeof(T) + 63) / 64 * 64;
+  }
+  static void head(const FlowHead *p, int64_t k, void *scratch) {
+    const HeadClient<F> c(*p, k);
+    HeadRun<F>(c, static_cast<T *>(scratch)).run();
+  }
+  static void sgd(const FlowSgd *p, int64_t k, void *sums, int64_t *named, int32_t *slots) {
+    SgdRun<T>(*p, k, static_cast<T *>(sums), named, slots).run();
+  }
+  static void add(int64_t K, int64_t n, const void *uploads, const double *weights, double *total) {
+    accumulate<T>(K, n, static_cast<const T *>(uploads), weights, total);
+  }
+
+  static constexpr FlowTraining table = {head_scratch_size, head, sgd, add};
+};
+
+}  // namespace
+
+#define FLOW_JOIN2(a, b) a##b
+#define FLOW_JOIN(a, b) FLOW_JOIN2(a, b)
+extern "C" const FlowTraining *FLOW_JOIN(flow_training_, FLOW_ISA)(int dtype) {
+  return dtype == FLOW_F64 ? &TrainingEntry<Double>::table : &TrainingEntry<Single>::table;
+}

@@ -1,0 +1,139 @@
+// The methods of flow_kernels._C.Kernels for local training: tensors in; what raw addresses rely on is checked here.
+#include <string.h>
+
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "tensor.h"
+#include "training.h"
+#include "workspace.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using flow::Misfit;
+using flow::Reader;
+using flow::Tensor;
+
+constexpr dlpack::Type kInt64 = {dlpack::kInt, 64, 1}, kFloat64 = {dlpack::kFloat, 64, 1};
+
+int dtype_of(dlpack::Type type) {
+  if (type.code == dlpack::kFloat && type.bits == 32) return FLOW_F32;
+  if (type.code == dlpack::kFloat && type.bits == 64) return FLOW_F64;
+  throw Misfit("the kernels of local training take float32 or float64");
+}
+
+int64_t size_of(const Tensor &t, int first = 0) {
+  int64_t n = 1;
+  for (int i = first; i < t.dimensions; ++i) n *= t.shape[i];
+  return n;
+}
+
+// The data of a tensor of this shape and type; null for None.
+void *fitting(const Reader &reader, py::handle object, const char *name, std::initializer_list<int64_t> shape,
+              dlpack::Type type) {
+  const Tensor t = reader.read(object, name);
+  if (!t.there) return nullptr;
+  bool same = t.type.code == type.code && t.type.bits == type.bits && t.dimensions == (int)shape.size();
+  int i = 0;
+  for (int64_t size : shape) same = same && t.shape[i++] == size;
+  if (same) return t.data;
+  std::string expected;
+  for (int64_t size : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(size);
+  throw Misfit(std::string(name) + " must be [" + expected + "] of " + std::to_string(type.bits) + " bits");
+}
+
+template <class Problem>
+int run(const Reader &reader, Problem &p, int64_t bytes, int (*kernel)(const Problem *)) {
+  const py::gil_scoped_release release;
+  if (bytes > 0) {
+    p.workspace = flow::workspace().get(bytes), p.workspace_bytes = bytes;
+    if (reader.poison) memset(p.workspace, 0xff, (size_t)bytes);
+  }
+  const int status = kernel(&p);
+  flow::workspace().done();
+  return status;
+}
+
+// The tensors of FlowHead, in the order of flow_kernels/training.py
+int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple &weights, py::handle q, py::handle nats,
+         py::handle counts, py::handle best, py::handle dx, py::handle dq, const py::tuple &grads, int threads) {
+  const Tensor input = reader.read(x, "x"), table = reader.read(weights[2], "weight");
+  if (input.dimensions != 3 || table.dimensions != 3) throw Misfit("x must be [K, N, I] and weight [K, V, D]");
+  const dlpack::Type type = input.type;
+  FlowHead p{};
+  p.dtype = dtype_of(type), p.threads = threads;
+  p.K = input.shape[0], p.N = input.shape[1], p.I = input.shape[2], p.V = table.shape[1], p.D = table.shape[2];
+  p.x = input.data;
+  p.targets = static_cast<const int64_t *>(fitting(reader, targets, "targets", {p.K, p.N}, kInt64));
+  p.proj_w = fitting(reader, weights[0], "projection weight", {p.K, p.D, p.I}, type);
+  p.proj_b = fitting(reader, weights[1], "projection bias", {p.K, p.D}, type);
+  p.dproj_w = fitting(reader, grads[0], "projection weight gradient", {p.K, p.D, p.I}, type);
+  p.dproj_b = fitting(reader, grads[1], "projection bias gradient", {p.K, p.D}, type);
+  for (int e = 0; e < 2; ++e) {
+    p.w[e] = fitting(reader, weights[2 + 2 * e], "weight", {p.K, p.V, p.D}, type);
+    p.b[e] = fitting(reader, weights[3 + 2 * e], "bias", {p.K, p.V}, type);
+    p.dw[e] = fitting(reader, grads[2 + 2 * e], "weight gradient", {p.K, p.V, p.D}, type);
+    p.db[e] = fitting(reader, grads[3 + 2 * e], "bias gradient", {p.K, p.V}, type);
+  }
+  p.q = fitting(reader, q, "q", {p.K, p.N, 2}, type), p.dq = fitting(reader, dq, "q gradient", {p.K, p.N, 2}, type);
+  p.dx = fitting(reader, dx, "x gradient", {p.K, p.N, p.I}, type);
+  p.nats = static_cast<double *>(fitting(reader, nats, "nats", {p.K}, kFloat64));
+  p.counts = static_cast<int64_t *>(fitting(reader, counts, "counts", {p.K}, kInt64));
+  p.best = static_cast<int64_t *>(fitting(reader, best, "best", {p.K, p.N}, kInt64));
+  return run(reader, p, flow_head_workspace(&p), flow_head);
+}
+
+// parameters: tuples (parameter, gradient, anchor, momentum, rows), all with a leading K
+int sgd(const Reader &reader, const py::list &parameters, py::handle present, double lr, double clip, double mu, double decay,
+        double momentum, int threads) {
+  std::vector<FlowParameter> all;
+  FlowSgd p{};
+  dlpack::Type type{};
+  for (const py::handle item : parameters) {
+    const py::tuple one = py::reinterpret_borrow<py::tuple>(item);
+    const Tensor parameter = reader.read(one[0], "parameter"), gradient = reader.read(one[1], "gradient");
+    const Tensor anchor = reader.read(one[2], "anchor"), velocity = reader.read(one[3], "momentum"), rows = reader.read(one[4], "rows");
+    if (all.empty()) type = parameter.type, p.K = parameter.shape[0], p.dtype = dtype_of(type);
+    FlowParameter f{};
+    f.n = size_of(parameter, 1);
+    for (const Tensor *t : {&parameter, &gradient, &anchor, &velocity}) {
+      if (!t->there) continue;
+      const bool by_rows = t == &gradient && rows.there;
+      if (t->type.code != type.code || t->type.bits != type.bits || t->shape[0] != p.K || (!by_rows && size_of(*t, 1) != f.n))
+        throw Misfit("parameters, gradients, anchors and momenta must be [K, ..] of one size and dtype");
+    }
+    f.parameter = parameter.data, f.gradient = gradient.data, f.anchor = anchor.data, f.momentum = velocity.data;
+    if (rows.there) {
+      if (parameter.dimensions != 3 || gradient.dimensions != 3 || gradient.shape[2] != parameter.shape[2])
+        throw Misfit("a gradient by rows must be [K, N, width] of a parameter [K, rows, width]");
+      f.N = gradient.shape[1], f.width = gradient.shape[2];
+      f.rows = static_cast<const int64_t *>(fitting(reader, one[4], "rows", {p.K, f.N}, kInt64));
+    }
+    all.push_back(f);
+  }
+  p.count = (int64_t)all.size(), p.parameters = all.data(), p.threads = threads;
+  p.lr = lr, p.clip = clip, p.mu = mu, p.decay = decay, p.momentum = momentum;
+  const dlpack::Type flags = {6, 8, 1};  // kDLBool
+  p.present = static_cast<const uint8_t *>(fitting(reader, present, "present", {p.K}, flags));
+  return run(reader, p, flow_sgd_workspace(&p), flow_sgd);
+}
+
+int accumulate(const Reader &reader, py::handle total, py::handle uploads, py::handle weights) {
+  const Tensor sum = reader.read(total, "total"), given = reader.read(uploads, "uploads");
+  if (sum.type.code != dlpack::kFloat || sum.type.bits != 64 || !given.dimensions || size_of(given, 1) != size_of(sum))
+    throw Misfit("total must be float64 [..] and uploads [K, ..]");
+  const void *w = fitting(reader, weights, "weights", {given.shape[0]}, kFloat64);
+  const int dtype = dtype_of(given.type);
+  const py::gil_scoped_release release;
+  return flow_accumulate(given.shape[0], size_of(sum), dtype, given.data, static_cast<const double *>(w),
+                         static_cast<double *>(sum.data));
+}
+
+}  // namespace
+
+void add_training(py::class_<Reader> &kernels) {
+  kernels.def("head", &head).def("sgd", &sgd).def("accumulate", &accumulate);
+}

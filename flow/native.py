@@ -1,0 +1,225 @@
+"""The gradients of one update on one batch by the C++ kernels, the backward pass written out by hand.
+
+Forward: embedding, routed GRU, and a head that computes its loss and its gradients in one go. Backward: the routers, the GRU,
+the rows of the embedding that were looked up. Every product runs in flow_kernels; the tensors in between are kept from batch
+to batch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flow.models import EXPERT, LanguageModel, Tensors, embed, linear
+from flow_kernels.backends import cpu
+from flow_kernels.reference import choose
+from flow_kernels.training import Head, HeadLoss, Step, head_loss
+from flow_kernels.training import refusal as kernels_refusal
+
+if TYPE_CHECKING:
+    from flow.descent import Batch, Update
+
+GRU = tuple(f"gru.{name}" for name in (*EXPERT, *(f"local_{name}" for name in EXPERT), "router_weight_l0", "router_bias_l0"))
+HEAD = (
+    "projection.weight", "projection.bias", "head.weight", "head.bias", "head.local_weight", "head.local_bias",
+)  # fmt: skip
+ROUTER = ("head.router_weight", "head.router_bias")
+EMBEDDING = "embedding.weight"
+
+
+def refusal(model: LanguageModel, parameters: Tensors, update: Update) -> str:
+    """Why an update cannot be computed here; empty when it can."""
+    if update.compose is not None:
+        return "its parameters are composed of others"
+    if model.backend not in ("auto", "cpu"):
+        return f"the model asks for backend={model.backend!r}"
+    weight = parameters[EMBEDDING]
+    return kernels_refusal(weight.dtype, weight.device)
+
+
+class Memory:
+    """Tensors that are written anew in every batch, kept: fresh memory costs a page fault every 4 KiB."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def get(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor."""
+        size = math.prod(shape)
+        if name not in self._kept or len(self._kept[name]) < size:
+            self._kept[name] = like.new_empty(size)
+        return self._kept[name][:size].view(shape)
+
+
+def _targets(batch: Batch) -> Tensor:
+    """int64 [k, B * T]: -1 where nothing is to be predicted."""
+    return torch.where(batch.valid, batch.targets, -1).flatten(1)
+
+
+class Native:
+    """One update of the clients' parameters [K, ..]; see :class:`flow.descent.Update`."""
+
+    def __init__(self, model: LanguageModel, parameters: Tensors, update: Update) -> None:
+        self.model, self.update = model, update
+        self.mixture = update.route == "mixture"
+        self.routed_head = self.mixture and model.routed_head
+        # Frozen ones may be views of one tensor for all clients, which the kernels do not read.
+        self.parameters = {n: t if t.is_contiguous() else t.contiguous() for n, t in parameters.items()}
+        self.gru = tuple(name if self._used(name) else None for name in GRU)
+        self.head = tuple(self._head_name(name) for name in HEAD)
+        self.trained = frozenset(update.names)
+        self.memory = Memory()
+        strided = [name for name in update.names if not parameters[name].is_contiguous()]
+        if strided:
+            raise ValueError(f"parameters: {', '.join(strided)} are changed in place and must be contiguous; train a copy()")
+        self.below_head = self.trained.intersection((*GRU, EMBEDDING)) != frozenset()
+
+    def _used(self, name: str) -> bool:
+        """Whether the route needs this weight of the GRU."""
+        if "router" in name:
+            return self.mixture
+        return self.update.route != ("global" if "local_" in name else "local")
+
+    def _head_name(self, name: str) -> str | None:
+        """Which parameter takes this place in the head."""
+        if name not in self.parameters and "local_" not in name:
+            return None  # no projection
+        if "local_" in name:
+            return name if self.routed_head else None
+        own = self.update.route == "local" and self.model.routed_head and name.startswith("head.")
+        return name.replace("head.", "head.local_") if own else name
+
+    def gradients(self, batch: Batch, dense: bool) -> tuple[Tensor, dict[str, Step]]:
+        """The mean loss of k clients, float64 [k], and for every trained parameter the step to take.
+
+        dense: whether the embedding's gradient is to have all rows; else it has those that were looked up.
+        """
+        k, b, t = batch.inputs.shape
+        p, x, flat, gru, q = self._below_head(batch, "soft")
+        targets, head = _targets(batch), self._weights_of_head(p)
+        outs = [
+            self.memory.get(f"d {name}", tuple(p[name].shape), x) if name in self.trained and name is not None else None
+            for name in self.head
+        ]
+        routers = q is not None and (self.below_head or self.trained.intersection(ROUTER) != frozenset())
+        found = head_loss(
+            flat, targets, head, q, x_grad=self.below_head, q_grad=routers, out=outs,
+            x_out=self.memory.get("dh", tuple(flat.shape), x) if self.below_head else None,
+        )  # fmt: skip
+        grads = {name: grad for name, grad in zip(self.head, outs, strict=True) if name is not None and grad is not None}
+        share = batch.valid.to(x.dtype).view(k, -1) / found.counts.clamp_min(1).unsqueeze(1)
+        dh = found.x
+        if routers:
+            assert q is not None and found.q is not None
+            ds = self._through_router(q, found.q, share)
+            if "head.router_weight" in self.trained:
+                grads["head.router_weight"] = ds.mT @ flat
+            if "head.router_bias" in self.trained:
+                grads["head.router_bias"] = ds.sum(1)
+            if dh is not None:
+                dh.baddbmm_(ds, p["head.router_weight"])
+        dx = None
+        if dh is not None:
+            dx = self._backward(p, x, batch, dh.view(k, b, t, -1), gru, share.view(k, b, t), grads)
+        steps = {name: Step(p[name], grads[name]) for name in self.trained if name in grads}
+        if dx is not None:
+            steps[EMBEDDING] = self._embedding(p[EMBEDDING], dx.view(k, b * t, -1), batch, dense)
+        missing = self.trained.difference(steps)
+        if missing:
+            raise RuntimeError(f"route={self.update.route!r} gives no gradient to {', '.join(sorted(missing))}")
+        return found.nats / found.counts.clamp_min(1), {name: steps[name] for name in self.update.names}
+
+    def look(self, batch: Batch, routing: str = "soft") -> tuple[HeadLoss, Tensor]:
+        """The loss and the most likely tokens of k clients without a gradient, and the GRU's routing [k, B, T, 2]."""
+        p, _, flat, (_, gru_q, _), q = self._below_head(batch, routing)
+        return head_loss(flat, _targets(batch), self._weights_of_head(p), q, best=True), gru_q
+
+    def _below_head(
+        self, batch: Batch, routing: str
+    ) -> tuple[Tensors, Tensor, Tensor, tuple[Tensor, Tensor, Tensor | None], Tensor | None]:
+        """The first k clients' parameters, the GRU's input, its states [k, B * T, H], what it saved, the head's routing."""
+        k = len(batch.inputs)
+        p = {name: tensor[:k] for name, tensor in self.parameters.items()}
+        x = embed(batch.inputs, p[EMBEDDING])
+        h, gru = self._forward(p, x, batch, routing)
+        flat = h.flatten(1, 2)
+        if not self.routed_head:
+            return p, x, flat, gru, None
+        scores = linear(flat, p["head.router_weight"], p["head.router_bias"])
+        return p, x, flat, gru, choose(scores / self.model.temperature, routing)
+
+    def _weights_of_head(self, p: Tensors) -> Head:
+        return Head(*(None if name is None else p[name] for name in self.head))  # type: ignore[arg-type]
+
+    def _regulariser(self, q: Tensor, share: Tensor) -> Tensor:
+        """Gradient by q_global of -(gamma / L) * mean log q_global, [..]; the smallest normal number in the place of zero."""
+        layers = 2 if self.routed_head else 1
+        tiny = torch.finfo(q.dtype).tiny
+        return torch.where(q[..., 0] >= tiny, -self.update.gamma / layers * share / q[..., 0], 0.0)
+
+    def _through_router(self, q: Tensor, dq: Tensor, share: Tensor) -> Tensor:
+        """Gradient by the head router's scores, [k, N, 2]."""
+        if self.update.gamma:
+            dq[..., 0] += self._regulariser(q, share)
+        return q * (dq - (q * dq).sum(-1, keepdim=True)) / self.model.temperature
+
+    def _options(self, routing: str = "soft") -> tuple[str, str, float, bool, bool, int]:
+        return self.update.route, routing, self.model.temperature, True, False, torch.get_num_threads()
+
+    def _forward(
+        self, p: Tensors, x: Tensor, batch: Batch, routing: str
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
+        """The GRU's states [k, B, T, H], and what its backward pass needs: initial state, q, gates."""
+        (k, b, t, _), size = x.shape, self.model.gru.hidden_size
+        h0 = self.memory.get("h0", (k, b, size), x).zero_()
+        y, h_n = self.memory.get("y", (k, b, t, size), x), self.memory.get("h_n", (k, b, size), x)
+        q = self.memory.get("q", (k, b, t, 2), x)
+        gates = None
+        if self.below_head:
+            gates = self.memory.get("gates", (k, b, t, 8 if self.mixture else 4, (size + 15) // 16 * 16), x)
+        weights = (None if name is None else p[name] for name in self.gru)
+        tensors = (x, h0, *weights)
+        status = cpu._kernels.forward(tensors, batch.lengths, None, *self._options(routing), y, h_n, q, gates)
+        if status:
+            raise RuntimeError(f"flow_kernels._C refused a batch (status {status})")
+        return y, (h0, q, gates)
+
+    def _backward(
+        self, p: Tensors, x: Tensor, batch: Batch, dh: Tensor, saved: tuple[Tensor, Tensor, Tensor | None], share: Tensor,
+        grads: Tensors,
+    ) -> Tensor | None:  # fmt: skip
+        """Adds the gradients of the GRU's weights to `grads`; returns that of its input, where the embedding is trained."""
+        h0, q, gates = saved
+        dq = None
+        if self.update.gamma and self.mixture:
+            dq = self.memory.get("dq", tuple(q.shape), x).zero_()
+            dq[..., 0] = torch.where(batch.valid, self._regulariser(q, share), 0.0)
+        dx = self.memory.get("dx", tuple(x.shape), x) if EMBEDDING in self.trained else None
+        outs: list[Tensor | None] = [dx, None]
+        for name in self.gru:
+            out = None
+            if name is not None and name in self.trained:
+                out = grads[name] = self.memory.get(f"d {name}", tuple(p[name].shape), x)
+            outs.append(out)
+        weights = (None if name is None else p[name] for name in self.gru)
+        y = self.memory.get("y", tuple(dh.shape), x)
+        status = cpu._kernels.backward(
+            (x, h0, *weights), batch.lengths, None, *self._options(), y, q, gates, dh, None, dq, tuple(outs)
+        )
+        if status:
+            raise RuntimeError(f"flow_kernels._C refused a batch (status {status})")
+        return dx
+
+    def _embedding(self, table: Tensor, dx: Tensor, batch: Batch, dense: bool) -> Step:
+        rows = torch.where(batch.valid, batch.inputs, -1).view(len(dx), -1)
+        if not dense:
+            return Step(table, dx, rows=rows)
+        gradient = self.memory.get("d embedding", tuple(table.shape), table).zero_()
+        k, _, width = dx.shape
+        every = rows + torch.arange(k).unsqueeze(1) * table.shape[1]
+        valid = rows >= 0
+        gradient.view(-1, width).index_add_(0, every[valid], dx[valid])
+        return Step(table, gradient)

@@ -1,0 +1,188 @@
+"""The head with its loss, SGD and sums of uploads, against the same written plainly in float64."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from flow_kernels import training
+from flow_kernels.backends import cpu
+from flow_kernels.training import Head, Step, accumulate_, head_loss, sgd_
+
+# clients, rows, inputs, projection, vocabulary, experts
+SHAPES = [
+    (1, 1, 1, 1, 1, 1), (2, 5, 7, 3, 9, 1), (3, 50, 8, None, 300, 2), (2, 129, 33, 17, 515, 2), (1, 700, 20, None, 1030, 1),
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    training.cpu._kernels.poison = True
+    yield
+    training.cpu._kernels.poison = False
+
+
+@pytest.fixture(params=[isa for isa in cpu.ISAS[:3] if cpu._C.has_isa(isa)])
+def each_isa(request):
+    """conftest puts the instruction set back."""
+    assert cpu._C.select_isa(request.param) == 0
+
+
+def draw(shape, dtype, seed=0):
+    k, n, i, d, v, experts = shape
+    g = torch.Generator().manual_seed(seed)
+
+    def random(*size, scale=1.0):
+        return (torch.randn(size, generator=g, dtype=torch.float64) * scale).to(dtype)
+
+    width = i if d is None else d
+    targets = torch.randint(0, v, (k, n), generator=g)
+    targets[torch.rand(k, n, generator=g) < 0.3] = -1
+    if k == 2:
+        targets[1] = -1  # a client with nothing to predict
+    table = (random(k, v, width, scale=width**-0.5), random(k, v))
+    projection = (None, None) if d is None else (random(k, d, i, scale=i**-0.5), random(k, d))
+    second = (random(k, v, width, scale=width**-0.5), random(k, v)) if experts == 2 else (None, None)
+    q = torch.rand(k, n, 1, generator=g, dtype=torch.float64).to(dtype)
+    return random(k, n, i), targets, Head(*projection, *table, *second), torch.cat((q, 1 - q), -1) if experts == 2 else None
+
+
+def plainly(x, targets, head, q, dtype=torch.float64):
+    """nats [K], logits, gradients by x, q and the weights: autograd through the whole logits."""
+    given = [None if t is None else t.to(dtype).requires_grad_() for t in (x, q, *head)]
+    x, q, pw, pb, w, b, lw, lb = given
+    f = x if pw is None else x @ pw.mT + pb.unsqueeze(1)
+    logits = f @ w.mT + b.unsqueeze(1)
+    if q is not None:
+        logits = q[..., :1] * logits + q[..., 1:] * (f @ lw.mT + lb.unsqueeze(1))
+    nats = F.cross_entropy(logits.flatten(0, 1), targets.clamp_min(0).flatten(), reduction="none").view(targets.shape)
+    nats = torch.where(targets >= 0, nats, 0.0)
+    loss = (nats.sum(1) / (targets >= 0).sum(1).clamp_min(1)).sum()
+    grads = iter(torch.autograd.grad(loss, [t for t in given if t is not None]))
+    return nats.sum(1).detach(), logits.detach(), [None if t is None else next(grads) for t in given]
+
+
+def poison(head):
+    return tuple(None if t is None else torch.full_like(t, float("nan")) for t in head)
+
+
+def error(found, exact):
+    return float((found.double() - exact.double()).abs().max() / exact.double().abs().max().clamp_min(1e-30))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_head_loss_and_all_gradients(shape, dtype, threads, each_isa):
+    torch.set_num_threads(threads)
+    x, targets, head, q = draw(shape, dtype)
+    out = poison(head)
+    found = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=out, best=True)
+    nats, logits, exact = plainly(x, targets, head, q)
+    torch_nats, _, torch_grads = plainly(x, targets, head, q, dtype)
+    assert torch.equal(found.counts, (targets >= 0).sum(1))
+    assert torch.equal(found.best, torch.where(targets >= 0, logits.argmax(-1), -1)) or dtype == torch.float32
+    floor = 20 * torch.finfo(dtype).eps
+    assert error(found.nats, nats) <= max(2 * error(torch_nats, nats), floor)
+    for got, want, same in zip((found.x, found.q, *out), exact, torch_grads, strict=True):
+        assert (got is None) == (want is None)
+        if got is not None:
+            assert error(got, want) <= max(2 * error(same, want), floor)
+
+
+def test_a_head_twice_gives_the_same_bits_and_writes_what_was_asked_for():
+    x, targets, head, q = draw(SHAPES[3], torch.float32)
+    first, second = poison(head), poison(head)
+    one = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=first)
+    two = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=second)
+    assert all(
+        torch.equal(a, b) for a, b in zip((one.x, one.q, one.nats, *first), (two.x, two.q, two.nats, *second), strict=True)
+    )
+    alone = torch.full_like(head.weight, float("nan"))
+    only = head_loss(x, targets, head, q, out=(None, None, alone, None, None, None))
+    assert only.x is None and only.q is None and only.best is None and torch.equal(alone, first[2])
+
+
+def test_the_first_of_equal_logits_is_chosen_and_large_ones_do_not_overflow():
+    head = Head(None, None, torch.zeros(1, 40, 3), torch.zeros(1, 40))
+    head.bias[0, 7] = head.bias[0, 33] = 1000.0
+    found = head_loss(torch.ones(1, 5, 3), torch.tensor([[7, 33, 0, -1, 7]]), head, best=True)
+    assert found.best.tolist() == [[7, 7, 7, -1, 7]]
+    assert float(found.nats) == pytest.approx(4 * torch.tensor(2.0).log().item() + 1000, rel=1e-6)
+
+
+def test_a_target_beyond_the_vocabulary_is_named():
+    x, targets, head, q = draw(SHAPES[2], torch.float32)
+    targets[0, 3] = 300
+    with pytest.raises(ValueError, match="targets: every target must be below the V=300 rows of the head's weight, got 300"):
+        head_loss(x, targets, head, q)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias", "local_weight"])
+def test_a_weight_that_does_not_fit_is_refused(name):
+    x, targets, head, q = draw(SHAPES[2], torch.float32)
+    wrong = head._replace(**{name: getattr(head, name)[:, 1:]})
+    with pytest.raises(RuntimeError, match="must be"):
+        head_loss(x, targets, wrong, q)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "options", [{}, {"clip": 0.7}, {"clip": 1e9}, {"mu": 0.1, "weight_decay": 0.2, "momentum": 0.9, "clip": 2.0}]
+)
+def test_sgd(dtype, options, each_isa):
+    g = torch.Generator().manual_seed(1)
+    shapes = [(3, 7), (3, 129, 5), (3, 1)]
+    tensors = [[torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for _ in range(4)] for s in shapes]
+    rows = torch.randint(-1, 11, (3, 30), generator=g)
+    table, dense = (torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in ((3, 11, 5), (3, 30, 5)))
+    present = torch.tensor([True, False, True])
+    pulled = "mu" in options
+    exact = [[t.double().clone() for t in four] for four in tensors]
+    exact_table, spread = table.double().clone(), torch.zeros(3, 11, 5, dtype=torch.float64)
+    for k, n in (rows >= 0).nonzero().tolist():
+        spread[k, rows[k, n]] += dense[k, n].double()
+    square = sum(four[1].flatten(1).square().sum(1) for four in exact)
+    square = square if pulled else square + spread.flatten(1).square().sum(1)
+    clip = options.get("clip", 0.0)
+    scale = clip / square.sqrt().clamp_min(clip) if clip else torch.ones(3, dtype=torch.float64)
+    for parameter, gradient, anchor, velocity in exact:
+        for k in (0, 2):
+            step = gradient[k] * scale[k]
+            if pulled:
+                step += 0.2 * parameter[k] + 0.1 * (parameter[k] - anchor[k])
+                velocity[k] = 0.9 * velocity[k] + step
+                step = velocity[k]
+            parameter[k] -= 0.3 * step
+    steps = [Step(*(four if pulled else four[:2])) for four in tensors]
+    if not pulled:
+        steps.append(Step(table, dense, rows=rows))
+        for k in (0, 2):
+            exact_table[k] -= 0.3 * scale[k] * spread[k]
+    sgd_(steps, lr=0.3, present=present, **options)
+    tolerance = 20 * torch.finfo(dtype).eps
+    for four, wanted in zip(tensors, exact, strict=True):
+        torch.testing.assert_close(four[0].double(), wanted[0], rtol=tolerance, atol=tolerance)
+        torch.testing.assert_close(four[3].double(), wanted[3], rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(table.double(), exact_table, rtol=tolerance, atol=tolerance)
+
+
+def test_sgd_refuses_what_it_would_get_wrong():
+    p, g, rows = torch.zeros(2, 4, 3), torch.zeros(2, 5, 3), torch.zeros(2, 5, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="status 2"):  # rows that no gradient names would have to move too
+        sgd_([Step(p, g, rows=rows)], lr=1.0, weight_decay=0.1)
+    rows[1, 2] = 4
+    with pytest.raises(RuntimeError, match="status 8"):
+        sgd_([Step(p, g, rows=rows)], lr=1.0)
+    with pytest.raises(RuntimeError, match="one size and dtype"):
+        sgd_([Step(p, g)], lr=1.0)
+    assert not p.any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_accumulate(dtype):
+    g = torch.Generator().manual_seed(2)
+    uploads = torch.randn(5, 3000, 3, generator=g, dtype=torch.float64).to(dtype)
+    weights, total = torch.rand(5, generator=g, dtype=torch.float64), torch.randn(3000, 3, generator=g, dtype=torch.float64)
+    expected = total + (weights.view(-1, 1, 1) * uploads.double()).sum(0)
+    accumulate_(total, uploads, weights)
+    torch.testing.assert_close(total, expected, rtol=1e-14, atol=1e-14)
