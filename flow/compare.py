@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,7 +38,7 @@ class Comparison:
     rows: list[Row]
     """One for every algorithm, in the order in which they were named."""
     tried: dict[str, list[tuning.Trial]]
-    """By algorithm, the learning rates that were tried; empty without tuning."""
+    """By algorithm, the choices of its rates that were tried; empty without tuning."""
     folder: Path
     report: Path
     """comparison.html"""
@@ -62,7 +63,7 @@ def compare(
     *,
     seeds: int = 1,
     settings: Mapping[str, Mapping[str, Any]] | None = None,
-    tune: Sequence[float] = (),
+    tune: int = 0,
     tune_rounds: int = 0,
     population: Population | None = None,
     progress: bool = True,
@@ -76,7 +77,7 @@ def compare(
             every algorithm that averages and whose name does not stand for a server optimiser.
         seeds: runs of every algorithm, with the seeds config.seed, config.seed + 1, ...
         settings: by name of an algorithm, options of its own, or of the server for it alone.
-        tune: learning rates to choose from for every algorithm, see flow/tuning.py; none: they are not tuned.
+        tune: how many choices of its learning rates every algorithm tries, see flow/tuning.py; 0: they are not tuned.
         tune_rounds: rounds of a run that tries one of them; 0: as many as the final ones have.
         population: clients to train on instead of loading ``config.data``.
         progress: whether to draw progress bars on stderr, and print the table at the end.
@@ -123,18 +124,14 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
     population = _ready(plan, population)  # whatever is wrong is said before anything is written
     _record(folder, describe(plan, population))
 
-    smaller = tuning.population_of(population) if plan.rates else population
-    trials = {
-        (name, rate): Job(folder / "tuning" / f"{name}-lr{rate!r}", configuration(plan, name, rate=rate), smaller)
-        for name, rate in plan.trials()
-    }
-    count, done = len(trials) + len(plan.names) * plan.seeds, 0
+    tuned = [name for name in plan.names if plan.rates(name)]
+    count, done = len(tuned) * plan.tune + len(plan.names) * plan.seeds, 0
+    smaller = tuning.population_of(population) if tuned else population
     tried: dict[str, list[tuning.Trial]] = {}
-    for (name, rate), job in trials.items():
-        done += 1
-        _say(progress, f"{done} of {count}: {name}, learning rate {rate:g} tried")
-        tried.setdefault(name, []).append(_trial(rate, job, progress))
-    chosen = {name: tuning.best(name, found) for name, found in tried.items()}
+    for name in tuned:
+        tried[name] = _tune(plan, name, folder / "tuning", smaller, (done, count), progress)
+        done += plan.tune
+    chosen = {name: tuning.chosen(name, found) for name, found in tried.items()}
 
     rows = []
     for name in plan.names:
@@ -145,7 +142,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
             job = Job(folder / "runs" / f"{name}-seed{seed}", configuration(plan, name, seed, chosen.get(name)), population)
             reason = _brought_to_its_end(job, progress)
             found.append(measures(job.folder) if reason is None else None)
-        rows.append(row_of(name, configuration(plan, name, rate=chosen.get(name)).algorithm, found))
+        rows.append(row_of(name, configuration(plan, name, rates=chosen.get(name)).algorithm, found))
     report = _write(folder, plan, rows, tried, chosen)
     if progress:
         print(text_table(rows))
@@ -162,10 +159,9 @@ def _ready(plan: Plan, population: Population | None) -> Population:
     for name in plan.names:
         try:
             population = prepare(configuration(plan, name), population).population
-            smaller = tuning.population_of(population) if plan.rates and smaller is None else smaller
-            for rate in plan.rates if smaller is not None and plan.tunes(name) else ():
-                with contextlib.suppress(tuning.NotPossible):  # told by _trial, in its place
-                    prepare(tuning.possible(configuration(plan, name, rate=rate)), smaller)
+            if plan.rates(name):
+                smaller = tuning.population_of(population) if smaller is None else smaller
+                prepare(configuration(plan, name), smaller)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
     assert population is not None
@@ -199,14 +195,30 @@ def _record(folder: Path, described: dict[str, Any]) -> None:
         ) from error
 
 
-def _trial(rate: float, job: Job, progress: bool) -> tuning.Trial:
-    """The validation accuracy of one learning rate."""
+def _tune(
+    plan: Plan, name: str, folder: Path, population: Population, runs: tuple[int, int], progress: bool
+) -> list[tuning.Trial]:
+    """Everything that is tried for one algorithm; runs: how many there were before it, and how many there are in all."""
+    numbers = itertools.count(1)
+
+    def attempt(values: tuning.Values) -> tuning.Trial:
+        number = next(numbers)
+        _say(progress, f"{runs[0] + number} of {runs[1]}: {name} tried with {tuning.show(values)}")
+        return _trial(values, Job(folder / f"{name}-{number}", configuration(plan, name, rates=values), population), progress)
+
+    return tuning.search(plan.start(name), plan.rates(name), plan.tune, attempt)
+
+
+def _trial(values: tuning.Values, job: Job, progress: bool) -> tuning.Trial:
+    """The validation accuracy of one choice."""
     try:
         tuning.possible(job.config)
     except tuning.NotPossible as error:
-        return tuning.Trial(rate, None, str(error))
+        return tuning.Trial(values, None, str(error))
     reason = _brought_to_its_end(job, progress)
-    return tuning.Trial(rate, None, reason) if reason is not None else tuning.Trial(rate, tuning.accuracy(job.folder), "")
+    if reason is not None:
+        return tuning.Trial(values, None, reason)
+    return tuning.Trial(values, tuning.accuracy(job.folder), "")
 
 
 def _brought_to_its_end(job: Job, progress: bool) -> str | None:
@@ -267,7 +279,9 @@ def _say(progress: bool, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _write(folder: Path, plan: Plan, rows: list[Row], tried: dict[str, list[tuning.Trial]], chosen: dict[str, float]) -> Path:
+def _write(
+    folder: Path, plan: Plan, rows: list[Row], tried: dict[str, list[tuning.Trial]], chosen: dict[str, tuning.Values]
+) -> Path:
     """Write the results: as text, as CSV, as JSON with every run, and as a page."""
     from flow.compare_report import write_comparison  # draws with matplotlib, which nothing else here needs
 

@@ -29,13 +29,13 @@ class Compare(Config[SharedOptions]):
     """TOML file with a table of options for every algorithm that is to have its own. None: there are none."""
 
     tune: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Choose every algorithm's learning rate by its accuracy on validation texts, out of --rates."""
+    """Choose every algorithm's learning rates, those of fine-tuning and server among them, by accuracy on validation texts."""
 
-    rates: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
-    """With --tune: the learning rates to try, the same ones for every algorithm."""
+    trials: int = 7
+    """With --tune: choices that every algorithm tries, however many rates it has."""
 
     tune_rounds: int = 0
-    """With --tune: rounds of a run that tries a rate; 0: as many as the final ones have."""
+    """With --tune: rounds of a run that tries one; 0: as many as the final ones have."""
 
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """New folder for everything, or that of the same comparison, which then goes on. None: runs/compare-DATA-DATE-TIME."""
@@ -69,9 +69,11 @@ def command(arguments: list[str]) -> None:
             "new comparison"
         )
     if not chosen.tune:
-        for name in ("rates", "tune_rounds"):
+        for name in ("trials", "tune_rounds"):
             if getattr(chosen, name) != getattr(Compare, name):
                 raise UserError(f"{name}={getattr(chosen, name)!r} does nothing without --tune; add --tune, or leave it out")
+    if chosen.trials < 1:
+        raise UserError(f"trials must be at least 1, got {chosen.trials}; leave it out for the default, or leave --tune out")
     given = chosen.resume if chosen.resume is not None else chosen.folder
     data = Path(chosen.data.data).name.split(".")[0]
     folder = f"runs/compare-{data}-{time.strftime('%Y%m%d-%H%M%S')}" if given is None else given
@@ -83,7 +85,7 @@ def command(arguments: list[str]) -> None:
         else:
             result = compare(
                 names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
-                tune=chosen.rates if chosen.tune else (), tune_rounds=chosen.tune_rounds,
+                tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds,
             )  # fmt: skip
     except KeyboardInterrupt:
         if (Path(folder) / RECORD).exists():

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow import checkpoint
 from flow.algorithms import DEFAULT, NAMES, REGISTRY
-from flow.config import LARGEST, Config, ModelOptions, typed
+from flow.config import LARGEST, Config, ModelOptions, checked, typed
 from flow.data import DataOptions, Population
 from flow.errors import UserError
 from flow.server import DEFAULTS, ServerOptions
+
+SERVER_FACTOR = 10**0.5  # first step of server_lr in tuning; grids of google-research/federated have it
 
 
 @dataclass(frozen=True)
@@ -42,17 +43,27 @@ class Plan(NamedTuple):
     """Of all runs; its seed is the first one."""
     seeds: int
     settings: dict[str, dict[str, Any]]
-    rates: tuple[float, ...]
-    """To choose from; empty: not tuned."""
+    tune: int
+    """Choices of the rates that every algorithm tries; 0: not tuned."""
     tune_rounds: int
 
-    def tunes(self, name: str) -> bool:
-        """Whether the algorithm of this name has a learning rate to choose."""
-        return "lr" in _names_of(NAMES[name].algorithm.options)
+    def rates(self, name: str) -> dict[str, float]:
+        """The rates to choose for the algorithm of this name, those that were not given, each with its first step."""
+        if not self.tune:
+            return {}
+        algorithm, own = NAMES[name].algorithm, self.settings.get(name, {})
+        given = {key for key, value in vars(self.config.algorithm).items() if value is not None} | own.keys()
+        found = {rate.option: rate.factor for rate in algorithm.tuned if rate.option not in given}
+        server = configuration(self, name).server
+        if algorithm.averages and server.server != "average" and server.server_lr is None:
+            found["server_lr"] = SERVER_FACTOR
+        return found
 
-    def trials(self) -> Iterator[tuple[str, float]]:
-        """Every algorithm with every rate to try."""
-        return ((name, rate) for name in self.names if self.tunes(name) for rate in self.rates)
+    def start(self, name: str) -> dict[str, float]:
+        """The defaults of these rates."""
+        config = checked(configuration(self, name))
+        both = {**vars(config.algorithm), "server_lr": config.server.server_lr}
+        return {option: both[option] for option in self.rates(name)}
 
 
 def planned(
@@ -60,7 +71,7 @@ def planned(
     config: Config[Any] | None,
     seeds: int,
     settings: Mapping[str, Mapping[str, Any]] | None,
-    rates: Sequence[float],
+    tune: int,
     tune_rounds: int,
 ) -> Plan:
     """A comparison, checked as far as it can be without the data.
@@ -87,24 +98,16 @@ def planned(
             "algorithm in settings"
         )
     config = replace(typed(config), algorithm=typed(config.algorithm))
-    for what, value, low in (("seeds", seeds, 1), ("tune_rounds", tune_rounds, 0)):
+    for what, value, low in (("seeds", seeds, 1), ("tune", tune, 0), ("tune_rounds", tune_rounds, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise UserError(f"{what} must be an integer of at least {low}, got {value!r}; leave it out for the default")
     if config.seed + seeds - 1 > LARGEST:
         raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST}; lower either")
-    for rate in rates:
-        if isinstance(rate, bool) or not isinstance(rate, int | float):
-            raise UserError(f"tune must hold numbers, got {rate!r}; leave it out to use every algorithm's own learning rate")
-        if not (rate > 0 and math.isfinite(rate)):
-            raise UserError(f"tune must hold finite numbers above 0, got {rate!r}; give other learning rates")
-    if len(set(rates)) < len(rates):
-        raise UserError(f"tune={tuple(rates)!r} holds a rate twice; give every rate once")
-    plan = Plan(names, config, seeds, _settings(names, settings), tuple(map(float, rates)), tune_rounds)
-    if rates and config.algorithm.lr is not None:
-        raise UserError(f"lr={config.algorithm.lr!r} leaves nothing to tune; leave lr or tune out")
-    for name, own in plan.settings.items():
-        if rates and "lr" in own:
-            raise UserError(f"settings: lr={own['lr']!r} of {name} leaves nothing to tune; leave lr or tune out")
+    plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds)
+    if tune and not any(map(plan.rates, names)):
+        raise UserError(
+            f"tune={tune!r} has nothing to choose: every rate of {', '.join(names)} is given; leave one or tune out"
+        )
     return plan
 
 
@@ -126,24 +129,24 @@ def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | 
     return found
 
 
-def configuration(plan: Plan, name: str, seed: int | None = None, rate: float | None = None) -> Config[Any]:
+def configuration(plan: Plan, name: str, seed: int | None = None, rates: Mapping[str, float] | None = None) -> Config[Any]:
     """The configuration of one run.
 
-    seed: None means the first. rate: a learning rate to try or chosen; with it, and without a seed, it is a run of the
-    tuning, with its rounds.
+    seed: None means the first. rates: those to try or chosen; with them, and without a seed, it is a run of the tuning, with
+    its rounds.
     """
     algorithm, own = NAMES[name].algorithm, plan.settings.get(name, {})
-    known, trial = _names_of(algorithm.options), rate is not None and seed is None
+    known, trial = _names_of(algorithm.options), rates is not None and seed is None
     values = {key: value for key, value in vars(plan.config.algorithm).items() if value is not None and key in known}
     values |= {key: value for key, value in own.items() if key in known}
-    if rate is not None:
-        values["lr"] = rate
+    rates = rates or {}
+    values |= {key: value for key, value in rates.items() if key in known}
     server = ServerOptions()
     if algorithm.averages:
         server, named = plan.config.server, NAMES[name].server
         if named != ServerOptions():  # the name says which optimiser
             server = replace(server, server=named.server, **{key: getattr(named, key) for key in DEFAULTS[named.server]})
-    server = replace(server, **{key: value for key, value in own.items() if key not in known})
+    server = replace(server, **{key: value for key, value in {**own, **rates}.items() if key not in known})
     return replace(
         plan.config,
         algorithm=algorithm.options(**values),
@@ -159,7 +162,7 @@ def describe(plan: Plan, population: Population) -> dict[str, Any]:
         "algorithms": list(plan.names),
         "seeds": plan.seeds,
         "settings": plan.settings,
-        "tune": list(plan.rates),
+        "tune": plan.tune,
         "tune_rounds": plan.tune_rounds,
         "config": {**asdict(plan.config), "algorithm": asdict(plan.config.algorithm)},
         "data": checkpoint.digest({}, population),

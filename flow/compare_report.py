@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup
 
 from flow import checkpoint
 from flow.compare_plan import Plan
 from flow.compare_table import BYTES, FLOPS, SIDES, Row, accuracy, scaled, share, time
+from flow.page import template
 from flow.report_charts import COLOUR, chart
 from flow.report_files import read_evaluation
-from flow.tuning import Trial
+from flow.tuning import Trial, Values, show
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,28 +23,28 @@ DASH = "\N{EN DASH}"
 
 
 def write_comparison(
-    folder: Path, plan: Plan, rows: list[Row], tried: dict[str, list[Trial]], chosen: dict[str, float]
+    folder: Path, plan: Plan, rows: list[Row], tried: dict[str, list[Trial]], chosen: dict[str, Values]
 ) -> Path:
     """Write comparison.html, whole or not at all; returns its path."""
-    style: dict[str, Any] = {"trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, **style)
-    environment.filters.update(
+    source = template(
+        "comparison.html.j2",
         accuracy=lambda row, key: accuracy(row, key).replace("-", DASH),
         share=lambda row, key: share(row, key).replace("-", DASH),
-        size=scaled, operations=lambda value: scaled(value, FLOPS), time=time,
-    )  # fmt: skip
-    source = (resources.files("flow") / "templates" / "comparison.html.j2").read_text(encoding="utf-8")
+        operations=lambda value: scaled(value, FLOPS),
+        rates=show,
+        size=scaled,
+        time=time,
+    )
     finished = [row for row in rows if row.runs]
-    page = environment.from_string(source).render(
+    page = source.render(
         rows=rows,
         facts=_facts(folder, plan, finished),
         seeds=plan.seeds,
         best=_best(finished),
         charts=_charts(finished),
-        tuning={name: _tried(plan, found, chosen[name]) for name, found in tried.items()},
-        rates=plan.rates,
-        untuned=[name for name in plan.names if plan.rates and name not in tried],
-        chosen=chosen,
+        tuning={name: _tried(found, chosen[name]) for name, found in tried.items()},
+        tune=plan.tune,
+        untuned=[name for name in plan.names if name not in tried],
         tune_rounds=plan.tune_rounds or plan.config.rounds,
         plan_json=(folder / "comparison.json").read_text(encoding="utf-8"),
     )
@@ -82,10 +81,11 @@ def _best(rows: list[Row]) -> dict[str, set[str]]:
     return found
 
 
-def _tried(plan: Plan, trials: list[Trial], chosen: float) -> dict[str, Any]:
-    """The line of one algorithm in the table of rates."""
-    ends = len(plan.rates) > 1 and chosen in (min(plan.rates), max(plan.rates))
-    return {"trials": trials, "chosen": chosen, "at_the_end": ends}
+def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
+    """The lines of one algorithm in the table of rates, and those rates that were best at an end of what was tried."""
+    tried = {name: [trial.values[name] for trial in trials] for name in chosen}
+    ends = [name for name, values in tried.items() if min(values) < max(values) and chosen[name] in (min(values), max(values))]
+    return {"trials": trials, "chosen": chosen, "ends": ends}
 
 
 def _charts(rows: list[Row]) -> list[dict[str, Any]]:

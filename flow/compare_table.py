@@ -82,8 +82,11 @@ def measures(folder: Path) -> Measures:
                 found[f"{model}_{side}"] = summary[side][f"{model}_client"]
                 found[f"{model}_{side}_by_token"] = summary[side][f"{model}_token"]
             found[f"helped_{side}"], found[f"hurt_{side}"] = summary[side]["helped"], summary[side]["hurt"]
-        trained, skipped = sum(row["clients"] for row in metrics), sum(row["skipped"] for row in metrics)
-        for name, count in (("upload_bytes", trained), ("download_bytes", trained + skipped), ("flops", trained)):
+        sent, skipped, lost = (
+            sum(row[key] for row in metrics for key in keys) for keys in (["clients"], ["skipped"], ["dropped", "late"])
+        )
+        counts = {"upload_bytes": sent, "download_bytes": sent + skipped + lost, "flops": sent + lost}
+        for name, count in counts.items():
             found[name] = sum(row[name] for row in metrics) / count if count else None
             everybody = [client[name] for client in evaluation["clients"]]
             found["personal_" + name] = statistics.fmean(everybody) if everybody else None

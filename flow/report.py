@@ -9,12 +9,11 @@ import json
 import math
 import pathlib
 from collections.abc import Sequence
-from importlib import resources
 
-import jinja2
 import numpy as np
 
 from flow import checkpoint
+from flow.page import template
 from flow.report_charts import (
     accuracy_chart,
     gain_charts,
@@ -148,10 +147,10 @@ def _facts(config: Json, metrics: list[Json], evaluation: Json) -> list[tuple[st
         return DASH if config.get(key) is None else str(config[key])
 
     speeds = [row["sequences_per_second"] for row in metrics if finite(row["sequences_per_second"])]
-    keys = ("seconds", "clients", "skipped", "upload_bytes", "download_bytes")
-    seconds, trained, skipped, up, down = (sum(row[key] for row in metrics) for key in keys)
-    # A skipped client has received the model and sends nothing.
-    each = f"per client and round: {size(up / trained)} up, {size(down / (trained + skipped))} down" if trained else ""
+    keys = ("seconds", "clients", "skipped", "dropped", "late", "upload_bytes", "download_bytes")
+    seconds, trained, *silent, up, down = (sum(row[key] for row in metrics) for key in keys)
+    # A client that was skipped, or whose upload was lost, has received the model and sends nothing.
+    each = f"per client and round: {size(up / trained)} up, {size(down / (trained + sum(silent)))} down" if trained else ""
     speed = f"{count(float(np.median(speeds)))} client-sequences per second" if speeds else DASH
     planned = config.get("rounds")
     short = isinstance(planned, int) and planned != len(metrics)
@@ -211,15 +210,11 @@ def _passages(evaluation: Json) -> tuple[list[Json], int]:
 
 
 def _page(config: Json, metrics: list[Json], evaluation: Json) -> str:
-    style: Json = {"trim_blocks": True, "lstrip_blocks": True}
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, **style)
-    environment.filters.update(hundredths=hundredths, percent=percent, points=points, count=count)
-    source = (resources.files("flow") / "templates" / "report.html.j2").read_text(encoding="utf-8")
-    template = environment.from_string(source)
     routing = evaluation["routing"]
     passages, left_out = _passages(evaluation)
     alone = any(client["global_correct"] is None for client in evaluation["clients"])
-    return template.render(
+    page = template("report.html.j2", hundredths=hundredths, percent=percent, points=points, count=count)
+    return page.render(
         evaluation=evaluation,
         algorithm=config["algorithm"]["name"],
         cohort=config.get("cohort"),

@@ -29,7 +29,7 @@ class Bench:
 
     options: object
     dtype: torch.dtype = torch.float64
-    backend: str = "reference"
+    backend: str = "auto"
     states: ClientStates = field(default_factory=ClientStates)
 
     def __post_init__(self):

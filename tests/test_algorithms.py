@@ -25,7 +25,7 @@ OPTIONS = {
     "fedavg": FedAvgOptions(lr=0.3, epochs=3, batch_size=2, clip=0.0),
     "fedavg, clipped": FedAvgOptions(lr=0.9, epochs=2, batch_size=3, clip=0.3),
     "flow": FlowOptions(lr=0.4, epochs=2, batch_size=2, clip=0.0, gamma=0.1),
-    "flow, clipped": FlowOptions(lr=0.8, epochs=3, batch_size=3, clip=0.2),
+    "flow, clipped": FlowOptions(lr=0.8, personal_lr=None, epochs=3, batch_size=3, clip=0.2),
     "flow, shares": FlowOptions(lr=0.4, epochs=2, batch_size=2, gamma=0.1, local_share=0.25),
     "flow, temperature": FlowOptions(lr=0.3, batch_size=4, temperature=0.5, gamma=0.0),
     "workshop": FlowOptions(variant="workshop", lr=0.5, batch_size=2, clip=0.0),
@@ -95,6 +95,7 @@ def test_what_is_sent():
 
 def test_the_variant_decides_what_is_left_open_and_nothing_else():
     assert resolve(FlowOptions(), 80) == FlowOptions(epochs=3, gamma=0.1, temperature=1.0)
+    assert resolve(FlowOptions(lr=0.7, personal_lr=None), 80).personal_lr == 0.7
     resolved = FlowOptions(variant="workshop", epochs=1, gamma=0.0, temperature=0.75)
     assert resolve(FlowOptions(variant="workshop"), 80) == resolved
     chosen = FlowOptions(variant="workshop", epochs=4, gamma=0.5, temperature=2.0)
@@ -104,7 +105,9 @@ def test_the_variant_decides_what_is_left_open_and_nothing_else():
     assert model.temperature == 0.75
 
 
-@pytest.mark.parametrize(("key", "value"), [("clip", -1.0), ("gamma", -0.1), ("gamma", float("nan")), ("temperature", 0.0)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("clip", -1.0), ("personal_lr", 0.0), ("gamma", -0.1), ("gamma", float("nan")), ("temperature", 0.0)]
+)
 def test_flow_options_out_of_range_are_refused(key, value):
     with pytest.raises(UserError, match=rf"^{key} must be .* got {value}"):
         REGISTRY["flow"].check(FlowOptions(**{key: value}))

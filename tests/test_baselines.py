@@ -27,6 +27,7 @@ CLIENTS = harness.TRAINING
 FIRST, SECOND = CLIENTS[:4], CLIENTS[2:]  # of two rounds: some take part once, some twice
 EVERYBODY = list(harness.POPULATION.clients)  # with the two that never train
 BASE = {"lr": 0.4, "batch_size": 2, "epochs": 2}
+TUNED = {**BASE, "personal_lr": 0.25, "personal_epochs": 3}  # with fine-tuning before a prediction
 CLIPS = pytest.mark.parametrize("clip", [0.0, 0.3])
 
 
@@ -83,7 +84,7 @@ def test_local(clip):
 @CLIPS
 @pytest.mark.parametrize("kind", ["fedavgft", "fedprox"])
 def test_fedavgft_and_fedprox(kind, clip):
-    options = FedAvgFTOptions(**BASE, clip=clip) if kind == "fedavgft" else FedProxOptions(**BASE, clip=clip, mu=0.7)
+    options = FedAvgFTOptions(**TUNED, clip=clip) if kind == "fedavgft" else FedProxOptions(**TUNED, clip=clip, mu=0.7)
     bench = Bench(options)
     bench.plain.setdefault("mu", 0.0)
 
@@ -93,7 +94,7 @@ def test_fedavgft_and_fedprox(kind, clip):
     state, _ = two_rounds(bench, work)
     own = bench.personalize(EVERYBODY)
     for k, client in enumerate(EVERYBODY):
-        w, _ = baselines.fedprox(state, client, bench.plain, SEED, 2, "evaluation", "personal")
+        w, _ = baselines.fedprox(state, client, baselines.personal(bench.plain), SEED, 2, "evaluation", "personal")
         close(row(own.parameters, k), w, client.id)
         close(row(bench.personalize([client]).parameters, 0), w, client.id)
     assert own.route == "global"
@@ -110,7 +111,7 @@ def test_fedprox_without_a_pull_is_fedavg_and_with_one_is_not():
 
 @CLIPS
 def test_ditto(clip):
-    bench = Bench(DittoOptions(**BASE, clip=clip, lam=0.6))
+    bench = Bench(DittoOptions(**TUNED, clip=clip, lam=0.6))
 
     def work(received, kept, client, round):
         w, v, n = baselines.ditto(received, kept, client, bench.plain, SEED, round)
@@ -120,14 +121,14 @@ def test_ditto(clip):
     own = bench.personalize(EVERYBODY)
     for k, client in enumerate(EVERYBODY):
         v, _ = baselines.fedprox(
-            state, client, bench.plain, SEED, 2, "evaluation", "personal", "lam", kept.get(client.id, state)
+            state, client, baselines.personal(bench.plain), SEED, 2, "evaluation", "personal", "lam", kept.get(client.id, state)
         )
         close(row(own.parameters, k), v, client.id)
 
 
 def test_dittos_own_model_is_pulled_to_the_model_received_and_leaves_the_global_one_alone():
     """The published traps: the pull to the w that is being trained, and a norm that is not squared."""
-    strong, weak = (Bench(DittoOptions(lr=0.5, batch_size=2, clip=0.0, lam=lam)) for lam in (2.0, 0.0))
+    strong, weak = (Bench(DittoOptions(lr=0.5, personal_lr=None, batch_size=2, clip=0.0, lam=lam)) for lam in (2.0, 0.0))
     received = strong.state
     one, other = strong.local(CLIENTS), weak.local(CLIENTS)
     close(one.tensors, other.tensors, "w")
@@ -143,7 +144,7 @@ def test_dittos_own_model_is_pulled_to_the_model_received_and_leaves_the_global_
 @CLIPS
 @pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
 def test_apfl(clip, adaptive):
-    bench = Bench(APFLOptions(**BASE, clip=clip, alpha=0.3, adaptive=adaptive))
+    bench = Bench(APFLOptions(**TUNED, clip=clip, alpha=0.3, adaptive=adaptive))
 
     def work(received, kept, client, round):
         w, v, alpha = baselines.apfl(received, kept, client, bench.plain, SEED, round)
@@ -159,7 +160,8 @@ def test_apfl(clip, adaptive):
         close({name: rows["v/" + name][n] for name in v}, v, client)
     own = bench.personalize(EVERYBODY)
     for k, client in enumerate(EVERYBODY):
-        w, v, alpha = baselines.apfl(state, kept.get(client.id), client, bench.plain, SEED, 2, "evaluation", "personal")
+        plain = baselines.personal(bench.plain)
+        w, v, alpha = baselines.apfl(state, kept.get(client.id), client, plain, SEED, 2, "evaluation", "personal")
         close(row(own.parameters, k), {name: alpha * v[name] + (1 - alpha) * w[name] for name in w}, client.id)
 
 
@@ -171,12 +173,12 @@ def test_apfl_alpha_stays_within_bounds():
 
 def test_apfl_at_its_ends_is_training_alone_and_fine_tuning():
     """alpha = 1: v is trained as if alone; alpha = 0: v never moves, and the prediction is that of FedAvg fine-tuned."""
-    one, zero = (Bench(APFLOptions(**BASE, alpha=alpha)) for alpha in (1.0, 0.0))
+    one, zero = (Bench(APFLOptions(**TUNED, alpha=alpha)) for alpha in (1.0, 0.0))
     upload = one.local(CLIENTS)
     close({name.removeprefix("v/"): t for name, t in upload.kept.items() if name != "alpha"}, upload.tensors)
     kept = zero.local(CLIENTS).kept
     assert all(torch.equal(kept["v/" + name], tensor.expand_as(kept["v/" + name])) for name, tensor in zero.state.items())
-    close(zero.personalize(CLIENTS).parameters, Bench(FedAvgFTOptions(**BASE)).personalize(CLIENTS).parameters)
+    close(zero.personalize(CLIENTS).parameters, Bench(FedAvgFTOptions(**TUNED)).personalize(CLIENTS).parameters)
 
 
 @CLIPS
@@ -208,7 +210,7 @@ def test_fedrep_a_head_is_kept_and_not_drawn_anew_every_round():
 
 @CLIPS
 def test_lgfedavg(clip):
-    bench = Bench(LGFedAvgOptions(**BASE, clip=clip, pretrain_rounds=0))
+    bench = Bench(LGFedAvgOptions(**TUNED, clip=clip, pretrain_rounds=0))
     everything = tuple(bench.state)
     body, head = body_of(bench.state), head_of(bench.state)
 
@@ -220,7 +222,7 @@ def test_lgfedavg(clip):
     own = bench.personalize(EVERYBODY)
     for k, client in enumerate(EVERYBODY):
         start = {**state, **kept.get(client.id, {})}
-        expected = baselines.tuned(start, body, client, bench.plain, SEED, 2)
+        expected = baselines.tuned(start, body, client, baselines.personal(bench.plain), SEED, 2)
         close(row(own.parameters, k), expected, client.id)
     assert set(everything) == set(own.parameters)
 
@@ -245,6 +247,7 @@ def test_lgfedavg_begins_with_fedavg():
 
 def test_lgfedavg_pretrains_for_half_of_the_run():
     resolve = Bench(LGFedAvgOptions()).algorithm.resolve
+    assert resolve(LGFedAvgOptions(epochs=4), 6).personal_epochs == 4
     assert [resolve(LGFedAvgOptions(), rounds).pretrain_rounds for rounds in (1, 2, 7, 80)] == [0, 1, 3, 40]
     assert resolve(LGFedAvgOptions(pretrain_rounds=5), 80).pretrain_rounds == 5
 
@@ -281,7 +284,7 @@ def test_fedrecon_no_query_half_is_empty():
 
 @CLIPS
 def test_dynamic_routing(clip):
-    bench = Bench(DynamicRoutingOptions(**BASE, clip=clip, temperature=0.8))
+    bench = Bench(DynamicRoutingOptions(**TUNED, clip=clip, temperature=0.8))
     assert set(bench.state) == set(bench.initial)
 
     def work(received, kept, client, round):
@@ -293,7 +296,8 @@ def test_dynamic_routing(clip):
     state, _ = two_rounds(bench, work)
     own = bench.personalize(EVERYBODY)
     for k, client in enumerate(EVERYBODY):
-        expected = baselines.tuned(state, state, client, bench.plain, SEED, 2, route="mixture", temperature=0.8)
+        plain = baselines.personal(bench.plain)
+        expected = baselines.tuned(state, state, client, plain, SEED, 2, route="mixture", temperature=0.8)
         close(row(own.parameters, k), expected, client.id)
     assert (own.route, own.routing) == ("mixture", "soft")
     assert bench.algorithm.general(bench.options, bench.model, bench.state).route == "mixture"
@@ -315,7 +319,7 @@ def test_two_federated_experts_do_not_stay_the_same(options):
 
 
 def test_flow_without_a_router_is_fedavg_and_fine_tuning_of_the_local_expert():
-    bench, plain = Bench(FlowOptions(**BASE, ablation="client")), Bench(FedAvgOptions(**BASE))
+    bench, plain = Bench(FlowOptions(**BASE, personal_lr=0.25, ablation="client")), Bench(FedAvgOptions(**BASE))
     for name in bench.state:  # the same start: Flow's model has a routed head, so other random numbers
         plain.state[name] = bench.state[name]
     bench.round(CLIENTS, 1)
@@ -326,7 +330,7 @@ def test_flow_without_a_router_is_fedavg_and_fine_tuning_of_the_local_expert():
     for k, client in enumerate(EVERYBODY):
         p = {**bench.state, **{n: bench.state[global_name(n)] for n in names_of(bench.initial, "local")}}
         for batch in baselines.plan(client, bench.plain, SEED, harness.ROUND, "evaluation", "local"):
-            oracles.sgd_step(p, names_of(p, "local"), batch, bench.plain, "local")
+            oracles.sgd_step(p, names_of(p, "local"), batch, {**bench.plain, "lr": 0.25}, "local")
         for name, tensor in p.items():
             torch.testing.assert_close(own.parameters[name][k], tensor, **TIGHT)
 
@@ -369,7 +373,12 @@ def test_the_share_of_local_data_leaves_neither_part_empty(share):
         (FedProxOptions(mu=-0.1), "mu must be a finite number at least 0, got -0.1; 0 switches the pull off"),
         (FedProxOptions(mu=1.0), "mu=1.0 times lr=2.0 must be at most 1: a step would go beyond"),
         (DittoOptions(lam=float("nan")), "lam must be a finite number at least 0, got nan"),
-        (DittoOptions(lam=0.6), "lam=0.6 times lr=2.0 must be at most 1"),
+        (DittoOptions(lam=2.5), "lam=2.5 times personal_lr=0.5 must be at most 1"),
+        (DittoOptions(personal_lr=None, lam=0.6), "lam=0.6 times personal_lr=2.0 must be at most 1"),
+        (FedProxOptions(personal_lr=4.0, mu=0.3), "mu=0.3 times personal_lr=4.0 must be at most 1"),
+        (FedAvgFTOptions(personal_lr=0.0), "personal_lr must be a finite number above 0, got 0.0; leave it out"),
+        (APFLOptions(personal_lr=float("inf")), "personal_lr must be a finite number above 0, got inf"),
+        (LGFedAvgOptions(personal_epochs=0), "personal_epochs must be a finite number at least 1, got 0"),
         (APFLOptions(alpha=1.5), "alpha must be a finite number from 0 to 1, got 1.5; leave it out"),
         (FedRepOptions(head_epochs=0), "head_epochs must be a finite number at least 1, got 0"),
         (LGFedAvgOptions(pretrain_rounds=-1), "pretrain_rounds must be a finite number at least 0, got -1"),

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from comparisons import plain_fixture  # noqa: F401
 
 ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 @pytest.mark.filterwarnings("ignore:RoutedGRU. the checkpoint")
-@pytest.mark.parametrize(("name", "least"), [("docs/routed-gru.md", 8), ("README.md", 1)])
-def test_every_snippet_prints_what_the_page_shows(name: str, least: int) -> None:
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(("name", "least"), [("docs/routed-gru.md", 8), ("docs/compare.md", 1), ("README.md", 1)])
+def test_every_snippet_prints_what_the_page_shows(
+    name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     page = (ROOT / name).read_text(encoding="utf-8")
     blocks = [(m[1], m[2], page.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(page)]
     namespace: dict[str, Any] = {"__name__": "__main__"}
@@ -31,3 +36,11 @@ def test_every_snippet_prints_what_the_page_shows(name: str, least: int) -> None
         assert printed.getvalue() == shown, f"line {line}: the snippet prints something else than the page shows"
         ran += 1
     assert ran >= least
+
+
+def test_every_page_with_snippets_is_among_them() -> None:
+    """What is marked as a command's output or as TOML is not run: commands take minutes on real data."""
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+    marks = test_every_snippet_prints_what_the_page_shows.pytestmark  # type: ignore[attr-defined]
+    run = {name for mark in marks if mark.name == "parametrize" for name, _ in mark.args[1]}
+    assert {name for name in pages if "\n```python\n" in (ROOT / name).read_text(encoding="utf-8")} == run

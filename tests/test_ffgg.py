@@ -143,9 +143,16 @@ def test_gradients_meet_the_optimisers_of_the_server_but_one_by_one_no_aggregato
         for name, tensor in plain_state(plain).items()
     }
     close(robust.state, expected)
-    alone = Bench(FFGGOptions(**BASE, asynchronous=True))
+
+
+def test_an_aggregator_of_gradients_that_never_meet_is_refused_before_anything_is_written(tmp_path):
+    config = Config(
+        algorithm=FFGGOptions(**BASE, asynchronous=True), server=ServerOptions(aggregator="median"), cohort=3,
+        model=ModelOptions(embedding_dim=4, hidden_size=8),
+    )  # fmt: skip
     with pytest.raises(UserError, match=r"^aggregator='median' needs .* asynchronous=True .*; leave either out$"):
-        alone.round(CLIENTS, 1, ServerOptions(aggregator="median"))
+        simulate(config, tmp_path / "run", population=harness.POPULATION, progress=False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

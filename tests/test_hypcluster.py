@@ -31,7 +31,9 @@ def models_of(state, clusters):
 @pytest.mark.parametrize("random_rounds", [0, 1])
 @pytest.mark.parametrize("clusters", [1, 2, 3])
 def test_rounds_and_personalization(clip, random_rounds, clusters):
-    options = HypClusterOptions(**BASE, clip=clip, random_rounds=random_rounds, clusters=clusters, personal_epochs=1)
+    options = HypClusterOptions(
+        **BASE, clip=clip, random_rounds=random_rounds, clusters=clusters, personal_epochs=1, personal_lr=0.25
+    )
     bench = Bench(options)
     models = models_of(bench.state, clusters)
     taken = set()
@@ -161,7 +163,12 @@ def test_clients_of_planted_clusters_part():
 
 @pytest.mark.parametrize(
     ("option", "value", "rule"),
-    [("clusters", 0, "at least 1"), ("random_rounds", -1, "at least 0"), ("personal_epochs", -1, "at least 0")],
+    [
+        ("clusters", 0, "at least 1"),
+        ("random_rounds", -1, "at least 0"),
+        ("personal_epochs", -1, "at least 0"),
+        ("personal_lr", 0, "above 0"),
+    ],
 )
 def test_options_out_of_range(option, value, rule):
     options = dataclasses.replace(HypClusterOptions(), **{option: value})

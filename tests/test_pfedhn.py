@@ -236,6 +236,14 @@ def test_clients_become_different_from_each_other_and_a_general_model_is_not_mad
     assert torch.equal(bench.state["vectors"][2:], start[2:])
 
 
+def test_until_vectors_have_learned_something_all_clients_get_nearly_the_same():
+    """Random vectors of the published size make each client's model a noisy one, worse than that of the mean vector."""
+    published, own = Bench(PFedHNOptions(**BASE, vector_scale=1.0)), Bench(PFedHNOptions(**BASE))
+    torch.testing.assert_close(own.state["vectors"], 0.1 * published.state["vectors"])
+    spread = [{name: bench.visit(CLIENTS)[0][name].std(0).mean() for name in GRU} for bench in (published, own)]
+    assert all(0 < spread[1][name] < 0.2 * spread[0][name] for name in GRU)
+
+
 @pytest.mark.parametrize("kind", [PFedHNOptions, PFedHNPCOptions])
 @pytest.mark.parametrize(
     ("change", "message"),
@@ -247,6 +255,7 @@ def test_clients_become_different_from_each_other_and_a_general_model_is_not_mad
         ({"vector_size": 0}, "vector_size must be a finite number at least 1, got 0"),
         ({"hyper_lr": -1.0}, "hyper_lr must be a finite number at least 0, got -1.0"),
         ({"vector_lr": float("nan")}, "vector_lr must be a finite number at least 0, got nan"),
+        ({"vector_scale": -0.1}, "vector_scale must be a finite number at least 0, got -0.1"),
         ({"hyper_decay": -1.0}, "hyper_decay must be a finite number at least 0, got -1.0"),
         ({"hyper_clip": -1.0}, "hyper_clip must be a finite number at least 0, got -1.0; 0 switches clipping off"),
         ({"hyper_momentum": 1.0}, "hyper_momentum must be at least 0 and below 1, got 1.0; 0 switches it off"),

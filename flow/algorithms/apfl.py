@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flow.algorithms import finetuning
+from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, Work, check_number, check_sgd, copy, tagged, train, untagged
+from flow.cohort import Data, Draw, Work, check_number, copy, tagged, train, untagged
+from flow.descent import Update
 from flow.exchange import ClientState, Personal, Upload
 from flow.models import LanguageModel, Tensors
 
 
 @dataclass(frozen=True)
-class APFLOptions(Sgd):
+class APFLOptions(FineTuning):
     """APFL. Published: 3 epochs at lr 0.1, Shakespeare 5 (Panchal et al. 2023, App. B)."""
 
     alpha: float = 0.25
@@ -24,7 +27,7 @@ class APFLOptions(Sgd):
 
 def check(options: APFLOptions) -> None:
     """Raise UserError for an option out of range."""
-    check_sgd(options)
+    finetuning.check(options)
     check_number("alpha", options.alpha, 0, 1)
 
 
@@ -44,8 +47,8 @@ def local(options: APFLOptions, model: LanguageModel, received: Tensors, state: 
 def personalize(
     options: APFLOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
 ) -> Personal:
-    """The local work once more; prediction with alpha v + (1 - alpha) w."""
-    parameters, work = both(options, model, received, state, data, draw, "personal")
+    """The local work once more, by the rate and epochs of fine-tuning; prediction with alpha v + (1 - alpha) w."""
+    parameters, work = both(personal(options), model, received, state, data, draw, "personal")
     return Personal(mixture(parameters), "global", phases=(work,))
 
 
@@ -83,6 +86,8 @@ ALGORITHM = Algorithm(
     options=APFLOptions,
     local=local,
     personalize=personalize,
+    resolve=finetuning.resolve,
     check=check,
+    tuned=TUNED,
     fresh=fresh,
 )

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flow.algorithms import finetuning
+from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm, Scope
-from flow.cohort import Data, Draw, Sgd, Update, check_number, check_sgd, finetune, fit
+from flow.cohort import Data, Draw, check_number, finetune, fit
+from flow.descent import Update
 from flow.exchange import ClientState, Personal, Upload, broadcast
 from flow.models import LanguageModel, Tensors, initial, second_expert
 
 
 @dataclass(frozen=True)
-class DynamicRoutingOptions(Sgd):
+class DynamicRoutingOptions(FineTuning):
     """Federated routed network. Published: 1 epoch, temperature 0.75, only the recurrent layer routed (the poster)."""
 
     temperature: float = 1.0
@@ -26,7 +29,7 @@ class DynamicRoutingOptions(Sgd):
 
 def check(options: DynamicRoutingOptions) -> None:
     """Raise UserError for an option out of range."""
-    check_sgd(options)
+    finetuning.check(options)
     check_number("temperature", options.temperature, 0.001)
 
 
@@ -56,8 +59,8 @@ def general(options: DynamicRoutingOptions, model: LanguageModel, state: Tensors
 def personalize(
     options: DynamicRoutingOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
 ) -> Personal:
-    """E epochs of SGD on everything, the same for a client that never trained."""
-    return finetune(model, received, data, Update(tuple(received), "mixture"), options, draw)
+    """SGD on everything, the same for a client that never trained."""
+    return finetune(model, received, data, Update(tuple(received), "mixture"), personal(options), draw)
 
 
 ALGORITHM = Algorithm(
@@ -66,7 +69,9 @@ ALGORITHM = Algorithm(
     options=DynamicRoutingOptions,
     local=local,
     personalize=personalize,
+    resolve=finetuning.resolve,
     check=check,
+    tuned=TUNED,
     traits=traits,
     scope=lambda options: Scope(client=True, instance=True),
     init=init,

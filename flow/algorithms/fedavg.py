@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flow.algorithms.interface import Algorithm, Scope
-from flow.cohort import Data, Draw, Sgd, Update, fit
+from flow.cohort import Data, Draw, fit
+from flow.descent import Sgd, Update
 from flow.exchange import ClientState, Upload
 from flow.models import LanguageModel, Tensors
 

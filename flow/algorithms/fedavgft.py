@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flow.algorithms.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, finetune, fit
+from flow.cohort import Data, Draw, finetune, fit
+from flow.descent import Update
 from flow.exchange import ClientState, Personal, Upload
 from flow.models import LanguageModel, Tensors
 
 
 @dataclass(frozen=True)
-class FedAvgFTOptions(Sgd):
+class FedAvgFTOptions(FineTuning):
     """FedAvg with fine-tuning. Published: 3 epochs for both, Shakespeare 5, lr 0.1 (Panchal et al. 2023, App. B)."""
 
 
@@ -25,8 +27,8 @@ def local(
 def personalize(
     options: FedAvgFTOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
 ) -> Personal:
-    """E epochs of SGD on all of w_g, the same for a client that never trained."""
-    return finetune(model, received, data, Update(tuple(received), "global"), options, draw)
+    """SGD on all of w_g, the same for a client that never trained."""
+    return finetune(model, received, data, Update(tuple(received), "global"), personal(options), draw)
 
 
 ALGORITHM = Algorithm(
@@ -35,4 +37,7 @@ ALGORITHM = Algorithm(
     options=FedAvgFTOptions,
     local=local,
     personalize=personalize,
+    resolve=resolve,
+    check=check,
+    tuned=TUNED,
 )

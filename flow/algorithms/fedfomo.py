@@ -15,21 +15,8 @@ import torch
 from torch import Tensor
 
 from flow.algorithms.interface import Algorithm
-from flow.cohort import (
-    Data,
-    Draw,
-    Sgd,
-    Update,
-    Work,
-    check_number,
-    check_sgd,
-    copy,
-    measure,
-    split,
-    tagged,
-    train,
-    untagged,
-)
+from flow.cohort import Data, Draw, Work, check_number, check_sgd, copy, measure, split, tagged, train, untagged
+from flow.descent import Sgd, Update
 from flow.errors import UserError
 from flow.exchange import ClientState, Download, Members, Personal, Rows, Upload, broadcast
 from flow.models import LanguageModel, Tensors, initial, nbytes

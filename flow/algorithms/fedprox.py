@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from flow.algorithms import finetuning
+from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, check_pull, check_sgd, finetune, fit
+from flow.cohort import Data, Draw, finetune, fit
+from flow.descent import Update
 from flow.exchange import ClientState, Personal, Upload
 from flow.models import LanguageModel, Tensors
 
 
 @dataclass(frozen=True)
-class FedProxOptions(Sgd):
+class FedProxOptions(FineTuning):
     """FedProx. Published: 20 epochs (litian96/FedProx)."""
 
     mu: float = 0.01
@@ -21,8 +24,8 @@ class FedProxOptions(Sgd):
 
 def check(options: FedProxOptions) -> None:
     """Raise UserError for an option out of range."""
-    check_sgd(options)
-    check_pull("mu", options.mu, options.lr)
+    finetuning.check(options)
+    finetuning.check_pull("mu", options.mu, {"lr": options.lr, "personal_lr": personal(options).lr})
 
 
 def local(
@@ -35,8 +38,8 @@ def local(
 def personalize(
     options: FedProxOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
 ) -> Personal:
-    """The same steps from the same w_g, for every client: FedProx as a stateless personalization."""
-    return finetune(model, received, data, proximal(options, received), options, draw)
+    """The same kind of steps from the same w_g, for every client: FedProx as a stateless personalization."""
+    return finetune(model, received, data, proximal(options, received), personal(options), draw)
 
 
 def proximal(options: FedProxOptions, received: Tensors) -> Update:
@@ -50,5 +53,7 @@ ALGORITHM = Algorithm(
     options=FedProxOptions,
     local=local,
     personalize=personalize,
+    resolve=finetuning.resolve,
     check=check,
+    tuned=TUNED,
 )

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, Work, check_number, check_sgd, copy, split, train
+from flow.algorithms.interface import Algorithm, Rate
+from flow.cohort import Data, Draw, Work, check_number, check_sgd, copy, split, train
+from flow.descent import Sgd, Update
 from flow.exchange import ClientState, Personal, Upload, broadcast
 from flow.models import LanguageModel, Tensors, initial
 
@@ -109,6 +110,7 @@ ALGORITHM = Algorithm(
     local=local,
     personalize=personalize,
     check=check,
+    tuned=(Rate("lr"), Rate("recon_lr")),
     minimum_sequences=lambda options: 2,
     init=init,
     general=general,

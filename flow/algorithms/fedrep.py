@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, check_number, check_sgd, copy, finetune, stack, train
+from flow.cohort import Data, Draw, check_number, check_sgd, copy, finetune, stack, train
+from flow.descent import Sgd, Update
 from flow.exchange import ClientState, Personal, Upload
 from flow.models import LanguageModel, Tensors, body_of, head_of, initial
 

@@ -12,8 +12,9 @@ from typing import Literal
 import torch
 
 from flow import aggregators, server
-from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, Work, batches, check_number, check_sgd, copy, finetune, objective, stack, train
+from flow.algorithms.interface import Algorithm, Rate
+from flow.cohort import Data, Draw, Work, batches, check_number, check_sgd, copy, finetune, stack, train
+from flow.descent import Sgd, Update, gradients
 from flow.errors import UserError
 from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
 from flow.flops import per_token
@@ -32,8 +33,8 @@ class FFGGOptions(Sgd):
     private: Literal["head", "body"] = "head"
     """What every client has for itself: the head, or embedding and GRU."""
 
-    shared_lr: float = 2.0
-    """Step along the mean gradient of the shared part. (Notebooks: 1/L, where the gradient is L-Lipschitz.)"""
+    shared_lr: float = 20.0
+    """Step along the mean gradient of the shared part, one a round. (Notebooks: 1/L, where the gradient is L-Lipschitz.)"""
 
     pairs: int = 1
     """Times a client fine-tunes and then steps along its gradient by shared_lr, before it sends the sum of these gradients;
@@ -54,6 +55,15 @@ def check(options: FFGGOptions) -> None:
         raise UserError(f"shared_lr must be a finite number above 0, got {options.shared_lr!r}; leave it out for the default")
     check_number("pairs", options.pairs, 1)
     check_number("delay", options.delay, 1)
+
+
+def check_server(options: FFGGOptions, how: ServerOptions) -> None:
+    """Raise UserError for an aggregator with asynchronous gradients, which never meet."""
+    if options.asynchronous and how.aggregator != "mean":
+        raise UserError(
+            f"aggregator={how.aggregator!r} needs the gradients of a round together, and with asynchronous=True each is a step "
+            "of its own; leave either out"
+        )
 
 
 def init(options: FFGGOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
@@ -99,14 +109,12 @@ def gradient(model: LanguageModel, parameters: Tensors, names: tuple[str, ...], 
     tokens = torch.stack([data.lengths[torch.from_numpy(rows)].sum() for rows in data.rows]).to(nats)
     for batch in batches(data, sgd.batch_size):
         k = len(batch.lengths)
-        leaves = {name: parameters[name][:k].detach().requires_grad_() for name in names}
-        active = {name: tensor[:k] for name, tensor in parameters.items()}
-        _, loss = objective(model, {**active, **leaves}, batch, where)
+        loss, parts = gradients(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, where)
         counted = batch.valid.sum((1, 2))
-        parts = torch.autograd.grad((loss * (counted / tokens[:k]).to(loss.dtype)).sum(), list(leaves.values()))
-        for tensor, part in zip(found.values(), parts, strict=True):
-            tensor[:k] += part
-        nats[:k] += loss.detach().double() * counted
+        share = counted / tokens[:k]
+        for name, part in parts.items():
+            found[name][:k] += part * share.to(part.dtype).view(-1, *(1,) * (part.dim() - 1))
+        nats[:k] += loss * counted
     if sgd.clip:
         shrink = sgd.clip / aggregators.lengths(found).clamp_min(sgd.clip)
         found = {name: tensor * shrink.view(-1, *(1,) * (tensor.dim() - 1)) for name, tensor in found.items()}
@@ -117,20 +125,11 @@ def server_step(
     options: FFGGOptions, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """theta <- theta - shared_lr * aggregate of the gradients, by the server's optimiser; asynchronous: the same for every
-    single one, in the order of ``draw.stream("arrival")``.
-
-    Raises:
-        UserError: an aggregator with asynchronous gradients, which never meet.
-    """
+    single one, in the order of ``draw.stream("arrival")``."""
     theta = current(state)
     if not options.asynchronous:
         found, moments = aggregators.aggregate(uploads, moments, how, draw)
         return descend(options, theta, moments, found, how)
-    if how.aggregator != "mean":
-        raise UserError(
-            f"aggregator={how.aggregator!r} needs the gradients of a round together, and with asynchronous=True each is a step "
-            "of its own; leave either out"
-        )
     delay = len(next(tensor for name, tensor in state.items() if name.startswith(PAST)))
     versions = [{name: state[PAST + name][age] for name in theta} for age in range(delay)]
     for index in draw.stream("arrival").permutation(uploads.clients).tolist():
@@ -180,6 +179,8 @@ ALGORITHM = Algorithm(
     local=local,
     personalize=personalize,
     check=check,
+    tuned=(Rate("lr"), Rate("shared_lr")),
+    check_server=check_server,
     init=init,
     download=download,
     general=lambda options, model, state: None,

@@ -11,8 +11,10 @@ from typing import Literal, NamedTuple
 
 import torch
 
+from flow.algorithms.finetuning import TUNED, check_rate
 from flow.algorithms.interface import Algorithm, Scope
-from flow.cohort import Data, Draw, Sgd, Update, Work, check_sgd, copy, split, train
+from flow.cohort import Data, Draw, Work, check_sgd, copy, split, train
+from flow.descent import Sgd, Update
 from flow.errors import UserError
 from flow.exchange import ClientState, Personal, Upload, broadcast
 from flow.models import LanguageModel, Tensors, global_name, initial, names_of, second_expert
@@ -29,8 +31,12 @@ class FlowOptions:
     "workshop": only the GRU routed; all data for both phases; both trained together; the router stays private."""
 
     lr: float = 2.0
-    """Learning rate of the local expert, the router and the global weights alike. (Paper: 0.1, Shakespeare 0.11, over
-    1500 rounds and more; with clipping, 2 does in a hundred.)"""
+    """Learning rate of the router and the global weights. (Paper: 0.1, Shakespeare 0.11, over 1500 rounds and more; with
+    clipping, 2 does in a hundred.)"""
+
+    personal_lr: float | None = 1.0
+    """Learning rate of the local expert, which is fine-tuned from the global one, in rounds and before a client predicts. None:
+    lr. (Paper: the same.)"""
 
     epochs: int | None = None
     """Passes over the data of each phase, K1 = K2. None: 3, in the workshop variant 1. (Paper: 3, Shakespeare 5.)"""
@@ -40,6 +46,12 @@ class FlowOptions:
 
     clip: float = 1.0
     """Largest norm of a client's gradient over the weights trained in a step. 0: no clipping."""
+
+    momentum: float = 0.0
+    """Heavy-ball momentum; it starts at zero in every phase of every round. (Paper: none.)"""
+
+    weight_decay: float = 0.0
+    """weight_decay * parameter joins the gradient, after clipping. (Paper: none.)"""
 
     gamma: float | None = None
     """Weight of the term that draws the router to the global expert. None: 0.1, in the workshop
@@ -63,6 +75,8 @@ class Settings(NamedTuple):
     """The options with the variant's own values filled in."""
 
     sgd: Sgd
+    personal: Sgd
+    """Of the local expert."""
     gamma: float
     temperature: float
     split: bool
@@ -72,8 +86,13 @@ class Settings(NamedTuple):
 def settings(options: FlowOptions) -> Settings:
     """Fill in what the variant decides where an option is None."""
     epochs, gamma, temperature = (1, 0.0, 0.75) if options.variant == "workshop" else (3, 0.1, 1.0)
+    sgd = Sgd(
+        options.lr, epochs if options.epochs is None else options.epochs, options.batch_size, options.clip, options.momentum,
+        options.weight_decay,
+    )  # fmt: skip
     return Settings(
-        Sgd(options.lr, epochs if options.epochs is None else options.epochs, options.batch_size, options.clip),
+        sgd,
+        sgd if options.personal_lr is None else replace(sgd, lr=options.personal_lr),
         gamma if options.gamma is None else options.gamma,
         temperature if options.temperature is None else options.temperature,
         options.variant == "neurips",
@@ -83,13 +102,16 @@ def settings(options: FlowOptions) -> Settings:
 def resolve(options: FlowOptions, rounds: int) -> FlowOptions:
     """The options with nothing left open: what a run records."""
     chosen = settings(options)
-    return replace(options, epochs=chosen.sgd.epochs, gamma=chosen.gamma, temperature=chosen.temperature)
+    return replace(
+        options, personal_lr=chosen.personal.lr, epochs=chosen.sgd.epochs, gamma=chosen.gamma, temperature=chosen.temperature
+    )
 
 
 def check(options: FlowOptions) -> None:
     """Raise UserError for an option out of range."""
-    sgd, gamma, temperature, split_in_two = settings(options)
+    sgd, _, gamma, temperature, split_in_two = settings(options)
     check_sgd(sgd)
+    check_rate("personal_lr", options.personal_lr)
     if not (gamma >= 0 and math.isfinite(gamma)):
         raise UserError(f"gamma must be a finite number of at least 0, got {gamma!r}; 0 switches the regulariser off")
     if not (temperature >= COLDEST and math.isfinite(temperature)):
@@ -145,7 +167,7 @@ def general(options: FlowOptions, model: LanguageModel, state: Tensors) -> Perso
 
 def local(options: FlowOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw) -> Upload:
     """Make w_l, then train psi and w_g; uploads what was received, weighted by the sequences w_g was trained on."""
-    sgd, gamma, _, split_in_two = settings(options)
+    sgd, _, gamma, _, split_in_two = settings(options)
     parameters, query, phases = prepare(options, model, received, data, draw)
     router = names_of(parameters, "router")
     world = tuple(name for name in received if name not in router)
@@ -163,12 +185,12 @@ def personalize(
     options: FlowOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
 ) -> Personal:
     """Make w_l, then train psi alone. Nothing is remembered: a client never seen does the same as one that trained."""
-    sgd, gamma, _, split_in_two = settings(options)
+    sgd, personal, gamma, _, split_in_two = settings(options)
     if options.ablation == "instance":
         return Personal(received, "mixture", "hard")
     if options.ablation == "client":
         parameters = start(model, received)
-        return Personal(parameters, "local", phases=(make_local(model, parameters, data, sgd, draw),))
+        return Personal(parameters, "local", phases=(make_local(model, parameters, data, personal, draw),))
     parameters, query, phases = prepare(options, model, received, data, draw)
     work = train(model, parameters, query, [Update(names_of(parameters, "router"), "mixture", gamma)], sgd, draw, "router")
     return Personal(parameters, "mixture", "hard" if split_in_two else "soft", (*phases, work))
@@ -181,9 +203,9 @@ def prepare(
     parameters = start(model, received)
     if options.ablation != "none":
         return parameters, data, ()
-    sgd, _, _, split_in_two = settings(options)
+    _, personal, _, _, split_in_two = settings(options)
     support, query = split(data, draw, options.local_share) if split_in_two else (data, data)
-    return parameters, query, (make_local(model, parameters, support, sgd, draw),)
+    return parameters, query, (make_local(model, parameters, support, personal, draw),)
 
 
 def start(model: LanguageModel, received: Tensors) -> Tensors:
@@ -208,6 +230,7 @@ ALGORITHM = Algorithm(
     personalize=personalize,
     resolve=resolve,
     check=check,
+    tuned=TUNED,
     minimum_sequences=minimum_sequences,
     traits=traits,
     scope=scope,

@@ -3,14 +3,17 @@ fits its data best."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from flow import aggregators, server
+from flow.algorithms import finetuning
+from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, Work, check_number, check_sgd, copy, finetune, measure, tagged, train, untagged
+from flow.cohort import Data, Draw, Work, check_number, check_sgd, copy, finetune, measure, tagged, train, untagged
+from flow.descent import Update
 from flow.exchange import ClientState, Personal, Upload
 from flow.models import LanguageModel, Tensors, initial
 from flow.server import ServerOptions
@@ -20,7 +23,7 @@ CHOICE = "cluster"
 
 
 @dataclass(frozen=True)
-class HypClusterOptions(Sgd):
+class HypClusterOptions(FineTuning):
     """HypCluster. Published: 2 clusters, 3 epochs, Shakespeare 5, lr 0.1 (Panchal et al. 2023, App. B)."""
 
     clusters: int = 2
@@ -31,17 +34,19 @@ class HypClusterOptions(Sgd):
     random values, and the first choice is by the loss already. (google/fedjax offers different random values, or models of
     clients far from each other.)"""
 
-    personal_epochs: int = 3
+    personal_epochs: int | None = None
     """Passes over its training sequences by which a client fine-tunes the model of its choice before it predicts; 0: it takes
-    the model as it is, as Mansour et al. do. (Panchal et al. 2023: as many as in training.)"""
+    the model as it is, as Mansour et al. do. None: epochs. (Panchal et al. 2023: the same.)"""
 
 
 def check(options: HypClusterOptions) -> None:
     """Raise UserError for an option out of range."""
     check_sgd(options)
+    finetuning.check_rate("personal_lr", options.personal_lr)
     check_number("clusters", options.clusters, 1)
     check_number("random_rounds", options.random_rounds, 0)
-    check_number("personal_epochs", options.personal_epochs, 0)
+    if options.personal_epochs is not None:
+        check_number("personal_epochs", options.personal_epochs, 0)
 
 
 def init(options: HypClusterOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
@@ -84,10 +89,10 @@ def personalize(
     losses, phases = measured(options, model, received, data)
     start = picked(options, received, losses.argmin(0))
     before = Personal(start, "global")
-    if not options.personal_epochs:
+    options = personal(options)
+    if not options.epochs:
         return before._replace(phases=phases, before=before)
-    longer = replace(options, epochs=options.personal_epochs)
-    own = finetune(model, start, data, Update(tuple(start), "global"), longer, draw)
+    own = finetune(model, start, data, Update(tuple(start), "global"), options, draw)
     return own._replace(phases=(*phases, *own.phases), before=before)
 
 
@@ -148,7 +153,9 @@ ALGORITHM = Algorithm(
     options=HypClusterOptions,
     local=local,
     personalize=personalize,
+    resolve=finetuning.resolve,
     check=check,
+    tuned=TUNED,
     init=init,
     general=lambda options, model, state: None,
     one_by_one=True,

@@ -7,11 +7,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from flow import server
-from flow.cohort import Data, Draw, Sgd, check_sgd
+from flow.cohort import Data, Draw, check_sgd
+from flow.descent import Sgd
 from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
 from flow.models import LanguageModel, Tensors, initial
 from flow.server import ServerOptions
 from flow.uploads import Uploads
+
+
+class Rate(NamedTuple):
+    """An option that a comparison tunes."""
+
+    option: str
+    factor: float = 2.0
+    """Its first step up or down, see flow/tuning.py."""
 
 
 class Scope(NamedTuple):
@@ -31,6 +40,10 @@ def unchanged(options: Any, rounds: int) -> Any:
 def check_training(options: Sgd) -> None:
     """Raise UserError for an option of the SGD out of range."""
     check_sgd(options)
+
+
+def any_server(options: Any, how: ServerOptions) -> None:
+    """Every optimiser and aggregator will do."""
 
 
 def one_sequence(options: Any) -> int:
@@ -100,8 +113,12 @@ class Algorithm:
     """(options, rounds of the run) -> the options with nothing left open, as a run records them"""
     check: Callable[[Any], None] = check_training
     """Raises UserError for an option out of range."""
+    check_server: Callable[[Any, ServerOptions], None] = any_server
+    """(options, server options): raises UserError for a server that the algorithm cannot have with these options"""
     minimum_sequences: Callable[[Any], int] = one_sequence
     """Clients with fewer training sequences are skipped and counted."""
+    tuned: tuple[Rate, ...] = (Rate("lr"),)
+    """What `flow compare --tune` chooses, in this order; last comes the learning rate of an adaptive server optimiser."""
     traits: Callable[[Any], dict[str, Any]] = single_expert
     """options -> keyword arguments of LanguageModel that the algorithm decides"""
     scope: Callable[[Any], Scope] = per_client

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Batch, Data, Draw, Sgd, Update, Work, batches, check_number, check_sgd, fit
+from flow.cohort import Data, Draw, Work, batches, check_number, check_sgd, fit
+from flow.descent import Batch, Sgd, Update
 from flow.errors import UserError
 from flow.exchange import ClientState, Personal, Upload
 from flow.flops import per_token

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from flow.algorithms import finetuning
+from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, check_number, check_sgd, finetune, fit
+from flow.cohort import Data, Draw, check_number, finetune, fit
+from flow.descent import Update
 from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
 from flow.models import LanguageModel, Tensors, body_of, head_of, nbytes
 
 
 @dataclass(frozen=True)
-class LGFedAvgOptions(Sgd):
+class LGFedAvgOptions(FineTuning):
     """LG-FedAvg. Published: 1 epoch, batch 50, lr 0.1 for CIFAR-10, momentum 0.5 (pliang279/LG-FedAvg)."""
 
     pretrain_rounds: int | None = None
@@ -23,12 +26,13 @@ class LGFedAvgOptions(Sgd):
 
 def resolve(options: LGFedAvgOptions, rounds: int) -> LGFedAvgOptions:
     """The options with nothing left open."""
+    options = finetuning.resolve(options, rounds)
     return replace(options, pretrain_rounds=rounds // 2) if options.pretrain_rounds is None else options
 
 
 def check(options: LGFedAvgOptions) -> None:
     """Raise UserError for an option out of range."""
-    check_sgd(options)
+    finetuning.check(options)
     if options.pretrain_rounds is not None:
         check_number("pretrain_rounds", options.pretrain_rounds, 0)
 
@@ -71,7 +75,7 @@ def personalize(
 ) -> Personal:
     """Fine-tune the body under the global head, which stays."""
     body = tuple(state.tensors)
-    return finetune(model, {**received, **state.tensors}, data, Update(body, "global"), options, draw)
+    return finetune(model, {**received, **state.tensors}, data, Update(body, "global"), personal(options), draw)
 
 
 ALGORITHM = Algorithm(
@@ -82,6 +86,7 @@ ALGORITHM = Algorithm(
     personalize=personalize,
     resolve=resolve,
     check=check,
+    tuned=TUNED,
     download=download,
     fresh=fresh,
 )

@@ -12,9 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Sgd, Update, Work, batches, check_number, check_sgd, copy, tagged, untagged
-from flow.descent import descend
+from flow.algorithms.interface import Algorithm, Rate
+from flow.cohort import Data, Draw, Work, batches, check_number, check_sgd, copy, tagged, untagged
+from flow.descent import Sgd, Update, descend
 from flow.errors import UserError
 from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
 from flow.flops import per_token
@@ -47,8 +47,9 @@ class HyperOptions:
     """Which tensors the hypernetwork writes: "gru", those of the GRU, whose size does not grow with the vocabulary; "all":
     the embedding and, where it is not the client's own, the head too. (AvivSham/pFedHN: all.)"""
 
-    hyper_lr: float = 0.1
-    """Learning rate of the hypernetwork, alpha. (AvivSham/pFedHN: 0.01 over 5000 steps, PC 0.05.)"""
+    hyper_lr: float = 1.0
+    """Learning rate of the hypernetwork, alpha; with hyper_clip the length of a step. (AvivSham/pFedHN: 0.01 over 5000 steps,
+    PC 0.05.)"""
 
     vector_lr: float | None = None
     """Learning rate of the clients' vectors. None: hyper_lr. (AvivSham/pFedHN: the same.)"""
@@ -59,12 +60,16 @@ class HyperOptions:
     hyper_decay: float = 1e-3
     """Weight decay of the same. (AvivSham/pFedHN: 1e-3.)"""
 
-    hyper_clip: float = 50.0
+    hyper_clip: float = 1.0
     """Largest norm of the gradient of hypernetwork and vectors together. 0: no clipping. (AvivSham/pFedHN: 50.)"""
 
     vector_size: int | None = None
     """Numbers in a client's vector. None: 1 + a quarter of the clients that may train, at most hyper_width.
     (AvivSham/pFedHN: 1 + a quarter of the clients.)"""
+
+    vector_scale: float = 0.1
+    """Standard deviation of the vectors' initial values. Until its vector has learned something, noise alone sets a client's
+    model apart, and the noise grows with it. (AvivSham/pFedHN: 1, that of torch.nn.Embedding.)"""
 
     hyper_width: int = 100
     """Width of the hypernetwork's layers. (AvivSham/pFedHN: 100.)"""
@@ -96,7 +101,7 @@ def check(options: HyperOptions) -> None:
     check_sgd(sgd(options))
     for name in ("steps", "hyper_width", "hyper_layers", "new_exchanges"):
         check_number(name, getattr(options, name), 1)
-    for name in ("hyper_lr", "hyper_decay"):
+    for name in ("hyper_lr", "hyper_decay", "vector_scale"):
         check_number(name, getattr(options, name), 0)
     check_number("hyper_clip", options.hyper_clip, 0, remedy="0 switches clipping off")
     if not 0 <= options.hyper_momentum < 1:
@@ -137,7 +142,7 @@ def init(options: HyperOptions, model: LanguageModel, seed: int, clients: int) -
             f"generated={options.generated!r} makes a hypernetwork of {need / 2**30:.1f} GB, more than the {MOST / 2**30:.0f} "
             f"GB that pfedhn allows; {'choose gru, or ' if options.generated == 'all' else ''}lower hyper_width or hidden_size"
         )
-    vectors = torch.from_numpy(stream.standard_normal((clients, size))).to(some)
+    vectors = torch.from_numpy(options.vector_scale * stream.standard_normal((clients, size))).to(some)
     phi = fresh_phi(written, size, options.hyper_width, options.hyper_layers, stream)
     visits = torch.zeros(clients, dtype=torch.int64, device=some.device)
     return {**{n: t.clone() for n, t in shared.items()}, **tagged("phi", phi), VECTORS: vectors, VISITS: visits}
@@ -307,6 +312,7 @@ ALGORITHM = Algorithm(
     personalize=personalize,
     resolve=resolve,
     check=check,
+    tuned=(Rate("lr"), Rate("hyper_lr"), Rate("vector_lr")),
     init=init,
     download=download,
     general=general,

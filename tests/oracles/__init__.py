@@ -163,7 +163,7 @@ def flow(received, shapes, client, options, seed, round, purpose="train"):
         support, query = halves(client, seed, round, purpose, options.get("local_share", 0.5))
     generator = stream(seed, round, purpose, "shuffle", "local", client.id)
     for batch in batches(client.train, support, options["batch_size"], options["epochs"], generator):
-        sgd_step(p, local, batch, options, "local")
+        sgd_step(p, local, batch, {**options, "lr": options["personal_lr"]}, "local")
     phase = "global" if purpose == "train" else "router"
     generator = stream(seed, round, purpose, "shuffle", phase, client.id)
     losses = []

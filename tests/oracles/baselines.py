@@ -27,6 +27,11 @@ def clip(gradients, bound):
     return dict(zip(gradients, clipped(list(gradients.values()), bound), strict=True))
 
 
+def personal(options):
+    """The options of the fine-tuning before a prediction, by a rate and a length of its own."""
+    return {**options, "lr": options["personal_lr"], "epochs": options["personal_epochs"]}
+
+
 def alone(start, client, options, seed, round, purpose="train", phase="local"):
     """SGD from `start`."""
     p = dict(start)
@@ -47,12 +52,12 @@ def fedprox(received, client, options, seed, round, purpose="train", phase="glob
 
 
 def ditto(received, kept, client, options, seed, round):
-    """Interleaved, as published: on every batch one step on v, then one on w. Returns w and v."""
+    """Interleaved, as published: on every batch one step on v, at its own rate, then one on w. Returns w and v."""
     w, v = dict(received), dict(kept or received)
     for batch in plan(client, options, seed, round, "train", "global"):
         g = clip(gradient(v, list(v), batch), options["clip"])
         for name in v:
-            v[name] = v[name] - options["lr"] * (g[name] + options["lam"] * (v[name] - received[name]))
+            v[name] = v[name] - options["personal_lr"] * (g[name] + options["lam"] * (v[name] - received[name]))
         g = clip(gradient(w, list(w), batch), options["clip"])
         for name in w:
             w[name] = w[name] - options["lr"] * g[name]

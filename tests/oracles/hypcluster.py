@@ -43,8 +43,8 @@ def hypcluster(models, client, options, seed, round):
 def personal(models, client, options, seed, round):
     """The model a client predicts with, and the one it chose for it."""
     start = models[choose(models, client)]
-    epochs = options["personal_epochs"]
-    return trained(start, client, options, seed, round, "evaluation", "personal", epochs), start
+    epochs, slower = options["personal_epochs"], {**options, "lr": options["personal_lr"]}
+    return trained(start, client, slower, seed, round, "evaluation", "personal", epochs), start
 
 
 def training_loss_after(models, client, options, seed, round):
