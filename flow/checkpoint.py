@@ -110,12 +110,9 @@ def describe(config: Any, algorithm: str) -> dict[str, Any]:
 def digest(described: dict[str, Any], population: Population) -> str:
     """SHA-256 of a configuration (library versions left out) together with the data."""
     content = {name: value for name, value in described.items() if name != "versions"}
-    sha = hashlib.sha256(json.dumps([content, population.vocabulary.tokens], sort_keys=True).encode())
-    for client in population.clients:
-        sha.update(f"\n{client.id} {client.held_out}\n".encode())
-        for part in (client.train, client.test):
-            sha.update(np.ascontiguousarray(part.tokens).data)
-    return sha.hexdigest()
+    return hashlib.sha256(
+        json.dumps([content, population.vocabulary.tokens, population.fingerprint], sort_keys=True).encode()
+    ).hexdigest()
 
 
 def new_folder(folder: Path | str) -> Path:
@@ -188,8 +185,10 @@ def append_metrics(folder: Path, row: dict[str, Any]) -> None:
         file.write(json.dumps(row, allow_nan=False) + "\n")
 
 
-def cut_metrics(folder: Path, rounds: int) -> list[dict[str, Any]]:
+def cut_metrics(folder: Path, rounds: int, write_back: bool = True) -> list[dict[str, Any]]:
     """Cut metrics.jsonl back to the first rounds and return them; what came after the checkpoint will be done again.
+
+    write_back: False leaves the file as it is.
 
     Raises:
         UserError: those rounds are not all there.
@@ -206,7 +205,8 @@ def cut_metrics(folder: Path, rounds: int) -> list[dict[str, Any]]:
             f"{path}: does not hold rounds 1 to {rounds}, which the checkpoint has behind it; put back the file, or "
             "start a new run in another folder"
         )
-    write(path, "".join(line + "\n" for line in lines).encode())
+    if write_back:
+        write(path, "".join(line + "\n" for line in lines).encode())
     return rows
 
 

@@ -1,4 +1,4 @@
-"""The command line: ``flow run``, ``report``, ``compare``. Options are the fields of the configuration's dataclasses."""
+"""The command line: ``flow run``, ``report``, ``compare``, ``prepare``. Options are fields of the configuration's classes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from typing import Annotated, Generic, TypeVar
 import tyro
 
 from flow.algorithms import DEFAULT, NAMES
-from flow.config import Config, check_text
+from flow.config import Config, check_text, typed
+from flow.data import DataOptions, load, prepared_folder
+from flow.distributed import Lost, Ranks, joined, leave
 from flow.errors import UserError
 from flow.simulate import resume, simulate
 
@@ -28,12 +30,15 @@ commands:
   run --resume FOLDER go on with a run that was stopped
   report FOLDER       write the report of a run again
   compare [ALGORITHM ...]  run several side by side and write one table; `flow compare --list` names them all
+  prepare             read data and keep them prepared, which `flow run` otherwise does when it first meets them
 
 examples:
   flow run                                          Flow on Shakespeare, all defaults
   flow run fedavg --rounds 50                       the baseline, shorter
   flow run --rounds 3 --max-clients 60              a first look that takes seconds
   flow run flow --variant workshop --data mine.jsonl.gz
+  flow run fedavg --data synthetic --clients 300000 --final-clients 1000
+  torchrun --nproc-per-node 4 -m flow run fedavg    on four processes: the same numbers, sooner
 """
 
 
@@ -57,26 +62,38 @@ class Report:
     """The run's folder."""
 
 
+@dataclass(frozen=True)
+class Prepare(DataOptions):
+    """Read a data set, cut it, and keep it prepared in the folder FLOW_CACHE of the environment, by default ~/.cache/flow.
+    `flow run` with the same options opens it from there, and prepares it itself where it is not there yet."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for a mistake of the user, 130 when interrupted."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
         return 0
-    commands = {"run": _run, "report": _report, "compare": _compare}
+    commands = {"run": _run, "report": _report, "compare": _compare, "prepare": _prepare}
+    ranks = joined()
     try:
         if arguments[0] not in commands:
             raise UserError(f"there is no command {arguments[0]!r}; the commands are {', '.join(commands)}")
-        commands[arguments[0]](arguments[1:])
+        if ranks.size > 1 and arguments[0] != "run":
+            raise UserError(f"`flow {arguments[0]}` runs in one process, not in {ranks.size}; start it without torchrun")
+        commands[arguments[0]](arguments[1:], ranks)
     except UserError as error:
-        print(f"flow: {error}", file=sys.stderr)
+        if error.speaks if isinstance(error, Lost) else ranks.first:
+            print(f"flow: {error}", file=sys.stderr, flush=True)
         return 2
     except KeyboardInterrupt:
         return 130
+    finally:
+        leave()
     return 0
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], ranks: Ranks) -> None:
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else DEFAULT
     if name not in NAMES:
         raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(NAMES)}")
@@ -96,17 +113,20 @@ def _run(arguments: list[str]) -> None:
     config = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
     if run.resume is not None:
         folder = _named("resume", run.resume)
-    else:
-        folder = _new_folder(name, run.data.data) if run.folder is None else _named("folder", run.folder)
+    elif run.folder is not None:
+        folder = _named("folder", run.folder)
+    else:  # named after the time, which every process reads a moment later
+        folder = Path(ranks.texts(str(_new_folder(name, run.data.data)))[0])
     try:
         result = simulate(config, folder) if run.resume is None else resume(folder)
     except KeyboardInterrupt:
-        if (folder / "config.json").exists():
+        if ranks.first and (folder / "config.json").exists():
             print(f"\nflow: stopped; go on with `flow run --resume {folder}`", file=sys.stderr)
         raise
     except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
         raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}`") from error
-    print(f"report: {result.report}")
+    if ranks.first:
+        print(f"report: {result.report}")
 
 
 def _named(option: str, folder: str) -> Path:
@@ -129,7 +149,7 @@ def _new_folder(algorithm: str, data: str) -> Path:
     return Path("runs") / f"{algorithm}-{Path(data).name.split('.')[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def _report(arguments: list[str]) -> None:
+def _report(arguments: list[str], ranks: Ranks) -> None:
     chosen = tyro.cli(Report, prog="flow report", args=arguments)
     from flow.report import write_report  # draws with matplotlib, which nothing else here needs
 
@@ -139,7 +159,19 @@ def _report(arguments: list[str]) -> None:
         raise UserError(str(error)) from error
 
 
-def _compare(arguments: list[str]) -> None:
+def _prepare(arguments: list[str], ranks: Ranks) -> None:
+    chosen = tyro.cli(Prepare, prog="flow prepare", args=arguments)
+    options = typed(DataOptions(**{field.name: getattr(chosen, field.name) for field in fields(DataOptions)}))
+    try:
+        population, folder = load(options, progress=True), prepared_folder(options)
+    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
+        raise UserError(str(error)) from error
+    if folder is None:
+        raise UserError("FLOW_CACHE='' keeps nothing prepared; give a folder, or leave the variable out")
+    print(f"{len(population.clients)} clients, {len(population.training)} of them train: {folder}")
+
+
+def _compare(arguments: list[str], ranks: Ranks) -> None:
     from flow.compare_cli import command  # only this command needs it
 
     command(arguments)

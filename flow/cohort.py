@@ -107,14 +107,14 @@ def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[
     The next largest client goes to the group with the least to do, so that workers end together; inside a group clients
     with much data come first, so that those still at work are a prefix. The costliest group comes first.
     """
-    ordered = sorted(clients, key=lambda client: (-len(client.train.lengths), client.id))
+    ordered = sorted(clients, key=lambda client: (-len(client.train), client.id))
     count = min(len(ordered), max(-(-len(ordered) // size), workers))
     dealt: list[list[Client]] = [[] for _ in range(count)]
     load = [0] * count
     for client in ordered:
         group = min((n for n in range(count) if len(dealt[n]) < size), key=load.__getitem__)
         dealt[group].append(client)
-        load[group] += len(client.train.lengths) + 1
+        load[group] += len(client.train) + 1
     return [dealt[n] for n in sorted(range(count), key=lambda n: -load[n])]
 
 
@@ -225,14 +225,16 @@ def measure(model: LanguageModel, parameters: Tensors, data: Data, route: Route,
     nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
     tokens = torch.zeros_like(nats)
     update = Update((), route)
-    native = None if refusal(model, parameters, update) else Native(model, parameters, update)
+    native = None if refusal(model, parameters) else Native(model, route)
+    plain = {name: t if native is None else t.contiguous() for name, t in parameters.items()}
     for batch in batches(data, batch_size):
         k = len(batch.lengths)
         counted = batch.valid.sum((1, 2))
+        active = {name: tensor[:k] for name, tensor in plain.items()}
         if native is not None:
-            nats[:k] += native.look(batch)[0].nats
+            nats[:k] += native.look(active, batch)[0].nats
         else:
-            _, loss = objective(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, update)
+            _, loss = objective(model, active, batch, update)
             nats[:k] += loss.double() * counted
         tokens[:k] += counted
     return Work(nats, tokens, sum(data.sizes()), tokens * per_token(model, route))
@@ -258,21 +260,20 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
     count, width = len(data.lengths), data.tokens.shape[1] - 1
     tokens = torch.full((count, width), -1, dtype=torch.int32)
     local_weight = torch.zeros(count, width)
-    update = Update((), own.route)
-    native = None
-    size = 256
-    if own.scores is None and not refusal(model, parameters, update):
-        native = Native(model, parameters, update)  # which holds no logits
+    native, size = None, 256
+    if own.scores is None and not refusal(model, parameters):
+        native = Native(model, own.route)  # which holds no logits
+        parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
     else:
         size = min(size, max(1, logits // (len(data.ids) * width * model.vocabulary_size)))
     for batch in batches(data, size):
         k, _, steps = batch.valid.shape
+        active = {name: tensor[:k] for name, tensor in parameters.items()}
         if native is not None:
-            found, q = native.look(batch, routing)
+            found, q = native.look(active, batch, routing)
             assert found.best is not None
             best = found.best.view(batch.valid.shape)
         else:
-            active = {name: tensor[:k] for name, tensor in parameters.items()}
             how = {"route": own.route, "routing": routing}
             out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), how)
             scores, q = out.logits if own.scores is None else own.scores(out, batch), out.gru_routing
@@ -300,12 +301,3 @@ def check_number(name: str, value: float, low: float, high: float = math.inf, re
     if not (low <= value <= high and math.isfinite(value)):
         rule = f"at least {low:g}" if high == math.inf else f"from {low:g} to {high:g}"
         raise UserError(f"{name} must be a finite number {rule}, got {value!r}; {remedy or 'leave it out for the default'}")
-
-
-def check_pull(name: str, mu: float, lr: float) -> None:
-    """Raise UserError for a proximal term that is negative, or so strong that a step overshoots its anchor."""
-    check_number(name, mu, 0, remedy="0 switches the pull off")
-    if lr * mu > 1:
-        raise UserError(
-            f"{name}={mu!r} times lr={lr!r} must be at most 1: a step would go beyond the model it is pulled to; lower either"
-        )

@@ -29,6 +29,10 @@ class ModelOptions:
     hidden_size: int = 128
     """Size of the GRU's state."""
 
+    projection_dim: int | None = None
+    """Size of a linear layer between GRU and head, which makes the head smaller. None: no such layer.
+    (google-research/federated, StackOverflow: 96, after a GRU of 670.)"""
+
     dtype: Literal["float32", "float64"] = "float32"
     """Number format of all parameters."""
 
@@ -64,6 +68,19 @@ class Config(Generic[Options]):
     evaluate_clients: int = 20
     """Clients of each kind (seen in training, never seen) in a small evaluation, the same ones every time."""
 
+    final_clients: int = 0
+    """Clients of each kind in the evaluation at the end, drawn at random; 0: all. For populations that take too long."""
+
+    dropout: float = 0.0
+    """Chance that a client's upload is lost: it received the model and did its work, and the server never hears of it."""
+
+    stragglers: float = 0.0
+    """Chance that a client is slow in a round. (FedProx's experiments: 0, 0.5, 0.9 of the clients; Li et al., MLSys 2020.)"""
+
+    late: Literal["drop", "partial"] = "drop"
+    """What slow clients come to: "drop": their upload comes after the deadline and is not used; "partial": they do 1 to all
+    of the epochs, each number as likely, and upload that. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes part.)"""
+
     min_texts: int = 10
     """Clients with fewer texts train, but are left out of the scores."""
 
@@ -79,13 +96,13 @@ class Config(Generic[Options]):
     folder, memory-mapped."""
 
     threads: int = 0
-    """Cores to use, one group of clients on each; changes results only to rounding. 0: as many as torch would, a number
-    that the run keeps when it is resumed elsewhere."""
+    """Cores to use in each process, one group of clients on each; changes results only to rounding. 0: as many as torch
+    would, a number that the run keeps when it is resumed elsewhere."""
 
 
 LEAST = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}
-LEAST |= {"checkpoint_every": 1, "chunk": 0, "client_memory": 0, "threads": 0}
-LEAST_OF_MODEL = {"embedding_dim": 1, "hidden_size": 1}
+LEAST |= {"checkpoint_every": 1, "chunk": 0, "client_memory": 0, "threads": 0, "final_clients": 0}
+LEAST_OF_MODEL = {"embedding_dim": 1, "hidden_size": 1, "projection_dim": 1}
 
 
 def checked(config: Config[Any]) -> Config[Any]:
@@ -106,7 +123,7 @@ def checked(config: Config[Any]) -> Config[Any]:
     for part, least in ((config, LEAST), (config.model, LEAST_OF_MODEL)):
         for one in fields(part):
             value, low = getattr(part, one.name), least.get(one.name)
-            if low is not None and not low <= value <= LARGEST:
+            if low is not None and value is not None and not low <= value <= LARGEST:
                 rule = f"at least {low}" if value < low else f"at most {LARGEST}"
                 raise UserError(f"{one.name} must be {rule}, got {value}{_default(one)}")
     config = replace(config, algorithm=algorithm.resolve(options, config.rounds), server=resolve(config.server))

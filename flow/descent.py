@@ -7,7 +7,7 @@ else it is autograd, below, which is also how the formulas read.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -103,69 +103,113 @@ class Descent:
     """
 
     def __init__(self, model: LanguageModel, parameters: Tensors, sgd: Sgd) -> None:
-        self.model, self.parameters, self.sgd = model, parameters, sgd
+        self.model, self.sgd = model, sgd
+        # Frozen ones may be views of one tensor for all clients, which the kernels do not read.
+        self.parameters = {name: t if t.is_contiguous() else t.contiguous() for name, t in parameters.items()}
+        self._given, self._by_kernels = parameters, not refusal(model, parameters)
         self._momenta: Tensors = {}
-        self._native: dict[int, Native] = {}
+        self._native: dict[int, tuple[Update, Native]] = {}
 
     def step(self, batch: Batch, update: Update) -> Tensor:
         """One step of one update on one batch of the first k clients; returns the mean loss before it, float64 [k]."""
-        if refusal(self.model, self.parameters, update):
-            return self._by_autograd(batch, update)
-        if id(update) not in self._native:
-            self._native[id(update)] = Native(self.model, self.parameters, update)
-        loss, steps = self._native[id(update)].gradients(batch, dense=self._pulls(update))
-        self._apply(batch, update, steps)
+        strided = [name for name in update.names if self.parameters[name] is not self._given[name]]
+        if strided:
+            raise ValueError(f"parameters: {', '.join(strided)} are changed in place and must be contiguous; train a copy()")
+        active = {name: tensor[: len(batch.lengths)] for name, tensor in self.parameters.items()}
+        pulls = bool(self.sgd.momentum or self.sgd.weight_decay or (update.mu and update.anchor is not None))
+        if not self._by_kernels:
+            loss, gradients = by_autograd(self.model, active, batch, update)
+            steps = {name: Step(active[name], gradient) for name, gradient in gradients.items()}
+        elif update.compose is None:
+            loss, steps = self._kernels(update, update.names).gradients(active, batch, dense=pulls)
+        else:
+            loss, steps = self._composed(active, batch, update)
+        self._apply(batch, update, {name: steps[name] for name in update.names}, pulls)
         return loss
 
-    def _pulls(self, update: Update) -> bool:
-        """Whether parameters move that have no gradient."""
-        return bool(self.sgd.momentum or self.sgd.weight_decay or (update.mu and update.anchor is not None))
+    def _kernels(self, update: Update, names: Iterable[str]) -> Native:
+        if id(update) not in self._native:  # which holds the update, so that no other gets its id
+            self._native[id(update)] = update, Native(self.model, update.route, names, update.gamma)
+        return self._native[id(update)][1]
 
-    def _velocity(self, name: str, k: int) -> Tensor | None:
-        if not self.sgd.momentum:
-            return None
-        if name not in self._momenta:
-            self._momenta[name] = torch.zeros_like(self.parameters[name])
-        return self._momenta[name][:k]
+    def _composed(self, active: Tensors, batch: Batch, update: Update) -> tuple[Tensor, dict[str, Step]]:
+        """By the kernels down to what the model computes with, from there by autograd."""
+        assert update.compose is not None
+        leaves = {name: active[name].detach().requires_grad_() for name in update.names}
+        used = update.compose({**active, **leaves})
+        names = [name for name, tensor in used.items() if tensor.requires_grad]
+        plain = {name: tensor.detach().contiguous() for name, tensor in used.items()}
+        loss, steps = self._kernels(update, names).gradients(plain, batch, dense=True)
+        gradients = torch.autograd.grad(
+            [used[name] for name in names], list(leaves.values()), [steps[name].gradient for name in names]
+        )
+        return loss, {name: Step(active[name], g.contiguous()) for name, g in zip(leaves, gradients, strict=True)}
 
-    def _apply(self, batch: Batch, update: Update, steps: dict[str, Step]) -> None:
+    def _apply(self, batch: Batch, update: Update, steps: dict[str, Step], pulls: bool) -> None:
+        """Take the steps, with all that joins the gradients."""
         sgd, k = self.sgd, len(batch.lengths)
-        pulled = self._pulls(update)
+        anchors = update.anchor if update.mu and update.anchor is not None else {}
         for name, step in steps.items():
-            anchor = None if update.anchor is None or not update.mu else update.anchor[name][:k].contiguous()
-            steps[name] = step._replace(anchor=anchor, momentum=self._velocity(name, k))
-        present = batch.valid.flatten(1).any(1) if pulled else None  # a client that has finished is not pulled either
-        mu = update.mu if update.anchor is not None else 0.0
-        sgd_(
-            list(steps.values()), lr=sgd.lr, clip=sgd.clip, mu=mu, weight_decay=sgd.weight_decay, momentum=sgd.momentum,
-            present=present,
-        )  # fmt: skip
+            velocity = None
+            if sgd.momentum:
+                if name not in self._momenta:
+                    self._momenta[name] = torch.zeros_like(self.parameters[name])
+                velocity = self._momenta[name][:k]
+            anchor = anchors[name][:k].contiguous() if name in anchors else None
+            steps[name] = step._replace(anchor=anchor, momentum=velocity)
+        present = batch.valid.flatten(1).any(1) if pulls else None  # a client that has finished is not pulled either
+        how = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
+        (sgd_ if self._by_kernels else plain_sgd_)(
+            list(steps.values()), mu=update.mu if anchors else 0.0, present=present, **how
+        )
 
-    def _by_autograd(self, batch: Batch, update: Update) -> Tensor:
-        sgd, k = self.sgd, len(batch.lengths)
-        parameters = {name: tensor[:k] for name, tensor in self.parameters.items()}
-        leaves = {name: parameters[name].detach().requires_grad_() for name in update.names}
-        target, loss = objective(self.model, {**parameters, **leaves}, batch, update)
-        gradients = torch.autograd.grad(target.sum(), list(leaves.values()))
-        with torch.no_grad():
-            scale = torch.ones(k, dtype=target.dtype, device=target.device)
-            if sgd.clip:
-                norms = [torch.linalg.vector_norm(gradient.reshape(k, -1), dim=1) for gradient in gradients]
-                scale = sgd.clip / torch.linalg.vector_norm(torch.stack(norms), dim=0).clamp_min(sgd.clip)
-            present = batch.valid.flatten(1).any(1)
-            for name, gradient in zip(leaves, gradients, strict=True):
-                parameter, shape = parameters[name], (-1, *(1,) * (gradient.dim() - 1))
-                step = gradient * scale.view(shape)
-                if sgd.weight_decay:
-                    step += sgd.weight_decay * parameter
-                if update.mu and update.anchor is not None:
-                    step += update.mu * (parameter - update.anchor[name][:k])
-                velocity = self._velocity(name, k)
-                if velocity is not None:
-                    velocity.copy_(torch.where(present.view(shape), sgd.momentum * velocity + step, velocity))
-                    step = velocity
-                parameter.sub_(torch.where(present.view(shape), sgd.lr * step, 0.0))
-        return loss.detach().double()
+
+def gradients(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
+    """The mean loss of k clients, float64 [k], and its gradients [k, ..] by the parameters of an update; nothing moves."""
+    if update.compose is not None or refusal(model, parameters):
+        return by_autograd(model, parameters, batch, update)
+    plain = {name: tensor.contiguous() for name, tensor in parameters.items()}
+    loss, steps = Native(model, update.route, update.names, update.gamma).gradients(plain, batch, dense=True)
+    return loss, {name: steps[name].gradient for name in update.names}
+
+
+def by_autograd(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
+    """:func:`gradients`, on any device."""
+    leaves = {name: parameters[name].detach().requires_grad_() for name in update.names}
+    target, loss = objective(model, {**parameters, **leaves}, batch, update)
+    found = torch.autograd.grad(target.sum(), list(leaves.values()))
+    return loss.detach().double(), dict(zip(leaves, found, strict=True))
+
+
+@torch.no_grad()
+def plain_sgd_(
+    steps: Sequence[Step],
+    *,
+    lr: float,
+    clip: float,
+    mu: float,
+    weight_decay: float,
+    momentum: float,
+    present: Tensor | None,
+) -> None:
+    """:func:`flow_kernels.training.sgd_` in plain PyTorch, on any device."""
+    norms = [torch.linalg.vector_norm(step.gradient.reshape(len(step.gradient), -1), dim=1) for step in steps]
+    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    scale = clip / norm.clamp_min(clip) if clip else torch.ones_like(norm)
+    for parameter, gradient, anchor, velocity, _ in steps:
+        shape = (-1, *(1,) * (gradient.dim() - 1))
+        step = gradient * scale.view(shape)
+        if weight_decay:
+            step += weight_decay * parameter
+        if anchor is not None:
+            step += mu * (parameter - anchor)
+        if present is not None:
+            step = torch.where(present.view(shape), step, 0.0)
+        if velocity is not None:
+            kept = momentum * velocity + step
+            step = kept if present is None else torch.where(present.view(shape), kept, 0.0)
+            velocity.copy_(kept if present is None else torch.where(present.view(shape), kept, velocity))
+        parameter.sub_(lr * step)
 
 
 def descend(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update, sgd: Sgd) -> Tensor:

@@ -55,14 +55,6 @@ class Score(NamedTuple):
         return self.personal_correct - self.global_correct
 
 
-def eligible(population: Population, held_out: bool, min_texts: int, min_sequences: int) -> tuple[list[Client], int]:
-    """The clients of one side that can be scored, and how many cannot: too little text, or nothing to test on."""
-    side = [client for client in population.clients if client.held_out == held_out]
-    scored = population.vocabulary.scored
-    able = [client for client in side if not obstacle(client, min_texts, min_sequences, scored)]
-    return able, len(side) - len(able)
-
-
 def obstacle(client: Client, min_texts: int, min_sequences: int, scored: npt.NDArray[np.bool_]) -> str:
     """What a client that cannot be scored lacks first; empty for one that can."""
     if client.texts < min_texts:

@@ -8,6 +8,7 @@ to batch.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -20,7 +21,8 @@ from flow_kernels.training import Head, HeadLoss, Step, head_loss
 from flow_kernels.training import refusal as kernels_refusal
 
 if TYPE_CHECKING:
-    from flow.descent import Batch, Update
+    from flow.descent import Batch
+    from flow.exchange import Route
 
 GRU = tuple(f"gru.{name}" for name in (*EXPERT, *(f"local_{name}" for name in EXPERT), "router_weight_l0", "router_bias_l0"))
 HEAD = (
@@ -30,14 +32,12 @@ ROUTER = ("head.router_weight", "head.router_bias")
 EMBEDDING = "embedding.weight"
 
 
-def refusal(model: LanguageModel, parameters: Tensors, update: Update) -> str:
-    """Why an update cannot be computed here; empty when it can."""
-    if update.compose is not None:
-        return "its parameters are composed of others"
+def refusal(model: LanguageModel, parameters: Tensors) -> str:
+    """Why these parameters' gradients cannot be computed here; empty when they can."""
     if model.backend not in ("auto", "cpu"):
         return f"the model asks for backend={model.backend!r}"
-    weight = parameters[EMBEDDING]
-    return kernels_refusal(weight.dtype, weight.device)
+    one = next(iter(parameters.values()))
+    return kernels_refusal(one.dtype, one.device)
 
 
 class Memory:
@@ -60,45 +60,45 @@ def _targets(batch: Batch) -> Tensor:
 
 
 class Native:
-    """One update of the clients' parameters [K, ..]; see :class:`flow.descent.Update`."""
+    """The loss of K clients by one route, and its gradients by the parameters of these names.
 
-    def __init__(self, model: LanguageModel, parameters: Tensors, update: Update) -> None:
-        self.model, self.update = model, update
-        self.mixture = update.route == "mixture"
+    gamma: weight of Flow's regulariser, see :class:`flow.descent.Update`.
+    """
+
+    def __init__(self, model: LanguageModel, route: Route, trained: Iterable[str] = (), gamma: float = 0.0) -> None:
+        self.model, self.route, self.gamma = model, route, gamma
+        self.mixture = route == "mixture"
         self.routed_head = self.mixture and model.routed_head
-        # Frozen ones may be views of one tensor for all clients, which the kernels do not read.
-        self.parameters = {n: t if t.is_contiguous() else t.contiguous() for n, t in parameters.items()}
         self.gru = tuple(name if self._used(name) else None for name in GRU)
         self.head = tuple(self._head_name(name) for name in HEAD)
-        self.trained = frozenset(update.names)
+        self.trained = frozenset(trained)
         self.memory = Memory()
-        strided = [name for name in update.names if not parameters[name].is_contiguous()]
-        if strided:
-            raise ValueError(f"parameters: {', '.join(strided)} are changed in place and must be contiguous; train a copy()")
         self.below_head = self.trained.intersection((*GRU, EMBEDDING)) != frozenset()
 
     def _used(self, name: str) -> bool:
         """Whether the route needs this weight of the GRU."""
         if "router" in name:
             return self.mixture
-        return self.update.route != ("global" if "local_" in name else "local")
+        return self.route != ("global" if "local_" in name else "local")
 
     def _head_name(self, name: str) -> str | None:
         """Which parameter takes this place in the head."""
-        if name not in self.parameters and "local_" not in name:
-            return None  # no projection
+        if name.startswith("projection.") and self.model.projection is None:
+            return None
         if "local_" in name:
             return name if self.routed_head else None
-        own = self.update.route == "local" and self.model.routed_head and name.startswith("head.")
+        own = self.route == "local" and self.model.routed_head and name.startswith("head.")
         return name.replace("head.", "head.local_") if own else name
 
-    def gradients(self, batch: Batch, dense: bool) -> tuple[Tensor, dict[str, Step]]:
+    def gradients(self, p: Tensors, batch: Batch, dense: bool) -> tuple[Tensor, dict[str, Step]]:
         """The mean loss of k clients, float64 [k], and for every trained parameter the step to take.
 
-        dense: whether the embedding's gradient is to have all rows; else it has those that were looked up.
+        Args:
+            p: the clients' parameters [k, ..], contiguous.
+            dense: whether the embedding's gradient is to have all rows; else it has those that were looked up.
         """
         k, b, t = batch.inputs.shape
-        p, x, flat, gru, q = self._below_head(batch, "soft")
+        x, flat, gru, q = self._below_head(p, batch, "soft")
         targets, head = _targets(batch), self._weights_of_head(p)
         outs = [
             self.memory.get(f"d {name}", tuple(p[name].shape), x) if name in self.trained and name is not None else None
@@ -129,27 +129,25 @@ class Native:
             steps[EMBEDDING] = self._embedding(p[EMBEDDING], dx.view(k, b * t, -1), batch, dense)
         missing = self.trained.difference(steps)
         if missing:
-            raise RuntimeError(f"route={self.update.route!r} gives no gradient to {', '.join(sorted(missing))}")
-        return found.nats / found.counts.clamp_min(1), {name: steps[name] for name in self.update.names}
+            raise RuntimeError(f"route={self.route!r} gives no gradient to {', '.join(sorted(missing))}")
+        return found.nats / found.counts.clamp_min(1), steps
 
-    def look(self, batch: Batch, routing: str = "soft") -> tuple[HeadLoss, Tensor]:
+    def look(self, p: Tensors, batch: Batch, routing: str = "soft") -> tuple[HeadLoss, Tensor]:
         """The loss and the most likely tokens of k clients without a gradient, and the GRU's routing [k, B, T, 2]."""
-        p, _, flat, (_, gru_q, _), q = self._below_head(batch, routing)
+        _, flat, (_, gru_q, _), q = self._below_head(p, batch, routing)
         return head_loss(flat, _targets(batch), self._weights_of_head(p), q, best=True), gru_q
 
     def _below_head(
-        self, batch: Batch, routing: str
-    ) -> tuple[Tensors, Tensor, Tensor, tuple[Tensor, Tensor, Tensor | None], Tensor | None]:
-        """The first k clients' parameters, the GRU's input, its states [k, B * T, H], what it saved, the head's routing."""
-        k = len(batch.inputs)
-        p = {name: tensor[:k] for name, tensor in self.parameters.items()}
+        self, p: Tensors, batch: Batch, routing: str
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor | None], Tensor | None]:
+        """The GRU's input, its states [k, B * T, H], what it saved, the head's routing."""
         x = embed(batch.inputs, p[EMBEDDING])
         h, gru = self._forward(p, x, batch, routing)
         flat = h.flatten(1, 2)
         if not self.routed_head:
-            return p, x, flat, gru, None
+            return x, flat, gru, None
         scores = linear(flat, p["head.router_weight"], p["head.router_bias"])
-        return p, x, flat, gru, choose(scores / self.model.temperature, routing)
+        return x, flat, gru, choose(scores / self.model.temperature, routing)
 
     def _weights_of_head(self, p: Tensors) -> Head:
         return Head(*(None if name is None else p[name] for name in self.head))  # type: ignore[arg-type]
@@ -158,16 +156,16 @@ class Native:
         """Gradient by q_global of -(gamma / L) * mean log q_global, [..]; the smallest normal number in the place of zero."""
         layers = 2 if self.routed_head else 1
         tiny = torch.finfo(q.dtype).tiny
-        return torch.where(q[..., 0] >= tiny, -self.update.gamma / layers * share / q[..., 0], 0.0)
+        return torch.where(q[..., 0] >= tiny, -self.gamma / layers * share / q[..., 0], 0.0)
 
     def _through_router(self, q: Tensor, dq: Tensor, share: Tensor) -> Tensor:
         """Gradient by the head router's scores, [k, N, 2]."""
-        if self.update.gamma:
+        if self.gamma:
             dq[..., 0] += self._regulariser(q, share)
         return q * (dq - (q * dq).sum(-1, keepdim=True)) / self.model.temperature
 
     def _options(self, routing: str = "soft") -> tuple[str, str, float, bool, bool, int]:
-        return self.update.route, routing, self.model.temperature, True, False, torch.get_num_threads()
+        return self.route, routing, self.model.temperature, True, False, torch.get_num_threads()
 
     def _forward(
         self, p: Tensors, x: Tensor, batch: Batch, routing: str
@@ -194,7 +192,7 @@ class Native:
         """Adds the gradients of the GRU's weights to `grads`; returns that of its input, where the embedding is trained."""
         h0, q, gates = saved
         dq = None
-        if self.update.gamma and self.mixture:
+        if self.gamma and self.mixture:
             dq = self.memory.get("dq", tuple(q.shape), x).zero_()
             dq[..., 0] = torch.where(batch.valid, self._regulariser(q, share), 0.0)
         dx = self.memory.get("dx", tuple(x.shape), x) if EMBEDDING in self.trained else None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,17 +12,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flow import aggregators, checkpoint, evaluate
-from flow.cohort import Draw, groups
+from flow import aggregators, checkpoint, scoring, summary
+from flow.cohort import Draw
 from flow.config import Config, read_config
 from flow.data import Client, Population
+from flow.distributed import joined
 from flow.errors import Diverged
 from flow.models import LanguageModel, Tensors
+from flow.participation import Group, Turnout, grouped, turnout
 from flow.task import Run, Task, begin, prepare
-from flow.uploads import Received, Uploads, all_finite, collect
+from flow.uploads import Received, Uploads, all_finite, collect, combine
 from flow.workers import Workers
-
-SIDES = {"seen": False, "unseen": True}  # of the evaluation, and whether their clients are held out
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Result:
     """The content of evaluation.json."""
     folder: Path | None
     report: Path | None
+    run: dict[str, Any]
+    """The content of run.json: time by part, client-sequences per second, peak memory."""
 
 
 def simulate(
@@ -46,88 +49,134 @@ def simulate(
     population: Population | None = None,
     progress: bool = True,
 ) -> Result:
-    """Train and evaluate from the start.
+    """Train and evaluate from the start; under torchrun on all of its processes, see docs/simulation.md.
 
     Args:
         config: None means all defaults: Flow on Shakespeare.
         folder: a folder that does not exist yet, for configuration, metrics, checkpoints, evaluation and report; None
             keeps everything in memory.
         population: clients to train on instead of loading ``config.data``.
-        progress: whether to draw progress bars on stderr and print the accuracies at the end.
+        progress: whether to draw progress bars on stderr, print the accuracies at the end, and where the time went.
 
     Raises:
-        UserError: an option, the data or the folder is wrong, or training diverged; the message says what to do.
+        UserError: an option, the data or the folder is wrong, training diverged, or another process of the run ended; the
+            message says what to do.
     """
-    folder = None if folder is None else checkpoint.new_folder(folder)
-    task = prepare(Config() if config is None else config, population)
-    run = begin(task, folder)
-    if folder is not None:
-        checkpoint.create(folder, checkpoint.describe(task.config, task.algorithm.name))
-    return _run(task, run, [], progress)
+    ranks = joined()
+
+    def start() -> tuple[Task, Run]:
+        path = None if folder is None else checkpoint.new_folder(folder) if ranks.first else Path(folder)
+        task = prepare(Config() if config is None else config, population, progress and ranks.first)
+        run = begin(task, path, ranks)
+        if path is not None and ranks.first:
+            checkpoint.create(path, checkpoint.describe(task.config, task.algorithm.name))
+        return task, run
+
+    with ranks.together(partial(_remedy, folder)):
+        task, run = ranks.in_turn(start)
+        return _run(task, run, [], progress and ranks.first)
 
 
 def resume(folder: Path | str, *, population: Population | None = None, progress: bool = True) -> Result:
-    """Go on after the last checkpoint of a run; the numbers are those of a run that was never interrupted.
+    """Go on after the last checkpoint of a run, on any number of processes; the numbers are those of a run that was never
+    interrupted.
 
     Raises:
         UserError: as :func:`simulate`; the folder holds no run, or its files were damaged or belong to other data.
     """
-    folder = Path(folder)
-    task = prepare(read_config(folder), population)
-    run = begin(task, folder)
-    stored = checkpoint.stored(folder / "checkpoints")
-    done = run.load(stored[-1], task.config.model.device) if stored else run.load(None)
-    return _run(task, run, checkpoint.cut_metrics(folder, done), progress)
+    path, ranks = Path(folder), joined()
+
+    def start() -> tuple[Task, Run, list[dict[str, Any]]]:
+        task = prepare(read_config(path), population, progress and ranks.first)
+        run = begin(task, path, ranks)
+        stored = checkpoint.stored(path / "checkpoints")
+        done = run.load(stored[-1], task.config.model.device) if stored else run.load(None)
+        return task, run, checkpoint.cut_metrics(path, done, write_back=ranks.first)
+
+    with ranks.together(partial(_remedy, folder)):
+        return _run(*ranks.in_turn(start), progress and ranks.first)
 
 
 def _run(task: Task, run: Run, metrics: list[dict[str, Any]], progress: bool) -> Result:
     """The rounds that are left, then the full evaluation."""
-    config, algorithm, options, folder = task.config, task.algorithm, task.config.algorithm, run.folder
-    curve = _curve_clients(task)
-    one_by_one = algorithm.one_by_one or (algorithm.averages and aggregators.one_by_one(config.server))
+    config, algorithm, ranks = task.config, task.algorithm, run.ranks
+    folder = run.folder if ranks.first else None  # the others write nothing
+    ranks.agree("a configuration or data", run.digest)
+    curve = scoring.choose(task, config.evaluate_clients, "curve")
     name = None if folder is None else str(folder)
     bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
     with Workers(task.model, task.workers) as workers, bar:
         for round in range(len(metrics) + 1, config.rounds + 1):
-            started = time.perf_counter()
+            ranks.where, started = f"round {round}", time.perf_counter()
             cohort = sample(task.clients, config.cohort, Draw(config.seed, round, "cohort"))
-            able, idle = task.able(cohort)
-            draw = Draw(config.seed, round, "train")
-            local = partial(_train, task, run, draw)
-            uploads = collect(workers.map(local, groups(able, task.chunk, workers.count)), one_by_one)
-            uploads.download_bytes += sum(task.download(task.model, run.state, run.states, idle, draw).nbytes)
-            if able:
+            who = turnout(config, cohort, task.minimum, task.population.numbers(cohort), round, ranks.size)
+            uploads = _train(task, run, workers, who, Draw(config.seed, round, "train"))
+            aggregating = time.perf_counter()
+            if uploads.clients:
                 draw = Draw(config.seed, round, "server")
-                run.state, run.moments = algorithm.server_step(options, run.state, run.moments, uploads, config.server, draw)
-            _check_finite(uploads, run.state, round, folder)
+                run.state, run.moments = algorithm.server_step(
+                    config.algorithm, run.state, run.moments, uploads, config.server, draw
+                )
+            _check_finite(uploads, run.state, round, run.folder)
             run.states.commit(round)
-            row = _row(round, uploads, len(cohort), run.states.nbytes, time.perf_counter() - started)
+            uploads.aggregation_seconds += time.perf_counter() - aggregating
+            now, kept = time.perf_counter(), run.states.nbytes
+            row = summary.row(round, uploads, who, kept, now - started, ranks.size * workers.count)
             if config.evaluate_every and round % config.evaluate_every == 0:
-                row["evaluation"], _ = _evaluate(task, workers, run, curve, Draw(config.seed, round, "curve"))
+                row["evaluation"], _ = scoring.score(task, workers, run, curve, Draw(config.seed, round, "curve"))
+                row["evaluation_seconds"] = time.perf_counter() - now
             metrics.append(row)
             if folder is not None:
                 checkpoint.append_metrics(folder, row)
-                if round % config.checkpoint_every == 0 or round == config.rounds:
-                    run.save(round)
-            bar.set_postfix(_shown(row))
+            if run.folder is not None and (round % config.checkpoint_every == 0 or round == config.rounds):
+                run.save(round)
+            bar.set_postfix(summary.shown(row))
             bar.update()
         bar.close()
-        evaluation = evaluate_fully(task, workers, run, progress)
+        ranks.where, started = "the final evaluation", time.perf_counter()
+        evaluation = scoring.fully(task, workers, run, progress)
+        about = summary.of_run(ranks, metrics, time.perf_counter() - started, workers.count)
     if folder is not None:
         checkpoint.write_json(folder / "evaluation.json", evaluation)
+        checkpoint.write_json(folder / "run.json", about)
     if progress:
-        print("\n".join(_said(task, metrics, evaluation["summary"])))
+        print("\n".join(summary.said(task, metrics, evaluation["summary"])))
+        tqdm.write(summary.in_words(about), file=sys.stderr)
     report = None if folder is None else _write_report(folder)
-    return Result(config, run.state, metrics, evaluation, folder, report)
+    return Result(config, run.state, metrics, evaluation, run.folder, report, about)
 
 
-def _train(task: Task, run: Run, draw: Draw, model: LanguageModel, group: list[Client]) -> Received:
-    """The local work of one group of the cohort."""
-    visit = task.visit(model, run.state, run.states, group, draw)
-    upload = task.algorithm.local(task.config.algorithm, model, visit.received, visit.kept, visit.data, draw)
+def _train(task: Task, run: Run, workers: Workers, who: Turnout, draw: Draw) -> Uploads:
+    """The local work of a round, every process its share; what all of them have is known to each in the end."""
+    one_by_one = task.algorithm.one_by_one or (task.algorithm.averages and aggregators.one_by_one(task.config.server))
+    reading = 0.0
+
+    def ahead() -> Iterator[Group]:  # runs while the workers are busy with the groups before
+        nonlocal reading
+        for group in grouped(task.config, who, run.ranks.rank, task.chunk, workers.count):
+            started = time.perf_counter()
+            for client in group.clients:
+                client.read()
+            reading += time.perf_counter() - started
+            yield group
+
+    uploads = collect(workers.map(partial(_local, task, run, draw), ahead()), one_by_one)
+    uploads.data_seconds += reading
+    combine(run.ranks, uploads, who.arrived(), [len(rows) for rows in who.trained()])
+    run.states.share(run.ranks, who.trained())
+    uploads.download_bytes += sum(task.download(task.model, run.state, run.states, who.idle, draw).nbytes)
+    return uploads
+
+
+def _local(task: Task, run: Run, draw: Draw, model: LanguageModel, group: Group) -> Received:
+    """The local work of one group of the cohort. What a client keeps it keeps even where its upload is lost."""
+    started = time.perf_counter()
+    visit = task.visit(model, run.state, run.states, group.clients, draw)
+    ready = time.perf_counter()
+    upload = task.algorithm.local(group.options, model, visit.received, visit.kept, visit.data, draw)
     if upload.kept is not None:
         run.states.write(visit.rows, upload.kept, draw.round)
-    return Received(visit.rows, upload, sum(visit.nbytes))
+    return Received(visit.rows, upload, sum(visit.nbytes), group.lost, ready - started, time.perf_counter() - ready)
 
 
 def sample(clients: Sequence[Client], size: int, draw: Draw) -> list[Client]:
@@ -147,93 +196,11 @@ def _check_finite(uploads: Uploads, state: Tensors, round: int, folder: Path | N
     )
 
 
-def _row(round: int, uploads: Uploads, sampled: int, kept: int, seconds: float) -> dict[str, Any]:
-    """A line of metrics.jsonl."""
-    return {
-        "round": round,
-        "loss": uploads.nats / uploads.tokens if uploads.tokens else None,
-        "clients": uploads.clients,
-        "skipped": sampled - uploads.clients,
-        "sequences": uploads.sequences,
-        "seconds": seconds,
-        "sequences_per_second": uploads.sequences / seconds,
-        "upload_bytes": uploads.upload_bytes,
-        "download_bytes": uploads.download_bytes,
-        "flops": uploads.flops,
-        "client_state_bytes": kept,
-        "evaluation": None,
-    }
-
-
-def _shown(row: dict[str, Any]) -> dict[str, str]:
-    """What the progress bar says beside the round and the time left."""
-    loss = "-" if row["loss"] is None else f"{row['loss']:.3f}"
-    return {"loss": loss, "sequences/s": f"{row['sequences_per_second']:.0f}"}
-
-
-def _said(task: Task, metrics: list[dict[str, Any]], summary: dict[str, dict[str, Any]]) -> list[str]:
-    """What a run says at its end: the table of accuracies, and what is missing from it and why."""
-    lines = [evaluate.table(summary)] if any(side["clients"] for side in summary.values()) else []
-    for side, held_out in SIDES.items():
-        if not summary[side]["clients"]:
-            lines.append(evaluate.nobody(task.population, held_out, task.config.min_texts, task.minimum))
-    idle = sum(not row["clients"] for row in metrics)
-    if idle:
-        lines.append(
-            f"{idle} of {len(metrics)} rounds trained nobody: every client that was drawn has fewer than the {task.minimum} "
-            f"training sequences that {task.algorithm.name} needs; raise cohort={task.config.cohort}, or give clients more text"
-        )
-    return lines
-
-
-def _curve_clients(task: Task) -> dict[str, tuple[list[Client], int]]:
-    """The clients of the small evaluations, the same in every round, and how many of each side cannot be scored."""
-    config, found = task.config, {}
-    for side, held_out in SIDES.items():
-        able, skipped = evaluate.eligible(task.population, held_out, config.min_texts, task.minimum)
-        size = min(config.evaluate_clients, len(able))
-        found[side] = (sample(able, size, Draw(config.seed, 0, f"curve {side}")), skipped)
-    return found
-
-
-def _evaluate(
-    task: Task,
-    workers: Workers,
-    run: Run,
-    clients: dict[str, tuple[list[Client], int]],
-    draw: Draw,
-    bar: tqdm[Any] | None = None,
-) -> tuple[dict[str, Any], list[evaluate.Score]]:
-    """Summary by side, and the scores of all clients."""
-    summary, scores = {}, []
-    for side, (able, skipped) in clients.items():
-        found = evaluate.score(task, workers, run.state, run.states, able, draw, bar.update if bar else None)
-        summary[side] = evaluate.summary(found, skipped)
-        scores += found
-    return summary, scores
-
-
-def evaluate_fully(task: Task, workers: Workers, run: Run, progress: bool = True) -> dict[str, Any]:
-    """The content of evaluation.json: every client that can be scored."""
-    config, population = task.config, task.population
-    clients = {
-        side: evaluate.eligible(population, held_out, config.min_texts, task.minimum) for side, held_out in SIDES.items()
-    }
-    count = sum(len(able) for able, _ in clients.values())
-    with tqdm(total=count, desc="evaluation", unit="client", disable=not progress) as bar:
-        summary, scores = _evaluate(task, workers, run, clients, Draw(config.seed, config.rounds, "evaluation"), bar)
-    return {
-        "round": config.rounds,
-        "algorithm": task.algorithm.name,
-        "unit": population.vocabulary.unit,
-        "dataset": population.name,
-        "about": population.about,
-        "personalized": task.algorithm.personalize is not None,
-        "summary": summary,
-        "clients": evaluate.rows(scores),
-        "routing": evaluate.routing(scores),
-        "texts": evaluate.passages(scores),
-    }
+def _remedy(folder: Path | str | None) -> str:
+    """How to go on after a process was lost."""
+    if folder is None or not (Path(folder) / "config.json").is_file():
+        return "start the run again"
+    return f"go on after its last checkpoint with `flow run --resume {folder}`, on any number of processes"
 
 
 def _write_report(folder: Path) -> Path:

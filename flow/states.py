@@ -9,12 +9,16 @@ number and r, whole and on the disk before the checkpoint that counts on it. The
 with the largest round up to the checkpoint's, and the checkpoint holds these rounds, so that a file which went missing
 shows. A file goes only when none of the checkpoints that are kept counts on it any more; what was written after the
 checkpoint that a run goes on from goes before it starts, and is computed again to the same numbers.
+
+Where a run has several processes, each writes what the clients that it trained keep. In memory every process holds the
+states of all clients, brought together at the end of a round; on disk all read the same files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +27,9 @@ from flow import checkpoint
 from flow.errors import UserError
 from flow.exchange import ClientState, Rows
 from flow.models import Tensors, nbytes
+
+if TYPE_CHECKING:
+    from flow.distributed import Ranks
 
 FOLDER_SIZE = 1000  # clients whose files share a folder
 
@@ -45,7 +52,7 @@ class ClientStates:
     @property
     def nbytes(self) -> int:
         """Size of the states of all clients that have one."""
-        return self._row_bytes * len(self.rows())
+        return self._row_bytes * len(self._rows if self._folder is None else self._rounds)
 
     def rows(self) -> Rows:
         """The numbers of the clients that have a state, in order."""
@@ -88,6 +95,32 @@ class ClientStates:
                 checkpoint.write_tensors(path, own, round, self._digest)
                 self._pending[row] = None
 
+    def share(self, ranks: Ranks, parts: Sequence[Rows]) -> None:
+        """Have all processes know what any of them set aside; by one exchange where states are in memory.
+
+        Args:
+            ranks: the processes of the run.
+            parts: by process, the clients that it trained in this round.
+        """
+        if ranks.size == 1:
+            return
+        own = parts[ranks.rank]
+        kept: Tensors = {}
+        if self._folder is None and self._pending:
+            found = [self._pending[row] or {} for row in own.tolist()]
+            kept = {name: torch.stack([one[name] for one in found]) for name in found[0]}
+        elif self._pending:
+            kept = {"bytes": torch.full((len(own),), self._row_bytes)}
+        kept = ranks.gather(kept, [len(rows) for rows in parts])
+        if not kept:  # the algorithm's clients keep nothing
+            return
+        rows = np.concatenate(parts).tolist()
+        if self._folder is None:
+            self._pending = {row: {name: tensor[n].clone() for name, tensor in kept.items()} for n, row in enumerate(rows)}
+            self._row_bytes = nbytes({name: tensor[:1] for name, tensor in kept.items()})
+        else:
+            self._pending, self._row_bytes = dict.fromkeys(rows), int(kept["bytes"][0])
+
     def commit(self, round: int) -> None:
         """The round is complete: what was set aside is what is read from now on."""
         for row, own in self._pending.items():
@@ -110,6 +143,8 @@ class ClientStates:
     def restore(self, saved: Tensors, round: int) -> None:
         """Go back to the states of a checkpoint that was made after this round; 0 and nothing saved: to the start.
 
+        Of several processes the first goes ahead: it removes the files that came later.
+
         Raises:
             UserError: a file that the checkpoint counts on is missing.
         """
@@ -131,13 +166,16 @@ class ClientStates:
             if self._rounds.get(row, [None])[-1] != written:
                 raise UserError(f"{self._path(row, written)}: missing; {self._remedy()}")
 
-    def forget(self, kept: Sequence[int]) -> None:
-        """Remove the files on which none of the checkpoints of these rounds counts, nor the next round."""
+    def forget(self, kept: Sequence[int], remove: bool = True) -> None:
+        """Remove the files on which none of the checkpoints of these rounds counts, nor the next round.
+
+        remove: False in all processes but one, where only what is known of them goes.
+        """
         for row, written in self._rounds.items():  # none in memory
             if len(written) == 1:
                 continue
             needed = {max((r for r in written if r <= round), default=0) for round in kept} | {written[-1]}
-            for old in set(written) - needed:
+            for old in set(written) - needed if remove else ():
                 self._path(row, old).unlink()
             self._rounds[row] = [r for r in written if r in needed]
 

@@ -8,15 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 
 import flow_kernels
-from flow import checkpoint, server
+from flow import checkpoint, participation, server
 from flow.algorithms import Algorithm, algorithm_of
 from flow.cohort import Data, Draw, gather
 from flow.config import Config, ModelOptions, checked, on_cpu
 from flow.data import Client, Population, load
+from flow.distributed import Ranks
 from flow.errors import UserError
 from flow.exchange import ClientState, Download, Members, Rows
 from flow.models import LanguageModel, Tensors, nbytes
@@ -41,10 +41,8 @@ class Task(NamedTuple):
     config: Config[Any]
     algorithm: Algorithm
     population: Population
-    clients: list[Client]
-    """Those that may train."""
-    numbers: dict[str, int]
-    """Their numbers by id."""
+    clients: Sequence[Client]
+    """Those that may train; made or read when they are asked for."""
     model: LanguageModel
     minimum: int
     """Clients with fewer training sequences are skipped."""
@@ -55,13 +53,7 @@ class Task(NamedTuple):
 
     def members(self, clients: Sequence[Client], states: ClientStates) -> Members:
         """Clients as the server knows them."""
-        rows = np.array([self.numbers.get(client.id, -1) for client in clients], dtype=np.int64)
-        return Members(tuple(client.id for client in clients), rows, states)
-
-    def able(self, clients: Sequence[Client]) -> tuple[list[Client], list[Client]]:
-        """Those that have enough to train on, and the others."""
-        able = [client for client in clients if len(client.train.lengths) >= self.minimum]
-        return able, [client for client in clients if len(client.train.lengths) < self.minimum]
+        return Members(tuple(client.id for client in clients), self.population.numbers(clients), states)
 
     def download(
         self, model: LanguageModel, state: Tensors, states: ClientStates, clients: Sequence[Client], draw: Draw
@@ -79,18 +71,21 @@ class Task(NamedTuple):
         return Visit(rows, received, nbytes, states.of(rows, start), gather(clients, "train", self.config.model.device))
 
 
-def prepare(config: Config[Any], population: Population | None = None) -> Task:
-    """Check a configuration, load its data and build its model; nothing is written.
+def prepare(config: Config[Any], population: Population | None = None, progress: bool = False) -> Task:
+    """Check a configuration, load its data and build its model; nothing is written but prepared data.
+
+    progress: whether to draw a bar on stderr while data are being prepared.
 
     Raises:
         UserError: see :func:`simulate`.
     """
     config = checked(config)
     algorithm = algorithm_of(config.algorithm)
+    participation.check(config)
     _check_device(config.model)  # said before anything is read: a large file takes a while
     if population is None:
         try:
-            population = load(config.data)
+            population = load(config.data, progress)
         except (MemoryError, OverflowError) as error:
             raise UserError(
                 f"data={config.data.data!r} with sequence_length={config.data.sequence_length} does not fit into memory "
@@ -98,18 +93,19 @@ def prepare(config: Config[Any], population: Population | None = None) -> Task:
             ) from error
         except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
             raise UserError(str(error)) from error
-    clients = [client for client in population.clients if not client.held_out]
+    clients = population.trainable()
     if not algorithm.averages and config.server != server.resolve(server.ServerOptions()):
         raise UserError(
             f"server={config.server.server!r}, aggregator={config.server.aggregator!r} need uploads to average, and "
             f"{algorithm.name} has none; leave the options of the server out"
         )
+    algorithm.check_server(config.algorithm, config.server)
     if config.cohort > len(clients):
         raise UserError(
             f"cohort={config.cohort} is more than the {len(clients)} clients that may train; lower cohort, or take more clients"
         )
     minimum = algorithm.minimum_sequences(config.algorithm)
-    if all(len(client.train.lengths) < minimum for client in clients):
+    if (population.table.train[population.training] < minimum).all():
         raise UserError(
             f"data={population.name!r}: none of the {len(clients)} clients that may train has the {minimum} training sequences "
             f"that {algorithm.name} needs; give them more text, or lower sequence_length={population.sequence_length}"
@@ -117,8 +113,7 @@ def prepare(config: Config[Any], population: Population | None = None) -> Task:
     model = _build_model(config, algorithm, population)
     chunk = config.chunk or automatic_chunk(config, population)
     workers = config.threads if on_cpu(config.model) else 1
-    numbers = {client.id: number for number, client in enumerate(clients)}
-    return Task(config, algorithm, population, clients, numbers, model, minimum, chunk, workers)
+    return Task(config, algorithm, population, clients, model, minimum, chunk, workers)
 
 
 def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) -> ClientStates:
@@ -160,7 +155,8 @@ def _build_model(config: Config[Any], algorithm: Algorithm, population: Populati
     try:
         model = LanguageModel(
             len(population.vocabulary), options.embedding_dim, options.hidden_size, oov=population.vocabulary.oov,
-            backend=options.backend, generator=generator, dtype=getattr(torch, options.dtype),
+            projection_dim=options.projection_dim, backend=options.backend, generator=generator,
+            dtype=getattr(torch, options.dtype),
             **algorithm.traits(config.algorithm),
         ).to(options.device)  # fmt: skip
         with torch.no_grad():
@@ -168,7 +164,8 @@ def _build_model(config: Config[Any], algorithm: Algorithm, population: Populati
     except (RuntimeError, ValueError) as error:
         raise UserError(
             f"no model can be made with embedding_dim={options.embedding_dim}, hidden_size={options.hidden_size}, "
-            f"dtype={options.dtype!r}, device={options.device!r}, backend={options.backend!r}: {str(error).splitlines()[0]}; "
+            f"projection_dim={options.projection_dim}, dtype={options.dtype!r}, device={options.device!r}, "
+            f"backend={options.backend!r}: {str(error).splitlines()[0]}; "
             "lower the sizes where memory is short, else choose another of these"
         ) from error
     return model
@@ -207,10 +204,16 @@ class Run:
     moments: Tensors
     """Of the server's optimiser and aggregator."""
     states: ClientStates
+    ranks: Ranks
 
     def save(self, round: int) -> None:
-        """Write a checkpoint; only then may files of clients go that no checkpoint counts on any more."""
+        """Write a checkpoint; only then may files of clients go that no checkpoint counts on any more.
+
+        The first process writes it for all.
+        """
         assert self.folder is not None
+        if not self.ranks.first:
+            return self.states.forget([], remove=False)
         checkpoints = self.folder / "checkpoints"
         parts = {"": self.state, "moments:": self.moments, "clients:": self.states.save()}
         everything = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
@@ -233,9 +236,9 @@ class Run:
         return round
 
 
-def begin(task: Task, folder: Path | None) -> Run:
-    """The start of a run; nothing is written."""
+def begin(task: Task, folder: Path | None, ranks: Ranks | None = None) -> Run:
+    """The start of a run; nothing is written. ranks: the processes that share it, None for one."""
     options, described = task.config.algorithm, checkpoint.describe(task.config, task.algorithm.name)
     digest = checkpoint.digest(described, task.population)
     state = task.algorithm.init(options, task.model, task.config.seed, len(task.clients))
-    return Run(folder, digest, state, {}, client_states(task, state, folder, digest))
+    return Run(folder, digest, state, {}, client_states(task, state, folder, digest), ranks or Ranks())

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import torch
 
+from flow.distributed import Stopped
 from flow.models import LanguageModel
 
 Item = TypeVar("Item")
@@ -41,7 +42,8 @@ class Workers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._pool.shutdown(cancel_futures=True)
+        # Groups at work are waited for; not where the launcher ends this process, which has only seconds left to say why.
+        self._pool.shutdown(wait=not isinstance(error, Stopped), cancel_futures=True)
         torch.set_num_threads(self._before)
 
     def map(self, function: Callable[[LanguageModel, Item], Out], items: Iterable[Item]) -> Iterator[Out]:

@@ -34,7 +34,8 @@ tested() {
   # TorchInductor starts a compiler, which would be watched as well.
   "$@" -m pytest -q -p no:cacheprovider -k "not inductor" \
     "$root"/tests/test_cpu_kernels.py "$root"/tests/test_threads.py "$root"/tests/test_isa.py \
-    "$root"/tests/test_functional.py "$root"/tests/test_op.py "$root"/tests/test_bfloat16.py "$root"/tests/test_quick.py
+    "$root"/tests/test_functional.py "$root"/tests/test_op.py "$root"/tests/test_bfloat16.py "$root"/tests/test_quick.py \
+    "$root"/tests/test_training_kernels.py "$root"/tests/test_descent.py
   cd "$root"
 }
 

@@ -1,6 +1,7 @@
 """Shared by all tests: one thread, and every uninitialised tensor filled with NaN, so that an output left unwritten shows."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 import hypothesis
@@ -14,6 +15,11 @@ from flow_kernels.backends import cpu
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
+
+
+# Data that tests prepare are theirs, and go with them.
+_cache = tempfile.TemporaryDirectory()
+os.environ["FLOW_CACHE"] = _cache.name
 
 
 @pytest.fixture(autouse=True)

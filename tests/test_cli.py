@@ -303,3 +303,20 @@ def test_a_slice_of_shakespeare(tmp_path, monkeypatch, capsys):
     evaluation = json.loads((report.parent / "evaluation.json").read_text())
     seen = [client["id"] for client in evaluation["clients"] if client["seen"]]
     assert len(seen) > 5 and all(name in page for name in {text["client"] for text in evaluation["texts"]})
+
+
+def test_data_prepared_ahead_of_a_run_are_found_by_it(here, capsys, monkeypatch):
+    monkeypatch.setenv("FLOW_CACHE", str(here / "cache"))
+    options = ["--data", "synthetic", "--clients", "30", "--sequences", "3", "--vocabulary-size", "20"]
+    assert main(["prepare", *options]) == 0
+    (folder,) = (here / "cache").iterdir()
+    said = capsys.readouterr().out
+    assert re.fullmatch(r"30 clients, 2\d of them train: .*\n", said) and said.endswith(f"{folder}\n")
+    before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
+    assert main(["run", "fedavg", *options, *TINY, "--folder", "mine"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before and len(list((here / "cache").iterdir())) == 1
+    (folder / "ids").write_bytes(b"x")
+    assert f"delete the folder {folder}, and the data are prepared again" in fails(["prepare", *options], capsys)
+    assert "clients=30 is an option of data='synthetic'" in fails(["prepare", "--clients", "30"], capsys)
+    monkeypatch.setenv("FLOW_CACHE", "")
+    assert "FLOW_CACHE='' keeps nothing prepared" in fails(["prepare", *options], capsys)

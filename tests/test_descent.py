@@ -8,7 +8,7 @@ import torch
 
 from flow.cohort import Data as Table
 from flow.cohort import Draw, batches, measure, predict, train
-from flow.descent import Descent, Sgd, Update
+from flow.descent import Descent, Sgd, Update, gradients
 from flow.exchange import Personal
 from flow.models import LanguageModel, group_of, names_of
 from flow.native import refusal
@@ -52,6 +52,7 @@ def updates_of(parameters, how):
         "head alone": [Update(("head.weight", "head.bias"), "global")],
         "embedding alone": [Update(("embedding.weight",), "global")],
         "recurrent bias": [Update(("gru.bias_hh_l0",), "mixture", 0.1)],
+        "composed": [Update(world, "global", compose=lambda p: {name: t * 0.5 + 0.1 for name, t in p.items()})],
     }[how]
 
 
@@ -61,7 +62,7 @@ PLAIN = Sgd(0.3, 2, 3, 0.0)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("routed_head", [True, False])
 @pytest.mark.parametrize(
-    "how", ["global", "local", "flow", "all at once", "pulled", "head alone", "embedding alone", "recurrent bias"]
+    "how", ["global", "local", "flow", "all at once", "pulled", "head alone", "embedding alone", "recurrent bias", "composed"]
 )
 def test_the_kernels_descend_as_autograd_does(size, routed_head, how):
     model, reference, parameters, data = problem(size, routed_head)
@@ -72,7 +73,7 @@ def test_the_kernels_descend_as_autograd_does(size, routed_head, how):
     finally:
         training.cpu._kernels.poison = False
     expected, same = trained(reference, parameters, data, updates, PLAIN)
-    assert not any(refusal(model, parameters, update) for update in updates)
+    assert not refusal(model, parameters) and refusal(reference, parameters)
     for name, value in got.items():
         torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
         moved = any(name in update.names for update in updates)
@@ -185,3 +186,15 @@ def test_losses_and_predictions_without_a_gradient(route, routed_head):
         found, expected = (predict(one, own, data) for one in (model, reference))
         np.testing.assert_array_equal(found.tokens, expected.tokens)
         np.testing.assert_allclose(found.local_weight, expected.local_weight, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_alone_move_nothing():
+    model, reference, parameters, data = problem("projected", True)
+    batch = next(iter(batches(data, 3)))
+    for how in ("flow", "composed"):
+        update = updates_of(parameters, how)[-1]
+        (loss, found), (same, expected) = (gradients(one, parameters, batch, update) for one in (model, reference))
+        torch.testing.assert_close(loss, same, rtol=1e-12, atol=0)
+        assert found.keys() == expected.keys()
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-13)

@@ -23,8 +23,7 @@ def read(path: Path) -> Corpus:
     Raises FileNotFoundError for a missing file and ValueError, naming file and line, for a truncated or damaged one, a
     line that is not such a client, and an id that occurs twice.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"data={str(path)!r}: there is no such file; give the path of a .jsonl or .jsonl.gz file")
+    check_file(path)
     clients: dict[str, ClientTexts] = {}
     first_line: dict[str, int] = {}
     for number, line in _lines(path):
@@ -39,9 +38,19 @@ def read(path: Path) -> Corpus:
         first_line[client.id] = number
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl")
     about = f"{path.name} (sha256 {digest[:16]}; the file states no licence)"
-    return Corpus(name, tuple(clients.values()), "word", SEQUENCE_LENGTH, continuous=False, about=about)
+    return Corpus(name_of(path), tuple(clients.values()), "word", SEQUENCE_LENGTH, continuous=False, about=about)
+
+
+def check_file(path: Path) -> None:
+    """Raises FileNotFoundError unless there is such a file."""
+    if not path.is_file():
+        raise FileNotFoundError(f"data={str(path)!r}: there is no such file; give the path of a .jsonl or .jsonl.gz file")
+
+
+def name_of(path: Path) -> str:
+    """The data set's name: the file's, without its endings."""
+    return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
 def parse_client(line: str, where: str) -> ClientTexts:

@@ -1,9 +1,12 @@
 """What every data source becomes: clients whose texts are cut into fixed windows, and one vocabulary."""
 
+import hashlib
 import zlib
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -36,6 +39,11 @@ class Client:
     texts: int
     train: Sequences
     test: Sequences
+
+    def read(self) -> None:
+        """Have the sequences in memory, where they are still on disk."""
+        for side in (self.train, self.test):
+            _ = side.tokens, side.lengths
 
 
 @dataclass(frozen=True)
@@ -85,15 +93,108 @@ class Vocabulary:
         return scored
 
 
+class Table(NamedTuple):
+    """What is asked of all N clients, every round or before the first."""
+
+    held_out: npt.NDArray[np.bool_]
+    texts: npt.NDArray[np.integer]
+    train: npt.NDArray[np.integer]
+    """Number of training sequences."""
+    scored: npt.NDArray[np.integer]
+    """Number of test targets that count for accuracy."""
+
+
+class Indexed(Sequence[Client]):
+    """Clients that are not in memory; what is asked of all of them is known without reading any."""
+
+    table: Table
+    fingerprint: str
+    """See :attr:`Population.fingerprint`."""
+
+    @abstractmethod
+    def position(self, client_id: str) -> int:
+        """The place of the client with this id; KeyError where there is none."""
+
+
 @dataclass(frozen=True, eq=False)
 class Population:
-    """All clients of a data set, sorted by id. ``about`` is its source and licence in one line."""
+    """All clients of a data set, sorted by id: a tuple, or clients on disk. ``about`` is its source and licence in one line."""
 
     name: str
-    clients: tuple[Client, ...]
+    clients: Sequence[Client]
     vocabulary: Vocabulary
     sequence_length: int
     about: str
+
+    @cached_property
+    def table(self) -> Table:
+        """What is asked of all clients, in their order."""
+        if isinstance(self.clients, Indexed):
+            return self.clients.table
+        scored = self.vocabulary.scored
+        rows = [(c.held_out, c.texts, len(c.train.lengths), scored_targets(c.test, scored)) for c in self.clients]
+        held_out, *counts = np.array(rows, dtype=np.int64).reshape(len(rows), 4).T
+        return Table(held_out.astype(np.bool_), *counts)
+
+    @cached_property
+    def training(self) -> npt.NDArray[np.int64]:
+        """int64: the places of the clients that may train."""
+        return np.flatnonzero(~self.table.held_out)
+
+    def trainable(self) -> Sequence[Client]:
+        """Those clients, in their order."""
+        return _Part(self.clients, self.training)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of all clients: ids, which are held out, numbers of texts, and tokens."""
+        if isinstance(self.clients, Indexed):
+            return self.clients.fingerprint
+        sha = hashlib.sha256()
+        for client in self.clients:
+            add_to_fingerprint(sha, client)
+        return sha.hexdigest()
+
+    def numbers(self, clients: Sequence[Client]) -> npt.NDArray[np.int64]:
+        """int64 [n]: the clients' numbers among those that may train, in the order of their ids; -1 for one held out."""
+        find = self.clients.position if isinstance(self.clients, Indexed) else self._places.__getitem__
+        places = np.array([find(client.id) for client in clients], dtype=np.int64)
+        found = np.searchsorted(self.training, places)
+        return np.where(self.table.held_out[places], -1, found)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {client.id: place for place, client in enumerate(self.clients)}
+
+
+class _Part(Sequence[Client]):
+    """The clients at these places."""
+
+    def __init__(self, clients: Sequence[Client], places: npt.NDArray[np.int64]) -> None:
+        self._clients, self._places = clients, places
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    @overload
+    def __getitem__(self, item: int) -> Client: ...
+    @overload
+    def __getitem__(self, item: slice) -> Sequence[Client]: ...
+    def __getitem__(self, item: int | slice) -> Client | Sequence[Client]:
+        return _Part(self._clients, self._places[item]) if isinstance(item, slice) else self._clients[int(self._places[item])]
+
+
+def add_to_fingerprint(sha: "hashlib._Hash", client: Client) -> None:
+    """Take the next client in."""
+    sha.update(f"\n{client.id} {client.held_out} {client.texts}\n".encode())
+    for side in (client.train, client.test):
+        sha.update(np.ascontiguousarray(side.tokens, dtype=np.int32).data)
+
+
+def scored_targets(test: Sequences, scored: npt.NDArray[np.bool_]) -> int:
+    """How many targets count for accuracy."""
+    targets = test.tokens[:, 1:]
+    return int((scored[targets] & (np.arange(targets.shape[1]) < test.lengths[:, None])).sum())
 
 
 @dataclass(frozen=True)

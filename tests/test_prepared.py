@@ -1,0 +1,218 @@
+"""Prepared data: the same population from disk, whole or not at all, read client by client, and synthetic clients."""
+
+import dataclasses
+import json
+import mmap
+
+import numpy as np
+import oracles
+import pytest
+
+from flow import Config, ModelOptions, UserError, simulate
+from flow.algorithms.fedavg import FedAvgOptions
+from flow.data import DataOptions, jsonl, load, prepared, prepared_folder, synthetic
+from flow.data.population import Indexed
+
+SYNTHETIC = DataOptions(data="synthetic", clients=60, sequences=5, sequence_length=6, vocabulary_size=40)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    prepared.write(tmp_path / "tiny", oracles.population())
+    return tmp_path / "tiny"
+
+
+def same(found, expected):
+    for one, other in zip(found, expected, strict=True):
+        assert (one.id, one.group, one.held_out, one.texts) == (other.id, other.group, other.held_out, other.texts)
+        for side, own in ((one.train, other.train), (one.test, other.test)):
+            assert len(side) == len(own)
+            for name in ("tokens", "lengths"):
+                array = getattr(side, name)
+                assert array.dtype == np.int32 and np.array_equal(array, getattr(own, name))
+
+
+def test_a_population_comes_back_as_it_was(folder):
+    expected, found = oracles.population(), prepared.read(folder)
+    assert isinstance(found.clients, Indexed)
+    same(found.clients, expected.clients)
+    same(found.clients[2:-1], expected.clients[2:-1])
+    same([found.clients[-1]], [expected.clients[-1]])
+    assert (found.name, found.about, found.sequence_length) == (expected.name, expected.about, expected.sequence_length)
+    assert found.vocabulary == expected.vocabulary
+    assert found.fingerprint == expected.fingerprint
+    for array, other in zip(found.table, expected.table, strict=True):
+        assert np.array_equal(array, other)
+    assert found.table.train.tolist() == [len(client.train) for client in expected.clients]
+    everybody = list(expected.clients)
+    assert found.numbers(everybody).tolist() == expected.numbers(everybody).tolist() == [0, 1, 2, 3, 4, 5, 6, -1, -1]
+    with pytest.raises(KeyError, match="client 77"):
+        found.clients.position("client 77")
+    with pytest.raises(IndexError, match="client 9 of 9"):
+        found.clients[9]
+
+
+def test_ids_are_found_whatever_their_letters(tmp_path):
+    ids = sorted(["a", "aa", "b", "z", "ä", "€", "日本", "\U0001f600", "Ω 1"])
+    population = oracles.population(sizes=(1,) * len(ids), held_out=())
+    clients = tuple(dataclasses.replace(c, id=id, group=id[::-1]) for c, id in zip(population.clients, ids, strict=True))
+    prepared.write(tmp_path / "letters", dataclasses.replace(population, clients=clients))
+    found = prepared.read(tmp_path / "letters")
+    assert [(client.id, client.group) for client in found.clients] == [(id, id[::-1]) for id in ids]
+    assert [found.clients.position(id) for id in ids] == list(range(len(ids)))
+
+
+def test_clients_in_another_order_are_refused(tmp_path):
+    population = oracles.population()
+    clients = (*population.clients[1:], population.clients[0])
+    with pytest.raises(ValueError, match="client 'client 0' follows 'client 8': clients must be sorted by id"):
+        prepared.write(tmp_path / "disorder", dataclasses.replace(population, clients=clients))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_on_prepared_data_gives_the_same_numbers_to_the_bit(folder):
+    config = Config(
+        algorithm=FedAvgOptions(batch_size=4), model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=3, cohort=4,
+        evaluate_every=2, evaluate_clients=2,
+    )  # fmt: skip
+    one, other = (simulate(config, population=p, progress=False) for p in (oracles.population(), prepared.read(folder)))
+    assert one.evaluation == other.evaluation
+    assert all((tensor == other.state[name]).all() for name, tensor in one.state.items())
+
+
+def test_nothing_is_read_before_it_is_asked_for_and_pages_are_given_back(folder, monkeypatch):
+    population = prepared.read(folder)
+    loaded, load_one = [], population.clients.load
+    monkeypatch.setattr(population.clients, "load", lambda n: loaded.append(n) or load_one(n))
+    client = population.clients[4]
+    assert (len(client.train), len(client.test), population.table.train[4], loaded) == (8, 3, 8, [])
+    client.read()
+    assert client.train.tokens.shape == (8, oracles.STEPS + 1) and client.test.lengths.shape == (3,)
+    assert loaded == [4]
+    assert population.clients[4] is not client, "what a client holds must go with it"
+    given_back = []
+
+    class Map:
+        def madvise(self, advice):
+            given_back.append(advice)
+
+    monkeypatch.setattr(population.clients, "_maps", [Map()])
+    monkeypatch.setattr(prepared, "RELEASE", 3)
+    for n in range(6):
+        population.clients[n].read()
+    assert given_back == [mmap.MADV_DONTNEED] * 2
+
+
+@pytest.mark.parametrize("name", ["tokens", "lengths", "edges", "ids", "held_out", "index.json"])
+@pytest.mark.parametrize("damage", ["changed", "cut", "missing"])
+def test_damaged_files_are_named(folder, name, damage):
+    path = folder / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(content if damage == "changed" else content[: len(content) // 2])
+
+    def everything():
+        for client in prepared.read(folder).clients:
+            client.read()
+
+    where = "tokens" if (name, damage) == ("lengths", "changed") else name
+    with pytest.raises(ValueError, match=rf"{where}: .*; delete the folder .*tiny, and the data are prepared again"):
+        everything()
+
+
+def test_another_version_is_refused(folder):
+    index = json.loads((folder / "index.json").read_text())
+    (folder / "index.json").write_text(json.dumps(index | {"version": 0}))
+    with pytest.raises(ValueError, match="version 0, this is 1"):
+        prepared.read(folder)
+
+
+def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(prepared.os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            prepared.write(tmp_path / "tiny", oracles.population())
+    assert not list(tmp_path.iterdir())
+    prepared.write(tmp_path / "tiny", oracles.population())
+    prepared.write(tmp_path / "tiny", oracles.population(seed=9))  # by another process, a moment later
+    assert prepared.read(tmp_path / "tiny").fingerprint == oracles.population().fingerprint
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_data_are_prepared_once_and_again_when_anything_changes(cache, tmp_path, monkeypatch):
+    file, reads = tmp_path / "mine.jsonl", []
+    read = jsonl.read
+    monkeypatch.setattr(jsonl, "read", lambda path: reads.append(path) or read(path))
+    file.write_text('{"id": "a", "texts": ["one two", "two three"], "split": "train"}\n')
+    options = DataOptions(data=str(file))
+    first = load(options)
+    assert load(options).fingerprint == first.fingerprint and len(reads) == 1
+    load(dataclasses.replace(options, sequence_length=1))
+    assert len(reads) == 2
+    file.write_text('{"id": "a", "texts": ["one two two", "two three"], "split": "train"}\n')
+    assert load(options).fingerprint != first.fingerprint and len(reads) == 3
+    assert len(list(cache.iterdir())) == 3
+    monkeypatch.setenv("FLOW_CACHE", "")
+    assert prepared_folder(options) is None
+    assert isinstance(load(options).clients, tuple) and len(reads) == 4
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"FLOW_CACHE='.*file': prepared data cannot be kept there .*set it empty"):
+        simulate(Config(data=SYNTHETIC), progress=False)
+
+
+def test_synthetic_clients_follow_from_their_number_alone(cache):
+    few, many = load(SYNTHETIC), load(dataclasses.replace(SYNTHETIC, clients=200))
+    same(few.clients, many.clients[:60])
+    other = load(dataclasses.replace(SYNTHETIC, data_seed=1))
+    assert not np.array_equal(few.clients[0].train.tokens, other.clients[0].train.tokens)
+    made = synthetic.population(synthetic.Shape(60, 5), 6, 40, 1)
+    same(few.clients, made.clients)
+    assert few.fingerprint == made.fingerprint
+
+
+def test_synthetic_clients_look_like_text(cache):
+    population = load(dataclasses.replace(SYNTHETIC, clients=400, sequences=40, vocabulary_size=1000))
+    sizes, table = population.table.train, population.table
+    assert abs(sizes.mean() / 40 - 1) < 0.15
+    assert sizes.min() >= 1 and 4 < sizes.max() / np.median(sizes) < 40
+    assert 0.05 < table.held_out.mean() < 0.15 and len(population.training) == (~table.held_out).sum()
+    assert [client.id for client in population.clients] == sorted(client.id for client in population.clients)
+    tokens = np.concatenate([client.train.tokens for client in population.clients])
+    lengths = np.concatenate([client.train.lengths for client in population.clients])
+    position = np.arange(7)
+    assert (tokens[:, 0] == 2).all() and (tokens[position == lengths[:, None]] == 3).all()
+    assert ((tokens == 0) == (position > lengths[:, None])).all() and tokens.max() < len(population.vocabulary)
+    words = tokens[(position > 0) & (position < lengths[:, None])]
+    counts = np.bincount(words, minlength=1004)
+    assert counts[4] > 10 * np.median(counts[4:]), "few words are frequent"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"clients": 0}, "clients=0 must be at least 1"),
+        ({"sequences": -1}, "sequences=-1 must be at least 1"),
+        ({"data_seed": -1}, "data_seed=-1 must be at least 0"),
+        ({"max_clients": 5}, "max_clients=5 takes clients of a file; for data='synthetic' give clients"),
+        ({"data": "shakespeare"}, "clients=60 is an option of data='synthetic', not of data='shakespeare'; leave it out"),
+    ],
+)
+def test_options_of_synthetic_clients_out_of_range(options, said):
+    with pytest.raises(ValueError, match=said):
+        load(dataclasses.replace(SYNTHETIC, **options))
