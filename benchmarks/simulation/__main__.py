@@ -1,0 +1,187 @@
+"""The simulation benchmark: `python -m benchmarks.simulation` races, measures, writes simulation.json, tables and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.compiler import Missing
+from benchmarks.probe import Probe
+from benchmarks.simulation import first_round, ours, plots, race, scaling, tables
+from benchmarks.simulation.race import Arena
+from benchmarks.simulation.workload import FULL, QUICK, Sizes
+from benchmarks.timing import Effort, Spread
+from benchmarks.worker import WorkerError
+from flow.checkpoint import write, write_json
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+PARTS = ("fedavg", "flow", "busy", "cohorts", "populations", "start")
+
+
+def fedavg(arena: Arena, quick: bool) -> list[dict[str, Any]]:
+    """On one core and on two. Flower in races of its own, beside the plain loop that says what is right."""
+    rows = []
+    for cores in available():
+        rivals = [*race.loops(cores), *race.scans(cores), *race.others(cores)]
+        slow = [rival for rival in rivals if rival.mkl] + [race.flower(cores)] if quick else []
+        row = race.race(arena, race.ours(cores), [rival for rival in rivals if rival not in slow], "FedAvg")
+        row["missing"] |= {rival.name: "left out of a quick run" for rival in slow}
+        rows.append(row)
+        if not quick:
+            rows.append(race.race(arena, race.ours(cores), [race.flower(cores)], "FedAvg", turns=3))
+    return rows
+
+
+def flow(arena: Arena, quick: bool) -> list[dict[str, Any]]:
+    """A round of Flow, and beside it one of FedAvg; half as many clients, since the loop takes so long."""
+    plan = arena.plan
+    half = replace(plan.sizes, cohort=plan.sizes.cohort // 2)
+    (folder := arena.folder / "flow").mkdir()
+    smaller = replace(arena, folder=folder, plan=ours.make_plan(half, len(plan.cohorts)), reference={})
+    for algorithm in ("fedavg", "flow"):
+        smaller.set_reference(algorithm)
+    rows = []
+    for cores in available():
+        rivals = race.loops(cores, "flow")
+        if quick:
+            rivals = [rival for rival in rivals if not rival.mkl and rival.threads == 1]
+        beside = race.ours(cores, name="ours, FedAvg")
+        rows.append(race.race(smaller, race.ours(cores, "flow"), [*rivals, beside], "Flow", turns=3))
+    return rows
+
+
+def busy(arena: Arena, quick: bool) -> list[dict[str, Any]]:
+    """On a machine of which a foreign process takes a core."""
+    if len(available()) < 2:
+        raise Missing("one core cannot be shared out between two")
+    rivals = [race.ours(2), *race.loops(2)[:2], *race.scans(2)]
+    return race.busy_machine(arena, rivals[:1] if quick else rivals, 1 if quick else 3)
+
+
+def cohorts(arena: Arena, quick: bool) -> list[dict[str, Any]]:
+    rounds = {1: 4, 10: 2} if quick else {1: 40, 10: 8, 100: 2, 1000: 1}
+    found = []
+    for threads in available()[: 1 if quick else 2]:
+        for cohort, count in rounds.items():
+            arena.say(f"  cohort of {cohort}, {threads} threads")
+            found.append(scaling.point("full", cohort, threads, count, "memory"))
+    return found
+
+
+def populations(arena: Arena, quick: bool) -> list[dict[str, Any]]:
+    """Of growing size, on disk, in turn."""
+    sizes = (300, 3000) if quick else (300, 3000, 30_000, 300_000)
+    threads, found = available()[-1], []
+    for clients in sizes:
+        arena.say(f"  preparing {clients} clients")
+        scaling.prepare("full", clients)
+    for _ in range(1 if quick else 2):
+        for clients in sizes:
+            arena.say(f"  population of {clients}")
+            point = scaling.point("full", 100, threads, 2 if quick else 4, f"synthetic:{clients}")
+            found.append(point | {"population": clients})
+    return found
+
+
+def start(arena: Arena, quick: bool) -> list[dict[str, Any]]:
+    runs = {"flow run": [], "flow run fedavg --data synthetic": ["fedavg", "--data", "synthetic"]}
+    found = []
+    for name, arguments in list(runs.items())[: 1 if quick else None]:
+        times = []
+        for n in range(2 if quick else 5):
+            arena.say(f"  {name}")
+            folder = arena.folder / f"run-{len(found)}-{n}"
+            times.append(first_round.first_round(arguments, folder))
+        times.pop(0)  # the first may have prepared the data
+        spread = Spread.of([one["seconds"] for one in times])
+        found.append(
+            {"command": name, "seconds": asdict(spread), "of_the_round": statistics.median(t["of_the_round"] for t in times)}
+        )
+    return found
+
+
+MEASURE: dict[str, Callable[[Arena, bool], list[dict[str, Any]]]] = {
+    "fedavg": fedavg, "flow": flow, "busy": busy, "cohorts": cohorts, "populations": populations, "start": start,
+}  # fmt: skip
+
+
+def available() -> list[int]:
+    """1, and 2 where this process may use as many cores."""
+    return [1, 2][: machine.describe()["cores"]]
+
+
+def run(sizes: Sizes, parts: list[str], quick: bool, folder: Path, pythons: dict[str, str]) -> tuple[dict[str, Any], bool]:
+    """The report, and whether all that ran computed the same."""
+    started = time.time()
+    effort = Effort(0.0, (1, 1) if quick else (5, 5), 0.0)
+    arena = Arena(folder, ours.make_plan(sizes, 2 if quick else 3), 1 if quick else 2, effort, pythons)
+    missing: dict[str, str] = {}
+    peaks = None
+    try:
+        arena.probe = Probe(folder)
+        peaks = arena.probe.table(machine.caches(), available(), 0.01 if quick else 0.05)
+    except Missing as why:
+        missing["share of the FMA peak"] = str(why)
+    arena.set_reference("fedavg")
+    report: dict[str, Any] = {}
+    for part in parts:
+        arena.say(part)
+        try:
+            report[part] = MEASURE[part](arena, quick)
+        except Missing as why:
+            missing[part] = str(why)
+        except (race.Differs, WorkerError, RuntimeError) as why:
+            arena.failed[part] = str(why)
+    return {
+        "date": machine.today(),
+        "minutes": round((time.time() - started) / 60, 1),
+        "quick": quick,
+        "machine": machine.describe(),
+        "versions": machine.versions() | arena.versions,
+        "sizes": asdict(sizes),
+        "flops_per_sequence": sizes.flops,
+        "probe": peaks,
+        "missing": missing,
+        "failed": arena.failed,
+        "parts": report,
+    }, not arena.failed
+
+
+def main(argv: list[str] | None = None) -> int:
+    """0, or 1 where something failed: a rival that computed something else, or a part that could not be measured."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.simulation", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few turns, few rivals: does it work, in about a minute")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for simulation.json and simulation.md")
+    parser.add_argument("--images", type=Path, default=None, help="folder for the pictures; that of --out if not given")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    rival = "the interpreter that has this rival installed, such as flwr=PATH"
+    parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help=rival)
+    given = parser.parse_args(argv)
+    for one in given.python:
+        if "=" not in one:
+            parser.error(f"--python {one!r} must be NAME=PATH, such as flwr=/path/to/bin/python")
+    pythons = dict(one.split("=", 1) for one in given.python)
+    with tempfile.TemporaryDirectory(prefix="flow-bench-") as folder:
+        report, right = run(QUICK if given.quick else FULL, given.only, given.quick, Path(folder), pythons)
+    images = given.images or given.out
+    for path in (given.out, images):
+        path.mkdir(parents=True, exist_ok=True)
+    text = tables.markdown(report)
+    print(text)
+    write_json(given.out / "simulation.json", report)
+    write(given.out / "simulation.md", text.encode())
+    drawn = plots.draw(report, images)
+    print("written:", ", ".join(map(str, [given.out / "simulation.json", given.out / "simulation.md", *drawn])))
+    return 0 if right else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""Our side of the race, by the public interface: `python -m benchmarks.simulation.ours` is a runner; `make_plan` says to the
+others what flow.simulate will do, from the documented meaning of a seed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from benchmarks import worker
+from benchmarks.simulation import workload
+from benchmarks.simulation.runner import Runner, Turn, arguments, serve
+from benchmarks.simulation.workload import Array, Plan, Sizes, Weights
+
+if __name__ == "__main__":
+    THREADS, REQUESTS, REPLIES = worker.start(sys.argv[1:])
+
+import numpy as np
+import torch
+
+import flow
+from flow.algorithms import REGISTRY
+from flow.cohort import Data, Draw, gather, split
+from flow.config import ModelOptions
+from flow.data import Client, Population, Sequences, Vocabulary
+from flow.data.tokens import SPECIALS
+from flow.simulate import sample
+from flow.task import prepare
+
+SEED = 0
+PARTS = ("data", "training", "aggregation")  # of a round's seconds; the rest is the server's loop
+
+
+def population(sizes: Sizes, tokens: Array) -> Population:
+    """The clients, in memory. Nobody has texts enough to be scored: a run ends with its last round."""
+    full = np.full(sizes.sequences, sizes.steps, np.int32)
+    nothing = Sequences(np.zeros((0, sizes.steps + 1), np.int32), np.zeros(0, np.int32))
+    clients = tuple(Client(f"{n:06}", "", False, 1, Sequences(own, full), nothing) for n, own in enumerate(tokens))
+    words = (*SPECIALS, *(f"w{n}" for n in range(len(SPECIALS), sizes.vocabulary)))
+    return Population("random words", clients, Vocabulary(words, "word"), sizes.steps, "made for a benchmark")
+
+
+def config(sizes: Sizes, algorithm: str, rounds: int, threads: int, **more: Any) -> flow.Config[Any]:
+    """One epoch of plain SGD without clipping."""
+    own = {"personal_lr": sizes.lr} if algorithm == "flow" else {}
+    options = REGISTRY[algorithm].options(lr=sizes.lr, epochs=1, batch_size=sizes.batch, clip=0.0, **own)
+    projection = {"projection_dim": sizes.projection} if sizes.projection else {}
+    model = ModelOptions(embedding_dim=sizes.embedding, hidden_size=sizes.hidden, **projection)
+    return flow.Config(
+        algorithm=options, model=model, rounds=rounds, cohort=sizes.cohort, seed=SEED, evaluate_every=0, threads=threads, **more
+    )
+
+
+def make_plan(sizes: Sizes, rounds: int) -> Plan:
+    """What flow.simulate does in so many rounds."""
+    tokens = workload.tokens(sizes)
+    clients = population(sizes, tokens)
+    tasks = {name: prepare(config(sizes, name, rounds, 1), clients) for name in ("fedavg", "flow")}
+    weights: Weights = {}
+    for name, task in tasks.items():
+        state = task.algorithm.init(task.config.algorithm, task.model, SEED, len(task.clients))
+        weights |= {("flow:" if name == "flow" else "") + key: tensor.numpy().copy() for key, tensor in state.items()}
+    number = {client.id: n for n, client in enumerate(clients.clients)}
+    cohorts, found = [], {"order": [], "support": [], "query": []}
+    for round in range(1, rounds + 1):
+        cohort = sample(clients.clients, sizes.cohort, Draw(SEED, round, "cohort"))
+        cohorts.append([number[client.id] for client in cohort])
+        draw, data = Draw(SEED, round, "train"), gather(cohort, "train", "cpu")
+        support, query = split(data, draw)
+        for name, phase, part in (("order", "global", data), ("support", "local", support), ("query", "global", query)):
+            found[name].append(_orders(part, draw, phase, sizes.sequences))
+    gamma = tasks["flow"].config.algorithm.gamma
+    orders = {name: np.array(rows) for name, rows in found.items()}
+    return Plan(sizes, tokens, workload.heldout(sizes), np.array(cohorts), weights=weights, gamma=gamma, **orders)
+
+
+def _orders(data: Data, draw: Draw, phase: str, sequences: int) -> list[Array]:
+    """Every client's sequences, numbered from 0, as the batches of this phase take them."""
+    found = []
+    for n, (id, rows) in enumerate(zip(data.ids, data.rows, strict=True)):
+        found.append(rows[draw.stream("shuffle", phase, id).permutation(len(rows))] - n * sequences)
+    return found
+
+
+def runner(plan: Plan, algorithm: str, threads: int) -> Runner:
+    clients = population(plan.sizes, plan.tokens)
+
+    def turn(rounds: int) -> Turn:
+        start = time.perf_counter()
+        result = flow.simulate(config(plan.sizes, algorithm, rounds, threads), population=clients, progress=False)
+        wall = time.perf_counter() - start
+        rows = result.metrics
+        seconds = [row["seconds"] for row in rows]
+        parts = {part: rows[-1][f"{part}_seconds"] for part in PARTS}
+        more = {"outside": wall - sum(seconds), "flops": rows[-1]["flops"], "parts": parts}
+        return Turn(seconds, {name: tensor.numpy() for name, tensor in result.state.items()}, more)
+
+    return turn
+
+
+if __name__ == "__main__":
+    given = arguments(sys.argv[1:])
+    serve(runner(given.plan, given.algorithm, THREADS), {"torch": torch.__version__}, REQUESTS, REPLIES)

@@ -1,0 +1,291 @@
+"""Runners in turns: each a process of its own, checked before it is timed, and after every turn."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks import compiler, machine
+from benchmarks.compiler import Missing
+from benchmarks.probe import AtPeak, Probe
+from benchmarks.simulation import torch_loop
+from benchmarks.simulation.runner import Child
+from benchmarks.simulation.workload import Plan, Weights
+from benchmarks.timing import Contender, Effort, Sample, Spread, compare
+from benchmarks.worker import WorkerError
+
+HERE = "benchmarks.simulation"
+LOSS, STEP = 1e-4, 1e-3  # largest difference of the final held-out losses; of the final weights, relative to the way they went
+PEAK = "at the FMA peak"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """Whom to race, on how many cores."""
+
+    name: str
+    module: str
+    cores: int
+    threads: int = 1
+    processes: int = 1
+    algorithm: str = "fedavg"
+    needs: tuple[str, ...] = ()
+    """What has to be installed."""
+    mkl: bool = False
+    """With MKL's vendor check answered."""
+
+
+def ours(cores: int, algorithm: str = "fedavg", name: str = "ours") -> Rival:
+    return Rival(name, f"{HERE}.ours", cores, threads=cores, algorithm=algorithm)
+
+
+def loops(cores: int, algorithm: str = "fedavg") -> list[Rival]:
+    """The plain loop in the ways in which so many cores can run it, and what changes on other processors than Intel's."""
+    ways = [("", 1, 1)] if cores == 1 else [(f", {cores} threads", cores, 1), (f", {cores} processes", 1, cores)]
+    return [
+        Rival(f"PyTorch loop{way}{', MKL AVX-512' * mkl}", f"{HERE}.torch_loop", cores, threads, processes, algorithm, mkl=mkl)
+        for mkl in (False, True)
+        for way, threads, processes in ways
+    ]
+
+
+def scans(cores: int) -> list[Rival]:
+    ways = [("", 1)] if cores == 1 else [(f", {cores} threads", 1), (f", {cores} pinned processes", cores)]
+    return [Rival(f"JAX scan{way}", f"{HERE}.jax_scan", cores, cores, n, needs=("jax",)) for way, n in ways]
+
+
+def flower(cores: int) -> Rival:
+    """Apart from the others: Ray's services never sleep entirely."""
+    return Rival("Flower simulation", f"{HERE}.flower_app", cores, processes=cores, needs=("flwr", "ray"))
+
+
+def others(cores: int) -> list[Rival]:
+    """Frameworks that are seldom installed, in the ways in which they can use so many cores."""
+    many = f", {cores} threads" if cores > 1 else ""
+    return [
+        Rival(f"FedJAX{many}", f"{HERE}.fedjax_app", cores, cores, needs=("fedjax",)),
+        Rival(f"pfl{many}", f"{HERE}.pfl_app", cores, cores, needs=("pfl",)),
+    ]
+
+
+class Differs(RuntimeError):
+    """A runner computed something else than the reference; the message says how far off."""
+
+
+class Racer:
+    """A contender of `timing.compare`: a sample is a turn of `rounds` rounds after one that warms up."""
+
+    def __init__(self, rival: Rival, child: Child, arena: Arena) -> None:
+        self.name, self.rival, self.child, self._arena = rival.name, rival, child, arena
+        self.loss = float("nan")
+        self.first: float | None = None
+        """Seconds of the first round of all."""
+        self.said: dict[str, Any] = {}
+
+    def sample(self, seconds: float) -> Sample:
+        out = self._arena.folder / "final.npz"
+        self.said = self.child.turn(1 + self._arena.rounds, out)
+        with np.load(out) as file:
+            weights = {name: file[name] for name in file.files}
+        self.loss = self._arena.check(self.rival, weights)
+        taken: list[float] = self.said["seconds"]
+        self.first = taken[0] if self.first is None else self.first
+        return Sample(statistics.median(taken[1:]), self.said["cores"])
+
+
+@dataclass
+class Arena:
+    """What all races of one benchmark share. `reference`: of each algorithm the final loss and weights of the plain loop."""
+
+    folder: Path
+    plan: Plan
+    rounds: int
+    effort: Effort
+    pythons: dict[str, str] = field(default_factory=dict)
+    """Interpreters in which what is asked for is installed, by the first name of `Rival.needs`."""
+    versions: dict[str, str] = field(default_factory=dict)
+    reference: dict[str, tuple[float, Weights]] = field(default_factory=dict)
+    probe: Probe | None = None
+    failed: dict[str, str] = field(default_factory=dict)
+    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr, flush=True)
+
+    def __post_init__(self) -> None:
+        self.path = self.folder / "plan.npz"
+        self.plan.save(self.path)
+        self._mkl: Path | None = None
+
+    def enter(self, rival: Rival) -> Racer:
+        """Start a runner and see that it computes what the reference does; the first of an algorithm is the reference.
+
+        Raises:
+            Missing: it is not to be had here, and why.
+            Differs, WorkerError: it failed."""
+        python = self._python(rival)
+        env = {"LD_PRELOAD": str(self._library())} if rival.mkl else {}
+        child = Child(
+            rival.module, self.path, algorithm=rival.algorithm, threads=rival.threads, processes=rival.processes,
+            processors=processors(rival.cores), python=python, env=env,
+        )  # fmt: skip
+        self.versions |= child.versions
+        racer = Racer(rival, child, self)
+        try:
+            racer.sample(0.0)
+        except BaseException:
+            child.close()
+            raise
+        return racer
+
+    def set_reference(self, algorithm: str) -> None:
+        """What the plain loop on one core computes is right; without it nothing is known to be.
+
+        Raises:
+            WorkerError: it failed."""
+        self.enter(loops(1, algorithm)[0]).child.close()
+
+    def check(self, rival: Rival, weights: Weights) -> float:
+        """The held-out loss of a runner's final weights.
+
+        Raises:
+            Differs: it, or the weights, are not those of the reference."""
+        start = self.plan.start(rival.algorithm)
+        if set(weights) != set(start):
+            raise Differs(f"final weights {sorted(weights)} instead of {sorted(start)}")
+        loss = heldout_loss(self.plan, weights)
+        expected, there = self.reference.setdefault(rival.algorithm, (loss, weights))
+        way = _norm({name: there[name] - start[name] for name in start})
+        off = _norm({name: weights[name] - there[name] for name in start}) / way
+        if not (abs(loss - expected) <= LOSS and off <= STEP):
+            raise Differs(
+                f"held-out loss {loss:.6f} against {expected:.6f}, and weights {off:.1e} of their way from the reference's; "
+                f"at most {LOSS:g} and {STEP:g} pass"
+            )
+        return loss
+
+    def start(self, rivals: Iterable[Rival], where: str) -> tuple[list[Racer], dict[str, str], dict[str, str]]:
+        """Those that are ready to race, and of the others why they are missing and why they failed."""
+        ready: list[Racer] = []
+        missing: dict[str, str] = {}
+        failed: dict[str, str] = {}
+        for rival in rivals:
+            self.say(f"  {where}: {rival.name}")
+            try:
+                ready.append(self.enter(rival))
+            except Missing as why:
+                missing[rival.name] = str(why)
+            except (Differs, WorkerError) as why:
+                failed[rival.name] = self.failed[f"{where}: {rival.name}"] = str(why)
+        return ready, missing, failed
+
+    def _python(self, rival: Rival) -> str:
+        if not rival.needs:
+            return sys.executable
+        python = self.pythons.get(rival.needs[0], sys.executable)
+        look = f"import importlib.util as u; print(*(n for n in {rival.needs!r} if u.find_spec(n) is None))"
+        asked = subprocess.run([python, "-c", look], capture_output=True, text=True)
+        if asked.returncode:
+            raise Missing(f"{python} does not run: {(asked.stderr.strip().splitlines() or ['no message'])[-1]}")
+        if absent := asked.stdout.split():
+            raise Missing(f"not installed: {', '.join(absent)}")
+        return python
+
+    def _library(self) -> Path:
+        if machine.describe()["vendor"] != "AuthenticAMD" or not torch.backends.mkl.is_available():
+            raise Missing("only for torch with MKL on an AMD processor; elsewhere the plain loop has MKL's best path")
+        if self._mkl is None:
+            self._mkl, _ = compiler.library("mkl_vendor.c", self.folder)
+        return self._mkl
+
+
+def processors(count: int) -> list[int]:
+    """The last ones that this process may use."""
+    return sorted(os.sched_getaffinity(0))[-count:]
+
+
+def heldout_loss(plan: Plan, weights: Weights) -> float:
+    """Mean cross-entropy in nats of the global model on the held-out sequences."""
+    model = torch_loop.Words(plan.sizes)
+    own = {name: torch.from_numpy(np.asarray(weights[name])) for name in model.state_dict()}
+    model.load_state_dict(own)
+    with torch.no_grad():
+        tokens = torch.from_numpy(plan.heldout).long()
+        return float(torch_loop.loss_of(model(tokens[:, :-1]), tokens[:, 1:]))
+
+
+def _norm(weights: Weights) -> float:
+    return float(np.sqrt(sum(float((array.astype(np.float64) ** 2).sum()) for array in weights.values())))
+
+
+def race(arena: Arena, we: Rival, rivals: Sequence[Rival], title: str, turns: int | None = None) -> dict[str, Any]:
+    """All in turn, and the time of the arithmetic at the peak that the same cores reach in that moment. At most so many turns.
+
+    Raises:
+        Differs, WorkerError: we failed; there is nothing to compare."""
+    cores = we.cores
+    where = f"{title}, {cores} core{'s' * (cores > 1)}"
+    racers, missing, failed = arena.start(rivals, where)
+    try:
+        arena.say(f"  {where}: ours")
+        us = arena.enter(we)
+        try:
+            sequences = arena.plan.sizes.round_sequences
+            flops = us.said["flops"] if we.algorithm == "flow" else arena.plan.sizes.flops * sequences
+            others: list[Contender] = [*racers]
+            if arena.probe is not None:
+                work: Any = SimpleNamespace(flops=flops, dtype="float32", threads=cores)
+                others.append(AtPeak(arena.probe, work))
+            effort = arena.effort
+            if turns is not None:
+                effort = replace(effort, turns=(min(turns, effort.turns[0]), min(turns, effort.turns[1])))
+            arena.say(f"  {where}: {effort.turns[1]} turns of {len(others) + 1}")
+            found = compare(us, others, effort)
+        finally:
+            us.child.close()
+        for racer in (us, *racers):
+            entry = found["contenders"][racer.name]
+            entry |= {"loss": racer.loss, "first_round_seconds": racer.first}
+            entry["sequences_per_second"] = sequences / entry["seconds"]["median"]
+            entry["last_round_seconds"] = racer.said["seconds"][-1]
+            entry |= {name: racer.said[name] for name in ("flops", "outside", "parts") if name in racer.said}
+    finally:
+        for racer in racers:
+            racer.child.close()
+    row = {"title": title, "cores": cores, "algorithm": we.algorithm, "flops": flops, "sequences": sequences}
+    return row | found | {"missing": missing, "failed": failed}
+
+
+def busy_machine(arena: Arena, rivals: Sequence[Rival], pairs: int) -> list[dict[str, Any]]:
+    """Each contender's round while a foreign process computes without a pause, against its quiet round just before."""
+    rows = []
+    for rival in rivals:
+        (ready, missing, failed) = arena.start([rival], "busy machine")
+        row: dict[str, Any] = {"name": rival.name, "cores": rival.cores, "missing": missing, "failed": failed}
+        for racer in ready:
+            try:
+                taken = [(racer.sample(0.0).seconds, _beside_a_neighbour(racer)) for _ in range(pairs)]
+            finally:
+                racer.child.close()
+            quiet, busy = zip(*taken, strict=True)
+            ratios = [slow / calm for calm, slow in taken]
+            spreads = {"quiet": quiet, "busy": busy, "ratio": ratios}
+            row |= {name: asdict(Spread.of(values)) for name, values in spreads.items()} | {"pairs": pairs}
+        rows.append(row)
+    return rows
+
+
+def _beside_a_neighbour(racer: Racer) -> float:
+    neighbour = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        return racer.sample(0.0).seconds
+    finally:
+        neighbour.kill()
+        neighbour.wait()
