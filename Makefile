@@ -5,10 +5,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*.h csrc/cpu/*.cpp)
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
 RUN := runs/shakespeare
 
-.PHONY: run test lint sanitize cross bench bench-quick bench-simulation clean
+.PHONY: run test lint sanitize cross bench bench-quick bench-simulation gpu-check clean
 
 run: $(VENV)/installed
 	@if [ -d $(RUN) ] && [ ! -f $(RUN)/report.html ]; then $(BIN)/flow run --resume $(RUN); \
@@ -36,6 +36,16 @@ cross:
 	$(CROSS)-g++ -std=gnu++17 -O2 -ffp-contract=fast -fno-math-errno -Wall -Wextra -Werror -Wno-psabi -fopenmp \
 		-DFLOW_ISA=baseline tests/kernels_alone.cpp csrc/cpu/dispatch.cpp csrc/cpu/isa.cpp -o build/cross/kernels_alone
 	qemu-$(firstword $(subst -, ,$(CROSS))) -L /usr/$(CROSS) build/cross/kernels_alone
+
+# The GPU kernels compiled ahead of time, no GPU needed: registers, spills, shared memory, tensor cores; nvcc comes as wheels
+CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 \
+	nvidia-cuda-cccl==13.0.85 nvidia-cuda-cuobjdump==13.2.51 nvidia-cuda-nvdisasm==13.2.51
+
+gpu-check: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet $(CUDA_WHEELS)
+	$(BIN)/python -m pytest -q tests/triton_table.py
+	cu=$$($(BIN)/python -c 'import nvidia.cu13 as n; print(list(n.__path__)[0])') && \
+		LIBRARY_PATH=$$cu/lib PATH=$$cu/bin:$$PATH CUDACXX=$$cu/bin/nvcc $(BIN)/python -m pytest -q tests/cuda_sources.py
 
 # benchmarks/README.md says what is measured; 14 minutes on two cores that have nothing else to do, the quick one a few
 BENCH := $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-quiet

@@ -1,4 +1,5 @@
-"""Builds the extension flow_kernels._C with CMake; everything else is in pyproject.toml."""
+"""Builds the extensions flow_kernels._C and, where nvcc is found, flow_kernels._cuda with CMake; everything else is in
+pyproject.toml. FLOW_CUDA=1 insists on the second, FLOW_CUDA=0 leaves it out, FLOW_CUDA=auto is the default."""
 
 import os
 import shutil
@@ -17,6 +18,11 @@ class CMakeBuild(build_ext):
         out = Path(self.get_ext_fullpath(ext.name)).resolve().parent
         build = Path(self.build_temp).resolve() / ext.name
         build.mkdir(parents=True, exist_ok=True)
+        cuda = os.environ.get("FLOW_CUDA", "auto")
+        if cuda not in ("auto", "0", "1"):
+            raise SystemExit(f"FLOW_CUDA must be auto, 0 or 1, got {cuda!r}")
+        for stale in out.glob("_cuda.*"):  # of an earlier build in this folder
+            stale.unlink()
         # An isolated build has its tools in a folder that is gone the next time: name every one of them each time.
         cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
         if cmake is None or ninja is None:
@@ -28,6 +34,7 @@ class CMakeBuild(build_ext):
                 f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={out}",
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+                f"-DFLOW_CUDA={cuda}",
                 "-DCMAKE_BUILD_TYPE=Release",
                 *os.environ.get("CMAKE_ARGS", "").split(),
             ],

@@ -86,7 +86,7 @@ def routed_gru(
         found = quick.forward((input, hx, *weights), lengths, route, routing, float(temperature), batch_first, reverse)
         if found is not None:
             return found
-    _check_presence(weights, route)
+    check_presence(weights, route)
     offsets = None
     if batch_sizes is not None:
         lengths, offsets = _unpack(input, hx, lengths, batch_sizes)
@@ -106,18 +106,18 @@ def routed_gru(
     if hx is None:
         hx = input.new_zeros((*clients, batch, hidden))
     tensors = (input, hx, *weights)
-    _check_tensors(tensors, lengths, clients, (steps, batch, shape[-1], hidden))
+    check_tensors(tensors, lengths, clients, (steps, batch, shape[-1], hidden))
     if forward_ad._current_level >= 0 and _has_tangent(tensors):
         if backend not in ("auto", "reference"):
             raise RuntimeError(FORWARD)
         backend = "reference"
-    module = load(plan.name(input.dtype, input.device, backend))
+    module = load(plan.name(input.dtype, input.device, backend, hidden))
     return module.routed_gru(  # type: ignore[no-any-return]
         tensors, lengths, offsets, route, routing, float(temperature), batch_first, reverse, recompute=recompute
     )
 
 
-def _check_presence(weights: tuple[Tensor | None, ...], route: str) -> None:
+def check_presence(weights: tuple[Tensor | None, ...], route: str) -> None:
     for first, prefix, used in ((0, "", route != "local"), (4, "local_", route != "global")):
         weight_ih, weight_hh, bias_ih, bias_hh = weights[first : first + 4]
         if used and (weight_ih is None or weight_hh is None):
@@ -189,7 +189,7 @@ _NAMES = (
 )  # fmt: skip
 
 
-def _check_tensors(
+def check_tensors(
     tensors: tuple[Tensor | None, ...],
     lengths: Tensor | None,
     clients: tuple[int, ...],

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 
 from flow_kernels.backends import NAMES, load, refusal
 
-# Fastest first; "reference" runs everything.
-ORDER = ("cpu", "reference")
+Refusal = Callable[[str, torch.dtype, torch.device], str]
+
+# Fastest first, by type of device; "reference" runs everything, and is all there is on other devices.
+ORDER = {"cuda": ("cuda", "triton", "reference"), "cpu": ("cpu", "reference")}
 
 
 class Plan(NamedTuple):
@@ -24,21 +27,28 @@ class Plan(NamedTuple):
         return f"{self.backend} ({self.reason})" + (f": {self.details}" if self.details else "")
 
 
-def name(dtype: torch.dtype, device: torch.device, backend: str) -> str:
-    """The backend that :func:`choose` gives a problem; sizes have no part in it yet.
+def name(dtype: torch.dtype, device: torch.device, backend: str, hidden: int) -> str:
+    """The backend that :func:`choose` gives a problem, of whose sizes only H matters.
 
     Raises:
         RuntimeError, ValueError: as :func:`choose`.
     """
     # every call asks, so the answer is kept; torch.compile asks once and warns of what is kept
-    return (_name if torch.compiler.is_compiling() else _kept_name)(dtype, device, backend)
+    return (_name if torch.compiler.is_compiling() else _kept_name)(dtype, device, backend, hidden)
 
 
-def _name(dtype: torch.dtype, device: torch.device, backend: str) -> str:
-    return choose(clients=1, batch=1, steps=1, inputs=1, hidden=1, dtype=dtype, device=device, backend=backend).backend
+def _name(dtype: torch.dtype, device: torch.device, backend: str, hidden: int) -> str:
+    capability = capability_of(device) if device.type == "cuda" else None
+    return _pick(hidden, dtype, device, capability, backend, refusal)[0]
 
 
 _kept_name = functools.cache(_name)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def capability_of(device: torch.device) -> tuple[int, int] | None:
+    """The compute capability of a CUDA device; None where there is none."""
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
 
 
 def choose(
@@ -50,28 +60,48 @@ def choose(
     hidden: int,
     dtype: torch.dtype,
     device: torch.device,
+    capability: tuple[int, int] | None = None,
     backend: str = "auto",
+    refusal: Refusal = refusal,
 ) -> Plan:
-    """Choose a backend for K=clients, B=batch, T=steps, I=inputs, H=hidden.
+    """Choose a backend for K=clients, B=batch, T=steps, I=inputs, H=hidden, and say how it goes about it.
+
+    Which backend depends on H alone among the sizes; the others decide how it divides the work.
+
+    Args:
+        capability: the compute capability of a CUDA device, such as (9, 0); None: not known, and nothing that depends on it
+            is chosen.
+        refusal: what says whether a backend can run on this machine.
 
     Raises:
         RuntimeError: a backend was asked for by name and cannot run this problem here. Only ``"auto"`` falls back.
         ValueError: no backend has that name.
     """
+    name, reason = _pick(hidden, dtype, device, capability, backend, refusal)
+    return Plan(name, reason, load(name).describe(clients, steps, batch, inputs, hidden, dtype))
+
+
+def _pick(
+    hidden: int, dtype: torch.dtype, device: torch.device, capability: tuple[int, int] | None, backend: str, refusal: Refusal
+) -> tuple[str, str]:
+    """Name and reason."""
+
+    def why_not(name: str) -> str:
+        return refusal(name, dtype, device) or load(name).limit(hidden, capability)
+
     if backend != "auto":
         if backend not in NAMES:
             names = ", ".join(map(repr, ("auto", *NAMES)))
             raise ValueError(f"backend must be one of {names}, got {backend!r}")
-        why_not = refusal(backend, dtype, device)
-        if why_not:
-            raise RuntimeError(f"backend={backend!r} cannot run here: {why_not}; use backend='auto' to let it fall back")
-        return Plan(backend, "asked for by name")
+        if reason := why_not(backend):
+            raise RuntimeError(f"backend={backend!r} cannot run here: {reason}; use backend='auto' to let it fall back")
+        return backend, "asked for by name"
     skipped: list[str] = []
-    for name in ORDER:
-        why_not = refusal(name, dtype, device)
-        if not why_not:
-            return Plan(name, "; ".join(["the fastest that runs here", *skipped]))
-        skipped.append(f"{name}: {why_not}")
+    for name in ORDER.get(device.type, ("reference",)):
+        if reason := why_not(name):
+            skipped.append(f"{name}: {reason}")
+        else:
+            return name, "; ".join(["the fastest that runs here", *skipped])
     raise AssertionError("the reference backend runs everything")
 
 
@@ -84,6 +114,7 @@ def explain(
     num_clients: int = 1,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    capability: tuple[int, int] | None = None,
     backend: str = "auto",
 ) -> Plan:
     """Which backend and plan a problem gets, and why; print it.
@@ -91,6 +122,7 @@ def explain(
     Args:
         batch_size, seq_len, input_size, hidden_size, num_clients: B, T, I, H and K of docs/cell.md, each at least 1.
         dtype, device: of the input.
+        capability: the compute capability of a CUDA device, such as (9, 0); None: the device is asked.
         backend: as for :func:`flow_kernels.routed_gru`.
 
     Raises:
@@ -100,9 +132,10 @@ def explain(
     for name, size in (sizes | {"hidden_size": hidden_size}).items():
         if size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
-    chosen = choose(
+    device = torch.device(device)
+    if capability is None and device.type == "cuda":
+        capability = capability_of(device)
+    return choose(
         clients=num_clients, batch=batch_size, steps=seq_len, inputs=input_size, hidden=hidden_size, dtype=dtype,
-        device=torch.device(device), backend=backend,
+        device=device, capability=capability, backend=backend,
     )  # fmt: skip
-    details = load(chosen.backend).describe(num_clients, seq_len, batch_size, input_size, hidden_size, dtype)
-    return chosen._replace(details=details)

@@ -40,6 +40,7 @@ def forward(tensors: Sequence[Tensor | None], lengths: Tensor | None, *options: 
     if (
         x is None
         or h0 is None
+        or not x.is_cpu
         or x.dim() not in (3, 4)
         or h0.dim() != x.dim() - 1
         or (lengths is not None and type(lengths) is not Tensor)

@@ -88,7 +88,7 @@ def test_what_a_route_does_not_use_may_be_missing_or_wrong() -> None:
 
 
 def test_unknown_backend() -> None:
-    with pytest.raises(ValueError, match="backend must be one of 'auto', 'reference', 'cpu', got 'tpu'"):
+    with pytest.raises(ValueError, match="backend must be one of 'auto', 'reference', 'cpu', 'triton', 'cuda', got 'tpu'"):
         call(backend="tpu")
 
 
@@ -106,7 +106,9 @@ def test_plan_is_pure_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert plan.choose(**problem, dtype=torch.float32, device=device).backend == "cpu"
     fallback = plan.choose(**problem, dtype=torch.float16, device=device)
     assert fallback.backend == "reference" and "float16" in fallback.reason
-    assert flow_kernels.backends() == {"reference": "available", "cpu": f"available ({cpu._C.isa()})"}
+    said = flow_kernels.backends()
+    assert set(said) == {"reference", "cpu", "triton", "cuda"}
+    assert said["reference"] == "available" and said["cpu"] == f"available ({cpu._C.isa()})"
     monkeypatch.setattr(cpu, "_C", None)
     monkeypatch.setattr(cpu, "_missing", "not built", raising=False)
     assert flow_kernels.backends()["cpu"] == "not built"

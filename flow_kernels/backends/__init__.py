@@ -1,6 +1,9 @@
-"""One adapter per backend, each a module with the same two functions.
+"""One adapter per backend, each a module with the same functions; importing it needs nothing that may be missing.
 
-refusal(dtype, device) -> ""  or why this problem cannot run there
+status() -> "available ..."  or why it cannot run on this machine
+refusal(dtype, device) -> ""  or why it cannot run this dtype on this device, on this machine
+limit(hidden, capability) -> ""  or why this H or a GPU of this compute capability is not for it; from the arguments alone
+describe(k, t, b, i, h, dtype) -> how it goes about a problem, in a line
 routed_gru(tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, recompute=False)
     -> y, h_n, q
     the twelve tensors of flow_kernels/op.py, all with a leading K or none, checked already
@@ -12,9 +15,9 @@ from types import ModuleType
 
 import torch
 
-from flow_kernels.backends import cpu, reference
+from flow_kernels.backends import cpu, cuda, reference, triton
 
-_MODULES: dict[str, ModuleType] = {"reference": reference, "cpu": cpu}
+_MODULES: dict[str, ModuleType] = {"reference": reference, "cpu": cpu, "triton": triton, "cuda": cuda}
 NAMES = tuple(_MODULES)
 
 

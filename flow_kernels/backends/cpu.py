@@ -53,6 +53,10 @@ def refusal(dtype: torch.dtype, device: torch.device) -> str:
     return ""
 
 
+def limit(hidden: int, capability: tuple[int, int] | None) -> str:
+    return ""
+
+
 def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
     threads, tiles, workspace = _C.division(k, t, b, i, h, DTYPES.index(dtype), torch.get_num_threads(), True)
     work = f"{k} client{'s' * (k > 1)} x {tiles} batch tile{'s' * (tiles > 1)} on {threads} thread{'s' * (threads > 1)}"
@@ -62,7 +66,12 @@ def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
 def routed_gru(
     tensors: Sequence[Tensor | None], lengths: Tensor | None, offsets: Tensor | None, *options: Any, recompute: bool = False
 ) -> tuple[Tensor, ...]:
-    return op.routed_gru(tensors, lengths, offsets, *options, recompute=recompute)
+    return family.run(tensors, lengths, offsets, *options, recompute=recompute)
+
+
+def _gates(x: Tensor, h0: Tensor, route: str) -> Tensor:
+    """The layout of csrc/routed_gru.h."""
+    return x.new_empty((*x.shape[:-1], 8 if route == "mixture" else 4, (h0.shape[-1] + 15) // 16 * 16))
 
 
 def _contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -87,7 +96,7 @@ def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     options, save = args[op.COUNT + 2 : -1], args[-1]
     x, h0 = tensors[:2]
     assert x is not None and h0 is not None
-    y, h_n, q, gates = outputs = op.empty_outputs(x, h0, options[0], save)
+    y, h_n, q, gates = outputs = family.empty_outputs(x, h0, options[0], save)
     threads = torch.get_num_threads()
     status = _kernels.forward(tuple(tensors), lengths, offsets, *options, threads, y, h_n, q, gates if save else None)
     if status:
@@ -108,6 +117,7 @@ def _backward(*args: Any) -> list[Tensor]:
     return [g for g in grads if g is not None]
 
 
+family = op.Family("routed_gru", _gates)
 if _C is not None:
     _kernels = _C.Kernels(Tensor)
-    op.register("CPU", _forward, _backward)
+    family.register("CPU", _forward, _backward)

@@ -19,6 +19,10 @@ def refusal(dtype: torch.dtype, device: torch.device) -> str:
     return ""
 
 
+def limit(hidden: int, capability: tuple[int, int] | None) -> str:
+    return ""
+
+
 def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
     return f"a loop over {t} steps in PyTorch"
 

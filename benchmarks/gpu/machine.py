@@ -1,0 +1,100 @@
+"""What the figures were measured on, and the two ceilings of the device: `python -m benchmarks.gpu.machine FILE`"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import flow_kernels
+from benchmarks.gpu import device
+from benchmarks.gpu.device import OnDevice
+from benchmarks.gpu.steps import find
+from benchmarks.machine import processor, today
+from flow.checkpoint import write_json
+
+FIELDS = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.mem", "power.limit")
+PACKAGES = ("triton", "numpy", "matplotlib", "pybind11", "ninja", "cmake")
+
+
+def describe(where: torch.device) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "date": today(),
+        "stand_in": where.type != "cuda",
+        "processor": processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "system": f"{platform.system()} {platform.release()}",
+        "backends": flow_kernels.backends(),
+        "versions": versions(),
+    }
+    if where.type == "cuda":
+        properties = torch.cuda.get_device_properties(where)
+        found["gpu"] = {
+            "name": properties.name,
+            "capability": f"{properties.major}.{properties.minor}",
+            "multiprocessors": properties.multi_processor_count,
+            "memory_bytes": properties.total_memory,
+            "l2_bytes": properties.L2_cache_size,
+        }
+        found["nvidia_smi"] = ask_driver()
+    return found
+
+
+def ask_driver() -> dict[str, str]:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return {"missing": "nvidia-smi is not on PATH"}
+    asked = [tool, f"--query-gpu={','.join(FIELDS)}", "--format=csv,noheader"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=20)
+    if done.returncode:
+        return {"missing": f"nvidia-smi: exit status {done.returncode}"}
+    return dict(zip(FIELDS, (value.strip() for value in done.stdout.splitlines()[0].split(",")), strict=True))
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "torch": torch.__version__, "cuda of torch": torch.version.cuda or "none"}
+    if torch.backends.cudnn.is_available():
+        found["cudnn"] = str(torch.backends.cudnn.version())
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    try:
+        done = subprocess.run([find("nvcc"), "--version"], capture_output=True, text=True, timeout=20)
+        found["nvcc"] = next((line.strip() for line in done.stdout.splitlines() if "release" in line), "says nothing")
+    except OSError:
+        found["nvcc"] = "not installed"
+    return found
+
+
+def ceilings(where: torch.device) -> dict[str, float]:
+    """Bytes a second of a copy (read and written), and FLOPs a second of a bfloat16 product of random numbers."""
+    gpu = where.type == "cuda"
+    source = torch.randn(1 << (30 if gpu else 20), device=where)
+    target = torch.empty_like(source)
+    n = 8192 if gpu else 256
+    a, b = (torch.randn(n, n, device=where, dtype=torch.bfloat16) for _ in range(2))
+    copy = OnDevice("copy", lambda: target.copy_(source), where)
+    product = OnDevice("product", lambda: a @ b, where)
+    work = {"copy_bytes_per_second": (copy, 2 * source.nbytes), "bf16_flops_per_second": (product, 2 * n**3)}
+    found = {}
+    for name, (one, amount) in work.items():
+        one.sample(0.0)
+        found[name] = amount / statistics.median(one.sample(0.05 if gpu else 0.001).seconds for _ in range(5))
+    return found
+
+
+if __name__ == "__main__":
+    where = device.device()
+    result = describe(where) | ceilings(where)
+    write_json(Path(sys.argv[1]), result)
+    print(result)

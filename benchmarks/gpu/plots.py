@@ -1,0 +1,120 @@
+"""Two pictures of the sweep: time against H, and how many times faster than the stacked eager form over K and H."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from benchmarks.gpu.names import NAMES, OURS, OURS_GRAPH
+from benchmarks.gpu.steps import write
+from benchmarks.gpu.tables import caption
+
+Row = dict[str, Any]
+INK, MUTED, RULE = "#1b1f24", "#5c6670", "#d9dee3"  # as in benchmarks/plots.py
+SIZE, DPI = (8.4, 5.0), 200
+STYLE = {
+    OURS: ("RoutedGRU", "#0072B2", "o"),
+    OURS_GRAPH: ("RoutedGRU, CUDA graph", "#56B4E9", "^"),
+    NAMES["loop"]: ("eager loop over clients", "#D55E00", "s"),
+    NAMES["stacked"]: ("stacked eager", "#E69F00", "D"),
+    NAMES["stacked graph"]: ("stacked eager, CUDA graph", "#CC79A7", "P"),
+    NAMES["GRU"]: ("nn.GRU per client (no routing)", "#7f7f7f", "v"),
+}
+WHERE = {"mode": "training", "dtype": "bfloat16", "batch": 16}
+
+
+def draw(report: Row, folder: Path) -> list[Path]:
+    """Write the pictures there is data for; returns their paths."""
+    rows = [row for row in report.get("sweep", {}).get("rows", []) if WHERE.items() <= row["case"].items()]
+    drawn = []
+    for name, make in (("gpu-time.png", time_against_hidden), ("gpu-speedup.png", speedup_map)):
+        figure = make(rows, report)
+        if figure is not None:
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+            write(folder / name, buffer.getvalue())
+            drawn.append(folder / name)
+    return drawn
+
+
+def _figure(title: str, subtitle: str, report: Row) -> tuple[Figure, Any]:
+    figure = Figure(figsize=SIZE)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0.09, 0.16, 0.87, 0.66))
+    figure.text(0.02, 0.945, title, fontsize=14, fontweight="bold", color=INK)
+    figure.text(0.02, 0.893, subtitle, fontsize=10, color=MUTED)
+    figure.text(0.02, 0.022, caption(report), fontsize=7.5, color=MUTED)
+    for side in ("left", "right", "top"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelsize=9.5, length=0)
+    return figure, axes
+
+
+def time_against_hidden(rows: list[Row], report: Row) -> Figure | None:
+    rows = sorted((row for row in rows if row["case"]["clients"] == 32), key=lambda row: row["case"]["hidden"])
+    if len(rows) < 2:
+        return None
+    subtitle = "microseconds a time step, forward + backward; K = 32, B = 16, T = 20, I = 96, bfloat16"
+    figure, axes = _figure("Time of a training step of 32 clients, by hidden size", subtitle, report)
+    axes.set(xscale="log", yscale="log")
+    axes.grid(axis="y", color=RULE, linewidth=0.8)
+    axes.set_axisbelow(True)
+    for name, (label, colour, marker) in STYLE.items():
+        points = [
+            (row["case"]["hidden"], row["contenders"][name]["seconds"]["median"] / row["case"]["steps"] * 1e6)
+            for row in rows
+            if name in row["contenders"]
+        ]
+        if points:
+            axes.plot(
+                *zip(*points, strict=True), color=colour, marker=marker, label=label, linewidth=2.8 if name == OURS else 1.5
+            )
+    axes.xaxis.set_major_locator(FixedLocator([row["case"]["hidden"] for row in rows]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda h, _: f"{h:.0f}"))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:,.0f}" if y >= 1 else f"{y:g}"))
+    axes.set_xlabel("hidden size H", color=MUTED, fontsize=10)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, ncols=2, loc="upper left")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.3)  # room for the legend
+    return figure
+
+
+def speedup_map(rows: list[Row], report: Row) -> Figure | None:
+    stacked = NAMES["stacked"]
+    place: Callable[[Row], tuple[int, int]] = lambda row: (row["case"]["hidden"], row["case"]["clients"])  # noqa: E731
+    found = {place(row): row["contenders"][stacked]["ratio"]["median"] for row in rows if stacked in row["contenders"]}
+    if not found:
+        return None
+    hidden, clients = sorted({h for h, _ in found}), sorted({k for _, k in found})
+    subtitle = "forward + backward, all gradients; B = 16, T = 20, I = 96, bfloat16; all clients in one batched product a step"
+    figure, axes = _figure("How many times faster than the stacked eager form", subtitle, report)
+    values = [[found.get((h, k), math.nan) for h in hidden] for k in clients]
+    blues = LinearSegmentedColormap.from_list("speedup", ["#eef5fb", "#9cc8e6", "#3b93c9", "#0b5c96", "#052f52"])
+    colours, norm = blues.with_extremes(under="#D55E00", bad="#f2f2f2"), LogNorm(1.0, max(2.0, *found.values()))
+    axes.imshow(values, cmap=colours, norm=norm, aspect="auto", origin="lower")
+    for n, line in enumerate(values):
+        for m, value in enumerate(line):
+            if math.isnan(value):
+                axes.text(m, n, "-", ha="center", va="center", fontsize=12, color=MUTED)
+                continue
+            red, green, blue, _ = colours(norm(value))
+            ink = INK if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.5 else "white"
+            axes.text(
+                m, n, f"{value:.1f}" if value < 99.5 else f"{value:.0f}", ha="center", va="center", fontsize=12, color=ink
+            )
+    axes.set_xticks(range(len(hidden)), [str(h) for h in hidden])
+    axes.set_yticks(range(len(clients)), [str(k) for k in clients])
+    axes.set_xlabel("hidden size H", color=MUTED, fontsize=10)
+    axes.set_ylabel("clients K", color=MUTED, fontsize=10)
+    return figure

@@ -1,0 +1,38 @@
+"""All tests but those that steps of their own run, on as many processes as are given: `python -m benchmarks.gpu.suite 14`.
+What needs a package that is not installed is left out by name."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks.gpu.steps import GPU_TESTS, ROOT, pytest
+
+# Files that need a package which a machine without a network may lack, by what says so in them.
+NEEDS = {"tyro": ("flow.cli", "flow.compare_cli", '"-m", "flow"', "from test_cli import")}
+
+
+def left_out(tests: Path, installed: Callable[[str], bool]) -> dict[str, str]:
+    """Test files that cannot run here, and why."""
+    found = {}
+    for file in sorted(tests.glob("test_*.py")):
+        text = file.read_text()
+        for package, signs in NEEDS.items():
+            if any(sign in text for sign in signs) and not installed(package):
+                found[f"tests/{file.name}"] = f"{package} is not installed"
+    return found
+
+
+def main(workers: int) -> int:
+    missing = left_out(ROOT / "tests", lambda name: importlib.util.find_spec(name) is not None)
+    for file, why in missing.items():
+        print(f"left out: {file}: {why}", flush=True)
+    ignored = [f"--ignore={file}" for file in (*missing, *GPU_TESTS)]
+    return subprocess.run([*pytest(["tests"], workers), *ignored], cwd=ROOT).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

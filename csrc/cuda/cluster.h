@@ -1,0 +1,52 @@
+// The cluster kernels' C interface: one problem, its tensors as device addresses. Knows neither Python nor torch, and is all
+// that bindings.cpp sees. flow_kernels/backends/cuda.py fills the struct (field by field, in this order) and has checked it.
+//
+// Row-major, contiguous. "rows" are the N rows of x of a client: the row of step t of sequence b is t * step_stride + b *
+// batch_stride, or offsets[t] + b in packed input. T is the storage type, bfloat16 or float16. E: experts that the route uses.
+#pragma once
+
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct {
+  int64_t K, T, B, H, rows, step_stride, batch_stride;
+  int64_t dtype;         // 0 bfloat16, 1 float16
+  int64_t route;         // 0 mixture, 1 global, 2 local
+  int64_t routing;       // 0 soft, otherwise one-hot
+  int64_t reverse;       // from a sequence's last valid step to its first
+  int64_t blocks, tile;  // blocks of a cluster, sequences of a cluster: see shape.h
+  int64_t device;        // CUDA's number
+  double temperature;
+  const int64_t *lengths;  // [K, B], or null
+  const int64_t *offsets;  // [T + 1], or null
+
+  const void *weights;      // T: the recurrent weights in the order of packed_forward or packed_backward (backends/cuda.py)
+  const float *bias;        // [K, H, 8]: of r, z (both biases added), n (of x), u (of h); global, then local
+  const float *router;      // [K, H + 1]: row 0 minus row 1, the columns of h, then the bias
+  const float *gates_of_x;  // [E, K, rows, 3 H]: W_ih x, gates r, z, n
+  const float *scores;      // [K, rows, 2]: the router's product with x; null unless the route is mixture
+  const void *h0;           // T [K, B, H]
+  void *y, *h_n, *q;        // T [K, rows, H], [K, B, H], [K, rows, 2]
+  void *saved;              // T [K, rows, H, 8]: r, z, n, u of global and local, for backward; null: not wanted (forward only)
+
+  const void *dy, *dh_n;  // as y and h_n; null: zero
+  const float *routed;    // [K, rows, 4]: q_0, q_1, q_0 q_1 / temperature of the soft q (0: no gradient), dq_0 - dq_1
+  void *dgates;           // T [K, rows, E, 4, H]: gradients of the arguments of n, r, z and of u
+  float *dlogit;          // [K, rows]: of the router's score difference; null unless the route is mixture
+  void *dh0;              // T [K, B, H]
+} FlowCluster;
+
+int64_t flow_cluster_size(void);  // sizeof(FlowCluster)
+// 0, or a CUDA error. Both only enqueue work on the stream, which must be of the device.
+int flow_cluster_forward(const FlowCluster *p, void *stream);
+int flow_cluster_backward(const FlowCluster *p, void *stream);
+// Clusters of this shape that the device can run at once; minus a CUDA error.
+int flow_cluster_active(const FlowCluster *p, int backward);
+const char *flow_cluster_error(int error);
+
+#ifdef __cplusplus
+}
+#endif

@@ -1,0 +1,114 @@
+"""Which backend a problem gets, with GPUs and builds that are not there, and the tiles of the Triton backend."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import flow_kernels
+from flow_kernels import plan
+from flow_kernels.backends import NAMES, cuda, load, triton
+from flow_kernels.backends.triton import tiles
+
+CPU, GPU, OTHER = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
+F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
+H100, A100, OLD = (9, 0), (8, 0), (7, 5)
+SIZES = dict(clients=3, batch=5, steps=7, inputs=9)
+_DTYPES = {"cuda": cuda.DTYPES, "triton": triton.DTYPES, "cpu": (F32, F64, BF16)}
+
+
+def installed(*names: str) -> plan.Refusal:
+    """A machine with these backends, which refuse what the real ones do."""
+
+    def refusal(name: str, dtype: torch.dtype, device: torch.device) -> str:
+        if name == "reference":
+            return ""
+        if name not in names:
+            return "not installed"
+        if device.type != ("cpu" if name == "cpu" else "cuda"):
+            return f"not for {device}"
+        return "" if dtype in _DTYPES[name] else f"not for {dtype}"
+
+    return refusal
+
+
+EVERYTHING = installed("cuda", "triton", "cpu")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "device", "capability", "hidden", "refusal", "backend"),
+    [
+        (BF16, GPU, H100, 1, EVERYTHING, "cuda"),
+        (BF16, GPU, H100, 512, EVERYTHING, "cuda"),
+        (BF16, GPU, H100, 513, EVERYTHING, "triton"),
+        (BF16, GPU, A100, 256, EVERYTHING, "triton"),
+        (BF16, GPU, None, 256, EVERYTHING, "triton"),  # a capability that nobody knows
+        (F32, GPU, H100, 256, EVERYTHING, "triton"),
+        (F64, GPU, H100, 256, EVERYTHING, "reference"),
+        (F32, GPU, OLD, 256, EVERYTHING, "reference"),
+        (BF16, GPU, H100, 256, installed("triton", "cpu"), "triton"),
+        (BF16, GPU, H100, 1024, installed("cuda", "cpu"), "reference"),
+        (BF16, GPU, H100, 256, installed("cpu"), "reference"),
+        (F32, CPU, None, 256, EVERYTHING, "cpu"),
+        (F16, CPU, None, 256, EVERYTHING, "reference"),
+        (F32, CPU, None, 256, installed("cuda", "triton"), "reference"),
+        (F32, OTHER, None, 256, EVERYTHING, "reference"),
+    ],
+)
+def test_the_fastest_that_runs(
+    dtype: Any, device: Any, capability: Any, hidden: int, refusal: plan.Refusal, backend: str
+) -> None:
+    given = dict(**SIZES, hidden=hidden, dtype=dtype, device=device, capability=capability, refusal=refusal)
+    chosen = plan.choose(**given)  # type: ignore[arg-type]
+    assert chosen.backend == backend
+    assert chosen.details == load(backend).describe(3, 7, 5, 9, hidden, dtype) and chosen.details in str(chosen)
+    order = plan.ORDER.get(device.type, ("reference",))
+    skipped = order[: order.index(backend)]
+    assert all(f"{name}: " in chosen.reason for name in skipped), "every faster one with its reason"
+    for name in NAMES:  # asked for by name, what would not have been chosen is refused and never replaced
+        if name in skipped or name not in order:
+            if name != "reference":
+                with pytest.raises(RuntimeError, match=f"backend='{name}' cannot run here"):
+                    plan.choose(**given, backend=name)  # type: ignore[arg-type]
+        else:
+            assert plan.choose(**given, backend=name).backend == name  # type: ignore[arg-type]
+
+
+def test_explained_for_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = dict(batch_size=16, seq_len=20, input_size=96, hidden_size=700, num_clients=4)
+    if not torch.cuda.is_available():
+        said = flow_kernels.explain(**sizes, device="cuda")
+        assert said.backend == "reference" and "cuda: " in said.reason and "triton: " in said.reason
+    monkeypatch.setattr(triton, "_found", lambda: "")
+    said = flow_kernels.explain(**sizes, device="cuda", capability=(9, 0), dtype=torch.bfloat16)
+    assert said.backend == "triton"
+    assert "forward one kernel a step, 176 programs of 16 units x 16 sequences" in said.details
+    sizes["hidden_size"] = 33
+    assert (
+        "4 programs of 64 units"
+        in flow_kernels.explain(**sizes, device="cuda", capability=(9, 0), dtype=torch.bfloat16, backend="triton").details
+    )
+
+
+def test_only_h_decides_the_name_that_every_call_asks_for() -> None:
+    assert plan.name(F32, CPU, "auto", 5) == "cpu" and plan.name(F16, CPU, "auto", 5) == "reference"
+    with pytest.raises(ValueError, match="backend must be one of"):
+        plan.name(F32, CPU, "tpu", 5)
+
+
+def test_tiles() -> None:
+    for kind in ("half", "tf32", "ieee"):
+        for direction in ("forward", "backward"):
+            line = tiles.STEP[direction, kind]
+            assert [t.units * t.sequences for t in line] == sorted((t.units * t.sequences for t in line), reverse=True)
+            for k, b, h in ((1, 1, 1), (1, 16, 65), (5, 3, 128), (32, 64, 256), (128, 16, 1000)):
+                how, tile = tiles.choose(direction, kind, k, b, h)
+                if how == "sequence":
+                    assert h <= tile.units < 2 * max(h, 9), "one program has all units"
+                    continue
+                assert h > max(tiles.SEQUENCE[direction, kind]) and tile.sequences < 2 * max(b, 9)
+                programs = k * -(-b // tile.sequences) * -(-h // tile.units)
+                assert programs >= tiles.STREAMING_MULTIPROCESSORS or tile == line[-1]
+    assert tiles.kind_of(BF16, True) == "half" and tiles.kind_of(F32, True) == "tf32" and tiles.kind_of(F32, False) == "ieee"
