@@ -1,6 +1,6 @@
 # make run    from a fresh clone to a trained, personalized model and its report
 # make test   the whole test suite
-# make bench  the layer against everything else that computes it
+# make bench, bench-simulation  the layer, and federated rounds, against what else computes them; further down what is slow
 # All set up what they need in .venv first.
 PYTHON ?= python3
 VENV := .venv
@@ -16,7 +16,7 @@ run: $(VENV)/installed
 	else $(BIN)/flow run --folder $(RUN); fi
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -40,9 +40,13 @@ void *fitting(const Reader &reader, py::handle object, const char *name, std::in
   int i = 0;
   for (int64_t size : shape) same = same && t.shape[i++] == size;
   if (same) return t.data;
-  std::string expected;
-  for (int64_t size : shape) expected += (expected.empty() ? "" : ", ") + std::to_string(size);
-  throw Misfit(std::string(name) + " must be [" + expected + "] of " + std::to_string(type.bits) + " bits");
+  const auto text = [](const int64_t *sizes, size_t n) {
+    std::string s;
+    for (size_t d = 0; d < n; ++d) s += (d ? ", " : "") + std::to_string(sizes[d]);
+    return "[" + s + "]";
+  };
+  throw Misfit(std::string(name) + " is " + text(t.shape, (size_t)t.dimensions) + " of " + std::to_string(t.type.bits) +
+               " bits and must be " + text(shape.begin(), shape.size()) + " of " + std::to_string(type.bits) + " bits");
 }
 
 template <class Problem>
@@ -73,8 +77,8 @@ int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple
   p.dproj_w = fitting(reader, grads[0], "projection weight gradient", {p.K, p.D, p.I}, type);
   p.dproj_b = fitting(reader, grads[1], "projection bias gradient", {p.K, p.D}, type);
   for (int e = 0; e < 2; ++e) {
-    p.w[e] = fitting(reader, weights[2 + 2 * e], "weight", {p.K, p.V, p.D}, type);
-    p.b[e] = fitting(reader, weights[3 + 2 * e], "bias", {p.K, p.V}, type);
+    p.w[e] = fitting(reader, weights[2 + 2 * e], e ? "local_weight" : "weight", {p.K, p.V, p.D}, type);
+    p.b[e] = fitting(reader, weights[3 + 2 * e], e ? "local_bias" : "bias", {p.K, p.V}, type);
     p.dw[e] = fitting(reader, grads[2 + 2 * e], "weight gradient", {p.K, p.V, p.D}, type);
     p.db[e] = fitting(reader, grads[3 + 2 * e], "bias gradient", {p.K, p.V}, type);
   }
@@ -95,20 +99,23 @@ int sgd(const Reader &reader, const py::list &parameters, py::handle present, do
   for (const py::handle item : parameters) {
     const py::tuple one = py::reinterpret_borrow<py::tuple>(item);
     const Tensor parameter = reader.read(one[0], "parameter"), gradient = reader.read(one[1], "gradient");
-    const Tensor anchor = reader.read(one[2], "anchor"), velocity = reader.read(one[3], "momentum"), rows = reader.read(one[4], "rows");
+    const Tensor anchor = reader.read(one[2], "anchor"), velocity = reader.read(one[3], "momentum");
+    const Tensor rows = reader.read(one[4], "rows");
+    if (!parameter.there || parameter.dimensions < 1) throw Misfit("parameter must be a tensor [K, ..]");
     if (all.empty()) type = parameter.type, p.K = parameter.shape[0], p.dtype = dtype_of(type);
     FlowParameter f{};
     f.n = size_of(parameter, 1);
     for (const Tensor *t : {&parameter, &gradient, &anchor, &velocity}) {
       if (!t->there) continue;
       const bool by_rows = t == &gradient && rows.there;
-      if (t->type.code != type.code || t->type.bits != type.bits || t->shape[0] != p.K || (!by_rows && size_of(*t, 1) != f.n))
+      if (t->dimensions < 1 || t->type.code != type.code || t->type.bits != type.bits || t->shape[0] != p.K || (!by_rows && size_of(*t, 1) != f.n))
         throw Misfit("parameters, gradients, anchors and momenta must be [K, ..] of one size and dtype");
     }
     f.parameter = parameter.data, f.gradient = gradient.data, f.anchor = anchor.data, f.momentum = velocity.data;
     if (rows.there) {
       if (parameter.dimensions != 3 || gradient.dimensions != 3 || gradient.shape[2] != parameter.shape[2])
         throw Misfit("a gradient by rows must be [K, N, width] of a parameter [K, rows, width]");
+      if (!gradient.shape[1]) throw Misfit("a gradient by rows must have at least one row; leave the parameter out");
       f.N = gradient.shape[1], f.width = gradient.shape[2];
       f.rows = static_cast<const int64_t *>(fitting(reader, one[4], "rows", {p.K, f.N}, kInt64));
     }

@@ -75,8 +75,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(USAGE, end="")
         return 0
     commands = {"run": _run, "report": _report, "compare": _compare, "prepare": _prepare}
-    ranks = joined()
+    ranks = Ranks()
     try:
+        ranks = joined()
         if arguments[0] not in commands:
             raise UserError(f"there is no command {arguments[0]!r}; the commands are {', '.join(commands)}")
         if ranks.size > 1 and arguments[0] != "run":

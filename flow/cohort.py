@@ -1,8 +1,8 @@
 """The cohort engine: K clients trained at once, their parameters stacked on a leading axis of the same tensors.
 
-Clients are independent, so one backward pass through the sum of their losses gives every client its own gradient. A
-client's numbers do not depend on who shares its cohort: its loss is a mean over its own tokens, its gradient is clipped
-by its own norm, and its randomness comes from (seed, round, client) alone.
+Clients are independent: flow/descent.py says how a step of all of them is computed. A client's numbers do not depend on who
+shares its cohort: its loss is a mean over its own tokens, its gradient is clipped by its own norm, and its randomness comes
+from (seed, round, client) alone.
 """
 
 from __future__ import annotations
@@ -101,14 +101,15 @@ def split(data: Data, draw: Draw, share: float = 0.5) -> tuple[Data, Data]:
 
 
 def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[Client]]:
-    """Deal a cohort into groups of at most `size` clients (the option --chunk) that cost about the same, at least one for
-    every worker.
+    """Deal a cohort into groups of at most `size` clients (the option --chunk) that cost about the same, as many for every
+    worker.
 
     The next largest client goes to the group with the least to do, so that workers end together; inside a group clients
     with much data come first, so that those still at work are a prefix. The costliest group comes first.
     """
     ordered = sorted(clients, key=lambda client: (-len(client.train), client.id))
-    count = min(len(ordered), max(-(-len(ordered) // size), workers))
+    count = -(-len(ordered) // size)
+    count = min(len(ordered), -(-count // workers) * workers)
     dealt: list[list[Client]] = [[] for _ in range(count)]
     load = [0] * count
     for client in ordered:
@@ -251,8 +252,8 @@ class Guess(NamedTuple):
 
 @torch.no_grad()
 def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None = None, logits: int = 1 << 22) -> Guess:
-    """Predict every target of K clients with their own parameters; at most `logits` scores are held at a time, none where
-    the kernels compute them.
+    """Predict every target of K clients with their own parameters; at most `logits` scores are held at a time, or about as
+    many numbers of the layers below where the kernels, which hold no scores, compute them.
 
     routing: in place of the clients' own.
     """
@@ -262,7 +263,9 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
     local_weight = torch.zeros(count, width)
     native, size = None, 256
     if own.scores is None and not refusal(model, parameters):
-        native = Native(model, own.route)  # which holds no logits
+        native = Native(model, own.route)  # which holds no logits, but states
+        wide = model.gru.input_size + 2 * model.gru.hidden_size
+        size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
         parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
     else:
         size = min(size, max(1, logits // (len(data.ids) * width * model.vocabulary_size)))
@@ -270,7 +273,7 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
         k, _, steps = batch.valid.shape
         active = {name: tensor[:k] for name, tensor in parameters.items()}
         if native is not None:
-            found, q = native.look(active, batch, routing)
+            found, q = native.look(active, batch, routing, best=True)
             assert found.best is not None
             best = found.best.view(batch.valid.shape)
         else:

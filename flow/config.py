@@ -89,7 +89,7 @@ class Config(Generic[Options]):
 
     chunk: int = 0
     """Most clients in a group, which is computed side by side on a core; bounds memory, changes results only to rounding.
-    0: few with a large vocabulary, else many."""
+    0: few of a large model, many of a small one."""
 
     client_memory: int = 1024
     """MB of memory for what clients keep between rounds, by algorithms that let them; what may need more is kept in the run's

@@ -104,10 +104,11 @@ class Descent:
 
     def __init__(self, model: LanguageModel, parameters: Tensors, sgd: Sgd) -> None:
         self.model, self.sgd = model, sgd
-        # Frozen ones may be views of one tensor for all clients, which the kernels do not read.
-        self.parameters = {name: t if t.is_contiguous() else t.contiguous() for name, t in parameters.items()}
-        self._given, self._by_kernels = parameters, not refusal(model, parameters)
+        self._given, self.parameters, self._by_kernels = parameters, parameters, not refusal(model, parameters)
+        if self._by_kernels:  # frozen ones may be views of one tensor for all clients, which the kernels do not read
+            self.parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
         self._momenta: Tensors = {}
+        self._anchors: dict[int, tuple[Update, Tensors]] = {}
         self._native: dict[int, tuple[Update, Native]] = {}
 
     def step(self, batch: Batch, update: Update) -> Tensor:
@@ -148,14 +149,19 @@ class Descent:
     def _apply(self, batch: Batch, update: Update, steps: dict[str, Step], pulls: bool) -> None:
         """Take the steps, with all that joins the gradients."""
         sgd, k = self.sgd, len(batch.lengths)
-        anchors = update.anchor if update.mu and update.anchor is not None else {}
+        anchors: Tensors = {}
+        if update.mu and update.anchor is not None:
+            if id(update) not in self._anchors:
+                own = {name: update.anchor[name].contiguous() for name in update.names}
+                self._anchors[id(update)] = update, own
+            anchors = self._anchors[id(update)][1]
         for name, step in steps.items():
             velocity = None
             if sgd.momentum:
                 if name not in self._momenta:
                     self._momenta[name] = torch.zeros_like(self.parameters[name])
                 velocity = self._momenta[name][:k]
-            anchor = anchors[name][:k].contiguous() if name in anchors else None
+            anchor = anchors[name][:k] if name in anchors else None
             steps[name] = step._replace(anchor=anchor, momentum=velocity)
         present = batch.valid.flatten(1).any(1) if pulls else None  # a client that has finished is not pulled either
         how = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}

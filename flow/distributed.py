@@ -155,9 +155,9 @@ class Ranks:
         """
         if self.size == 1:
             return rows
-        rows = rows if all(counts) else self._completed(rows)
-        if not rows:
+        if not any(counts):
             return rows
+        rows = rows if all(counts) else self._completed(rows)
         where = next(iter(rows.values())).device
         cells = [int(np.prod(tensor.shape[1:])) * tensor.element_size() for tensor in rows.values()]
         table = torch.zeros(max(counts), sum(cells), dtype=torch.uint8)
@@ -222,7 +222,7 @@ class Ranks:
             while True:
                 words = {rank: store.get(_key("word", rank)).decode() for rank in others if store.check([_key("word", rank)])}
                 gone = [rank for rank in others if rank not in words and not store.check([_key("here", rank)])]
-                if (words and not gone) or not gone or time.monotonic() > until:
+                if not gone or time.monotonic() > until:
                     break
                 time.sleep(0.05)
         except RuntimeError:  # the store went with the process that kept it
@@ -230,7 +230,9 @@ class Ranks:
         speaks = all(rank in gone for rank in range(self.rank))
         said = [f"process {rank} of {self.size} ended in {self.where} ({word})" for rank, word in words.items()]
         said += [f"process {rank} of {self.size} ended in {self.where} without a word, as one that was killed" for rank in gone]
-        return "; ".join(said) or f"the launcher stopped all processes in {self.where}", speaks
+        if not said and isinstance(error, Stopped):
+            said = [f"the launcher stopped all processes in {self.where}"]
+        return "; ".join(said) or f"the exchange between the processes failed in {self.where} ({error})", speaks
 
 
 def joined() -> Ranks:
@@ -238,8 +240,14 @@ def joined() -> Ranks:
 
     The processes stay together until they end.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if os.environ.get("WORLD_SIZE", "1") == "1":
         return Ranks()
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"WORLD_SIZE={os.environ['WORLD_SIZE']!r} is in the environment and {', '.join(missing)} is not; start several "
+            "processes with torchrun, or unset WORLD_SIZE for one"
+        )
     collective = _collective()
     if not collective.is_initialized():
         local = int(os.environ.get("LOCAL_RANK", "0"))

@@ -47,6 +47,8 @@ class Score(NamedTuple):
     """The time step of each of them, from 0."""
     passage: dict[str, Any]
     cost: Cost
+    train_tokens: int
+    """Of the sequences that it trains on. Here, so that nobody has to read them again."""
 
     def gain(self) -> int:
         """Tokens that personalization gets right on balance."""
@@ -164,7 +166,7 @@ def _count(
     }
     return Score(
         client, int(mask.sum()), correct.get("global"), correct.get("personal"), correct.get("soft"),
-        None if weights is None else weights[mask], np.nonzero(mask)[1], passage, cost,
+        None if weights is None else weights[mask], np.nonzero(mask)[1], passage, cost, int(client.train.lengths.sum()),
     )  # fmt: skip
 
 
@@ -231,7 +233,7 @@ def rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "group": s.client.group,
             "seen": not s.client.held_out,
             "texts": s.client.texts,
-            "train_tokens": int(s.client.train.lengths.sum()),
+            "train_tokens": s.train_tokens,
             "tokens": s.tokens,
             "global_correct": s.global_correct,
             "personal_correct": s.personal_correct,

@@ -132,10 +132,10 @@ class Native:
             raise RuntimeError(f"route={self.route!r} gives no gradient to {', '.join(sorted(missing))}")
         return found.nats / found.counts.clamp_min(1), steps
 
-    def look(self, p: Tensors, batch: Batch, routing: str = "soft") -> tuple[HeadLoss, Tensor]:
-        """The loss and the most likely tokens of k clients without a gradient, and the GRU's routing [k, B, T, 2]."""
+    def look(self, p: Tensors, batch: Batch, routing: str = "soft", best: bool = False) -> tuple[HeadLoss, Tensor]:
+        """The loss, and if asked the most likely tokens, of k clients without a gradient; the GRU's routing [k, B, T, 2]."""
         _, flat, (_, gru_q, _), q = self._below_head(p, batch, routing)
-        return head_loss(flat, _targets(batch), self._weights_of_head(p), q, best=True), gru_q
+        return head_loss(flat, _targets(batch), self._weights_of_head(p), q, best=best), gru_q
 
     def _below_head(
         self, p: Tensors, batch: Batch, routing: str

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SIDES = {"seen": False, "unseen": True}  # of an evaluation, and whether their clients are held out
 SLAB = 1024  # clients whose sequences are in memory at a time
 Placed = tuple[int, Score]  # of the client at this place in the population
-COUNTS = ("tokens", "global_correct", "personal_correct", "soft_correct")
+COUNTS = ("tokens", "global_correct", "personal_correct", "soft_correct", "train_tokens")
 
 
 class Chosen(NamedTuple):
@@ -130,11 +130,11 @@ def _decoded(task: Task, content: bytes) -> list[Placed]:
     steps, weights = np.split(arrays["steps"], ends), np.split(arrays["weights"], ends)
     found: list[Placed] = []
     for n, place in enumerate(arrays["places"].tolist()):
-        right = [None if value < 0 else value for value in arrays["counts"][n, 1:].tolist()]
+        right = [None if value < 0 else value for value in arrays["counts"][n, 1:4].tolist()]
         down, up, flops = arrays["costs"][n].tolist()
         own = None if len(weights[n]) < len(steps[n]) else weights[n]
         client, cost = task.population.clients[place], Cost(int(down), int(up), flops)
-        tokens = int(arrays["counts"][n, 0])
-        score = Score(client, tokens, right[0], right[1], right[2], own, steps[n], passages[n], cost)
+        tokens, train_tokens = int(arrays["counts"][n, 0]), int(arrays["counts"][n, 4])
+        score = Score(client, tokens, right[0], right[1], right[2], own, steps[n], passages[n], cost, train_tokens)
         found.append((place, score))
     return found

@@ -19,6 +19,7 @@ from flow.data import Client, Population
 from flow.distributed import joined
 from flow.errors import Diverged
 from flow.models import LanguageModel, Tensors
+from flow.native import refusal
 from flow.participation import Group, Turnout, grouped, turnout
 from flow.task import Run, Task, begin, prepare
 from flow.uploads import Received, Uploads, all_finite, collect, combine
@@ -135,7 +136,8 @@ def _run(task: Task, run: Run, metrics: list[dict[str, Any]], progress: bool) ->
         bar.close()
         ranks.where, started = "the final evaluation", time.perf_counter()
         evaluation = scoring.fully(task, workers, run, progress)
-        about = summary.of_run(ranks, metrics, time.perf_counter() - started, workers.count)
+        slow = refusal(task.model, dict(task.model.named_parameters()))
+        about = summary.of_run(ranks, metrics, time.perf_counter() - started, workers.count, slow)
     if folder is not None:
         checkpoint.write_json(folder / "evaluation.json", evaluation)
         checkpoint.write_json(folder / "run.json", about)

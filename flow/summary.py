@@ -76,12 +76,13 @@ def said(task: Task, metrics: list[dict[str, Any]], summary: dict[str, dict[str,
     return lines
 
 
-def of_run(ranks: Ranks, metrics: list[dict[str, Any]], evaluation: float, workers: int) -> dict[str, Any]:
+def of_run(ranks: Ranks, metrics: list[dict[str, Any]], evaluation: float, workers: int, slow: str = "") -> dict[str, Any]:
     """The content of run.json: where the time of all rounds and of the final evaluation went, and memory.
 
-    evaluation: seconds of the final one. workers: of one process.
+    evaluation: seconds of the final one. workers: of one process. slow: why clients do not train by the kernels, if so.
     """
-    found: dict[str, Any] = {f"{part}_seconds": sum(row[f"{part}_seconds"] for row in metrics) for part in PARTS}
+    found: dict[str, Any] = {"local_training": slow or "kernels"}
+    found |= {f"{part}_seconds": sum(row[f"{part}_seconds"] for row in metrics) for part in PARTS}
     found["evaluation_seconds"] += evaluation
     rounds, sequences = sum(row["seconds"] for row in metrics), sum(row["sequences"] for row in metrics)
     found["rounds_seconds"], found["sequences"] = rounds, sequences
@@ -100,6 +101,7 @@ def in_words(found: dict[str, Any]) -> str:
     return (
         f"seconds: {parts}; rounds {found['rounds_seconds']:.1f} in all ({found['workers']} workers)\n"
         f"{found['sequences_per_second']:.0f} client-sequences a second; peak memory {memory} MB"
+        + ("" if found["local_training"] == "kernels" else f"\nclients trained by autograd: {found['local_training']}")
     )
 
 

@@ -150,6 +150,14 @@ def accumulate_(total: Tensor, uploads: Tensor, weights: Tensor) -> None:
     _check(cpu._kernels.accumulate(total, uploads.detach().contiguous(), weights))
 
 
+RULES = {  # by the statuses of csrc/routed_gru.h
+    1: "every size must be at least 1, and rows must divide their parameter",
+    2: "rows go with mu, weight_decay and momentum 0, momentum with a tensor, a gradient with what it is the gradient of",
+    3: "a tensor is missing: weight goes with bias, local_weight with local_bias and q, rows with their gradient",
+    BAD_TARGET: "rows must be below the number of rows of their parameter",
+}
+
+
 def _check(status: int) -> None:
     if status:
-        raise RuntimeError(f"flow_kernels._C refused a problem of local training (status {status})")
+        raise RuntimeError(f"flow_kernels.training: the kernel refused its arguments: {RULES.get(status, f'status {status}')}")

@@ -320,3 +320,11 @@ def test_data_prepared_ahead_of_a_run_are_found_by_it(here, capsys, monkeypatch)
     assert "clients=30 is an option of data='synthetic'" in fails(["prepare", "--clients", "30"], capsys)
     monkeypatch.setenv("FLOW_CACHE", "")
     assert "FLOW_CACHE='' keeps nothing prepared" in fails(["prepare", *options], capsys)
+
+
+def test_an_environment_of_several_processes_without_a_launcher_is_named(here, capsys, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    said = fails(["report", "nowhere"], capsys)
+    assert "WORLD_SIZE='4' is in the environment and RANK, MASTER_ADDR, MASTER_PORT is not; start several" in said

@@ -44,3 +44,14 @@ def test_every_page_with_snippets_is_among_them() -> None:
     marks = test_every_snippet_prints_what_the_page_shows.pytestmark  # type: ignore[attr-defined]
     run = {name for mark in marks if mark.name == "parametrize" for name, _ in mark.args[1]}
     assert {name for name in pages if "\n```python\n" in (ROOT / name).read_text(encoding="utf-8")} == run
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "benchmarks/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_what_a_page_links_to_is_there_and_what_is_filled_in_is_full(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        assert link.startswith("https://") or (ROOT / page).parent.joinpath(link).exists(), link
+    for name, content in re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.DOTALL):
+        assert content.strip(), f"nothing between the marks of {name}"

@@ -13,6 +13,7 @@ from flow import Config, ModelOptions, UserError, checkpoint, evaluate, simulate
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
 from flow.data import Vocabulary
+from flow.models import LanguageModel
 from flow.task import automatic_chunk, prepare
 
 
@@ -238,13 +239,18 @@ def test_the_chunk_changes_results_only_to_rounding(finished, chunk):  # noqa: F
 
 
 @pytest.mark.parametrize(
-    ("vocabulary", "device", "expected"), [(90, "cpu", 16), (10_000, "cpu", 1), (1000, "cpu", 1), (10_000, "cuda", 16)]
-)
-def test_the_automatic_chunk_bounds_the_scores_held_at_a_time(vocabulary, device, expected):
+    ("vocabulary", "backend", "device", "expected"),
+    [
+        (90, "reference", "cpu", 16), (10_000, "reference", "cpu", 1), (10_000, "reference", "cuda", 16),
+        (90, "auto", "cpu", 16), (3000, "auto", "cpu", 3), (30_000, "auto", "cpu", 1),
+    ],
+)  # fmt: skip
+def test_the_automatic_chunk_bounds_the_scores_or_the_parameters_held_at_a_time(vocabulary, backend, device, expected):
     names = (*POPULATION.vocabulary.tokens[:4], *(str(i) for i in range(vocabulary - 4)))
     population = dataclasses.replace(POPULATION, vocabulary=Vocabulary(names, "word"), sequence_length=80)
     config = Config(model=ModelOptions(device=device))
-    assert automatic_chunk(config, population) == expected
+    model = LanguageModel(vocabulary, 32, 128, backend=backend)
+    assert automatic_chunk(config, population, model) == expected
 
 
 def test_the_threads_change_results_only_to_rounding(finished):  # noqa: F811

@@ -121,7 +121,7 @@ def test_a_target_beyond_the_vocabulary_is_named():
 def test_a_weight_that_does_not_fit_is_refused(name):
     x, targets, head, q = draw(SHAPES[2], torch.float32)
     wrong = head._replace(**{name: getattr(head, name)[:, 1:]})
-    with pytest.raises(RuntimeError, match="must be"):
+    with pytest.raises(RuntimeError, match=rf"{name if name != 'weight' else 'bias'} is \[3, .* and must be \[3, "):
         head_loss(x, targets, wrong, q)
 
 
@@ -168,14 +168,34 @@ def test_sgd(dtype, options, each_isa):
 
 def test_sgd_refuses_what_it_would_get_wrong():
     p, g, rows = torch.zeros(2, 4, 3), torch.zeros(2, 5, 3), torch.zeros(2, 5, dtype=torch.int64)
-    with pytest.raises(RuntimeError, match="status 2"):  # rows that no gradient names would have to move too
+    # rows that no gradient names would have to move too
+    with pytest.raises(RuntimeError, match="rows go with mu, weight_decay and momentum 0"):
         sgd_([Step(p, g, rows=rows)], lr=1.0, weight_decay=0.1)
     rows[1, 2] = 4
-    with pytest.raises(RuntimeError, match="status 8"):
+    with pytest.raises(RuntimeError, match="rows must be below the number of rows of their parameter"):
         sgd_([Step(p, g, rows=rows)], lr=1.0)
     with pytest.raises(RuntimeError, match="one size and dtype"):
         sgd_([Step(p, g)], lr=1.0)
+    for parameter in (None, torch.tensor(1.0)):
+        with pytest.raises(RuntimeError, match=r"parameter must be a tensor \[K, \.\.\]"):
+            sgd_([Step(parameter, g)], lr=1.0)
+    with pytest.raises(RuntimeError, match="at least one row"):
+        sgd_([Step(p, g[:, :0].contiguous(), rows=rows[:, :0].contiguous())], lr=1.0)
     assert not p.any()
+
+
+def test_a_gradient_of_what_is_not_there_is_refused():
+    x, targets, head, _ = draw(SHAPES[4], torch.float32)
+    assert head.local_weight is None and head.projection_weight is None
+    for place, like in ((4, head.weight), (5, head.bias)):
+        out = [torch.empty_like(like) if n == place else None for n in range(6)]
+        with pytest.raises(RuntimeError, match="a gradient with what it is the gradient of"):
+            head_loss(x, targets, head, out=out)
+
+
+def test_sums_need_their_weights():
+    with pytest.raises(RuntimeError, match="a tensor is missing"):
+        accumulate_(torch.zeros(3, dtype=torch.float64), torch.zeros(2, 3), None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

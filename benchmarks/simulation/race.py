@@ -25,7 +25,9 @@ from benchmarks.timing import Contender, Effort, Sample, Spread, compare
 from benchmarks.worker import WorkerError
 
 HERE = "benchmarks.simulation"
-LOSS, STEP = 1e-4, 1e-3  # largest difference of the final held-out losses; of the final weights, relative to the way they went
+# Every step rounds a float32 weight near 1 by up to 6e-8; over 700,000 weights and tens of steps that is 1.7e-3 of the way they
+# go: so far the PyTorch loop was from itself on another number of threads.
+LOSS, STEP = 1e-4, 5e-3  # largest difference of the final held-out losses; of the final weights, relative to the way they went
 PEAK = "at the FMA peak"
 
 

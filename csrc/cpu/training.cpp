@@ -42,6 +42,8 @@ int check_targets(const FlowHead &p) {
   if (!p.x || !p.targets || !p.w[0] || !p.b[0] || !p.w[1] != !p.b[1] || !p.proj_w != !p.proj_b || !p.nats || !p.counts)
     return FLOW_MISSING;
   if (!p.w[1] != !p.q) return FLOW_MISSING;
+  // a gradient of what is not there would be left unwritten
+  if ((!p.proj_w && (p.dproj_w || p.dproj_b)) || (!p.w[1] && (p.dw[1] || p.db[1] || p.dq))) return FLOW_BAD_OPTION;
   for (int64_t i = 0; i < p.K * p.N; ++i)
     if (p.targets[i] >= p.V) return FLOW_BAD_TARGET;
   return FLOW_OK;
@@ -122,6 +124,7 @@ int flow_sgd(const FlowSgd *p) {
 int flow_accumulate(int64_t K, int64_t n, int32_t dtype, const void *uploads, const double *weights, double *total) {
   if (K < 1 || n < 1) return FLOW_BAD_SIZE;
   if (dtype != FLOW_F32 && dtype != FLOW_F64) return FLOW_BAD_OPTION;
+  if (!uploads || !weights || !total) return FLOW_MISSING;
   training_for(dtype).accumulate(K, n, uploads, weights, total);
   return FLOW_OK;
 }

@@ -19,6 +19,7 @@ import hashlib
 import json
 import mmap
 import os
+import secrets
 import shutil
 import zlib
 from array import array
@@ -60,7 +61,7 @@ def write(folder: Path, population: Population, progress: bool = False) -> None:
 
     Its clients are read one by one and not kept. Where the folder is there already, made by another process, that one stays.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # one that was killed leaves its own
     partial.mkdir(parents=True)
     try:
         index = _write_arrays(partial, population, progress)
