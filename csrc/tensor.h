@@ -81,7 +81,9 @@ class Reader {
     }
     if (d.device.type != dlpack::kCpu || d.type.lanes != 1) throw Misfit(std::string(name) + " must be on the CPU");
     int64_t expected = 1;
-    for (int n = d.dimensions - 1; n >= 0 && d.strides; --n) {
+    bool empty = false;  // then its strides mean nothing
+    for (int n = 0; n < d.dimensions; ++n) empty = empty || d.shape[n] == 0;
+    for (int n = d.dimensions - 1; n >= 0 && d.strides && !empty; --n) {
       if (d.shape[n] != 1 && d.strides[n] != expected) throw Misfit(std::string(name) + " must be contiguous");
       expected *= d.shape[n];
     }

@@ -158,6 +158,8 @@ class Ranks:
         if not any(counts):
             return rows
         rows = rows if all(counts) else self._completed(rows)
+        if not rows:
+            return rows
         where = next(iter(rows.values())).device
         cells = [int(np.prod(tensor.shape[1:])) * tensor.element_size() for tensor in rows.values()]
         table = torch.zeros(max(counts), sum(cells), dtype=torch.uint8)

@@ -148,7 +148,8 @@ def _facts(config: Json, metrics: list[Json], evaluation: Json) -> list[tuple[st
 
     speeds = [row["sequences_per_second"] for row in metrics if finite(row["sequences_per_second"])]
     keys = ("seconds", "clients", "skipped", "dropped", "late", "upload_bytes", "download_bytes")
-    seconds, trained, *silent, up, down = (sum(row[key] for row in metrics) for key in keys)
+    # rows of older runs know nothing of dropped and late
+    seconds, trained, *silent, up, down = (sum(row.get(key, 0) for row in metrics) for key in keys)
     # A client that was skipped, or whose upload was lost, has received the model and sends nothing.
     each = f"per client and round: {size(up / trained)} up, {size(down / (trained + sum(silent)))} down" if trained else ""
     speed = f"{count(float(np.median(speeds)))} client-sequences per second" if speeds else DASH
