@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import math
 import sys
@@ -10,17 +9,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from benchmarks.pictures import INK, MUTED, RULE, chart, save
 from benchmarks.tables import BANDWIDTH, PEAK, caption
 from flow.checkpoint import write
 
 Row = dict[str, Any]
-INK, MUTED, RULE = "#1b1f24", "#5c6670", "#d9dee3"
 # Okabe and Ito's colours, told apart by everybody; markers differ as well.
 STYLE = {
     "ours": ("RoutedGRU", "#0072B2", "o"),
@@ -34,33 +32,12 @@ STYLE = {
     "eager, MKL's AVX-512 path": ("eager, MKL's AVX-512 path", "#D55E00", ""),
 }
 FIXED = {"batch": 16, "steps": 20, "inputs": 96, "clients": 0, "dtype": "float32", "route": "mixture", "mode": "training"}
-SIZE, DPI = (8.4, 5.0), 200
+BOX = (0.085, 0.155, 0.66, 0.675)
 
 
 def draw(report: Row, folder: Path) -> list[Path]:
     """Write the pictures there is data for; returns their paths."""
-    drawn = []
-    for name, figure in (("bench-time.png", time_against_hidden(report)), ("bench-speedup.png", speedup_map(report))):
-        if figure is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-            write(folder / name, buffer.getvalue())
-            drawn.append(folder / name)
-    return drawn
-
-
-def _figure(title: str, subtitle: str, report: Row) -> tuple[Figure, Any]:
-    figure = Figure(figsize=SIZE)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.085, 0.155, 0.66, 0.675))
-    figure.text(0.02, 0.945, title, fontsize=14, fontweight="bold", color=INK)
-    figure.text(0.02, 0.893, subtitle, fontsize=10, color=MUTED)
-    figure.text(0.02, 0.022, caption(report), fontsize=7.5, color=MUTED)
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=9.5, length=0)
-    return figure, axes
+    return save({"bench-time.png": time_against_hidden(report), "bench-speedup.png": speedup_map(report)}, folder, write)
 
 
 def time_against_hidden(report: Row, threads: int = 1) -> Figure | None:
@@ -76,8 +53,11 @@ def time_against_hidden(report: Row, threads: int = 1) -> Figure | None:
         return [(h, entry["seconds"]["median"] / steps * 1e6) for h, entry in found if entry]
 
     title = f"Time of a training step, by hidden size ({threads} thread{'s' * (threads > 1)})"
-    figure, axes = _figure(
-        title, "microseconds a time step, forward + backward, all gradients; B = 16, T = 20, I = 96, float32", report
+    figure, axes = chart(
+        title,
+        "microseconds a time step, forward + backward, all gradients; B = 16, T = 20, I = 96, float32",
+        caption(report),
+        BOX,
     )
     axes.set(xscale="log", yscale="log")
     axes.grid(axis="y", color=RULE, linewidth=0.8)
@@ -160,11 +140,12 @@ def speedup_map(report: Row) -> Figure | None:
     batch = sorted({r["case"]["batch"] for r in rows})
     found = {(r["case"]["hidden"], r["case"]["batch"]): r["contenders"]["eager"]["ratio"]["median"] for r in rows}
     threads = rows[0]["case"]["threads"]
-    figure, axes = _figure(
+    figure, axes = chart(
         "How many times faster than the eager loop",
         "two GRUCells and a router in a loop, forward + backward, all gradients; "
         f"T = 20, I = 96, float32, {threads} thread{'s' * (threads > 1)}",
-        report,
+        caption(report),
+        BOX,
     )
     axes.set_position((0.085, 0.165, 0.80, 0.665))
     values = [[found.get((h, b), math.nan) for h in hidden] for b in batch]

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -16,10 +14,10 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from benchmarks.gpu.names import NAMES, OURS, OURS_GRAPH
 from benchmarks.gpu.steps import write
 from benchmarks.gpu.tables import caption
+from benchmarks.pictures import INK, MUTED, RULE, chart, save
 
 Row = dict[str, Any]
-INK, MUTED, RULE = "#1b1f24", "#5c6670", "#d9dee3"  # as in benchmarks/plots.py
-SIZE, DPI = (8.4, 5.0), 200
+BOX = (0.09, 0.16, 0.87, 0.66)
 STYLE = {
     OURS: ("RoutedGRU", "#0072B2", "o"),
     OURS_GRAPH: ("RoutedGRU, CUDA graph", "#56B4E9", "^"),
@@ -34,29 +32,8 @@ WHERE = {"mode": "training", "dtype": "bfloat16", "batch": 16}
 def draw(report: Row, folder: Path) -> list[Path]:
     """Write the pictures there is data for; returns their paths."""
     rows = [row for row in report.get("sweep", {}).get("rows", []) if WHERE.items() <= row["case"].items()]
-    drawn = []
-    for name, make in (("gpu-time.png", time_against_hidden), ("gpu-speedup.png", speedup_map)):
-        figure = make(rows, report)
-        if figure is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-            write(folder / name, buffer.getvalue())
-            drawn.append(folder / name)
-    return drawn
-
-
-def _figure(title: str, subtitle: str, report: Row) -> tuple[Figure, Any]:
-    figure = Figure(figsize=SIZE)
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0.09, 0.16, 0.87, 0.66))
-    figure.text(0.02, 0.945, title, fontsize=14, fontweight="bold", color=INK)
-    figure.text(0.02, 0.893, subtitle, fontsize=10, color=MUTED)
-    figure.text(0.02, 0.022, caption(report), fontsize=7.5, color=MUTED)
-    for side in ("left", "right", "top"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(MUTED)
-    axes.tick_params(colors=MUTED, labelsize=9.5, length=0)
-    return figure, axes
+    makers = {"gpu-time.png": time_against_hidden, "gpu-speedup.png": speedup_map}
+    return save({name: make(rows, report) for name, make in makers.items()}, folder, write)
 
 
 def time_against_hidden(rows: list[Row], report: Row) -> Figure | None:
@@ -64,7 +41,7 @@ def time_against_hidden(rows: list[Row], report: Row) -> Figure | None:
     if len(rows) < 2:
         return None
     subtitle = "microseconds a time step, forward + backward; K = 32, B = 16, T = 20, I = 96, bfloat16"
-    figure, axes = _figure("Time of a training step of 32 clients, by hidden size", subtitle, report)
+    figure, axes = chart("Time of a training step of 32 clients, by hidden size", subtitle, caption(report), BOX)
     axes.set(xscale="log", yscale="log")
     axes.grid(axis="y", color=RULE, linewidth=0.8)
     axes.set_axisbelow(True)
@@ -98,7 +75,7 @@ def speedup_map(rows: list[Row], report: Row) -> Figure | None:
         return None
     hidden, clients = sorted({h for h, _ in found}), sorted({k for _, k in found})
     subtitle = "forward + backward, all gradients; B = 16, T = 20, I = 96, bfloat16; all clients in one batched product a step"
-    figure, axes = _figure("How many times faster than the stacked eager form", subtitle, report)
+    figure, axes = chart("How many times faster than the stacked eager form", subtitle, caption(report), BOX)
     values = [[found.get((h, k), math.nan) for h in hidden] for k in clients]
     blues = LinearSegmentedColormap.from_list("speedup", ["#eef5fb", "#9cc8e6", "#3b93c9", "#0b5c96", "#052f52"])
     colours, norm = blues.with_extremes(under="#D55E00", bad="#f2f2f2"), LogNorm(1.0, max(2.0, *found.values()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from benchmarks.plots import DPI, INK, MUTED, RULE
+from benchmarks.pictures import INK, MUTED, RULE, save
 from benchmarks.simulation.tables import PEAK, by_population
 from benchmarks.tables import caption
 from flow.checkpoint import write
@@ -23,14 +22,7 @@ OURS, OTHERS, SECOND = "#0072B2", "#9aa5b1", "#E69F00"
 
 def draw(report: Row, folder: Path) -> list[Path]:
     """Write the pictures there is data for; returns their paths."""
-    drawn = []
-    for name, figure in (("simulation-speed.png", speed(report)), ("simulation-scaling.png", scaling(report))):
-        if figure is not None:
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
-            write(folder / name, buffer.getvalue())
-            drawn.append(folder / name)
-    return drawn
+    return save({"simulation-speed.png": speed(report), "simulation-scaling.png": scaling(report)}, folder, write)
 
 
 def speed(report: Row) -> Figure | None:
