@@ -10,7 +10,7 @@ import torch
 
 from benchmarks import plots, tables
 from benchmarks.lab import Lab
-from flow.checkpoint import write, write_json
+from flow.storage.files import write, write_json
 
 LAB = pytest.StashKey[Lab]()
 HERE = Path(__file__).resolve().parent

@@ -16,7 +16,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.pictures import INK, MUTED, RULE, chart, save
 from benchmarks.tables import BANDWIDTH, PEAK, caption
-from flow.checkpoint import write
+from flow.storage.files import write
 
 Row = dict[str, Any]
 # Okabe and Ito's colours, told apart by everybody; markers differ as well.

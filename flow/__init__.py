@@ -1,9 +1,9 @@
 """Federated learning with per-instance routing between a global and a local expert."""
 
-from flow.compare import Comparison, SharedOptions, compare, resume_comparison
+from flow.comparison.run import Comparison, SharedOptions, compare, resume_comparison
 from flow.config import Config, ModelOptions
 from flow.errors import Diverged, UserError
-from flow.simulate import Result, resume, simulate
+from flow.simulation.loop import Result, resume, simulate
 
 __all__ = [
     "Comparison",

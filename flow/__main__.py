@@ -2,6 +2,6 @@
 
 import sys
 
-from flow.cli import main
+from flow.cli.main import main
 
 sys.exit(main())

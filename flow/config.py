@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import types
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 
-from flow import checkpoint
 from flow.algorithms import DEFAULT, REGISTRY, algorithm_of
+from flow.checks import _default, typed
 from flow.data import DataOptions
 from flow.errors import UserError
-from flow.server import ServerOptions, resolve
+from flow.server.optimizers import resolve
+from flow.server.options import ServerOptions
+from flow.storage import run_folder
 
 Options = TypeVar("Options")
 LARGEST = 2**63 - 1  # what torch takes as a seed or a size
@@ -136,68 +137,13 @@ def on_cpu(options: ModelOptions) -> bool:
     return options.device.partition(":")[0] == "cpu"
 
 
-def typed(part: Any) -> Any:
-    """Options whose fields have the types that their dataclass declares, whole numbers made floats where floats belong.
-
-    Raises:
-        UserError: one does not; it is named.
-    """
-    hints = get_type_hints(type(part))
-    values = {one.name: _typed(one, getattr(part, one.name), hints[one.name]) for one in fields(part)}
-    return replace(part, **values)
-
-
-def _typed(one: Field[Any], value: Any, hint: Any) -> Any:
-    """A field's value, converted at most from int to float; UserError where its type is another than the hint's."""
-    if get_origin(hint) in (Union, types.UnionType):
-        if value is None and type(None) in get_args(hint):
-            return None
-        (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
-    if isinstance(hint, TypeVar):  # the algorithm's options, which checked() looks at by themselves
-        return value
-    if isinstance(hint, type) and is_dataclass(hint):
-        if not isinstance(value, hint):
-            raise UserError(f"{one.name} must be a {hint.__name__}, got {value!r}; leave it out for the default")
-        return typed(value)
-    if get_origin(hint) is Literal:
-        if not (isinstance(value, str) and value in get_args(hint)):
-            known = " or ".join(map(repr, get_args(hint)))
-            raise UserError(f"{one.name} must be {known}, got {value!r}{_default(one)}")
-        return value
-    number = isinstance(value, int) and not isinstance(value, bool)
-    if hint is float and number:
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise UserError(f"{one.name} must be a number that a float can hold, got {value}{_default(one)}") from error
-    if not (number if hint is int else isinstance(value, hint)):
-        kind = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}[hint]
-        raise UserError(f"{one.name} must be {kind}, got {value!r}{_default(one)}")
-    if hint is str:
-        check_text(one.name, value)
-    return value
-
-
-def check_text(name: str, value: str) -> None:
-    """Raise UserError for a string that cannot be written to a file in UTF-8, such as a file's name in another encoding."""
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise UserError(f"{name}={value!r} is not text that UTF-8 can hold; rename what it names") from error
-
-
-def _default(one: Field[Any]) -> str:
-    assert one.default is not MISSING
-    return f"; leave it out for the default, {one.default!r}"
-
-
 def read_config(folder: Path) -> Config[Any]:
     """The configuration of a run, from its config.json.
 
     Raises:
         UserError: there is none, or it is not one of this version.
     """
-    stored = checkpoint.read_config(folder)
+    stored = run_folder.read_config(folder)
     path, remedy = folder / "config.json", "put back the file that the run was started with"
     try:
         name = stored["algorithm"].pop("name")

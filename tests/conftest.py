@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import torch
+from command_line import here  # noqa: F401 (a fixture of several folders)
 from torch.utils import deterministic
 
 from flow_kernels.backends import cpu

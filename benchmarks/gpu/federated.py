@@ -28,12 +28,13 @@ from benchmarks.gpu.device import first_line
 from benchmarks.gpu.rivals import gru
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
-from flow.checkpoint import write_json
-from flow.cohort import Draw
 from flow.data import Client, Population, Sequences, Vocabulary
 from flow.data.tokens import SPECIALS
-from flow.simulate import sample
-from flow.task import begin, prepare
+from flow.draws import Draw
+from flow.engine.run import begin
+from flow.engine.task import prepare
+from flow.simulation.loop import sample
+from flow.storage.files import write_json
 
 AGREE = 1e-3  # of the mean loss of a round
 

@@ -19,7 +19,7 @@ from benchmarks.gpu import device
 from benchmarks.gpu.device import OnDevice
 from benchmarks.gpu.steps import find
 from benchmarks.machine import processor, today
-from flow.checkpoint import write_json
+from flow.storage.files import write_json
 
 FIELDS = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.mem", "power.limit")
 PACKAGES = ("triton", "numpy", "matplotlib", "pybind11", "ninja", "cmake")

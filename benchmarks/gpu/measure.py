@@ -26,7 +26,7 @@ from benchmarks.gpu.names import NAMES, OURS, OURS_GRAPH, SIDE_BY_SIDE
 from benchmarks.gpu.problem import Problem, Wrong
 from benchmarks.gpu.rivals import SideBySide, StackedLoop
 from benchmarks.timing import Effort, compare
-from flow.checkpoint import write_json
+from flow.storage.files import write_json
 from flow_kernels.backends import load
 
 GOAL, SWEEP = Effort(seconds=0.04, turns=(3, 9), budget=5.0), Effort(seconds=0.015, turns=(3, 5), budget=0.8)

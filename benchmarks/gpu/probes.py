@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu.steps import find
-from flow.checkpoint import write_json
+from flow.storage.files import write_json
 
 FOLDER = Path(__file__).resolve().parent.parent / "gpu_probes"
 SECONDS = 15  # a probe that takes longer hangs

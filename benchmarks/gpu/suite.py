@@ -12,17 +12,17 @@ from pathlib import Path
 from benchmarks.gpu.steps import GPU_TESTS, ROOT, pytest
 
 # Files that need a package which a machine without a network may lack, by what says so in them.
-NEEDS = {"tyro": ("flow.cli", "flow.compare_cli", '"-m", "flow"', "from test_cli import")}
+NEEDS = {"tyro": ("flow.cli", '"-m", "flow"', "from command_line import")}
 
 
 def left_out(tests: Path, installed: Callable[[str], bool]) -> dict[str, str]:
     """Test files that cannot run here, and why."""
     found = {}
-    for file in sorted(tests.glob("test_*.py")):
+    for file in sorted(tests.rglob("test_*.py")):
         text = file.read_text()
         for package, signs in NEEDS.items():
             if any(sign in text for sign in signs) and not installed(package):
-                found[f"tests/{file.name}"] = f"{package} is not installed"
+                found[str(file.relative_to(tests.parent))] = f"{package} is not installed"
     return found
 
 

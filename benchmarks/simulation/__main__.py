@@ -20,7 +20,7 @@ from benchmarks.simulation.race import Arena
 from benchmarks.simulation.workload import FULL, QUICK, Sizes
 from benchmarks.timing import Effort, Spread
 from benchmarks.worker import WorkerError
-from flow.checkpoint import write, write_json
+from flow.storage.files import write, write_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
 PARTS = ("fedavg", "flow", "busy", "cohorts", "populations", "start")

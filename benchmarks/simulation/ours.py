@@ -20,12 +20,13 @@ import torch
 
 import flow
 from flow.algorithms import REGISTRY
-from flow.cohort import Data, Draw, gather, split
 from flow.config import ModelOptions
 from flow.data import Client, Population, Sequences, Vocabulary
 from flow.data.tokens import SPECIALS
-from flow.simulate import sample
-from flow.task import prepare
+from flow.draws import Draw
+from flow.engine.task import prepare
+from flow.simulation.loop import sample
+from flow.training.batches import Data, gather, split
 
 SEED = 0
 PARTS = ("data", "training", "aggregation")  # of a round's seconds; the rest is the server's loop

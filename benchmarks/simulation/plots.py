@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 from benchmarks.pictures import INK, MUTED, RULE, save
 from benchmarks.simulation.tables import PEAK, by_population
 from benchmarks.tables import caption
-from flow.checkpoint import write
+from flow.storage.files import write
 
 Row = dict[str, Any]
 OURS, OTHERS, SECOND = "#0072B2", "#9aa5b1", "#E69F00"

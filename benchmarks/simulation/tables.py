@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.tables import caption, table
-from flow.checkpoint import write
+from flow.storage.files import write
 
 Row = dict[str, Any]
 PEAK = "at the FMA peak"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms import finetuning
-from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Work, check_number, copy, tagged, train, untagged
-from flow.descent import Update
-from flow.exchange import ClientState, Personal, Upload
-from flow.models import LanguageModel, Tensors
+from flow.algorithms.shared import finetuning
+from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
+from flow.checks import check_number
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, copy, tagged, untagged
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Personal, Upload
+from flow.training.records import Work
+from flow.training.sgd import Update
+from flow.training.work import train
 
 
 @dataclass(frozen=True)

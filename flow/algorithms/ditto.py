@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flow.algorithms import finetuning
-from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, copy, finetune, fit, train
-from flow.descent import Update
-from flow.exchange import ClientState, Personal, Upload
-from flow.models import LanguageModel, Tensors
+from flow.algorithms.shared import finetuning
+from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, copy
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Personal, Upload
+from flow.training.sgd import Update
+from flow.training.work import finetune, fit, train
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms import finetuning
-from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm, Scope
-from flow.cohort import Data, Draw, check_number, finetune, fit
-from flow.descent import Update
-from flow.exchange import ClientState, Personal, Upload, broadcast
-from flow.models import LanguageModel, Tensors, initial, second_expert
+from flow.algorithms.shared import finetuning
+from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
+from flow.checks import check_number
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel, second_expert
+from flow.model.parameters import Tensors, initial
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Personal, Upload, broadcast
+from flow.training.sgd import Update
+from flow.training.work import finetune, fit
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def check(options: DynamicRoutingOptions) -> None:
 
 
 def traits(options: DynamicRoutingOptions) -> dict[str, bool | float]:
-    """What of :class:`~flow.models.LanguageModel` the algorithm decides."""
+    """What of :class:`~flow.model.language_model.LanguageModel` the algorithm decides."""
     return {"routed_head": options.routed_head, "temperature": options.temperature}
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flow.algorithms.interface import Algorithm, Scope
-from flow.cohort import Data, Draw, fit
-from flow.descent import Sgd, Update
-from flow.exchange import ClientState, Upload
-from flow.models import LanguageModel, Tensors
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Upload
+from flow.training.sgd import Sgd, Update
+from flow.training.work import fit
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, finetune, fit
-from flow.descent import Update
-from flow.exchange import ClientState, Personal, Upload
-from flow.models import LanguageModel, Tensors
+from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Personal, Upload
+from flow.training.sgd import Update
+from flow.training.work import finetune, fit
 
 
 @dataclass(frozen=True)

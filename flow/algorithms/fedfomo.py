@@ -1,7 +1,8 @@
 """FedFomo (Zhang et al., ICLR 2021, arXiv 2012.08565): every client mixes the models of those that help on its own data.
 
-No model for all is trained. The server holds the last upload of every client (what the client kept of it, see flow/states.py)
-and sends each client a few of them; the client weighs them by the loss on its validation sequences, its target distribution.
+No model for all is trained. The server holds the last upload of every client (what the client kept of it, see
+flow/storage/client_states.py) and sends each client a few of them; the client weighs them by the loss on its validation
+sequences, its target distribution.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ import torch
 from torch import Tensor
 
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Work, check_number, check_sgd, copy, measure, split, tagged, train, untagged
-from flow.descent import Sgd, Update
+from flow.checks import check_number
+from flow.draws import Draw
 from flow.errors import UserError
-from flow.exchange import ClientState, Download, Members, Personal, Rows, Upload, broadcast
-from flow.models import LanguageModel, Tensors, initial, nbytes
-from flow.server import ServerOptions
-from flow.uploads import Uploads
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Rows, Tensors, copy, initial, nbytes, tagged, untagged
+from flow.server.options import ServerOptions
+from flow.server.uploads import Uploads
+from flow.training.batches import Data, split
+from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
+from flow.training.records import Work
+from flow.training.sgd import Sgd, Update, check_sgd
+from flow.training.work import measure, train
 
 PREFERENCE = "preference"
 MOST = 20_000  # clients: of each pair the server keeps a number, 1.6 GB of them in float32

@@ -11,10 +11,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from flow.algorithms.interface import Algorithm, Rate
-from flow.cohort import Data, Draw, Work, check_number, check_sgd, copy, split, train
-from flow.descent import Sgd, Update
-from flow.exchange import ClientState, Personal, Upload, broadcast
-from flow.models import LanguageModel, Tensors, initial
+from flow.checks import check_number
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, copy, initial
+from flow.training.batches import Data, split
+from flow.training.messages import ClientState, Personal, Upload, broadcast
+from flow.training.records import Work
+from flow.training.sgd import Sgd, Update, check_sgd
+from flow.training.work import train
 
 TABLE = "embedding.weight"
 LOCAL = "local/" + TABLE

@@ -11,16 +11,22 @@ from typing import Literal
 
 import torch
 
-from flow import aggregators, server
 from flow.algorithms.interface import Algorithm, Rate
-from flow.cohort import Data, Draw, Work, batches, check_number, check_sgd, copy, finetune, stack, train
-from flow.descent import Sgd, Update, gradients
+from flow.checks import check_number
+from flow.draws import Draw
 from flow.errors import UserError
-from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
-from flow.flops import per_token
-from flow.models import LanguageModel, Tensors, body_of, head_of, initial, nbytes
-from flow.server import ServerOptions
-from flow.uploads import Uploads
+from flow.model.flops import per_token
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, body_of, copy, head_of, initial, nbytes, stack
+from flow.server import aggregators, optimizers
+from flow.server.options import ServerOptions
+from flow.server.uploads import Uploads
+from flow.training.batches import Data, batches
+from flow.training.descent import gradients
+from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
+from flow.training.records import Work
+from flow.training.sgd import Sgd, Update, check_sgd
+from flow.training.work import finetune, train
 
 PAST = "past/"
 
@@ -144,7 +150,7 @@ def descend(
 ) -> tuple[Tensors, Tensors]:
     """A step of the server's optimiser along this gradient."""
     target = {name: theta[name].double() - options.shared_lr * tensor for name, tensor in found.items()}
-    return server.step(theta, moments, target, how)
+    return optimizers.step(theta, moments, target, how)
 
 
 def personalize(

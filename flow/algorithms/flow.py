@@ -11,13 +11,17 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from flow.algorithms.finetuning import TUNED, check_rate
 from flow.algorithms.interface import Algorithm, Scope
-from flow.cohort import Data, Draw, Work, check_sgd, copy, split, train
-from flow.descent import Sgd, Update
+from flow.algorithms.shared.finetuning import TUNED, check_rate
+from flow.draws import Draw
 from flow.errors import UserError
-from flow.exchange import ClientState, Personal, Upload, broadcast
-from flow.models import LanguageModel, Tensors, global_name, initial, names_of, second_expert
+from flow.model.language_model import LanguageModel, second_expert
+from flow.model.parameters import Tensors, copy, global_name, initial, names_of
+from flow.training.batches import Data, split
+from flow.training.messages import ClientState, Personal, Upload, broadcast
+from flow.training.records import Work
+from flow.training.sgd import Sgd, Update, check_sgd
+from flow.training.work import train
 
 COLDEST = 0.001  # the router's gradient grows as 1 / temperature, and float32 ends where a far smaller one begins
 
@@ -141,7 +145,7 @@ def minimum_sequences(options: FlowOptions) -> int:
 
 
 def traits(options: FlowOptions) -> dict[str, bool | float]:
-    """What of :class:`~flow.models.LanguageModel` the algorithm decides."""
+    """What of :class:`~flow.model.language_model.LanguageModel` the algorithm decides."""
     return {"routed_head": options.variant == "neurips", "temperature": settings(options).temperature}
 
 

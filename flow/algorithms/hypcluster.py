@@ -8,16 +8,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flow import aggregators, server
-from flow.algorithms import finetuning
-from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Work, check_number, check_sgd, copy, finetune, measure, tagged, train, untagged
-from flow.descent import Update
-from flow.exchange import ClientState, Personal, Upload
-from flow.models import LanguageModel, Tensors, initial
-from flow.server import ServerOptions
-from flow.uploads import Uploads
+from flow.algorithms.shared import finetuning
+from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
+from flow.checks import check_number
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, copy, initial, tagged, untagged
+from flow.server import aggregators, optimizers
+from flow.server.options import ServerOptions
+from flow.server.uploads import Uploads
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Personal, Upload
+from flow.training.records import Work
+from flow.training.sgd import Update, check_sgd
+from flow.training.work import finetune, measure, train
 
 CHOICE = "cluster"
 
@@ -143,7 +148,7 @@ def server_step(
         total = {name: torch.tensordot(weights.to(t.device), t.double(), dims=1) for name, t in each.items()}
         own = Uploads(total, each, uploads.rows[mine.cpu().numpy()], weights)
         target, moments = aggregators.aggregate(own, moments, how, draw, state)
-        state, moments = server.step(state, moments, target, how)
+        state, moments = optimizers.step(state, moments, target, how)
     return state, moments
 
 

@@ -6,13 +6,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from flow import server
-from flow.cohort import Data, Draw, check_sgd
-from flow.descent import Sgd
-from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
-from flow.models import LanguageModel, Tensors, initial
-from flow.server import ServerOptions
-from flow.uploads import Uploads
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, initial
+from flow.server import optimizers
+from flow.server.options import ServerOptions
+from flow.server.uploads import Uploads
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
+from flow.training.sgd import Sgd, check_sgd
 
 
 class Rate(NamedTuple):
@@ -20,7 +22,7 @@ class Rate(NamedTuple):
 
     option: str
     factor: float = 2.0
-    """Its first step up or down, see flow/tuning.py."""
+    """Its first step up or down, see flow/comparison/tuning.py."""
 
 
 class Scope(NamedTuple):
@@ -139,5 +141,5 @@ class Algorithm:
     """Whether the server step needs every single upload instead of their sum."""
     averages: bool = True
     """Whether the server averages uploads: whether server optimisers and aggregators have something to do."""
-    server_step: Callable[[Any, Tensors, Tensors, Uploads, ServerOptions, Draw], tuple[Tensors, Tensors]] = server.average
+    server_step: Callable[[Any, Tensors, Tensors, Uploads, ServerOptions, Draw], tuple[Tensors, Tensors]] = optimizers.average
     """(options, server state, moments, uploads, server options, draw) -> (next server state, next moments)"""

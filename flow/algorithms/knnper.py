@@ -15,12 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, Work, batches, check_number, check_sgd, fit
-from flow.descent import Batch, Sgd, Update
+from flow.checks import check_number
+from flow.draws import Draw
 from flow.errors import UserError
-from flow.exchange import ClientState, Personal, Upload
-from flow.flops import per_token
-from flow.models import LanguageModel, Prediction, Tensors
+from flow.model.flops import per_token
+from flow.model.language_model import LanguageModel, Prediction
+from flow.model.parameters import Tensors
+from flow.training.batches import Batch, Data, batches
+from flow.training.messages import ClientState, Personal, Upload
+from flow.training.records import Work
+from flow.training.sgd import Sgd, Update, check_sgd
+from flow.training.work import fit
 
 DISTANCES = 1 << 24  # at most so many are held at a time
 

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flow.algorithms import finetuning
-from flow.algorithms.finetuning import TUNED, FineTuning, personal
 from flow.algorithms.interface import Algorithm
-from flow.cohort import Data, Draw, check_number, finetune, fit
-from flow.descent import Update
-from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
-from flow.models import LanguageModel, Tensors, body_of, head_of, nbytes
+from flow.algorithms.shared import finetuning
+from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
+from flow.checks import check_number
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, body_of, head_of, nbytes
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
+from flow.training.sgd import Update
+from flow.training.work import finetune, fit
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from flow.algorithms.interface import Algorithm, nothing_changes, nothing_is_sent
-from flow.cohort import Data, Draw, check_number, check_sgd, copy, finetune, stack, train
-from flow.descent import Sgd, Update
-from flow.exchange import ClientState, Personal, Upload
-from flow.models import LanguageModel, Tensors, initial
+from flow.checks import check_number
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, copy, initial, stack
+from flow.training.batches import Data
+from flow.training.messages import ClientState, Personal, Upload
+from flow.training.sgd import Sgd, Update, check_sgd
+from flow.training.work import finetune, train
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """pFedHN and pFedHN-PC (Shamsian et al., ICML 2021, arXiv 2103.04628): a hypernetwork at the server writes clients' models.
 
-The server knows every client as a vector v_i and makes tensors theta_i = h(v_i; phi) of it (flow/hypernetwork.py). Chosen are
-those whose size does not grow with the vocabulary; the others are shared and averaged, or, the head, kept by the client (PC).
+The server knows every client as a vector v_i and makes tensors theta_i = h(v_i; phi) of it
+(flow/algorithms/shared/hypernetwork.py). Chosen are those whose size does not grow with the vocabulary; the
+others are shared and averaged, or, the head, kept by the client (PC).
 """
 
 from __future__ import annotations
@@ -13,15 +14,20 @@ import torch
 from torch import Tensor
 
 from flow.algorithms.interface import Algorithm, Rate
-from flow.cohort import Data, Draw, Work, batches, check_number, check_sgd, copy, tagged, untagged
-from flow.descent import Sgd, Update, descend
+from flow.algorithms.shared.hypernetwork import fresh_phi, generate, pull_back
+from flow.checks import check_number
+from flow.draws import Draw
 from flow.errors import UserError
-from flow.exchange import ClientState, Download, Members, Personal, Upload, broadcast
-from flow.flops import per_token
-from flow.hypernetwork import fresh_phi, generate, pull_back
-from flow.models import LanguageModel, Tensors, head_of, initial, nbytes
-from flow.server import ServerOptions
-from flow.uploads import Uploads
+from flow.model.flops import per_token
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, copy, head_of, initial, nbytes, tagged, untagged
+from flow.server.options import ServerOptions
+from flow.server.uploads import Uploads
+from flow.training.batches import Data, batches
+from flow.training.descent import descend
+from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
+from flow.training.records import Work
+from flow.training.sgd import Sgd, Update, check_sgd
 
 VECTORS, VISITS = "vectors", "visits"
 MOST = 1 << 31  # bytes of the hypernetwork

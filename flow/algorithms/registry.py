@@ -1,0 +1,81 @@
+"""The algorithms, each a few plain functions over explicit state; state and uploads are flat dictionaries of tensors.
+
+A new algorithm is a file that ends in an `ALGORITHM`, and a line in REGISTRY; nothing else knows its name. The first entry
+is the one that runs where none is named.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from flow.algorithms import (
+    apfl,
+    ditto,
+    dynamic_routing,
+    fedavg,
+    fedavgft,
+    fedfomo,
+    fedprox,
+    fedrecon,
+    fedrep,
+    ffgg,
+    flow,
+    hypcluster,
+    knnper,
+    lgfedavg,
+    local,
+    pfedhn,
+)
+from flow.algorithms.interface import Algorithm
+from flow.server.options import ServerOptions
+
+__all__ = ["DEFAULT", "NAMES", "REGISTRY", "Algorithm", "Name", "algorithm_of"]
+
+REGISTRY: dict[str, Algorithm] = {
+    algorithm.name: algorithm
+    for algorithm in (
+        flow.ALGORITHM,
+        local.ALGORITHM,
+        fedavg.ALGORITHM,
+        fedavgft.ALGORITHM,
+        fedprox.ALGORITHM,
+        ditto.ALGORITHM,
+        apfl.ALGORITHM,
+        lgfedavg.ALGORITHM,
+        fedrep.ALGORITHM,
+        fedrecon.ALGORITHM,
+        dynamic_routing.ALGORITHM,
+        ffgg.ALGORITHM,
+        fedfomo.ALGORITHM,
+        pfedhn.ALGORITHM,
+        pfedhn.PC,
+        hypcluster.ALGORITHM,
+        knnper.ALGORITHM,
+    )
+}
+DEFAULT = next(iter(REGISTRY))
+
+
+class Name(NamedTuple):
+    """What a name on the command line stands for."""
+
+    algorithm: Algorithm
+    server: ServerOptions
+    about: str
+    """One line."""
+
+
+NAMES: dict[str, Name] = {name: Name(algorithm, ServerOptions(), algorithm.about) for name, algorithm in REGISTRY.items()} | {
+    f"fed{server}": Name(fedavg.ALGORITHM, ServerOptions(server), f"FedAvg with the server optimiser {server.capitalize()}.")
+    for server in ("yogi", "adam", "adagrad")
+}
+"""Every algorithm, and the combinations of one with a server that have a name of their own."""
+
+
+def algorithm_of(options: object) -> Algorithm:
+    """The algorithm whose options these are."""
+    for algorithm in REGISTRY.values():
+        if isinstance(options, algorithm.options):
+            return algorithm
+    known = ", ".join(algorithm.options.__name__ for algorithm in REGISTRY.values())
+    raise TypeError(f"algorithm must be an instance of one of {known}, got {options!r}")

@@ -1,0 +1,109 @@
+"""``flow compare``."""
+
+from __future__ import annotations
+
+import sys
+import time
+import tomllib
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+
+from flow.checks import check_text
+from flow.comparison.run import RECORD, SharedOptions, compare, listing, resume_comparison
+from flow.config import Config
+from flow.errors import UserError
+
+
+@dataclass(frozen=True)
+class Compare(Config[SharedOptions]):
+    """The options of `flow compare`: what the runs share, and how they are tuned and kept."""
+
+    algorithm: SharedOptions = field(default_factory=SharedOptions)
+
+    seeds: int = 1
+    """Runs of every algorithm, with the seeds --seed, --seed + 1, ..."""
+
+    settings: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """TOML file with a table of options for every algorithm that is to have its own. None: there are none."""
+
+    tune: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Choose every algorithm's learning rates, those of fine-tuning and server among them, by accuracy on validation texts."""
+
+    trials: int = 7
+    """With --tune: choices that every algorithm tries, however many rates it has."""
+
+    tune_rounds: int = 0
+    """With --tune: rounds of a run that tries one; 0: as many as the final ones have."""
+
+    folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """New folder for everything, or that of the same comparison, which then goes on. None: runs/compare-DATA-DATE-TIME."""
+
+    resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Go on with the comparison in this folder, with its configuration. Takes no other option."""
+
+
+def command(arguments: list[str]) -> None:
+    """Run ``flow compare`` with these arguments."""
+    if arguments == ["--list"]:
+        print(listing())
+        return
+    if "--list" in arguments:
+        raise UserError("--list takes no other option; write `flow compare --list`")
+    names = []
+    while arguments and not arguments[0].startswith("-"):
+        names.append(arguments.pop(0))
+    chosen = tyro.cli(
+        Compare,
+        prog="flow compare",
+        description="Run several algorithms on the same clients and write one table.\n\n"
+        "flow compare [ALGORITHM ...] [OPTIONS], names first; none means all of them:\n"
+        + "\n".join(f"  {line}" for line in listing().splitlines()),
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+    if chosen.resume is not None and (names or len(arguments) != (1 if arguments[0].startswith("--resume=") else 2)):
+        raise UserError(
+            f"--resume {chosen.resume} takes its configuration from that folder; leave names and other options out, or start a "
+            "new comparison"
+        )
+    if not chosen.tune:
+        for name in ("trials", "tune_rounds"):
+            if getattr(chosen, name) != getattr(Compare, name):
+                raise UserError(f"{name}={getattr(chosen, name)!r} does nothing without --tune; add --tune, or leave it out")
+    if chosen.trials < 1:
+        raise UserError(f"trials must be at least 1, got {chosen.trials}; leave it out for the default, or leave --tune out")
+    given = chosen.resume if chosen.resume is not None else chosen.folder
+    data = Path(chosen.data.data).name.split(".")[0]
+    folder = f"runs/compare-{data}-{time.strftime('%Y%m%d-%H%M%S')}" if given is None else given
+    check_text("folder", folder)
+    config: Config[Any] = Config(**{one.name: getattr(chosen, one.name) for one in fields(Config)})
+    try:
+        if chosen.resume is not None:
+            result = resume_comparison(folder)
+        else:
+            result = compare(
+                names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
+                tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        if (Path(folder) / RECORD).exists():
+            print(f"\nflow: stopped; go on with `flow compare --resume {folder}`", file=sys.stderr)
+        raise
+    except OSError as error:
+        raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}`") from error
+    print(f"report: {result.report}")
+
+
+def _settings(path: str | None) -> dict[str, Any] | None:
+    """The content of the TOML file."""
+    if path is None:
+        return None
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"settings={path!r} cannot be read ({error}); give a TOML file with a table for every algorithm"
+        ) from error

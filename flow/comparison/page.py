@@ -1,0 +1,175 @@
+"""The page of a comparison: one file that opens anywhere, with the table, the pictures and how it was made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from flow.comparison.plan import Plan
+from flow.comparison.table import BYTES, FLOPS, SIDES, Row, accuracy, scaled, share, time
+from flow.comparison.tuning import Trial, Values, show
+from flow.reports.charts import COLOUR, chart
+from flow.reports.files import read_evaluation
+from flow.reports.page import template
+from flow.storage import files
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+ACCURACIES = [f"{model}_{side}" for side in SIDES for model in ("global", "personal")]
+DASH = "\N{EN DASH}"
+
+
+def write_comparison(
+    folder: Path, plan: Plan, rows: list[Row], tried: dict[str, list[Trial]], chosen: dict[str, Values]
+) -> Path:
+    """Write comparison.html, whole or not at all; returns its path."""
+    source = template(
+        "comparison.html.j2",
+        accuracy=lambda row, key: accuracy(row, key).replace("-", DASH),
+        share=lambda row, key: share(row, key).replace("-", DASH),
+        operations=lambda value: scaled(value, FLOPS),
+        rates=show,
+        size=scaled,
+        time=time,
+    )
+    finished = [row for row in rows if row.runs]
+    page = source.render(
+        rows=rows,
+        facts=_facts(folder, plan, finished),
+        seeds=plan.seeds,
+        best=_best(finished),
+        charts=_charts(finished),
+        tuning={name: _tried(found, chosen[name]) for name, found in tried.items()},
+        tune=plan.tune,
+        untuned=[name for name in plan.names if name not in tried],
+        tune_rounds=plan.tune_rounds or plan.config.rounds,
+        plan_json=(folder / "comparison.json").read_text(encoding="utf-8"),
+    )
+    target = folder / "comparison.html"
+    files.write(target, page.encode("utf-8", errors="replace"))
+    return target
+
+
+def _facts(folder: Path, plan: Plan, finished: list[Row]) -> list[tuple[str, str, str]]:
+    """(term, value, smaller print) of the definition list."""
+    config = plan.config
+    facts = [
+        ("Rounds", f"{config.rounds}", f"{config.cohort} clients a round, the same ones for every algorithm"),
+        ("Seeds", ", ".join(str(config.seed + n) for n in range(plan.seeds)), "one run of every algorithm with each"),
+        ("Model", f"{config.model.hidden_size} units", f"embedding {config.model.embedding_dim}, {config.model.dtype}"),
+    ]
+    if finished:
+        evaluation = read_evaluation(folder / "runs" / f"{finished[0].name}-seed{config.seed}")
+        counts = [f"{evaluation['summary'][side]['clients']} {said}" for side, said in SIDES.items()]
+        facts = [
+            ("Data", evaluation["dataset"], evaluation["about"]),
+            ("Scored", ", ".join(counts), "by the first run"),
+            *facts,
+        ]
+    return facts
+
+
+def _best(rows: list[Row]) -> dict[str, set[str]]:
+    """By accuracy, the names of those that have the highest as shown."""
+    found: dict[str, set[str]] = {}
+    for key in ACCURACIES:
+        shown = {row.name: round(100 * value, 2) for row in rows if (value := row.mean[key]) is not None}
+        found[key] = {name for name, value in shown.items() if len(shown) > 1 and value == max(shown.values())}
+    return found
+
+
+def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
+    """The lines of one algorithm in the table of rates, and those rates that were best at an end of what was tried."""
+    tried = {name: [trial.values[name] for trial in trials] for name in chosen}
+    ends = [name for name, values in tried.items() if min(values) < max(values) and chosen[name] in (min(values), max(values))]
+    return {"trials": trials, "chosen": chosen, "ends": ends}
+
+
+def _charts(rows: list[Row]) -> list[dict[str, Any]]:
+    """Pictures, each with a title and a caption; those that have nothing to show are left out."""
+    found: list[dict[str, Any]] = []
+    for side, said in (("unseen", "Clients never seen"), ("seen", "Clients seen in training")):
+        if any(row.mean[f"{model}_{side}"] is not None for row in rows for model in ("global", "personal")):
+            found.append({"title": said, "svg": _accuracies(rows, side), "caption": "accuracy"})
+    for key, title in (("upload_bytes", "Accuracy and upload"), ("flops", "Accuracy and compute")):
+        points = [(row, row.mean[key], _final(row)) for row in rows]
+        known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
+        if len(known) > 1:
+            found.append({"title": title, "svg": _against(known, key), "caption": key})
+    return found
+
+
+def _final(row: Row) -> float | None:
+    """The accuracy with which new clients predict in the end."""
+    return row.mean["global_unseen"] if row.mean["personal_unseen"] is None else row.mean["personal_unseen"]
+
+
+def _accuracies(rows: list[Row], side: str) -> Markup:
+    """Both accuracies of every algorithm, joined by a line."""
+
+    def draw(axes: Axes) -> None:
+        axes.figure.set_size_inches(4.9, 1.3 + 0.27 * len(rows))  # type: ignore[union-attr]
+        for place, row in enumerate(rows):
+            values = [row.mean[f"{model}_{side}"] for model in ("global", "personal")]
+            if None not in values:
+                axes.plot([100 * (v or 0) for v in values], [place, place], color=COLOUR["same"], linewidth=2)
+        for model, said, marker in (("global", "global", "o"), ("personal", "personalized", "D")):
+            key = f"{model}_{side}"
+            found = [(place, row) for place, row in enumerate(rows) if row.mean[key] is not None]
+            axes.errorbar(
+                [100 * (row.mean[key] or 0) for _, row in found], [place for place, _ in found],
+                xerr=[100 * (row.spread[key] or 0) for _, row in found], fmt=marker, markersize=5.5, linewidth=0,
+                elinewidth=1.2, color=COLOUR[model], label=said,
+            )  # fmt: skip
+        axes.set_yticks(range(len(rows)), [row.name for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(axis="x", color=COLOUR["rule"], linewidth=0.7)
+
+    return chart(
+        f"accuracy-{side}", f"Accuracy of every algorithm, {SIDES[side]}", "", "% of tokens right, mean over clients", draw, 2
+    )
+
+
+def _against(points: list[tuple[Row, float, float]], key: str) -> Markup:
+    """The accuracy of new clients over a cost, from zero on."""
+    units = FLOPS if key == "flops" else BYTES
+
+    def draw(axes: Axes) -> None:
+        from matplotlib.ticker import MaxNLocator
+
+        axes.figure.set_size_inches(4.9, 3.8)  # type: ignore[union-attr]
+        for row, x, y in points:
+            axes.plot(
+                x, 100 * y, "D" if row.client else "o", color=COLOUR["personal" if row.client else "global"], markersize=5
+            )
+        axes.margins(y=0.1)
+        axes.set_xlim(-0.03 * max(x for _, x, _ in points), 1.2 * max(x for _, x, _ in points) or 1)
+        for (row, x, y), shift in zip(points, _shifts(points, axes.get_xlim(), axes.get_ylim()), strict=True):
+            axes.annotate(
+                row.name, (x, 100 * y), xytext=(6, shift), textcoords="offset points", fontsize=7.5, va="center",
+                color=COLOUR["muted"],
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_formatter(lambda value, _: scaled(value, units) if value >= 0 else "")
+
+    what = "operations of a client in a round" if key == "flops" else "a client sends in a round"
+    return chart(key.replace("_", "-"), f"Accuracy of new clients over {what}", "% right, new clients", what, draw)
+
+
+def _shifts(points: list[tuple[Row, float, float]], across: tuple[float, float], along: tuple[float, float]) -> list[float]:
+    """How far up each name goes, in points of 1/72 inch, so that it covers no name below it; the axes are about 290 by 190."""
+    shifts = [0.0] * len(points)
+    taken: list[tuple[float, float]] = []
+    for n in sorted(range(len(points)), key=lambda n: points[n][2]):
+        x = 290 * points[n][1] / (across[1] - across[0])
+        place = 190 * 100 * points[n][2] / (along[1] - along[0])
+        start = place
+        for other_x, other in sorted(taken, key=lambda one: one[1]):
+            if abs(x - other_x) < 50 and abs(place - other) < 8:
+                place = other + 8
+        taken.append((x, place))
+        shifts[n] = place - start
+    return shifts

@@ -1,0 +1,211 @@
+"""What a comparison is made of, how it is checked, and how it is written to comparison.json and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flow.algorithms import DEFAULT, NAMES, REGISTRY
+from flow.checks import typed
+from flow.config import LARGEST, Config, ModelOptions, checked
+from flow.data import DataOptions, Population
+from flow.errors import UserError
+from flow.server.optimizers import DEFAULTS
+from flow.server.options import ServerOptions
+from flow.storage import run_folder
+
+SERVER_FACTOR = 10**0.5  # first step of server_lr in tuning; grids of google-research/federated have it
+
+
+@dataclass(frozen=True)
+class SharedOptions:
+    """Options of the clients' SGD that all algorithms of a comparison share."""
+
+    lr: float | None = None
+    """Learning rate of the clients' SGD. None: every algorithm's own default."""
+
+    epochs: int | None = None
+    """Passes of a client over its training sequences. None: every algorithm's own default."""
+
+    batch_size: int | None = None
+    """Sequences per SGD step of a client. None: every algorithm's own default."""
+
+    clip: float | None = None
+    """Largest norm of a client's gradient; 0: no clipping. None: every algorithm's own default."""
+
+
+class Plan(NamedTuple):
+    """A comparison as it was asked for."""
+
+    names: tuple[str, ...]
+    config: Config[SharedOptions]
+    """Of all runs; its seed is the first one."""
+    seeds: int
+    settings: dict[str, dict[str, Any]]
+    tune: int
+    """Choices of the rates that every algorithm tries; 0: not tuned."""
+    tune_rounds: int
+
+    def rates(self, name: str) -> dict[str, float]:
+        """The rates to choose for the algorithm of this name, those that were not given, each with its first step."""
+        if not self.tune:
+            return {}
+        algorithm, own = NAMES[name].algorithm, self.settings.get(name, {})
+        given = {key for key, value in vars(self.config.algorithm).items() if value is not None} | own.keys()
+        found = {rate.option: rate.factor for rate in algorithm.tuned if rate.option not in given}
+        server = configuration(self, name).server
+        if algorithm.averages and server.server != "average" and server.server_lr is None:
+            found["server_lr"] = SERVER_FACTOR
+        return found
+
+    def start(self, name: str) -> dict[str, float]:
+        """The defaults of these rates."""
+        config = checked(configuration(self, name))
+        both = {**vars(config.algorithm), "server_lr": config.server.server_lr}
+        return {option: both[option] for option in self.rates(name)}
+
+
+def planned(
+    names: Sequence[str],
+    config: Config[Any] | None,
+    seeds: int,
+    settings: Mapping[str, Mapping[str, Any]] | None,
+    tune: int,
+    tune_rounds: int,
+) -> Plan:
+    """A comparison, checked as far as it can be without the data.
+
+    Raises:
+        UserError: an argument is wrong.
+    """
+    if isinstance(names, str):
+        raise UserError(f"algorithms={names!r} must be several names; write [{names!r}]")
+    names = tuple(names) or tuple(NAMES)
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(NAMES)}")
+        if names.count(name) > 1:
+            raise UserError(f"algorithms: {name!r} is named {names.count(name)} times; name it once")
+    config = Config(algorithm=SharedOptions()) if config is None else config
+    if not isinstance(config, Config):
+        raise UserError(f"config must be a flow.Config, got {config!r}; write flow.Config(rounds=...)")
+    if config.algorithm == REGISTRY[DEFAULT].options():  # it was left out
+        config = replace(config, algorithm=SharedOptions())
+    if not isinstance(config.algorithm, SharedOptions):
+        raise UserError(
+            f"config.algorithm must be left out or a flow.SharedOptions, got {config.algorithm!r}; give options of one "
+            "algorithm in settings"
+        )
+    config = replace(typed(config), algorithm=typed(config.algorithm))
+    for what, value, low in (("seeds", seeds, 1), ("tune", tune, 0), ("tune_rounds", tune_rounds, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise UserError(f"{what} must be an integer of at least {low}, got {value!r}; leave it out for the default")
+    if config.seed + seeds - 1 > LARGEST:
+        raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST}; lower either")
+    plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds)
+    if tune and not any(map(plan.rates, names)):
+        raise UserError(
+            f"tune={tune!r} has nothing to choose: every rate of {', '.join(names)} is given; leave one or tune out"
+        )
+    return plan
+
+
+def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
+    """Options by algorithm; UserError for one that there is not."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, own in (settings or {}).items():
+        if name not in names:
+            raise UserError(
+                f"settings: {name!r} is not among the algorithms compared, {', '.join(names)}; leave it out, or name it"
+            )
+        if not isinstance(own, Mapping):
+            raise UserError(f"settings: {name!r} must hold options by name, got {own!r}; write a table [{name}]")
+        known = [*_names_of(NAMES[name].algorithm.options), *_names_of(ServerOptions)]
+        for key in own:
+            if key not in known:
+                raise UserError(f"settings: {name} has no option {key!r}; its options are {', '.join(known)}")
+        found[name] = dict(own)
+    return found
+
+
+def configuration(plan: Plan, name: str, seed: int | None = None, rates: Mapping[str, float] | None = None) -> Config[Any]:
+    """The configuration of one run.
+
+    seed: None means the first. rates: those to try or chosen; with them, and without a seed, it is a run of the tuning, with
+    its rounds.
+    """
+    algorithm, own = NAMES[name].algorithm, plan.settings.get(name, {})
+    known, trial = _names_of(algorithm.options), rates is not None and seed is None
+    values = {key: value for key, value in vars(plan.config.algorithm).items() if value is not None and key in known}
+    values |= {key: value for key, value in own.items() if key in known}
+    rates = rates or {}
+    values |= {key: value for key, value in rates.items() if key in known}
+    server = ServerOptions()
+    if algorithm.averages:
+        server, named = plan.config.server, NAMES[name].server
+        if named != ServerOptions():  # the name says which optimiser
+            server = replace(server, server=named.server, **{key: getattr(named, key) for key in DEFAULTS[named.server]})
+    server = replace(server, **{key: value for key, value in {**own, **rates}.items() if key not in known})
+    return replace(
+        plan.config,
+        algorithm=algorithm.options(**values),
+        server=server,
+        seed=plan.config.seed if seed is None else seed,
+        rounds=plan.tune_rounds or plan.config.rounds if trial else plan.config.rounds,
+    )
+
+
+def describe(plan: Plan, population: Population) -> dict[str, Any]:
+    """The content of comparison.json."""
+    return {
+        "algorithms": list(plan.names),
+        "seeds": plan.seeds,
+        "settings": plan.settings,
+        "tune": plan.tune,
+        "tune_rounds": plan.tune_rounds,
+        "config": {**asdict(plan.config), "algorithm": asdict(plan.config.algorithm)},
+        "data": run_folder.digest({}, population),
+    }
+
+
+def read_plan(path: Path) -> Plan:
+    """A comparison, from its comparison.json.
+
+    Raises:
+        UserError: the file is not one that a comparison of this version wrote.
+    """
+    remedy = "put back the file that the comparison was started with"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        stored = dict(content["config"])
+        parts = {"algorithm": SharedOptions, "data": DataOptions, "model": ModelOptions, "server": ServerOptions}
+        config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})
+        return planned(
+            content["algorithms"], config, content["seeds"], content["settings"], content["tune"], content["tune_rounds"]
+        )
+    except UserError as error:
+        raise UserError(f"{path}: {error}; {remedy}") from error
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: not the configuration of a comparison of this version ({error!r}); {remedy}") from error
+
+
+def differences(stored: Any, given: Any, where: str = "") -> list[str]:
+    """What two nested configurations say differently: "config.rounds is 3 there, 4 here"."""
+    if isinstance(stored, dict) and isinstance(given, dict):
+        found = []
+        for key in [*stored, *(key for key in given if key not in stored)]:
+            inner = f"{where}.{key}" if where else key
+            found += differences(stored.get(key, "missing"), given.get(key, "missing"), inner)
+        return found
+    if stored == given:
+        return []
+    if where == "data":  # a hash says nothing to a reader
+        return ["the data are others"]
+    return [f"{where} is {stored!r} there, {given!r} here"]
+
+
+def _names_of(options: type[Any]) -> list[str]:
+    return [field.name for field in fields(options)]

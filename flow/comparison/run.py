@@ -1,0 +1,297 @@
+"""Several algorithms on the same clients, with the same seeds, cohorts and evaluation, and one table of them.
+
+Every algorithm and seed is an ordinary run in a folder of its own below the comparison's: runs/NAME-seedN. What is there is
+kept, so a comparison that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flow.algorithms import NAMES, algorithm_of
+from flow.comparison import tuning
+from flow.comparison.plan import Plan, SharedOptions, configuration, describe, differences, planned, read_plan
+from flow.comparison.table import Row, csv_table, measures, row_of, text_table
+from flow.config import Config, checked
+from flow.data import Population
+from flow.engine.task import prepare
+from flow.errors import Diverged, UserError
+from flow.simulation.loop import resume, simulate
+from flow.storage import files, run_folder
+
+RECORD = "comparison.json"
+DIVERGED = "diverged.json"
+__all__ = ["Comparison", "SharedOptions", "compare", "listing", "resume_comparison"]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a comparison leaves behind."""
+
+    rows: list[Row]
+    """One for every algorithm, in the order in which they were named."""
+    tried: dict[str, list[tuning.Trial]]
+    """By algorithm, the choices of its rates that were tried; empty without tuning."""
+    folder: Path
+    report: Path
+    """comparison.html"""
+
+    def table(self) -> str:
+        """The table for the terminal."""
+        return text_table(self.rows)
+
+
+class Job(NamedTuple):
+    """One run of a comparison."""
+
+    folder: Path
+    config: Config[Any]
+    population: Population
+
+
+def compare(
+    algorithms: Sequence[str],
+    folder: Path | str,
+    config: Config[Any] | None = None,
+    *,
+    seeds: int = 1,
+    settings: Mapping[str, Mapping[str, Any]] | None = None,
+    tune: int = 0,
+    tune_rounds: int = 0,
+    population: Population | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """Run algorithms side by side, or go on with a comparison that was stopped.
+
+    Args:
+        algorithms: names, see ``flow compare --list``; none means all of them.
+        folder: a new folder, or that of a comparison with the same configuration, which then goes on.
+        config: what all runs share; its ``algorithm`` is left out, or a :class:`SharedOptions`. Its server options hold for
+            every algorithm that averages and whose name does not stand for a server optimiser.
+        seeds: runs of every algorithm, with the seeds config.seed, config.seed + 1, ...
+        settings: by name of an algorithm, options of its own, or of the server for it alone.
+        tune: how many choices of its learning rates every algorithm tries, see flow/comparison/tuning.py; 0: not tuned.
+        tune_rounds: rounds of a run that tries one of them; 0: as many as the final ones have.
+        population: clients to train on instead of loading ``config.data``.
+        progress: whether to draw progress bars on stderr, and print the table at the end.
+
+    Raises:
+        UserError: an option, the data or the folder is wrong, or the folder holds a comparison with another configuration.
+    """
+    plan = planned(algorithms, config, seeds, settings, tune, tune_rounds)
+    return _compare(plan, _folder(folder), population, progress)
+
+
+def resume_comparison(folder: Path | str, *, population: Population | None = None, progress: bool = True) -> Comparison:
+    """Go on with the comparison in this folder, with the configuration that it was started with.
+
+    Raises:
+        UserError: as :func:`compare`; there is no comparison in the folder.
+    """
+    folder = _folder(folder)
+    if not (folder / RECORD).is_file():
+        raise UserError(
+            f"{folder}: not the folder of a comparison, there is no {RECORD}; give the folder that one was started in"
+        )
+    return _compare(read_plan(folder / RECORD), folder, population, progress)
+
+
+def listing() -> str:
+    """All algorithms by name, with a line each."""
+    width = max(map(len, NAMES))
+    return "\n".join(f"{name:<{width}}  {known.about}" for name, known in NAMES.items())
+
+
+def _folder(folder: Path | str) -> Path:
+    if not str(folder).strip():
+        raise UserError(f"folder={str(folder)!r} is empty; give the name of a folder")
+    return Path(folder)
+
+
+def _compare(plan: Plan, folder: Path, population: Population | None, progress: bool) -> Comparison:
+    known = read_plan(folder / RECORD) if (folder / RECORD).is_file() else None
+    if known is not None and not plan.config.threads:  # left open: as on the machine where it was started
+        plan = plan._replace(config=replace(plan.config, threads=known.config.threads))
+    elif not plan.config.threads:
+        plan = plan._replace(config=replace(plan.config, threads=checked(configuration(plan, plan.names[0])).threads))
+    population = _ready(plan, population)  # whatever is wrong is said before anything is written
+    _record(folder, describe(plan, population))
+
+    tuned = [name for name in plan.names if plan.rates(name)]
+    count, done = len(tuned) * plan.tune + len(plan.names) * plan.seeds, 0
+    smaller = tuning.population_of(population) if tuned else population
+    tried: dict[str, list[tuning.Trial]] = {}
+    for name in tuned:
+        tried[name] = _tune(plan, name, folder / "tuning", smaller, (done, count), progress)
+        done += plan.tune
+    chosen = {name: tuning.chosen(name, found) for name, found in tried.items()}
+
+    rows = []
+    for name in plan.names:
+        found = []
+        for seed in range(plan.config.seed, plan.config.seed + plan.seeds):
+            done += 1
+            _say(progress, f"{done} of {count}: {name}, seed {seed}")
+            job = Job(folder / "runs" / f"{name}-seed{seed}", configuration(plan, name, seed, chosen.get(name)), population)
+            reason = _brought_to_its_end(job, progress)
+            found.append(measures(job.folder) if reason is None else None)
+        rows.append(row_of(name, configuration(plan, name, rates=chosen.get(name)).algorithm, found))
+    report = _write(folder, plan, rows, tried, chosen)
+    if progress:
+        print(text_table(rows))
+    return Comparison(rows, tried, folder, report)
+
+
+def _ready(plan: Plan, population: Population | None) -> Population:
+    """The data, loaded once for all runs, with which every algorithm is known to be able to start.
+
+    Raises:
+        UserError: as :func:`flow.engine.task.prepare`; the algorithm is named.
+    """
+    smaller = None
+    for name in plan.names:
+        try:
+            population = prepare(configuration(plan, name), population).population
+            if plan.rates(name):
+                smaller = tuning.population_of(population) if smaller is None else smaller
+                prepare(configuration(plan, name), smaller)
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+    assert population is not None
+    return population
+
+
+def _record(folder: Path, described: dict[str, Any]) -> None:
+    """Start the comparison's folder, or make sure that the comparison there is this one.
+
+    Raises:
+        UserError: it is another one, or the folder holds something else, or cannot be created.
+    """
+    path = folder / RECORD
+    try:
+        if path.is_file():
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            changed = differences(stored, json.loads(json.dumps(described)))
+            if changed:
+                raise UserError(
+                    f"folder={str(folder)!r} holds a comparison with another configuration ({'; '.join(changed)}); go on with "
+                    f"that one by `flow compare --resume {folder}`, or give another folder"
+                )
+            return
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(f"folder={str(folder)!r} exists already and is left as it is; give another folder")
+        folder.mkdir(parents=True, exist_ok=True)
+        files.write_json(path, described)
+    except OSError as error:
+        raise UserError(
+            f"folder={str(folder)!r} cannot be created ({error}); give a folder whose parent is a folder that you may write to"
+        ) from error
+
+
+def _tune(
+    plan: Plan, name: str, folder: Path, population: Population, runs: tuple[int, int], progress: bool
+) -> list[tuning.Trial]:
+    """Everything that is tried for one algorithm; runs: how many there were before it, and how many there are in all."""
+    numbers = itertools.count(1)
+
+    def attempt(values: tuning.Values) -> tuning.Trial:
+        number = next(numbers)
+        _say(progress, f"{runs[0] + number} of {runs[1]}: {name} tried with {tuning.show(values)}")
+        return _trial(values, Job(folder / f"{name}-{number}", configuration(plan, name, rates=values), population), progress)
+
+    return tuning.search(plan.start(name), plan.rates(name), plan.tune, attempt)
+
+
+def _trial(values: tuning.Values, job: Job, progress: bool) -> tuning.Trial:
+    """The validation accuracy of one choice."""
+    try:
+        tuning.possible(job.config)
+    except tuning.NotPossible as error:
+        return tuning.Trial(values, None, str(error))
+    reason = _brought_to_its_end(job, progress)
+    if reason is not None:
+        return tuning.Trial(values, None, reason)
+    return tuning.Trial(values, tuning.accuracy(job.folder), "")
+
+
+def _brought_to_its_end(job: Job, progress: bool) -> str | None:
+    """Start, continue or keep a run; returns why it has no result, None where it has one.
+
+    Raises:
+        UserError: its folder holds a run with another configuration, or something else.
+    """
+    folder, config, population = job
+    expected = run_folder.describe(checked(config), algorithm_of(config.algorithm).name)
+    if folder.exists() and not (folder / "config.json").is_file():
+        _clear(folder)
+    there = folder.exists()
+    if there:
+        stored = run_folder.read_config(folder)
+        versions = {"versions": stored.get("versions")}  # it goes on under others, too
+        changed = differences(stored, {**json.loads(json.dumps(expected)), **versions})
+        if changed:
+            raise UserError(
+                f"{folder}: its config.json is not the one that this comparison wrote ({'; '.join(changed)}); put the file "
+                "back, or move the folder away, and the run is done again"
+            )
+        if (folder / DIVERGED).is_file():
+            return str(json.loads((folder / DIVERGED).read_text(encoding="utf-8"))["reason"])
+        if (folder / "evaluation.json").is_file() and (folder / "report.html").is_file():
+            return None
+    try:
+        with _no_tables():
+            if there:
+                resume(folder, population=population, progress=progress)
+            else:
+                simulate(config, folder, population=population, progress=progress)
+    except Diverged as error:  # that is a result, and shown as one
+        files.write_json(folder / DIVERGED, {"reason": str(error)})
+        return str(error)
+    return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove a run's folder that was made, but has no configuration yet."""
+    left = list(folder.iterdir())
+    if any(not (path.name.startswith(".config.json.") and path.suffix == ".tmp") for path in left):
+        raise UserError(f"{folder}: not the folder of a run, there is no config.json; move it away, and the run is done again")
+    for path in left:
+        path.unlink()
+    folder.rmdir()
+
+
+@contextlib.contextmanager
+def _no_tables() -> Iterator[None]:
+    """A run prints its accuracies; here the table at the end has them. Progress bars are on stderr and stay."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def _say(progress: bool, text: str) -> None:
+    if progress:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _write(
+    folder: Path, plan: Plan, rows: list[Row], tried: dict[str, list[tuning.Trial]], chosen: dict[str, tuning.Values]
+) -> Path:
+    """Write the results: as text, as CSV, as JSON with every run, and as a page."""
+    from flow.comparison.page import write_comparison  # draws with matplotlib, which nothing else here needs
+
+    content = {
+        "algorithms": [row._asdict() for row in rows],
+        "tuning": {name: [trial._asdict() for trial in found] for name, found in tried.items()},
+        "chosen": chosen,
+    }
+    files.write_json(folder / "results.json", content)
+    files.write(folder / "table.csv", csv_table(rows).encode())
+    files.write(folder / "table.txt", (text_table(rows) + "\n").encode())
+    return write_comparison(folder, plan, rows, tried, chosen)

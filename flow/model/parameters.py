@@ -1,0 +1,81 @@
+"""Parameters as flat dictionaries of tensors: their groups, their initial values, copies for K clients."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    pass
+if TYPE_CHECKING:
+    pass
+from torch import nn
+
+
+def stack(tensors: Tensors, clients: int) -> Tensors:
+    """A copy of its own for every client: [..] -> [K, ..]."""
+    return {name: tensor.expand(clients, *tensor.shape).clone() for name, tensor in tensors.items()}
+
+
+def copy(tensors: Tensors) -> Tensors:
+    """A copy to train, of what was received or kept: [K, ..] -> [K, ..]."""
+    return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def tagged(tag: str, tensors: Tensors) -> Tensors:
+    """The same tensors under the names "tag/name"."""
+    return {f"{tag}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def untagged(tag: str, tensors: Tensors) -> Tensors:
+    """Those of the tensors that have this tag, without it."""
+    return {name.removeprefix(tag + "/"): tensor for name, tensor in tensors.items() if name.startswith(tag + "/")}
+
+
+Rows = npt.NDArray[np.int64]
+
+
+Route = Literal["mixture", "global", "local"]
+
+
+Tensors = dict[str, Tensor]
+
+
+def group_of(name: str) -> str:
+    """The group of a parameter, by its name: "global", "local" or "router"."""
+    parts = name.split(".")
+    return next((group for group in ("local", "router") if any(part.startswith(group + "_") for part in parts)), "global")
+
+
+def names_of(parameters: Tensors, *groups: str) -> tuple[str, ...]:
+    """The names of the parameters of these groups, in their own order."""
+    return tuple(name for name in parameters if group_of(name) in groups)
+
+
+def body_of(parameters: Tensors) -> tuple[str, ...]:
+    """The names of the parameters below the head: embedding, GRU and projection."""
+    return tuple(name for name in parameters if not name.startswith("head."))
+
+
+def head_of(parameters: Tensors) -> tuple[str, ...]:
+    """The names of the head's parameters."""
+    return tuple(name for name in parameters if name.startswith("head."))
+
+
+def initial(model: nn.Module, *groups: str) -> Tensors:
+    """The model's own parameters of these groups: the initial values, which every client can draw from the run's seed."""
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if group_of(name) in groups}
+
+
+def nbytes(tensors: Tensors) -> int:
+    """Size of these tensors when sent or stored as they are."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+
+
+def global_name(local_name: str) -> str:
+    """The global parameter that a local one is a copy of: "gru.local_bias_hh_l0" -> "gru.bias_hh_l0"."""
+    return ".".join(part.removeprefix("local_") for part in local_name.split("."))

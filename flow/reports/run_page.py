@@ -1,0 +1,246 @@
+"""The HTML report of a run: one file that opens anywhere, drawn from the run folder alone.
+
+`write_report(folder)` reads config.json, metrics.jsonl and evaluation.json and writes report.html. Three forms of run
+exist: routed (Flow), personalized without a router (fine-tuning) and with a single kind of model (FedAvg's global one, or
+every client its own); a report shows what its run has and says what it lacks.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from flow.reports.charts import accuracy_chart, gain_charts, history, loss_chart, routing_histogram, smoothing, steps_chart
+from flow.reports.files import BINS, GROUPS, Json, finite, gains, read_config, read_evaluation, read_metrics
+from flow.reports.page import template
+from flow.storage import files
+
+DASH = "\N{EN DASH}"
+SHOWN_TOKENS = 6000  # more coloured text than this would make the file heavy and nobody reads it
+UNCLEAR_WITHIN = 2.0  # standard errors: a gain this close to zero is not called a gain
+SPECIAL = frozenset({"<pad>", "<oov>", "<bos>", "<eos>"})
+
+# ---- words for numbers ----------------------------------------------------------------------------------------------
+
+
+def hundredths(value: float | None) -> str:
+    """A share in 0..1 as a percentage without its sign; a dash for what does not exist."""
+    return f"{100 * value:.2f}" if value is not None and math.isfinite(value) else DASH
+
+
+def percent(value: float | None, digits: int = 2) -> str:
+    return f"{100 * value:.{digits}f} %" if value is not None and math.isfinite(value) else DASH
+
+
+def points(value: float | None) -> str:
+    """A difference of shares as signed percentage points; never a signed zero."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    text = f"{100 * value:+.2f}"
+    return "0.00" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
+
+
+def count(value: float | None) -> str:
+    return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}") if value is not None and math.isfinite(value) else DASH
+
+
+def size(value: float) -> str:
+    """Bytes in decimal units, three digits."""
+    if value < 1000:
+        return f"{value:.0f} bytes"
+    power = min(4, int(math.log10(value)) // 3)
+    scaled = value / 1000**power
+    return f"{scaled:.{0 if scaled >= 100 else 1 if scaled >= 10 else 2}f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.3g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def _options(values: object, leave_out: Sequence[str] = ()) -> str:
+    """A configuration subtree on one line, nested keys dotted: `epochs 1, server.lr 0.5`."""
+
+    def flat(value: object, name: str) -> list[str]:
+        if isinstance(value, dict):
+            return [part for key, inner in value.items() for part in flat(inner, f"{name}.{key}" if name else str(key))]
+        return [f"{name} {DASH if value is None else value}".strip()]
+
+    if isinstance(values, dict):
+        values = {key: value for key, value in values.items() if key not in leave_out}
+    return ", ".join(flat(values, "")) if values not in (None, {}, "") else DASH
+
+
+# ---- what the numbers say -------------------------------------------------------------------------------------------
+
+
+def _standard_errors(gains: list[tuple[float, int]]) -> tuple[float | None, float | None]:
+    """Standard errors over clients: of the token-weighted gain (a ratio estimate, linearized), of the mean gain."""
+    n = len(gains)
+    if n < 2:
+        return None, None
+    gain, tokens = np.array(gains).T
+    residual = (gain - np.average(gain, weights=tokens)) * tokens
+    return math.sqrt(n / (n - 1) * (residual**2).sum()) / float(tokens.sum()), float(gain.std(ddof=1)) / math.sqrt(n)
+
+
+def _difference(summary: Json, kind: str) -> float | None:
+    personal, base = summary[f"personal_{kind}"], summary[f"global_{kind}"]
+    return personal - base if finite(personal) and finite(base) else None
+
+
+def _verdict(gain: float | None, error: float | None) -> tuple[str, str]:
+    """(better | worse | unclear, sentence) for the mean gain over clients of one group and its standard error."""
+    if gain is None:
+        return "unclear", "Nothing was measured here."
+    amount = points(abs(gain)).lstrip("+")
+    if error is None:
+        return "unclear", f"The difference is {points(gain)} points, but on one client: no statement about others."
+    if abs(gain) <= UNCLEAR_WITHIN * error or amount == "0.00":
+        near = f"is within two standard errors ({points(UNCLEAR_WITHIN * error).lstrip('+')}) of zero."
+        return "unclear", f"Personalization makes no clear difference: {points(gain)} points {near}"
+    than = "than the untouched global model, on average over clients."
+    if gain > 0:
+        return "better", f"Personalization helps: {amount} points more {than}"
+    return "worse", f"Personalization hurts: {amount} points less {than}"
+
+
+def _group(name: str, evaluation: Json) -> Json:
+    """One of the two client groups as the template shows it."""
+    summary = evaluation["summary"][name]
+    errors = _standard_errors(gains(evaluation["clients"], name == "seen"))
+    result: Json = {"title": GROUPS[name], "summary": summary, "present": summary["clients"] > 0}
+    result["gain"] = {kind: _difference(summary, kind) for kind in ("token", "client")}
+    result["error"] = dict(zip(("token", "client"), errors, strict=True))
+    result["sign"], result["verdict"] = _verdict(result["gain"]["client"], errors[1])
+    helped, hurt = summary["helped"], summary["hurt"]
+    result["same"] = max(0.0, 1 - helped - hurt) if finite(helped) and finite(hurt) else None
+    by_token, by_client = result["gain"].values()
+    if by_token is not None and (by_token > 0) != (by_client > 0):
+        result["verdict"] += f" Counted by tokens, where clients with much text weigh more, it is {points(by_token)}."
+    return result
+
+
+def _server(options: object) -> tuple[str, str]:
+    """The server optimiser, and the options that have a meaning with it and the aggregator."""
+    if not isinstance(options, dict):
+        return DASH, ""
+    used = {name: value for name, value in options.items() if value is not None and name != "server"}
+    return str(options.get("server", DASH)), _options(used) if used else ""
+
+
+def _facts(config: Json, metrics: list[Json], evaluation: Json) -> list[tuple[str, str, str]]:
+    """(term, value, smaller print) of the definition list."""
+
+    def configured(key: str) -> str:
+        return DASH if config.get(key) is None else str(config[key])
+
+    speeds = [row["sequences_per_second"] for row in metrics if finite(row["sequences_per_second"])]
+    keys = ("seconds", "clients", "skipped", "dropped", "late", "upload_bytes", "download_bytes")
+    # rows of older runs know nothing of dropped and late
+    seconds, trained, *silent, up, down = (sum(row.get(key, 0) for row in metrics) for key in keys)
+    # A client that was skipped, or whose upload was lost, has received the model and sends nothing.
+    each = f"per client and round: {size(up / trained)} up, {size(down / (trained + sum(silent)))} down" if trained else ""
+    speed = f"{count(float(np.median(speeds)))} client-sequences per second" if speeds else DASH
+    planned = config.get("rounds")
+    short = isinstance(planned, int) and planned != len(metrics)
+    rounds = f"{count(len(metrics))} of {planned}" if short else count(len(metrics))
+    first_version, _, other_versions = _options(config.get("versions")).partition(", ")
+    return [
+        ("Algorithm", config["algorithm"]["name"], _options(config["algorithm"], leave_out=["name"])),
+        ("Data", evaluation["dataset"], evaluation["about"]),
+        ("Server", *_server(config.get("server"))),
+        ("Model", f"next {evaluation['unit']}", _options(config.get("model"))),
+        ("Rounds", rounds, f"cohort {configured('cohort')} clients a round, seed {configured('seed')}"),
+        ("Speed", speed, f"median over rounds; {duration(seconds)} for all rounds"),
+        ("Traffic", f"{size(up)} up, {size(down)} down", each),
+        ("Versions", first_version, other_versions),
+    ]
+
+
+def _token(text: str, weight: float | None, right: bool, personal_right: bool | None) -> Json:
+    """One token of a passage: its display form, the classes that colour and mark it, and its tooltip."""
+    classes = ["t"] if weight is None else ["t", f"q{min(BINS - 1, int(weight * BINS))}"]
+    if personal_right is None:
+        outcome = "right" if right else "wrong"
+        classes += ["ok"] if right else []
+    elif right == personal_right:
+        outcome = "both right" if right else "both wrong"
+    else:
+        outcome = "only the personalized model is right" if personal_right else "only the global model is right"
+        classes.append("op" if personal_right else "og")
+    if text in SPECIAL:
+        classes.append("sp")
+    # Control characters have no glyph: show their picture (U+2400 block).
+    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
+    tip = outcome if weight is None else f"q {weight:.2f} · {outcome}"
+    return {"text": "↵" if text == "\n" else shown, "newline": text == "\n", "classes": " ".join(classes), "tip": tip}
+
+
+def _passages(evaluation: Json) -> tuple[list[Json], int]:
+    """(the passages to show, how many were left out to keep the file small)."""
+    passages: list[Json] = []
+    room = SHOWN_TOKENS
+    for text in evaluation["texts"]:
+        room -= len(text["tokens"])
+        if room < 0 and passages:
+            break
+        nothing = [None] * len(text["tokens"])
+        personal = (text["personal_correct"] or nothing) if evaluation["personalized"] else nothing
+        base, personal = (personal, nothing) if text["global_correct"] is None else (text["global_correct"], personal)
+        columns = (text["tokens"], text["local_weight"] or nothing, base, personal)
+        tokens = [_token(*row) for row in zip(*columns, strict=True)]
+        weights = text["local_weight"] or []
+        mean = f"mean q {sum(weights) / len(weights):.2f}" if weights else ""
+        passages.append({key: text[key] for key in ("client", "group", "seen")} | {"mean": mean, "tokens": tokens})
+    return passages, len(evaluation["texts"]) - len(passages)
+
+
+# ---- the page -------------------------------------------------------------------------------------------------------
+
+
+def _page(config: Json, metrics: list[Json], evaluation: Json) -> str:
+    routing = evaluation["routing"]
+    passages, left_out = _passages(evaluation)
+    alone = any(client["global_correct"] is None for client in evaluation["clients"])
+    page = template("report.html.j2", hundredths=hundredths, percent=percent, points=points, count=count)
+    return page.render(
+        evaluation=evaluation,
+        algorithm=config["algorithm"]["name"],
+        cohort=config.get("cohort"),
+        draws=sum(row["clients"] for row in metrics),
+        last_round=metrics[-1]["round"],
+        personalized=evaluation["personalized"] and not alone,
+        alone=alone,
+        routed=routing is not None,
+        groups={name: _group(name, evaluation) for name in GROUPS},
+        facts=_facts(config, metrics, evaluation),
+        loss_chart=loss_chart(metrics),
+        window=smoothing(len(metrics)),
+        lost=sum(not finite(row["loss"]) for row in metrics),
+        sample=history(metrics, evaluation)[-1][1],
+        accuracy_chart=accuracy_chart(metrics, evaluation),
+        gain_charts=gain_charts(evaluation) if evaluation["personalized"] else {},
+        steps_chart=steps_chart(routing) if routing else None,
+        routing_chart=routing_histogram(routing) if routing else None,
+        passages=passages,
+        left_out=left_out,
+        coloured=any(text["local_weight"] is not None for text in evaluation["texts"]),
+        bins=BINS,
+        config_json=json.dumps(config, indent=2, ensure_ascii=False),
+    )
+
+
+def write_report(folder: pathlib.Path) -> pathlib.Path:
+    """Write report.html into the run folder from its config.json, metrics.jsonl and evaluation.json; return its path.
+
+    The file is written whole or not at all. ValueError when one of the three files is missing or damaged.
+    """
+    page = _page(read_config(folder), read_metrics(folder), read_evaluation(folder))
+    target = folder / "report.html"
+    # A lone surrogate (JSON can carry one) has no UTF-8 form; it is shown as "?".
+    files.write(target, page.encode("utf-8", errors="replace"))
+    return target

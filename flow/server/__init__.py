@@ -1,0 +1,3 @@
+from flow.server.options import ServerOptions
+
+__all__ = ["ServerOptions"]

@@ -1,0 +1,173 @@
+"""The uploads of a round as the server gathers them, with what they cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from flow.model.parameters import Rows, Tensors, nbytes
+from flow.training.messages import Upload
+from flow_kernels import training
+
+if TYPE_CHECKING:
+    from flow.parallel.processes import Ranks
+
+
+class Received(NamedTuple):
+    """The upload of one group of clients, as it reached the server."""
+
+    rows: Rows
+    upload: Upload
+    nbytes: int
+    """Bytes these clients received for it."""
+    lost: npt.NDArray[np.bool_] | None = None
+    """bool [K]: the clients whose upload never came; None: all came."""
+    data_seconds: float = 0.0
+    """What reading and stacking these clients' data took."""
+    training_seconds: float = 0.0
+    """What their local work took."""
+
+
+@dataclass
+class Uploads:
+    """Uploads of one round: added up as they come, in float64, so that their order and grouping leave no trace; and one by
+    one where that was asked for.
+
+    Of a client whose upload was lost only what it received and computed is counted."""
+
+    total: Tensors = field(default_factory=dict)
+    """Sum of every upload times its weight."""
+    each: Tensors = field(default_factory=dict)
+    """[n, ..], clients in the order of `rows`; empty unless asked for."""
+    rows: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
+    """int64 [n]: numbers of the clients, ascending."""
+    weights: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    """float64 [n]"""
+    nats: float = 0.0
+    tokens: float = 0.0
+    sequences: int = 0
+    flops: float = 0.0
+    upload_bytes: int = 0
+    download_bytes: int = 0
+    finite: bool = True
+    """Whether the losses, and all that clients keep, are finite numbers."""
+    data_seconds: float = 0.0
+    """Sum over all workers, and so are those of training."""
+    training_seconds: float = 0.0
+    aggregation_seconds: float = 0.0
+
+    @property
+    def clients(self) -> int:
+        """How many uploaded."""
+        return len(self.rows)
+
+    def mean(self) -> Tensors:
+        """The weighted mean, in float64."""
+        weight = float(self.weights.sum())
+        return {name: tensor / weight for name, tensor in self.total.items()}
+
+
+SUMS = (
+    "nats", "tokens", "sequences", "flops", "upload_bytes", "download_bytes", "data_seconds", "training_seconds",
+)  # fmt: skip
+
+
+def collect(received: Iterable[Received], one_by_one: bool = False) -> Uploads:
+    """Add up the uploads of a round; with one_by_one keep every single one instead."""
+    found, parts = Uploads(), []
+    for rows, upload, down, lost, data_seconds, training_seconds in received:
+        started = time.perf_counter()
+        every, last = upload, upload.phases[-1]
+        found.finite &= all_finite([last.nats, *(upload.kept or {}).values()])
+        nats, tokens = last.nats, last.tokens
+        if lost is not None and lost.any():
+            there = np.flatnonzero(~lost)
+            index = torch.from_numpy(there)
+            rows, every = rows[there], _only(upload, index)
+            nats, tokens = nats[index.to(nats.device)], tokens[index.to(tokens.device)]
+        weights = torch.tensor(every.weights, dtype=torch.float64)
+        for name, stacked in {} if one_by_one else every.tensors.items():
+            if name not in found.total:
+                found.total[name] = torch.zeros(stacked.shape[1:], dtype=torch.float64, device=stacked.device)
+            _add(found.total[name], stacked, weights)
+        parts.append((rows, weights, every.tensors if one_by_one else {}))
+        found.nats += float(nats.sum())
+        found.tokens += float(tokens.sum())
+        found.sequences += sum(work.sequences for work in upload.phases)
+        found.flops += sum(float(work.flops.sum()) for work in upload.phases)
+        found.upload_bytes += nbytes(every.tensors)
+        found.download_bytes += down
+        found.data_seconds += data_seconds
+        found.training_seconds += training_seconds
+        found.aggregation_seconds += time.perf_counter() - started
+    if parts:
+        started = time.perf_counter()
+        rows = np.concatenate([rows for rows, _, _ in parts])
+        found.weights = torch.cat([weights for _, weights, _ in parts])
+        found.each = {name: torch.cat([tensors[name] for _, _, tensors in parts]) for name in parts[0][2]}
+        _sort(found, rows)
+        found.aggregation_seconds += time.perf_counter() - started
+    return found
+
+
+def _add(total: Tensor, stacked: Tensor, weights: Tensor) -> None:
+    """total += sum over k of weights[k] * stacked[k], in float64, in place; in one pass where there is a kernel for it."""
+    if not len(weights):  # every upload was lost
+        return
+    if training.refusal(stacked.dtype, stacked.device):
+        total += torch.tensordot(weights.to(stacked.device), stacked.double(), dims=1)
+    else:
+        training.accumulate_(total, stacked, weights)
+
+
+def _only(upload: Upload, index: Tensor) -> Upload:
+    """The uploads of some of the clients."""
+    tensors = {name: tensor[index.to(tensor.device)] for name, tensor in upload.tensors.items()}
+    return upload._replace(tensors=tensors, weights=[upload.weights[n] for n in index.tolist()])
+
+
+def _sort(found: Uploads, rows: Rows) -> None:
+    """Put clients into the order of their numbers."""
+    order = np.argsort(rows)
+    index = torch.from_numpy(order)
+    found.rows, found.weights = rows[order], found.weights[index]
+    found.each = {name: tensor[index.to(tensor.device)] for name, tensor in found.each.items()}
+
+
+def combine(ranks: Ranks, found: Uploads, parts: Sequence[Rows], trained: Sequence[int]) -> None:
+    """Make of what this process collected what all of them did together, the same in every process.
+
+    One reduction; uploads that are needed one by one take one exchange more.
+
+    Args:
+        found: of this process; changed in place.
+        parts: by process, the numbers of the clients whose uploads arrived, ascending.
+        trained: by process, how many clients worked, lost uploads included.
+    """
+    if ranks.size == 1:
+        return
+    started, counts = time.perf_counter(), [len(rows) for rows in parts]
+    begin = sum(counts[: ranks.rank])
+    numbers = torch.zeros(len(SUMS) + 1 + sum(counts), dtype=torch.float64)
+    numbers[: len(SUMS)] = torch.tensor([getattr(found, name) for name in SUMS], dtype=torch.float64)
+    numbers[len(SUMS)] = not found.finite
+    numbers[len(SUMS) + 1 :][begin : begin + counts[ranks.rank]] = found.weights
+    numbers, found.total = ranks.sum(numbers, found.total, all(trained))
+    for name, value in zip(SUMS, numbers.tolist(), strict=False):
+        setattr(found, name, type(getattr(found, name))(value))
+    found.finite, found.weights = not numbers[len(SUMS)], numbers[len(SUMS) + 1 :]
+    found.each = ranks.gather(found.each, counts)
+    _sort(found, np.concatenate(parts))
+    found.aggregation_seconds += time.perf_counter() - started
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Whether every number of these tensors is finite."""
+    return all(bool(tensor.isfinite().all()) for tensor in tensors)

@@ -1,0 +1,217 @@
+"""The federated loop: sample a cohort, train it, aggregate, evaluate, save. It knows no algorithm by name."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from flow.config import Config, read_config
+from flow.data import Client, Population
+from flow.draws import Draw
+from flow.engine.participation import Group, Turnout, grouped, turnout
+from flow.engine.run import Run, begin
+from flow.engine.task import Task, prepare
+from flow.errors import Diverged
+from flow.evaluation import select
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors
+from flow.parallel.processes import joined
+from flow.parallel.workers import Workers
+from flow.server import aggregators
+from flow.server.uploads import Received, Uploads, all_finite, collect, combine
+from flow.simulation import summary
+from flow.storage import files, run_folder
+from flow.training.fused import refusal
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run leaves behind."""
+
+    config: Config[Any]
+    state: Tensors
+    """The server's last state."""
+    metrics: list[dict[str, Any]]
+    """One object per round, the rows of metrics.jsonl."""
+    evaluation: dict[str, Any]
+    """The content of evaluation.json."""
+    folder: Path | None
+    report: Path | None
+    run: dict[str, Any]
+    """The content of run.json: time by part, client-sequences per second, peak memory."""
+
+
+def simulate(
+    config: Config[Any] | None = None,
+    folder: Path | str | None = None,
+    *,
+    population: Population | None = None,
+    progress: bool = True,
+) -> Result:
+    """Train and evaluate from the start; under torchrun on all of its processes, see docs/simulation.md.
+
+    Args:
+        config: None means all defaults: Flow on Shakespeare.
+        folder: a folder that does not exist yet, for configuration, metrics, checkpoints, evaluation and report; None
+            keeps everything in memory.
+        population: clients to train on instead of loading ``config.data``.
+        progress: whether to draw progress bars on stderr, print the accuracies at the end, and where the time went.
+
+    Raises:
+        UserError: an option, the data or the folder is wrong, training diverged, or another process of the run ended; the
+            message says what to do.
+    """
+    ranks = joined()
+
+    def start() -> tuple[Task, Run]:
+        path = None if folder is None else run_folder.new_folder(folder) if ranks.first else Path(folder)
+        task = prepare(Config() if config is None else config, population, progress and ranks.first)
+        run = begin(task, path, ranks)
+        if path is not None and ranks.first:
+            run_folder.create(path, run_folder.describe(task.config, task.algorithm.name))
+        return task, run
+
+    with ranks.together(partial(_remedy, folder)):
+        task, run = ranks.in_turn(start)
+        return _run(task, run, [], progress and ranks.first)
+
+
+def resume(folder: Path | str, *, population: Population | None = None, progress: bool = True) -> Result:
+    """Go on after the last checkpoint of a run, on any number of processes; the numbers are those of a run that was never
+    interrupted.
+
+    Raises:
+        UserError: as :func:`simulate`; the folder holds no run, or its files were damaged or belong to other data.
+    """
+    path, ranks = Path(folder), joined()
+
+    def start() -> tuple[Task, Run, list[dict[str, Any]]]:
+        task = prepare(read_config(path), population, progress and ranks.first)
+        run = begin(task, path, ranks)
+        stored = run_folder.stored(path / "checkpoints")
+        done = run.load(stored[-1], task.config.model.device) if stored else run.load(None)
+        return task, run, run_folder.cut_metrics(path, done, write_back=ranks.first)
+
+    with ranks.together(partial(_remedy, folder)):
+        return _run(*ranks.in_turn(start), progress and ranks.first)
+
+
+def _run(task: Task, run: Run, metrics: list[dict[str, Any]], progress: bool) -> Result:
+    """The rounds that are left, then the full evaluation."""
+    config, algorithm, ranks = task.config, task.algorithm, run.ranks
+    folder = run.folder if ranks.first else None  # the others write nothing
+    ranks.agree("a configuration or data", run.digest)
+    curve = select.choose(task, config.evaluate_clients, "curve")
+    name = None if folder is None else str(folder)
+    bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
+    with Workers(task.model, task.workers) as workers, bar:
+        for round in range(len(metrics) + 1, config.rounds + 1):
+            ranks.where, started = f"round {round}", time.perf_counter()
+            cohort = sample(task.clients, config.cohort, Draw(config.seed, round, "cohort"))
+            who = turnout(config, cohort, task.minimum, task.population.numbers(cohort), round, ranks.size)
+            uploads = _train(task, run, workers, who, Draw(config.seed, round, "train"))
+            aggregating = time.perf_counter()
+            if uploads.clients:
+                draw = Draw(config.seed, round, "server")
+                run.state, run.moments = algorithm.server_step(
+                    config.algorithm, run.state, run.moments, uploads, config.server, draw
+                )
+            _check_finite(uploads, run.state, round, run.folder)
+            run.states.commit(round)
+            uploads.aggregation_seconds += time.perf_counter() - aggregating
+            now, kept = time.perf_counter(), run.states.nbytes
+            row = summary.row(round, uploads, who, kept, now - started, ranks.size * workers.count)
+            if config.evaluate_every and round % config.evaluate_every == 0:
+                row["evaluation"], _ = select.score(task, workers, run, curve, Draw(config.seed, round, "curve"))
+                row["evaluation_seconds"] = time.perf_counter() - now
+            metrics.append(row)
+            if folder is not None:
+                run_folder.append_metrics(folder, row)
+            if run.folder is not None and (round % config.checkpoint_every == 0 or round == config.rounds):
+                run.save(round)
+            bar.set_postfix(summary.shown(row))
+            bar.update()
+        bar.close()
+        ranks.where, started = "the final evaluation", time.perf_counter()
+        evaluation = select.fully(task, workers, run, progress)
+        slow = refusal(task.model, dict(task.model.named_parameters()))
+        about = summary.of_run(ranks, metrics, time.perf_counter() - started, workers.count, slow)
+    if folder is not None:
+        files.write_json(folder / "evaluation.json", evaluation)
+        files.write_json(folder / "run.json", about)
+    if progress:
+        print("\n".join(summary.said(task, metrics, evaluation["summary"])))
+        tqdm.write(summary.in_words(about), file=sys.stderr)
+    report = None if folder is None else _write_report(folder)
+    return Result(config, run.state, metrics, evaluation, run.folder, report, about)
+
+
+def _train(task: Task, run: Run, workers: Workers, who: Turnout, draw: Draw) -> Uploads:
+    """The local work of a round, every process its share; what all of them have is known to each in the end."""
+    one_by_one = task.algorithm.one_by_one or (task.algorithm.averages and aggregators.one_by_one(task.config.server))
+    reading = 0.0
+
+    def ahead() -> Iterator[Group]:  # runs while the workers are busy with the groups before
+        nonlocal reading
+        for group in grouped(task.config, who, run.ranks.rank, task.chunk, workers.count):
+            started = time.perf_counter()
+            for client in group.clients:
+                client.read()
+            reading += time.perf_counter() - started
+            yield group
+
+    uploads = collect(workers.map(partial(_local, task, run, draw), ahead()), one_by_one)
+    uploads.data_seconds += reading
+    combine(run.ranks, uploads, who.arrived(), [len(rows) for rows in who.trained()])
+    run.states.share(run.ranks, who.trained())
+    uploads.download_bytes += sum(task.download(task.model, run.state, run.states, who.idle, draw).nbytes)
+    return uploads
+
+
+def _local(task: Task, run: Run, draw: Draw, model: LanguageModel, group: Group) -> Received:
+    """The local work of one group of the cohort. What a client keeps it keeps even where its upload is lost."""
+    started = time.perf_counter()
+    visit = task.visit(model, run.state, run.states, group.clients, draw)
+    ready = time.perf_counter()
+    upload = task.algorithm.local(group.options, model, visit.received, visit.kept, visit.data, draw)
+    if upload.kept is not None:
+        run.states.write(visit.rows, upload.kept, draw.round)
+    return Received(visit.rows, upload, sum(visit.nbytes), group.lost, ready - started, time.perf_counter() - ready)
+
+
+def sample(clients: Sequence[Client], size: int, draw: Draw) -> list[Client]:
+    """A round's cohort: uniform, without replacement; clients are in the order of their ids."""
+    return [clients[i] for i in draw.stream().choice(len(clients), size, replace=False)]
+
+
+def _check_finite(uploads: Uploads, state: Tensors, round: int, folder: Path | None) -> None:
+    """Raise Diverged where the loss or a new state is not finite; checkpoints made before stay."""
+    if uploads.finite and all_finite(state.values()):
+        return
+    kept = [] if folder is None else run_folder.stored(folder / "checkpoints")
+    where = f"; the last good checkpoint is {kept[-1]}" if kept else ""
+    raise Diverged(
+        f"training diverged in round {round}: the loss or a parameter is no longer finite; start again with a smaller "
+        f"lr, or with a smaller clip above 0{where}"
+    )
+
+
+def _remedy(folder: Path | str | None) -> str:
+    """How to go on after a process was lost."""
+    if folder is None or not (Path(folder) / "config.json").is_file():
+        return "start the run again"
+    return f"go on after its last checkpoint with `flow run --resume {folder}`, on any number of processes"
+
+
+def _write_report(folder: Path) -> Path:
+    """Write the report; returns its path."""
+    from flow.reports.run_page import write_report  # draws with matplotlib, which a run without a folder does not need
+
+    return write_report(folder)

@@ -1,0 +1,193 @@
+"""What clients keep from one round to the next: in memory, or in one memory-mapped file for every client.
+
+Rows of a round are set aside as its clients write them and become what is read only when the round is complete, so that
+within a round everybody sees the end of the last one, in whichever order groups are computed.
+
+A run that stops anywhere goes on with the states that belong to its checkpoint. In memory that is simple: they are part
+of the checkpoint. On disk a file is never changed: a client that trains in round r writes a new file, named by its
+number and r, whole and on the disk before the checkpoint that counts on it. The state of a client at a checkpoint is its file
+with the largest round up to the checkpoint's, and the checkpoint holds these rounds, so that a file which went missing
+shows. A file goes only when none of the checkpoints that are kept counts on it any more; what was written after the
+checkpoint that a run goes on from goes before it starts, and is computed again to the same numbers.
+
+Where a run has several processes, each writes what the clients that it trained keep. In memory every process holds the
+states of all clients, brought together at the end of a round; on disk all read the same files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from flow.errors import UserError
+from flow.model.parameters import Rows, Tensors, nbytes
+from flow.storage import files
+from flow.training.messages import ClientState
+
+if TYPE_CHECKING:
+    from flow.parallel.processes import Ranks
+
+FOLDER_SIZE = 1000  # clients whose files share a folder
+
+
+class ClientStates:
+    """The states of all clients that may train, by their numbers.
+
+    Args:
+        folder: where the files go; None keeps everything in memory.
+        digest: of the run, see :func:`flow.storage.run_folder.digest`; files of another run are refused.
+    """
+
+    def __init__(self, folder: Path | None = None, digest: str = "") -> None:
+        self._folder, self._digest = folder, digest
+        self._rows: dict[int, Tensors] = {}  # in memory: a client's state
+        self._rounds: dict[int, list[int]] = {}  # on disk: the rounds of a client's files, oldest first
+        self._pending: dict[int, Tensors | None] = {}
+        self._row_bytes = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the states of all clients that have one."""
+        return self._row_bytes * len(self._rows if self._folder is None else self._rounds)
+
+    def rows(self) -> Rows:
+        """The numbers of the clients that have a state, in order."""
+        return np.array(sorted(self._rows if self._folder is None else self._rounds), dtype=np.int64)
+
+    def known(self, rows: Rows) -> torch.Tensor:
+        """bool [n]: whether these clients have a state."""
+        there = self._rows if self._folder is None else self._rounds
+        return torch.tensor([int(row) in there for row in rows], dtype=torch.bool)
+
+    def read(self, rows: Rows, device: torch.device | str = "cpu") -> Tensors:
+        """[n, ..]: the states of clients that have one, as of the end of the last round.
+
+        Raises:
+            UserError: a file is missing or damaged.
+            KeyError: a client has no state.
+        """
+        found = [self._row(int(row)) for row in rows]
+        return {name: torch.stack([row[name] for row in found]).to(device) for name in (found[0] if found else {})}
+
+    def of(self, rows: Rows, fresh: Tensors) -> ClientState:
+        """What these clients kept; for a new client its row of `fresh` [n, ..]."""
+        known = self.known(rows)
+        if not (fresh and known.any()):
+            return ClientState(fresh, known)
+        there, device = np.flatnonzero(known.numpy()), next(iter(fresh.values())).device
+        kept, index = self.read(rows[there], device), torch.from_numpy(there).to(device)
+        return ClientState({name: tensor.index_copy(0, index, kept[name]) for name, tensor in fresh.items()}, known.to(device))
+
+    def write(self, rows: Rows, tensors: Tensors, round: int) -> None:
+        """Set the next states [n, ..] of these clients aside; may be called by several threads for different clients."""
+        for n, row in enumerate(rows.tolist()):
+            own = {name: tensor[n].detach().cpu().clone() for name, tensor in tensors.items()}
+            self._row_bytes = nbytes(own)
+            if self._folder is None:
+                self._pending[row] = own
+            else:
+                path = self._path(row, round)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                files.write_tensors(path, own, round, self._digest)
+                self._pending[row] = None
+
+    def share(self, ranks: Ranks, parts: Sequence[Rows]) -> None:
+        """Have all processes know what any of them set aside; by one exchange where states are in memory.
+
+        Args:
+            ranks: the processes of the run.
+            parts: by process, the clients that it trained in this round.
+        """
+        if ranks.size == 1:
+            return
+        own = parts[ranks.rank]
+        kept: Tensors = {}
+        if self._folder is None and self._pending:
+            found = [self._pending[row] or {} for row in own.tolist()]
+            kept = {name: torch.stack([one[name] for one in found]) for name in found[0]}
+        elif self._pending:
+            kept = {"bytes": torch.full((len(own),), self._row_bytes)}
+        kept = ranks.gather(kept, [len(rows) for rows in parts])
+        if not kept:  # the algorithm's clients keep nothing
+            return
+        rows = np.concatenate(parts).tolist()
+        if self._folder is None:
+            self._pending = {row: {name: tensor[n].clone() for name, tensor in kept.items()} for n, row in enumerate(rows)}
+            self._row_bytes = nbytes({name: tensor[:1] for name, tensor in kept.items()})
+        else:
+            self._pending, self._row_bytes = dict.fromkeys(rows), int(kept["bytes"][0])
+
+    def commit(self, round: int) -> None:
+        """The round is complete: what was set aside is what is read from now on."""
+        for row, own in self._pending.items():
+            if own is not None:
+                self._rows[row] = own
+            else:
+                self._rounds.setdefault(row, []).append(round)
+        self._pending.clear()
+
+    def save(self) -> Tensors:
+        """What a checkpoint must hold for :meth:`restore`."""
+        rows = self.rows()
+        if not len(rows):
+            return {}
+        if self._folder is None:
+            return {"rows": torch.from_numpy(rows)} | {"kept/" + name: tensor for name, tensor in self.read(rows).items()}
+        rounds = [self._rounds[row][-1] for row in rows.tolist()]
+        return {"rows": torch.from_numpy(rows), "rounds": torch.tensor(rounds), "row_bytes": torch.tensor(self._row_bytes)}
+
+    def restore(self, saved: Tensors, round: int) -> None:
+        """Go back to the states of a checkpoint that was made after this round; 0 and nothing saved: to the start.
+
+        Of several processes the first goes ahead: it removes the files that came later.
+
+        Raises:
+            UserError: a file that the checkpoint counts on is missing.
+        """
+        rows = saved["rows"].tolist() if saved else []
+        if self._folder is None:
+            kept = {name.removeprefix("kept/"): tensor.cpu() for name, tensor in saved.items() if name != "rows"}
+            self._rows = {row: {name: tensor[n].clone() for name, tensor in kept.items()} for n, row in enumerate(rows)}
+            self._row_bytes = nbytes(self._rows[rows[0]]) if rows else 0
+            return
+        self._rounds = {}
+        for path in sorted(self._folder.glob("*/*.safetensors")):
+            row, written = map(int, path.stem.split("-"))
+            if written > round:
+                path.unlink()
+            else:
+                self._rounds.setdefault(row, []).append(written)
+        self._row_bytes = int(saved["row_bytes"]) if saved else 0
+        for row, written in zip(rows, saved["rounds"].tolist() if saved else [], strict=True):
+            if self._rounds.get(row, [None])[-1] != written:
+                raise UserError(f"{self._path(row, written)}: missing; {self._remedy()}")
+
+    def forget(self, kept: Sequence[int], remove: bool = True) -> None:
+        """Remove the files on which none of the checkpoints of these rounds counts, nor the next round.
+
+        remove: False in all processes but one, where only what is known of them goes.
+        """
+        for row, written in self._rounds.items():  # none in memory
+            if len(written) == 1:
+                continue
+            needed = {max((r for r in written if r <= round), default=0) for round in kept} | {written[-1]}
+            for old in set(written) - needed if remove else ():
+                self._path(row, old).unlink()
+            self._rounds[row] = [r for r in written if r in needed]
+
+    def _row(self, row: int) -> Tensors:
+        if self._folder is None:
+            return self._rows[row]
+        tensors, _ = files.read_tensors(self._path(row, self._rounds[row][-1]), self._digest, self._remedy)
+        return tensors
+
+    def _path(self, row: int, round: int) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{row // FOLDER_SIZE:04d}" / f"{row:07d}-{round:06d}.safetensors"
+
+    def _remedy(self) -> str:
+        return "put the file back from a copy, or start a new run in another folder"

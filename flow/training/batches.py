@@ -1,0 +1,120 @@
+"""Clients' sequences as tables and batches, K clients side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from flow.draws import Draw
+from flow.model.parameters import Rows
+
+if TYPE_CHECKING:
+    from flow.data.population import Client
+
+
+class Data(NamedTuple):
+    """The sequences of K clients in one table."""
+
+    ids: tuple[str, ...]
+    rows: tuple[Rows, ...]
+    """Which rows of the table are whose."""
+    tokens: Tensor
+    """int32 [N + 1, T + 1]; the last row is padding."""
+    lengths: Tensor
+    """int64 [N + 1]; valid targets of every row; 1 for the padding row, which no loss counts."""
+
+    def sizes(self) -> list[int]:
+        """Number of sequences of every client."""
+        return [len(rows) for rows in self.rows]
+
+
+def gather(clients: Sequence[Client], part: Literal["train", "test"], device: torch.device | str) -> Data:
+    """Put one part of the clients' sequences into one table on the device, in the order of the clients."""
+    parts = [client.train if part == "train" else client.test for client in clients]
+    ends = np.cumsum([0, *(len(p.lengths) for p in parts)])
+    rows = tuple(np.arange(a, b) for a, b in pairwise(ends))
+    width = parts[0].tokens.shape[1]
+    tokens = np.concatenate([*(p.tokens for p in parts), np.zeros((1, width), np.int32)])
+    lengths = np.concatenate([*(p.lengths for p in parts), np.ones(1, np.int32)]).astype(np.int64)
+    ids = tuple(client.id for client in clients)
+    return Data(ids, rows, torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device))
+
+
+def split(data: Data, draw: Draw, share: float = 0.5) -> tuple[Data, Data]:
+    """Split every client's sequences at random into two disjoint parts, the first with this share of them, rounded down.
+
+    From two sequences on neither part is empty.
+    """
+    orders = [rows[draw.stream("split", id).permutation(len(rows))] for id, rows in zip(data.ids, data.rows, strict=True)]
+    sizes = [min(max(int(len(order) * share), 1), max(len(order) - 1, 0)) for order in orders]
+    first = tuple(order[:size] for order, size in zip(orders, sizes, strict=True))
+    second = tuple(order[size:] for order, size in zip(orders, sizes, strict=True))
+    return data._replace(rows=first), data._replace(rows=second)
+
+
+def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[Client]]:
+    """Deal a cohort into groups of at most `size` clients (the option --chunk) that cost about the same, as many for every
+    worker.
+
+    The next largest client goes to the group with the least to do, so that workers end together; inside a group clients
+    with much data come first, so that those still at work are a prefix. The costliest group comes first.
+    """
+    ordered = sorted(clients, key=lambda client: (-len(client.train), client.id))
+    count = -(-len(ordered) // size)
+    count = min(len(ordered), -(-count // workers) * workers)
+    dealt: list[list[Client]] = [[] for _ in range(count)]
+    load = [0] * count
+    for client in ordered:
+        group = min((n for n in range(count) if len(dealt[n]) < size), key=load.__getitem__)
+        dealt[group].append(client)
+        load[group] += len(client.train) + 1
+    return [dealt[n] for n in sorted(range(count), key=lambda n: -load[n])]
+
+
+def batches(
+    data: Data, batch_size: int, epochs: int = 1, streams: Sequence[np.random.Generator] | None = None
+) -> Iterator[Batch]:
+    """The clients' batches, step by step.
+
+    Every epoch of a client is one permutation drawn from its stream (in the order of its rows without streams), cut
+    into batches; the last one may be short. A step holds the shortest prefix of the clients that covers all that still
+    have a batch, so clients should come with the most sequences first.
+    """
+    cut: list[list[Rows]] = []
+    for client, rows in enumerate(data.rows):
+        order = [rows if streams is None else rows[streams[client].permutation(len(rows))] for _ in range(epochs)]
+        cut.append([one[i : i + batch_size] for one in order for i in range(0, len(one), batch_size)])
+    filler = len(data.lengths) - 1
+    position = torch.arange(data.tokens.shape[1] - 1, device=data.tokens.device)
+    for step in range(max(map(len, cut), default=0)):
+        active = [client for client, own in enumerate(cut) if step < len(own)]
+        now = [cut[client][step] for client in active]
+        table = np.full((active[-1] + 1, max(map(len, now))), filler)
+        for client, own in zip(active, now, strict=True):
+            table[client, : len(own)] = own
+        index = torch.from_numpy(table).to(data.tokens.device)
+        lengths = data.lengths[index]
+        steps = int(lengths.max())
+        tokens = data.tokens[index, : steps + 1].long()
+        valid = (position[:steps] < lengths.unsqueeze(-1)) & (index != filler).unsqueeze(-1)
+        yield Batch(index, tokens[..., :-1], tokens[..., 1:], lengths, valid)
+
+
+class Batch(NamedTuple):
+    """One batch of each of the first k clients."""
+
+    rows: Tensor
+    """int64 [k, B]: rows of the table; its last row where a client has fewer than B sequences left."""
+    inputs: Tensor
+    """int64 [k, B, T]"""
+    targets: Tensor
+    """int64 [k, B, T]"""
+    lengths: Tensor
+    """int64 [k, B], each in 1..T"""
+    valid: Tensor
+    """bool [k, B, T]: the targets that count; False past a sequence's length and in rows that only fill up."""

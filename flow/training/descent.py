@@ -1,0 +1,111 @@
+"""Local SGD: what one update changes on one batch, for K clients side by side.
+
+Two ways of the same arithmetic. Where flow_kernels has kernels for it (a CPU in float32 or float64, the model's own
+parameters) the backward pass is written out by hand and nothing as wide as the vocabulary is held: flow/training/fused.py.
+Anywhere else it is autograd, below, which is also how the formulas read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors
+from flow.training.autograd import by_autograd, plain_sgd_
+from flow.training.batches import Batch
+from flow.training.fused import Native, refusal
+from flow.training.sgd import Sgd, Update
+from flow_kernels.training import Step, sgd_
+
+
+class Descent:
+    """SGD on the parameters [K, ..] of K clients, in place; keeps what lasts from batch to batch.
+
+    Args:
+        model: says how to compute; its own parameters are not used.
+        parameters: stacked; those that an update names are changed.
+    """
+
+    def __init__(self, model: LanguageModel, parameters: Tensors, sgd: Sgd) -> None:
+        self.model, self.sgd = model, sgd
+        self._given, self.parameters, self._by_kernels = parameters, parameters, not refusal(model, parameters)
+        if self._by_kernels:  # frozen ones may be views of one tensor for all clients, which the kernels do not read
+            self.parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
+        self._momenta: Tensors = {}
+        self._anchors: dict[int, tuple[Update, Tensors]] = {}
+        self._native: dict[int, tuple[Update, Native]] = {}
+
+    def step(self, batch: Batch, update: Update) -> Tensor:
+        """One step of one update on one batch of the first k clients; returns the mean loss before it, float64 [k]."""
+        strided = [name for name in update.names if self.parameters[name] is not self._given[name]]
+        if strided:
+            raise ValueError(f"parameters: {', '.join(strided)} are changed in place and must be contiguous; train a copy()")
+        active = {name: tensor[: len(batch.lengths)] for name, tensor in self.parameters.items()}
+        pulls = bool(self.sgd.momentum or self.sgd.weight_decay or (update.mu and update.anchor is not None))
+        if not self._by_kernels:
+            loss, gradients = by_autograd(self.model, active, batch, update)
+            steps = {name: Step(active[name], gradient) for name, gradient in gradients.items()}
+        elif update.compose is None:
+            loss, steps = self._kernels(update, update.names).gradients(active, batch, dense=pulls)
+        else:
+            loss, steps = self._composed(active, batch, update)
+        self._apply(batch, update, {name: steps[name] for name in update.names}, pulls)
+        return loss
+
+    def _kernels(self, update: Update, names: Iterable[str]) -> Native:
+        if id(update) not in self._native:  # which holds the update, so that no other gets its id
+            self._native[id(update)] = update, Native(self.model, update.route, names, update.gamma)
+        return self._native[id(update)][1]
+
+    def _composed(self, active: Tensors, batch: Batch, update: Update) -> tuple[Tensor, dict[str, Step]]:
+        """By the kernels down to what the model computes with, from there by autograd."""
+        assert update.compose is not None
+        leaves = {name: active[name].detach().requires_grad_() for name in update.names}
+        used = update.compose({**active, **leaves})
+        names = [name for name, tensor in used.items() if tensor.requires_grad]
+        plain = {name: tensor.detach().contiguous() for name, tensor in used.items()}
+        loss, steps = self._kernels(update, names).gradients(plain, batch, dense=True)
+        gradients = torch.autograd.grad(
+            [used[name] for name in names], list(leaves.values()), [steps[name].gradient for name in names]
+        )
+        return loss, {name: Step(active[name], g.contiguous()) for name, g in zip(leaves, gradients, strict=True)}
+
+    def _apply(self, batch: Batch, update: Update, steps: dict[str, Step], pulls: bool) -> None:
+        """Take the steps, with all that joins the gradients."""
+        sgd, k = self.sgd, len(batch.lengths)
+        anchors: Tensors = {}
+        if update.mu and update.anchor is not None:
+            if id(update) not in self._anchors:
+                own = {name: update.anchor[name].contiguous() for name in update.names}
+                self._anchors[id(update)] = update, own
+            anchors = self._anchors[id(update)][1]
+        for name, step in steps.items():
+            velocity = None
+            if sgd.momentum:
+                if name not in self._momenta:
+                    self._momenta[name] = torch.zeros_like(self.parameters[name])
+                velocity = self._momenta[name][:k]
+            anchor = anchors[name][:k] if name in anchors else None
+            steps[name] = step._replace(anchor=anchor, momentum=velocity)
+        present = batch.valid.flatten(1).any(1) if pulls else None  # a client that has finished is not pulled either
+        how = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
+        (sgd_ if self._by_kernels else plain_sgd_)(
+            list(steps.values()), mu=update.mu if anchors else 0.0, present=present, **how
+        )
+
+
+def gradients(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
+    """The mean loss of k clients, float64 [k], and its gradients [k, ..] by the parameters of an update; nothing moves."""
+    if update.compose is not None or refusal(model, parameters):
+        return by_autograd(model, parameters, batch, update)
+    plain = {name: tensor.contiguous() for name, tensor in parameters.items()}
+    loss, steps = Native(model, update.route, update.names, update.gamma).gradients(plain, batch, dense=True)
+    return loss, {name: steps[name].gradient for name in update.names}
+
+
+def descend(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update, sgd: Sgd) -> Tensor:
+    """A single step, without momentum from any before; returns the mean loss before it, float64 [k]."""
+    return Descent(model, parameters, sgd).step(batch, update)

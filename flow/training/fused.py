@@ -1,0 +1,224 @@
+"""The gradients of one update on one batch by the C++ kernels, the backward pass written out by hand.
+
+Forward: embedding, routed GRU, and a head that computes its loss and its gradients in one go. Backward: the routers, the GRU,
+the rows of the embedding that were looked up. Every product runs in flow_kernels; the tensors in between are kept from batch
+to batch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from flow.model.language_model import EXPERT, LanguageModel, embed, linear
+from flow.model.parameters import Tensors
+from flow_kernels.backends import cpu
+from flow_kernels.reference import choose
+from flow_kernels.training import Head, HeadLoss, Step, head_loss
+from flow_kernels.training import refusal as kernels_refusal
+
+if TYPE_CHECKING:
+    from flow.model.parameters import Route
+    from flow.training.batches import Batch
+
+GRU = tuple(f"gru.{name}" for name in (*EXPERT, *(f"local_{name}" for name in EXPERT), "router_weight_l0", "router_bias_l0"))
+HEAD = (
+    "projection.weight", "projection.bias", "head.weight", "head.bias", "head.local_weight", "head.local_bias",
+)  # fmt: skip
+ROUTER = ("head.router_weight", "head.router_bias")
+EMBEDDING = "embedding.weight"
+
+
+def refusal(model: LanguageModel, parameters: Tensors) -> str:
+    """Why these parameters' gradients cannot be computed here; empty when they can."""
+    if model.backend not in ("auto", "cpu"):
+        return f"the model asks for backend={model.backend!r}"
+    one = next(iter(parameters.values()))
+    return kernels_refusal(one.dtype, one.device)
+
+
+class Memory:
+    """Tensors that are written anew in every batch, kept: fresh memory costs a page fault every 4 KiB."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def get(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
+        """An uninitialised tensor."""
+        size = math.prod(shape)
+        if name not in self._kept or len(self._kept[name]) < size:
+            self._kept[name] = like.new_empty(size)
+        return self._kept[name][:size].view(shape)
+
+
+def _targets(batch: Batch) -> Tensor:
+    """int64 [k, B * T]: -1 where nothing is to be predicted."""
+    return torch.where(batch.valid, batch.targets, -1).flatten(1)
+
+
+class Native:
+    """The loss of K clients by one route, and its gradients by the parameters of these names.
+
+    gamma: weight of Flow's regulariser, see :class:`flow.training.sgd.Update`.
+    """
+
+    def __init__(self, model: LanguageModel, route: Route, trained: Iterable[str] = (), gamma: float = 0.0) -> None:
+        self.model, self.route, self.gamma = model, route, gamma
+        self.mixture = route == "mixture"
+        self.routed_head = self.mixture and model.routed_head
+        self.gru = tuple(name if self._used(name) else None for name in GRU)
+        self.head = tuple(self._head_name(name) for name in HEAD)
+        self.trained = frozenset(trained)
+        self.memory = Memory()
+        self.below_head = self.trained.intersection((*GRU, EMBEDDING)) != frozenset()
+
+    def _used(self, name: str) -> bool:
+        """Whether the route needs this weight of the GRU."""
+        if "router" in name:
+            return self.mixture
+        return self.route != ("global" if "local_" in name else "local")
+
+    def _head_name(self, name: str) -> str | None:
+        """Which parameter takes this place in the head."""
+        if name.startswith("projection.") and self.model.projection is None:
+            return None
+        if "local_" in name:
+            return name if self.routed_head else None
+        own = self.route == "local" and self.model.routed_head and name.startswith("head.")
+        return name.replace("head.", "head.local_") if own else name
+
+    def gradients(self, p: Tensors, batch: Batch, dense: bool) -> tuple[Tensor, dict[str, Step]]:
+        """The mean loss of k clients, float64 [k], and for every trained parameter the step to take.
+
+        Args:
+            p: the clients' parameters [k, ..], contiguous.
+            dense: whether the embedding's gradient is to have all rows; else it has those that were looked up.
+        """
+        k, b, t = batch.inputs.shape
+        x, flat, gru, q = self._below_head(p, batch, "soft")
+        targets, head = _targets(batch), self._weights_of_head(p)
+        outs = [
+            self.memory.get(f"d {name}", tuple(p[name].shape), x) if name in self.trained and name is not None else None
+            for name in self.head
+        ]
+        routers = q is not None and (self.below_head or self.trained.intersection(ROUTER) != frozenset())
+        found = head_loss(
+            flat, targets, head, q, x_grad=self.below_head, q_grad=routers, out=outs,
+            x_out=self.memory.get("dh", tuple(flat.shape), x) if self.below_head else None,
+        )  # fmt: skip
+        grads = {name: grad for name, grad in zip(self.head, outs, strict=True) if name is not None and grad is not None}
+        share = batch.valid.to(x.dtype).view(k, -1) / found.counts.clamp_min(1).unsqueeze(1)
+        dh = found.x
+        if routers:
+            assert q is not None and found.q is not None
+            ds = self._through_router(q, found.q, share)
+            if "head.router_weight" in self.trained:
+                grads["head.router_weight"] = ds.mT @ flat
+            if "head.router_bias" in self.trained:
+                grads["head.router_bias"] = ds.sum(1)
+            if dh is not None:
+                dh.baddbmm_(ds, p["head.router_weight"])
+        dx = None
+        if dh is not None:
+            dx = self._backward(p, x, batch, dh.view(k, b, t, -1), gru, share.view(k, b, t), grads)
+        steps = {name: Step(p[name], grads[name]) for name in self.trained if name in grads}
+        if dx is not None:
+            steps[EMBEDDING] = self._embedding(p[EMBEDDING], dx.view(k, b * t, -1), batch, dense)
+        missing = self.trained.difference(steps)
+        if missing:
+            raise RuntimeError(f"route={self.route!r} gives no gradient to {', '.join(sorted(missing))}")
+        return found.nats / found.counts.clamp_min(1), steps
+
+    def look(self, p: Tensors, batch: Batch, routing: str = "soft", best: bool = False) -> tuple[HeadLoss, Tensor]:
+        """The loss, and if asked the most likely tokens, of k clients without a gradient; the GRU's routing [k, B, T, 2]."""
+        _, flat, (_, gru_q, _), q = self._below_head(p, batch, routing)
+        return head_loss(flat, _targets(batch), self._weights_of_head(p), q, best=best), gru_q
+
+    def _below_head(
+        self, p: Tensors, batch: Batch, routing: str
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor | None], Tensor | None]:
+        """The GRU's input, its states [k, B * T, H], what it saved, the head's routing."""
+        x = embed(batch.inputs, p[EMBEDDING])
+        h, gru = self._forward(p, x, batch, routing)
+        flat = h.flatten(1, 2)
+        if not self.routed_head:
+            return x, flat, gru, None
+        scores = linear(flat, p["head.router_weight"], p["head.router_bias"])
+        return x, flat, gru, choose(scores / self.model.temperature, routing)
+
+    def _weights_of_head(self, p: Tensors) -> Head:
+        return Head(*(None if name is None else p[name] for name in self.head))  # type: ignore[arg-type]
+
+    def _regulariser(self, q: Tensor, share: Tensor) -> Tensor:
+        """Gradient by q_global of -(gamma / L) * mean log q_global, [..]; the smallest normal number in the place of zero."""
+        layers = 2 if self.routed_head else 1
+        tiny = torch.finfo(q.dtype).tiny
+        return torch.where(q[..., 0] >= tiny, -self.gamma / layers * share / q[..., 0], 0.0)
+
+    def _through_router(self, q: Tensor, dq: Tensor, share: Tensor) -> Tensor:
+        """Gradient by the head router's scores, [k, N, 2]."""
+        if self.gamma:
+            dq[..., 0] += self._regulariser(q, share)
+        return q * (dq - (q * dq).sum(-1, keepdim=True)) / self.model.temperature
+
+    def _options(self, routing: str = "soft") -> tuple[str, str, float, bool, bool, int]:
+        return self.route, routing, self.model.temperature, True, False, torch.get_num_threads()
+
+    def _forward(
+        self, p: Tensors, x: Tensor, batch: Batch, routing: str
+    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
+        """The GRU's states [k, B, T, H], and what its backward pass needs: initial state, q, gates."""
+        (k, b, t, _), size = x.shape, self.model.gru.hidden_size
+        h0 = self.memory.get("h0", (k, b, size), x).zero_()
+        y, h_n = self.memory.get("y", (k, b, t, size), x), self.memory.get("h_n", (k, b, size), x)
+        q = self.memory.get("q", (k, b, t, 2), x)
+        gates = None
+        if self.below_head:
+            gates = self.memory.get("gates", (k, b, t, 8 if self.mixture else 4, (size + 15) // 16 * 16), x)
+        weights = (None if name is None else p[name] for name in self.gru)
+        tensors = (x, h0, *weights)
+        status = cpu._kernels.forward(tensors, batch.lengths, None, *self._options(routing), y, h_n, q, gates)
+        if status:
+            raise RuntimeError(f"flow_kernels._C refused a batch (status {status})")
+        return y, (h0, q, gates)
+
+    def _backward(
+        self, p: Tensors, x: Tensor, batch: Batch, dh: Tensor, saved: tuple[Tensor, Tensor, Tensor | None], share: Tensor,
+        grads: Tensors,
+    ) -> Tensor | None:  # fmt: skip
+        """Adds the gradients of the GRU's weights to `grads`; returns that of its input, where the embedding is trained."""
+        h0, q, gates = saved
+        dq = None
+        if self.gamma and self.mixture:
+            dq = self.memory.get("dq", tuple(q.shape), x).zero_()
+            dq[..., 0] = torch.where(batch.valid, self._regulariser(q, share), 0.0)
+        dx = self.memory.get("dx", tuple(x.shape), x) if EMBEDDING in self.trained else None
+        outs: list[Tensor | None] = [dx, None]
+        for name in self.gru:
+            out = None
+            if name is not None and name in self.trained:
+                out = grads[name] = self.memory.get(f"d {name}", tuple(p[name].shape), x)
+            outs.append(out)
+        weights = (None if name is None else p[name] for name in self.gru)
+        y = self.memory.get("y", tuple(dh.shape), x)
+        status = cpu._kernels.backward(
+            (x, h0, *weights), batch.lengths, None, *self._options(), y, q, gates, dh, None, dq, tuple(outs)
+        )
+        if status:
+            raise RuntimeError(f"flow_kernels._C refused a batch (status {status})")
+        return dx
+
+    def _embedding(self, table: Tensor, dx: Tensor, batch: Batch, dense: bool) -> Step:
+        rows = torch.where(batch.valid, batch.inputs, -1).view(len(dx), -1)
+        if not dense:
+            return Step(table, dx, rows=rows)
+        gradient = self.memory.get("d embedding", tuple(table.shape), table).zero_()
+        k, _, width = dx.shape
+        every = rows + torch.arange(k).unsqueeze(1) * table.shape[1]
+        valid = rows >= 0
+        gradient.view(-1, width).index_add_(0, every[valid], dx[valid])
+        return Step(table, gradient)

@@ -1,0 +1,91 @@
+"""What passes between the server, K clients at once, and the loop. Tensors are stacked on a leading K."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from torch import Tensor
+
+from flow.model.language_model import Prediction
+from flow.model.parameters import Route, Rows, Tensors, nbytes
+from flow.training.batches import Data
+
+if TYPE_CHECKING:
+    from flow.storage.client_states import ClientStates
+    from flow.training.batches import Batch
+    from flow.training.records import Work
+
+
+class Members(NamedTuple):
+    """K clients as the server knows them."""
+
+    ids: tuple[str, ...]
+    rows: Rows
+    """int64 [K]: a client's number among those that may train, in the order of their ids; -1 for one held out."""
+    states: ClientStates
+    """What clients have kept, as of the end of the last round; of any client, where an algorithm's server knows it too."""
+
+
+class Download(NamedTuple):
+    """What K clients receive."""
+
+    tensors: Tensors
+    """[K, ..]: views of one tensor where all receive the same."""
+    nbytes: Sequence[int]
+    """Size of what is sent to each."""
+
+
+class ClientState(NamedTuple):
+    """What K clients kept from the last round in which they took part."""
+
+    tensors: Tensors
+    """[K, ..]; for a new client what the algorithm's `fresh` says. Not to be changed in place."""
+    known: Tensor
+    """bool [K]: False for a new client."""
+
+
+class Upload(NamedTuple):
+    """What K clients send to the server, how much each counts, and what each keeps for itself."""
+
+    tensors: Tensors
+    weights: Sequence[float]
+    phases: tuple[Work, ...]
+    """All work of the round; the loss that is reported is that of the last phase."""
+    kept: Tensors | None = None
+    """The clients' next state; None: they keep what they had."""
+
+
+class Personal(NamedTuple):
+    """How K clients predict after personalization."""
+
+    parameters: Tensors
+    route: Route
+    routing: Literal["soft", "hard"] = "soft"
+    phases: tuple[Work, ...] = ()
+    """The work that personalization took."""
+    before: Personal | None = None
+    """What the clients predict with before any step of their own, reported as "global" where there is no general model."""
+    scores: Callable[[Prediction, Batch], Tensor] | None = None
+    """(prediction for the first k clients, their batch) -> [k, B, T, V] scores in place of the model's logits."""
+    sent: Sequence[int] | None = None
+    """Bytes each client sent to the server for its personalization; None: none."""
+    received: Sequence[int] | None = None
+    """Bytes each client received beyond the download, likewise."""
+
+
+def broadcast(tensors: Tensors, clients: int) -> Download:
+    """The same to all of K clients, without a copy."""
+    return Download({name: t.expand(clients, *t.shape) for name, t in tensors.items()}, [nbytes(tensors)] * clients)
+
+
+class Visit(NamedTuple):
+    """K clients with everything that they work with."""
+
+    rows: Rows
+    """Their numbers, see :class:`flow.training.messages.Members`."""
+    received: Tensors
+    nbytes: Sequence[int]
+    """Size of what each received."""
+    kept: ClientState
+    data: Data

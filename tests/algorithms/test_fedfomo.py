@@ -1,0 +1,275 @@
+"""FedFomo against its oracle, what is published of its traps, and clients of planted clusters."""
+
+import dataclasses
+
+import harness
+import numpy as np
+import oracles
+import pytest
+import torch
+from harness import ROUND, SEED, TIGHT, Bench, close, row
+from oracles import fedfomo
+
+from flow import Config, ModelOptions, simulate
+from flow.algorithms.fedfomo import FedFomoOptions, choose, exploration
+from flow.data import Client, Population, Sequences, Vocabulary
+from flow.draws import Draw
+from flow.errors import UserError
+from flow.model.flops import per_token
+from flow.model.parameters import nbytes
+
+CLIENTS = harness.TRAINING
+EVERYBODY = list(harness.POPULATION.clients)
+NUMBER = {client.id: n for n, client in enumerate(CLIENTS)}
+BASE = {"lr": 0.4, "batch_size": 2, "epochs": 2, "models": 2}
+
+
+def rounds_of(bench, cohorts):
+    """Rounds of the bench beside those of the oracle: (what clients kept, preferences, mean of the last uploads)."""
+    mean = {name: tensor for name, tensor in bench.state.items() if name != "preference"}
+    kept, liking = {}, {n: dict.fromkeys(range(len(CLIENTS)), 0.0) for n in range(len(CLIENTS))}
+    for round, cohort in enumerate(cohorts, start=1):
+        clients, results = bench.able(cohort), {}
+        found, received = bench.local(clients, round), bench.visit(clients, "train", round)[0]
+        for k, client in enumerate(clients):
+            i, new = NUMBER[client.id], NUMBER[client.id] not in kept
+            there = fedfomo.chosen(i, client.id, sorted(kept), liking[i], bench.plain, SEED, round, "train", new)
+            others = [kept[n][0] for n in there]
+            model, before, weights = fedfomo.visit(mean, kept.get(i), others, client, bench.plain, SEED, round)
+            assert received["sender"][k].tolist() == there + [-1] * (bench.plain["models"] - len(there))
+            close({name: found.tensors[name][k] for name in model}, model, f"round {round} {client.id}")
+            torch.testing.assert_close(found.tensors["weights"][k, : len(there)].tolist(), weights, **TIGHT)
+            results[i] = model, before, dict(zip(there, weights, strict=True)), len(client.train)
+        bench.round(clients, round, group=2)
+        mean = oracles.weighted_mean([(model, n) for model, _, _, n in results.values()])
+        for i, (model, before, weights, _) in results.items():
+            kept[i] = model, before
+            for n, w in weights.items():
+                liking[i][n] += w
+        close({name: bench.state[name] for name in mean}, mean, f"round {round} mean")
+        table = torch.tensor([[liking[i][n] for n in sorted(liking)] for i in sorted(liking)], dtype=torch.float64)
+        torch.testing.assert_close(bench.state["preference"], table, **TIGHT)
+    return kept, liking, mean
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+@pytest.mark.parametrize(("distance", "mean_candidate"), [("l1", True), ("l1", False), ("l2", True)])
+def test_fedfomo(clip, distance, mean_candidate):
+    """Rounds in which some are new; then predictions of those that trained, of one that never did, and of those held out."""
+    bench = Bench(FedFomoOptions(**BASE, clip=clip, distance=distance, epsilon=0.6, mean_candidate=mean_candidate))
+    drawn = [CLIENTS[:4], CLIENTS[2:6], CLIENTS[:5]]
+    kept, liking, mean = rounds_of(bench, drawn)
+    assert any(value for values in liking.values() for value in values.values())
+    clients = bench.able(EVERYBODY)
+    assert {client.id for client in clients if NUMBER.get(client.id) not in kept} == {"client 6", "client 7", "client 8"}
+    found = bench.personalize(clients)
+    sizes = bench.algorithm.download(
+        bench.options, bench.model, bench.state, bench.members(clients), Draw(SEED, ROUND, "evaluation")
+    ).nbytes
+    for k, client in enumerate(clients):
+        i = NUMBER.get(client.id, -1)
+        there = fedfomo.chosen(i, client.id, sorted(kept), liking.get(i), bench.plain, SEED, ROUND, "evaluation", i not in kept)
+        others = [kept[n][0] for n in there]
+        p, _, _ = fedfomo.visit(mean, kept.get(i), others, client, bench.plain, SEED, ROUND, "evaluation")
+        close(row(found.parameters, k), p, client.id)
+        assert len(there) == 2 and sizes[k] == nbytes(p) * (len(there) + (mean_candidate or i not in kept))
+    close(row(bench.algorithm.general(bench.options, bench.model, bench.state).parameters, 0), mean)
+
+
+@pytest.mark.parametrize("mean_candidate", [False, True])
+def test_what_is_sent_is_counted(mean_candidate):
+    """Down: a model to a new client; M to others, and the mean. Up: a model, and what the client thinks of M."""
+    bench = Bench(FedFomoOptions(**BASE, mean_candidate=mean_candidate))
+    model = nbytes({name: tensor for name, tensor in bench.state.items() if name != "preference"})
+    clients = bench.able()
+    for round, expected in ((1, [model] * len(clients)), (2, [(2 + mean_candidate) * model] * len(clients))):
+        draw = Draw(SEED, round, "train")
+        sent = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(clients), draw)
+        assert list(sent.nbytes) == expected
+        uploads = bench.round(clients, round)
+        assert uploads.upload_bytes == len(clients) * (model + 2 * (8 + 8))
+
+
+def test_weighing_is_counted_as_computation_where_it_is_done():
+    bench = Bench(FedFomoOptions(**BASE))
+    clients = bench.able()
+    first = bench.local(clients, 1).phases[0].flops
+    assert (first == 0).all()
+    bench.round(clients, 1)
+    work, training = bench.local(clients, 2).phases
+    forward = per_token(bench.model, "global")
+    assert per_token(bench.model, "global", bench.initial) == 3 * forward
+    for k, client in enumerate(clients):
+        tokens = [sum(int(client.train.lengths[n]) for n in part) for part in fedfomo.parts(client, bench.plain, SEED)]
+        assert training.flops[k] == 2 * tokens[0] * 3 * forward
+        # The model before the training, the own one, two of others, the mean.
+        assert work.flops[k] == 5 * tokens[1] * forward
+    assert work.sequences == 0
+
+
+# ---- published traps ----------------------------------------------------------------------------------------------
+
+
+def test_without_a_chance_to_explore_the_most_preferred_are_sent():
+    """Not the least preferred (easyFL), and only of clients that have uploaded (PFLlib)."""
+    liking, there = torch.tensor([0.0, -1.0, 5.0, 2.0, 3.0, 9.0]), np.array([0, 1, 2, 3, 4])
+    for seed in range(5):
+        stream = np.random.default_rng(seed)
+        assert choose(there, liking, 3, 0.0, stream).tolist() == [2, 4, 3]
+        assert choose(there, liking, 9, 0.0, stream).tolist() == [2, 4, 3, 0, 1]
+        assert sorted(choose(there, liking, 9, 1.0, stream).tolist()) == [0, 1, 2, 3, 4]
+    picks = [choose(there, liking, 1, 0.5, np.random.default_rng(seed)).item() for seed in range(400)]
+    assert 0.5 < np.mean([pick == 2 for pick in picks]) < 0.7  # 1/2, and a fifth of the other half
+    ties = [choose(there, torch.zeros(6), 1, 0.0, np.random.default_rng(seed)).item() for seed in range(100)]
+    assert set(ties) == {0, 1, 2, 3, 4}
+
+
+def test_exploration_falls_to_nothing_and_is_drawn_anew_every_round():
+    """The published code seeds its draws anew with the same number in every round."""
+    options = FedFomoOptions(epsilon=0.3, epsilon_decay=0.05)
+    assert [round(exploration(options, r), 6) for r in (1, 2, 6, 7, 8)] == [0.3, 0.25, 0.05, 0.0, 0.0]
+    bench = Bench(FedFomoOptions(**BASE, epsilon=1.0, epsilon_decay=0.0))
+    bench.round(bench.able(), 1)
+    sent = [bench.visit(bench.able(), "train", r)[0]["sender"] for r in (2, 3, 4)]
+    assert not torch.equal(sent[0], sent[1]) and not torch.equal(sent[1], sent[2])
+
+
+def test_nobody_is_sent_its_own_model_and_it_is_weighed_all_the_same():
+    bench = Bench(FedFomoOptions(**{**BASE, "models": 9}, mean_candidate=False))
+    clients = bench.able()
+    bench.round(clients, 1)
+    received, kept, data, draw = bench.visit(clients, "train", 2)
+    for k, client in enumerate(clients):
+        own = NUMBER[client.id]
+        assert sorted(received["sender"][k].tolist()) == sorted(
+            [NUMBER[c.id] for c in clients if c is not client] + [-1] * (10 - len(clients))
+        )
+        assert own not in received["sender"][k]
+    alone = bench.personalize(clients)
+    received["sender"].fill_(-1)
+    own = bench.algorithm.personalize(bench.options, bench.model, received, kept, data, draw)
+    assert any((alone.parameters[n] != own.parameters[n]).any() for n in own.parameters)
+    close(own.parameters, {n.removeprefix("model/"): t for n, t in kept.tensors.items() if n.startswith("model/")})
+
+
+def test_where_no_model_helps_the_clients_own_training_is_not_lost():
+    """The published code goes back to the model before the last training."""
+    bench = Bench(FedFomoOptions(**BASE, mean_candidate=False))
+    clients = bench.able()
+    bench.round(clients, 1)
+    received, kept, data, draw = bench.visit(clients, "evaluation", 2)
+    # The trained model takes the place of the one before, and all candidates become noise, which does not beat it.
+    best = {"before/" + name.removeprefix("model/"): t for name, t in kept.tensors.items() if name.startswith("model/")}
+    noise = torch.Generator().manual_seed(0)
+    worse = {n: t + 3 * torch.randn(t.shape, generator=noise, dtype=t.dtype) for n, t in kept.tensors.items() if n[0] == "m"}
+    others = {n: 30 * torch.randn(t.shape, generator=noise, dtype=t.dtype) for n, t in received.items() if n[:6] == "others"}
+    kept = kept._replace(tensors={**best, **worse})
+    found = bench.algorithm.personalize(bench.options, bench.model, {**received, **others}, kept, data, draw)
+    unmixed = 0
+    for k, client in enumerate(clients):
+        own, before = ({n[n.index("/") + 1 :]: t[k] for n, t in part.items()} for part in (worse, best))
+        theirs = [{n.removeprefix("others/"): t[k, m] for n, t in others.items()} for m in range(2)]
+        _, weights = fedfomo.federated(before, own, theirs, client, fedfomo.parts(client, bench.plain, SEED)[1], bench.plain)
+        if max(weights) < 0:
+            unmixed += 1
+            close(row(found.parameters, k), own, client.id)
+    assert unmixed > len(clients) / 2
+
+
+def test_what_a_client_thinks_is_added_as_it_is():
+    """The published code divides by the sum of all w_n, which may be near 0."""
+    bench = Bench(FedFomoOptions(**BASE))
+    clients = bench.able()
+    bench.round(clients, 1)
+    before = bench.state["preference"].clone()
+    uploads = bench.round(clients, 2)
+    change = bench.state["preference"] - before
+    for i, senders, weights in zip(uploads.rows, uploads.each["sender"], uploads.each["weights"], strict=True):
+        torch.testing.assert_close(change[i, senders], weights, **TIGHT)
+        assert (change[i] != 0).sum() <= 2
+    assert (change < 0).any() and (change > 0).any()
+
+
+def test_models_are_weighed_on_sequences_that_are_never_trained_on():
+    """Changing what a client weighs models on changes no step of its training, in any round."""
+    bench = Bench(FedFomoOptions(**BASE))
+    client = CLIENTS[2]
+    _, target = fedfomo.parts(client, bench.plain, SEED)
+    tokens = client.train.tokens.copy()
+    tokens[target] = np.where(tokens[target] > 0, 8, 0)
+    other = dataclasses.replace(client, train=Sequences(tokens, client.train.lengths))
+    for round in (1, 2, 3):
+        one, two = (bench.local([c], round).tensors for c in (client, other))
+        assert all(torch.equal(one[name], two[name]) for name in one)
+    assert len(target) == 3 and 0 < len(target) < len(client.train)
+
+
+# ---- planted clusters -----------------------------------------------------------------------------------------------
+
+SHIFTS = (1, 3)  # in cluster c a token is followed by the one that stands so many places further on
+
+
+def planted(clients=5, sequences=10, steps=8, letters=8):
+    """Clients in two clusters with different languages; the last of each cluster never trains."""
+    rng = np.random.default_rng(4)
+
+    def text(shift, n):
+        starts = rng.integers(0, letters, (n, 1))
+        tokens = 4 + (starts + shift * np.arange(steps + 1)) % letters
+        noise = rng.random(tokens.shape) < 0.1
+        tokens[noise] = rng.integers(4, 4 + letters, noise.sum())
+        return Sequences(tokens.astype(np.int32), np.full(n, steps, np.int32))
+
+    found = [
+        Client(f"client {n}{'ab'[c]}", "ab"[c], n == clients, 20, text(shift, sequences), text(shift, 4))
+        for n in range(clients + 1)
+        for c, shift in enumerate(SHIFTS)
+    ]
+    names = ("<pad>", "<oov>", "<bos>", "<eos>", *(chr(97 + i) for i in range(letters)))
+    return Population("planted", tuple(found), Vocabulary(names, "character"), steps, "made up")
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_clients_of_planted_clusters_find_each_other(seed):
+    population = planted()
+    clients = [client for client in population.clients if not client.held_out]
+    options = FedFomoOptions(lr=1.0, batch_size=4, epochs=2, models=4)
+    config = Config(
+        algorithm=options, model=ModelOptions(embedding_dim=8, hidden_size=12), rounds=15, cohort=len(clients), seed=seed,
+        evaluate_every=0,
+    )  # fmt: skip
+    result = simulate(config, None, population=population, progress=False)
+    preference = result.state["preference"].numpy()
+    kin = np.array([[a.group == b.group for b in clients] for a in clients])
+    for i in range(len(clients)):
+        own = kin[i].copy()
+        own[i] = False
+        assert preference[i][own].mean() > preference[i][~kin[i]].mean(), clients[i].id
+    np.fill_diagonal(preference, -np.inf)
+    liked = np.take_along_axis(kin, np.argsort(-preference)[:, :4], axis=1)
+    assert liked.mean() > 0.8  # 4 of 9 by chance
+    # Mixing pays: with both languages in it the mean of all models is worse for everyone than what a client mixes.
+    for side in ("seen", "unseen"):
+        summary = result.evaluation["summary"][side]
+        assert summary["personal_token"] > summary["global_token"] + 0.1, side
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"models": 0}, "models must be a finite number at least 1, got 0"),
+        ({"epsilon": 1.5}, "epsilon must be a finite number from 0 to 1, got 1.5"),
+        ({"epsilon_decay": -0.1}, "epsilon_decay must be a finite number at least 0, got -0.1; 0 explores as much"),
+        ({"validation_share": 1.0}, "validation_share must lie between 0 and 1, got 1.0; both"),
+        ({"validation_share": float("nan")}, "validation_share must lie between 0 and 1, got nan"),
+    ],
+)
+def test_options_out_of_range_are_refused(change, message):
+    with pytest.raises(UserError, match="^" + message):
+        Bench(FedFomoOptions(**change))
+
+
+def test_too_many_clients_for_a_matrix_of_pairs_are_refused():
+    bench = Bench(FedFomoOptions())
+    with pytest.raises(UserError, match=r"^clients=20001 that may train are more than the 20000 .*; lower max_clients"):
+        bench.algorithm.init(bench.options, bench.model, 0, 20_001)

@@ -1,0 +1,54 @@
+"""The table of a comparison, from known numbers."""
+
+import csv
+import io
+import math
+
+import pytest
+
+from flow.algorithms import NAMES
+from flow.algorithms.ditto import DittoOptions
+from flow.algorithms.fedavg import FedAvgOptions
+from flow.comparison.table import MEASURES, Row, csv_table, row_of, scaled, text_table
+
+
+def test_the_classes_of_the_poster():
+    """Table 1 of Panchal et al. (CrossFL 2022). LG-FedAvg is stateless there; clients keep their body here, as published."""
+    classes = {
+        "server-side only": ["fedavg", "fedyogi"],
+        "stateful, per client": ["apfl", "ditto", "lgfedavg"],
+        "stateless, per client": ["fedprox", "fedrecon"],
+        "stateless, per client + per instance": ["dynamic_routing", "flow"],
+    }
+    for kind, names in classes.items():
+        for name in names:
+            assert row_of(name, NAMES[name].algorithm.options(), []).kind() == kind, name
+
+
+def numbers(value):
+    return dict.fromkeys(MEASURES, value)
+
+
+def test_the_table_of_known_numbers():
+    runs = [
+        {**numbers(0.25), "upload_bytes": 1500.0, "flops": 2e9, "seconds": 90.0},
+        {**numbers(0.75), "upload_bytes": 1500.0, "flops": 2e9},
+    ]
+    row = row_of("ditto", DittoOptions(lr=0.5), [runs[0], None, runs[1]])
+    assert (row.runs, row.diverged, row.lr) == (2, 1, 0.5)
+    assert row.mean["personal_seen"] == 0.5 and row.spread["personal_seen"] == pytest.approx(math.sqrt(0.125))
+    nothing = row_of("fedavg", FedAvgOptions(), [None])
+    assert nothing.mean == nothing.spread == numbers(None)
+    partly = row_of("fedavg", FedAvgOptions(), [numbers(0.5), {**numbers(0.5), "helped_seen": None}])
+    assert partly.mean["helped_seen"] is None and partly.mean["personal_seen"] == 0.5
+    shown = text_table([row, nothing])
+    assert "50.00 ± 35.36" in shown and "1.50 kB" in shown and "2.00 GFLOP" in shown and "45.4 s" in shown
+    assert "ditto (1 diverged)" in shown and "fedavg (1 diverged)" in shown
+    widths = {len(line) for line in shown.splitlines()[1:4]}
+    assert len(widths) == 1  # columns line up
+    line = list(csv.DictReader(io.StringIO(csv_table([row, nothing]))))
+    assert line[0]["flops"] == "2000000000.0" and line[1]["flops"] == "" and line[1]["diverged"] == "1"
+    assert [scaled(value) for value in (0.0, 999.0, 999.6, 12345.0, 999_600.0, 2e15, None)] == [
+        "0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "2000 TB", "-",
+    ]  # fmt: skip
+    assert isinstance(row, Row)

@@ -1,0 +1,57 @@
+"""Every Python snippet of the pages runs, in order, and prints exactly what the page shows under it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from comparisons import plain_fixture  # noqa: F401
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.filterwarnings("ignore:RoutedGRU. the checkpoint")
+@pytest.mark.usefixtures("plain")
+@pytest.mark.parametrize(("name", "least"), [("docs/routed-gru.md", 8), ("docs/compare.md", 1), ("README.md", 1)])
+def test_every_snippet_prints_what_the_page_shows(
+    name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / name).read_text(encoding="utf-8")
+    blocks = [(m[1], m[2], page.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(page)]
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    ran = 0
+    for n, (kind, code, line) in enumerate(blocks):
+        if kind != "python":
+            continue
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed):
+            exec(compile("\n" * (line - 1) + code, name, "exec"), namespace)
+        shown = blocks[n + 1][1] if n + 1 < len(blocks) and blocks[n + 1][0] == "text" else ""
+        assert printed.getvalue() == shown, f"line {line}: the snippet prints something else than the page shows"
+        ran += 1
+    assert ran >= least
+
+
+def test_every_page_with_snippets_is_among_them() -> None:
+    """What is marked as a command's output or as TOML is not run: commands take minutes on real data."""
+    pages = {str(path.relative_to(ROOT)) for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))}
+    marks = test_every_snippet_prints_what_the_page_shows.pytestmark  # type: ignore[attr-defined]
+    run = {name for mark in marks if mark.name == "parametrize" for name, _ in mark.args[1]}
+    assert {name for name in pages if "\n```python\n" in (ROOT / name).read_text(encoding="utf-8")} == run
+
+
+@pytest.mark.parametrize(
+    "page", ["README.md", "benchmarks/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_what_a_page_links_to_is_there_and_what_is_filled_in_is_full(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
+        assert link.startswith("https://") or (ROOT / page).parent.joinpath(link).exists(), link
+    for name, content in re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.DOTALL):
+        assert content.strip(), f"nothing between the marks of {name}"

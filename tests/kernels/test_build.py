@@ -1,0 +1,86 @@
+"""What CMake would compile, and what one instruction set's object shows to the others."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+TOOLS = ("cmake", "ninja", "nm", "c++")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tools() -> Iterator[None]:
+    pytest.importorskip("pybind11")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)  # where pip has put CMake and Ninja
+        for tool in TOOLS:
+            if shutil.which(tool) is None:
+                pytest.skip(f"{tool} is not installed")
+        yield
+
+
+def commands(folder: Path, *options: str) -> dict[str, list[str]]:
+    """The arguments of every compilation, by the object it makes."""
+    import pybind11
+
+    subprocess.run(
+        ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+         "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *options],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    listed = json.loads((folder / "compile_commands.json").read_text())
+    arguments = [shlex.split(c["command"]) for c in listed]  # older CMake does not name the "output" beside it
+    return {a[a.index("-o") + 1]: a for a in arguments}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    return commands(tmp_path_factory.mktemp("here"))
+
+
+def isa_of(output: str) -> str | None:
+    found = re.search(r"flow_(\w+)\.dir/csrc/cpu/(?:training_)?isa\.cpp\.o$", output)
+    return found and found[1]
+
+
+def test_only_the_kernels_are_compiled_for_an_instruction_set(here: dict[str, list[str]]) -> None:
+    assert {"baseline", None} <= {isa_of(output) for output in here}
+    for output, arguments in here.items():
+        flags = [a for a in arguments if a.startswith("-m")]
+        assert bool(flags) == (isa_of(output) not in (None, "baseline")), (output, flags)
+        assert {"-Wall", "-Wextra", "-Werror"} <= set(arguments), output
+
+
+def test_no_x86_flag_on_another_processor(tmp_path: Path) -> None:
+    """A cross build as far as CMake goes: no compiler for the other processor is needed to see what it would be told."""
+    there = commands(tmp_path, "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
+    assert [isa_of(output) for output in there if isa_of(output)] == ["baseline"] * 2  # isa.cpp and training_isa.cpp
+    for output, arguments in there.items():
+        assert not [a for a in arguments if a.startswith("-m") or "X86" in a], output
+
+
+def test_objects_of_instruction_sets_share_nothing(here: dict[str, list[str]], tmp_path: Path) -> None:
+    """An inline function that two of these objects have would be linked once, with whichever instructions came first: on an
+    older processor the baseline would then run into them. Without optimisation every function that is used is in the object."""
+    found = [(isa, output, arguments) for output, arguments in here.items() if (isa := isa_of(output))]
+    assert sum(isa == "baseline" for isa, _, _ in found) == 2
+    for isa, output, arguments in found:
+        exported = f"flow_training_{isa}" if "training_isa" in output else f"flow_kernels_{isa}"
+        obj = tmp_path / f"{exported}.o"
+        slow = [a for a in arguments if not a.startswith("-O")]
+        slow[slow.index("-o") + 1] = str(obj)
+        subprocess.run([*slow, "-O0", "-w"], check=True, capture_output=True, text=True)
+        symbols = subprocess.run(["nm", "-P", "-g", obj], check=True, capture_output=True, text=True).stdout.splitlines()
+        defined = [s.split()[0] for s in symbols if s.split()[1] not in "Uw"]
+        assert [s.lstrip("_") for s in defined] == [exported]
+        assert not [s for s in symbols if s.startswith(("_Z", "__Z"))], "C++ symbols from elsewhere"

@@ -1,0 +1,80 @@
+"""Threads: the kernels' own, and several of Python's that call at once."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from problems import NAMES, Problem, make
+from torch import Tensor
+
+import flow_kernels
+
+
+def gradients(problem: Problem, leaves: dict[str, Tensor]) -> list[Tensor]:
+    """The outputs and the gradients of leaves that other threads use at the same time."""
+    outputs = flow_kernels.routed_gru(*(leaves[n] for n in NAMES), **problem.options, backend="cpu")
+    loss = sum((o * g).sum() for o, g in zip(outputs, problem.output_grads, strict=True))
+    return [*outputs, *torch.autograd.grad(loss, list(leaves.values()))]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_python_threads_that_call_at_once(threads: int) -> None:
+    problems = [make(k, 5, b, 6, 33, lengths=True, seed=k) for k, b in ((1, 19), (2, 5), (3, 9), (5, 1))]
+    leaves = [{n: t.clone().requires_grad_() for n, t in p.tensors.items()} for p in problems]
+    alone = [gradients(p, tensors) for p, tensors in zip(problems, leaves, strict=True)]
+
+    def run(n: int) -> list[Tensor]:
+        torch.set_num_threads(threads)
+        return gradients(problems[n % 4], leaves[n % 4])
+
+    with ThreadPoolExecutor(4) as pool:
+        for n, got in enumerate(pool.map(run, range(32))):
+            assert all(torch.equal(a, b) for a, b in zip(got, alone[n % 4], strict=True)), n
+
+
+def python(code: str, **env: str) -> str:
+    paths = [str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | env
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=False, timeout=300)
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+def test_fewer_threads_than_asked_for_finish_the_same_work() -> None:
+    """OpenMP may supply fewer; nobody may wait for a thread that never came."""
+    code = """if True:
+        import torch
+        from problems import make
+        problem = make(3, 5, 19, 6, 33, lengths=True)
+        torch.set_num_threads(1)
+        alone = problem.run("cpu")
+        torch.set_num_threads(4)
+        assert all(torch.equal(a, b) for a, b in zip(alone.values(), problem.run("cpu").values(), strict=True))
+    """
+    for limit in ("1", "3"):
+        python(code, OMP_THREAD_LIMIT=limit)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_no_more_threads_than_torch_uses(threads: int) -> None:
+    code = f"""if True:
+        import os
+        import torch
+        from problems import make
+        problems = [make(k, 3, 33, 6, 33) for k in (1, 4, 9)]
+        torch.set_num_threads({threads})
+        torch.randn(200, 200).mm(torch.randn(200, 200)).sigmoid()
+        torch.randn(1000000).requires_grad_().sigmoid().sum().backward()
+        before = len(os.listdir("/proc/self/task"))
+        for problem in problems:
+            problem.run("cpu")
+        print(len(os.listdir("/proc/self/task")) - before)
+    """
+    assert int(python(code)) <= 0

@@ -1,0 +1,137 @@
+"""A run on several processes: the same numbers as on one, and an end that says why."""
+
+import json
+import os
+
+import oracles
+import pytest
+import ranks
+import torch
+
+from flow import resume, simulate
+from flow.cli.main import main
+from flow.config import read_config
+from flow.parallel.processes import Ranks, shard
+from flow.simulation import loop
+from flow.storage import run_folder
+
+POPULATION = oracles.population()
+TIGHT = {"rtol": 1e-10, "atol": 1e-11}  # float64: only the order of sums differs
+
+
+def test_shares_are_even_and_follow_from_the_costs_alone():
+    costs = [7.0, 3.0, 9.0, 3.0, 1.0, 9.0, 2.0]
+    assert shard(costs, 1).places == (tuple(range(7)),)
+    assert shard(costs, 2).places == ((0, 2, 4), (1, 3, 5, 6))  # 17 and 17: the costliest first, of equals the first one
+    assert shard(costs, 3).places == ((2, 3), (5, 6), (0, 1, 4))  # 12, 11 and 11
+    assert shard([5.0], 3).places == ((0,), (), ())
+    assert shard([], 2).counts() == [0, 0]
+
+
+def test_one_process_alone_exchanges_nothing():
+    alone, vector, rows = Ranks(), torch.ones(2), {"a": torch.ones(3, 2)}
+    assert alone.sum(vector, rows, True) == (vector, rows)
+    assert alone.gather(rows, [3]) is rows
+    assert alone.texts("x") == ["x"] and alone.in_turn(lambda: None) is None
+    with alone.together(lambda: "nothing"):
+        pass
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("single")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "_write_report", lambda path: None)
+        for name, config in ranks.configurations().items():
+            simulate(config, folder / name, population=POPULATION, progress=False)
+    return folder
+
+
+def close(found, expected, where=""):
+    """Nested content is the same, numbers to rounding; seconds and memory aside."""
+    assert type(found) is type(expected), where
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), where
+        for key, value in expected.items():
+            if "second" not in key:
+                close(found[key], value, f"{where}/{key}")
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), where
+        for n, (one, other) in enumerate(zip(found, expected, strict=True)):
+            close(one, other, f"{where}/{n}")
+    elif isinstance(expected, float):
+        # weights of the router are kept in float32
+        assert found == pytest.approx(expected, rel=1e-6 if "weight" in where or "routing" in where else 1e-9), where
+    else:
+        assert found == expected, where
+
+
+@pytest.mark.parametrize("processes", [2, 3])
+def test_any_number_of_processes_gives_the_same_numbers(single, processes, tmp_path):
+    ran = ranks.launch(processes, "ranks", "all", str(tmp_path))
+    assert not ran.returncode, ran.stderr
+    for name in ranks.configurations():
+        one, several = single / name, tmp_path / name
+        rows = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (several, one)]
+        close(*([json.loads(line) for line in lines] for lines in rows), f"{name}: metrics")
+        close(*(json.loads((folder / "evaluation.json").read_text()) for folder in (several, one)), f"{name}: evaluation")
+        stored = [run_folder.stored(folder / "checkpoints") for folder in (several, one)]
+        assert [path.name for path in stored[0]] == [path.name for path in stored[1]]
+        digest = run_folder.digest(run_folder.describe(read_config(one), json_name(one)), POPULATION)
+        for path, other in zip(*stored, strict=True):
+            found, expected = run_folder.load(path, digest)[0], run_folder.load(other, digest)[0]
+            assert found.keys() == expected.keys()
+            for key, tensor in expected.items():
+                torch.testing.assert_close(found[key], tensor, **TIGHT, msg=lambda m, at=f"{name} {key}: ": at + m)
+        files = [sorted(path.name for path in (folder / "clients").glob("*/*")) for folder in (several, one)]
+        assert files[0] == files[1] and bool(files[1]) == (name == "kept on disk")
+        about = json.loads((several / "run.json").read_text())
+        assert about["processes"] == len(about["peak_memory_bytes"]) == processes
+        assert [path.name for path in several.iterdir() if path.name.startswith(".")] == []
+
+
+def json_name(folder):
+    return json.loads((folder / "config.json").read_text())["algorithm"]["name"]
+
+
+DATA = "--data synthetic --clients 40 --sequences 4 --sequence-length 5 --vocabulary-size 30"
+TINY = f"{DATA} --embedding-dim 3 --hidden-size 4 --dtype float64 --cohort 5 --rounds 4 --checkpoint-every 1 --evaluate-every 0"
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        ("kill-1-3", "flow: process 1 of 2 ended in round 3 without a word, as one that was killed; go on after its last"),
+        ("kill-0-3", "flow: process 0 of 2 ended in round 3 without a word, as one that was killed; go on after its last"),
+        ("fail-1-3", "flow: process 1 of 2 ended in round 3 (UserError: the disk of this process is gone); go on after its"),
+    ],
+)
+def test_a_process_that_is_lost_ends_the_run_and_it_goes_on_on_any_number(task, said, tmp_path):
+    folder, cache = tmp_path / "run", tmp_path / "cache"
+    ran = ranks.launch(2, "ranks", task, str(folder), ARGUMENTS=TINY, FLOW_CACHE=str(cache))
+    assert ran.returncode
+    (line,) = (line for line in ran.stderr.splitlines() if line.startswith("flow: "))
+    assert line.startswith(said)
+    assert line.endswith(f"checkpoint with `flow run --resume {folder}`, on any number of processes")
+    assert run_folder.rounds(folder / "checkpoints") == [1, 2]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setitem(os.environ, "FLOW_CACHE", str(cache))
+        config = read_config(folder)
+        whole = simulate(config, progress=False)
+        if task.startswith("kill-1"):
+            ran = ranks.launch(3, "run", "--resume", str(folder), FLOW_CACHE=str(cache))
+            assert not ran.returncode, ran.stderr
+            assert f"report: {folder / 'report.html'}" in ran.stdout.splitlines()[-1]
+        again = resume(folder, progress=False)
+    assert [row["round"] for row in again.metrics] == [1, 2, 3, 4]
+    for name, tensor in whole.state.items():
+        torch.testing.assert_close(again.state[name], tensor, **TIGHT)
+    close(again.evaluation, whole.evaluation)
+
+
+def test_a_mistake_is_told_by_the_first_process_alone(monkeypatch, capsys):
+    for rank in (0, 1):
+        monkeypatch.setattr("flow.cli.main.joined", lambda rank=rank: Ranks(rank, 2))
+        assert main(["compare", "--list"]) == 2
+        said = capsys.readouterr().err
+        assert said == ("" if rank else "flow: `flow compare` runs in one process, not in 2; start it without torchrun\n")

@@ -1,0 +1,161 @@
+"""Reports of hostile text and of damaged folders."""
+
+import json
+import pathlib
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from report_cases import (
+    Page,
+    change,
+    flow_folder_fixture,  # noqa: F401
+    flow_page_fixture,  # noqa: F401
+    folder_fixture,  # noqa: F401
+    report,
+    undrawn_fixture,  # noqa: F401
+)
+
+from flow.reports.run_page import write_report
+
+# ---- safety ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_untrusted_strings_are_escaped(folder: pathlib.Path) -> None:
+    attack = "</script><script>alert('x')</script><img src=x onerror=alert(1)>\"' {{ 7 * 7 }}"
+
+    def poison(evaluation: dict[str, Any]) -> None:
+        evaluation["dataset"] = evaluation["about"] = attack
+        evaluation["texts"][0] |= {"client": attack, "group": attack + "g"}
+        evaluation["texts"][0]["tokens"][:3] = [attack, "\x07", "\ud800"]
+
+    change(folder, poison)
+    change(folder, lambda config: config.update(note=attack), "config.json")
+    page = report(folder)
+    assert not {"script", "img"} & {tag for tag, _ in page.tags}
+    assert not any(name.startswith("on") for _, values in page.tags for name in values)
+    assert page.spans[0][2] == attack
+    assert page.spans[1][2] == "\N{SYMBOL FOR BELL}"
+    assert attack in page.text["run"]
+    assert attack in page.text["texts"]
+    assert json.loads(page.text["config"])["note"] == attack
+
+
+def test_nothing_is_fetched(flow_page: Page) -> None:
+    assert not re.search(r"https?:|//[a-z]|@import|url\((?!#)", flow_page.source, flags=re.IGNORECASE)
+    for tag, values in flow_page.tags:
+        assert tag not in {"script", "link", "img", "iframe", "object"}
+        assert "src" not in values
+        assert (values.get("href") or "#").startswith("#")
+
+
+def test_references_inside_the_drawings_resolve(flow_page: Page) -> None:
+    wanted = set(re.findall(r'(?:href="#|url\(#)([^")]+)', flow_page.source))
+    assert wanted
+    assert wanted <= flow_page.text.keys()
+
+
+def test_every_colour_of_a_chart_follows_the_theme(flow_page: Page) -> None:
+    drawings = re.findall(r"<svg.*?</svg>", flow_page.source, flags=re.DOTALL)
+    assert not [colour for svg in drawings for colour in re.findall(r"#[0-9a-f]{6}\b", svg)]
+    style = flow_page.source.split("</style>")[0]
+    for name in set(re.findall(r"var\(--([\w]+)\)", "".join(drawings))):
+        assert f"--{name}:" in style
+
+
+def test_same_folder_same_bytes(folder: pathlib.Path) -> None:
+    first = write_report(folder).read_bytes()
+    assert write_report(folder).read_bytes() == first
+
+
+def test_pyplot_is_never_imported(folder: pathlib.Path) -> None:
+    lines = [
+        "import pathlib, sys, flow.reports.run_page",
+        "assert 'matplotlib' not in sys.modules",
+        "flow.reports.run_page.write_report(pathlib.Path(sys.argv[1]))",
+        "assert 'matplotlib.pyplot' not in sys.modules",
+    ]
+    root = pathlib.Path(__file__).parents[2]
+    subprocess.run([sys.executable, "-c", "\n".join(lines), str(folder)], check=True, cwd=root)
+
+
+# ---- damaged folders ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl", "evaluation.json"])
+def test_missing_or_cut_file(folder: pathlib.Path, name: str) -> None:
+    whole = (folder / name).read_bytes()
+    for content, reason in ((None, "missing"), (whole[: len(whole) * 2 // 3], "not valid JSON"), (b"\xff{}", "UTF-8")):
+        (folder / name).unlink(missing_ok=True)
+        if content is not None:
+            (folder / name).write_bytes(content)
+        with pytest.raises(ValueError, match=reason) as caught:
+            write_report(folder)
+        assert str(caught.value).startswith(str(folder / name))
+        assert f"flow run --resume {folder}" in str(caught.value)
+        assert not list(folder.glob("*report*"))
+        assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (lambda e: e.pop("summary"), "evaluation has no 'summary'"),
+        (lambda e: e["summary"]["seen"].pop("helped"), "evaluation.summary.seen has no 'helped'"),
+        (
+            lambda e: e["summary"]["seen"].update(tokens="many"),
+            r"evaluation.summary.seen.tokens is 'many', expected int",
+        ),
+        (lambda e: e.update(round=True), "evaluation.round is True, expected int"),
+        (lambda e: e["clients"][1].update(seen=None), r"evaluation.clients\[1\].seen is None, expected bool"),
+        (lambda e: e.update(texts={}), "evaluation.texts is dict, expected a list"),
+        (lambda e: e.update(routing=[]), "evaluation.routing is .*, expected dict or null"),
+        (lambda e: e["texts"][0]["tokens"].pop(), r"global_correct has \d+ entries for \d+ tokens"),
+        (lambda e: e["texts"][0]["local_weight"].__setitem__(0, 1.5), r"local_weight holds 1.5, not in 0..1"),
+        (lambda e: e["routing"]["steps"][2]["quantiles"].pop(), r"steps\[2\].quantiles has 4 entries, expected 5"),
+        (lambda e: e["routing"]["histogram"]["counts"].pop(), "histogram has 19 counts and 21 edges"),
+    ],
+)
+def test_damaged_evaluation(folder: pathlib.Path, edit: Callable[[dict[str, Any]], None], reason: str) -> None:
+    change(folder, edit)
+    with pytest.raises(ValueError, match=reason):
+        write_report(folder)
+
+
+def test_damaged_metrics(folder: pathlib.Path) -> None:
+    path = folder / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    without_loss = json.dumps({key: value for key, value in json.loads(lines[0]).items() if key != "loss"})
+    for content, reason in (
+        ([], "holds no round"),
+        ([lines[0], lines[2], lines[1]], "line 3 is round 2 after round 3"),
+        ([lines[0], without_loss], "line 2 has no 'loss'"),
+        ([lines[0], "", lines[1]], "line 2 is not valid JSON"),
+    ):
+        path.write_text("\n".join(content) + "\n")
+        with pytest.raises(ValueError, match=reason):
+            write_report(folder)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_an_old_report_survives_a_failure(folder: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = write_report(folder).read_bytes()
+    change(folder, lambda evaluation: evaluation.update(dataset="other"))
+
+    def refuse(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", refuse)
+    with pytest.raises(OSError, match="disk full"):
+        write_report(folder)
+    assert (folder / "report.html").read_bytes() == before
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "evaluation.json",
+        "metrics.jsonl",
+        "report.html",
+    ]

@@ -1,0 +1,73 @@
+"""The simulation benchmark's plumbing on tiny sizes: processes on pipes, turns, the check of what they computed, its report."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.simulation import ours, plots, race, tables
+from benchmarks.simulation.race import Arena, Differs, Rival
+from benchmarks.simulation.workload import FULL, TINY, Plan, Sizes
+from benchmarks.timing import Effort
+
+IDLE = Rival("idle", "tests.support.idle_runner", cores=1)
+ABSENT = Rival("absent", "tests.support.idle_runner", cores=1, needs=("no_such_framework",))
+BROKEN = Rival("broken", "tests.support.no_such_runner", cores=1)
+
+
+@pytest.fixture(scope="module")
+def plan() -> Plan:
+    return ours.make_plan(TINY, rounds=2)
+
+
+def arena(plan: Plan, folder: Path) -> Arena:
+    return Arena(folder, plan, rounds=1, effort=Effort(0.0, (1, 1), 0.0), say=lambda line: None)
+
+
+def test_all_take_turns_and_who_computes_something_else_has_failed(plan, tmp_path):
+    row = race.race(arena(plan, tmp_path), race.ours(1), [race.loops(1)[0], IDLE, ABSENT, BROKEN], "FedAvg")
+    assert set(row["contenders"]) == {"ours", "PyTorch loop"}
+    mine, loop = row["contenders"]["ours"], row["contenders"]["PyTorch loop"]
+    assert mine["loss"] == pytest.approx(loop["loss"], abs=1e-5)
+    assert mine["flops"] == TINY.flops * TINY.round_sequences
+    assert loop["ratio"]["median"] > 0 and mine["sequences_per_second"] > 0
+    assert set(row["failed"]) == {"idle", "broken"} and "held-out loss" in row["failed"]["idle"]
+    assert row["missing"] == {"absent": "not installed: no_such_framework"}
+
+    text = tables.markdown(report(row))
+    assert "idle FAILED: held-out loss" in text and "absent: not installed" in text
+    page = tables.fill("a\n<!-- fedavg -->\nold\n<!-- /fedavg -->\nb\n<!-- flow -->\n", report(row))
+    assert page.startswith("a\n<!-- fedavg -->\n\n| ") and "old" not in page
+    assert page.endswith("<!-- /fedavg -->\nb\n<!-- flow -->\n")
+    assert [path.name for path in plots.draw(report(row), tmp_path)] == ["simulation-speed.png"]
+
+
+def test_a_round_of_flow_is_the_hand_written_loop_s(plan, tmp_path):
+    row = race.race(arena(plan, tmp_path), race.ours(1, "flow"), [race.loops(1, "flow")[0]], "Flow")
+    assert not row["failed"]
+    assert row["flops"] > TINY.flops * TINY.round_sequences  # three phases over half the data each, two experts
+
+
+def test_the_same_loss_from_other_weights_is_no_match(plan, tmp_path):
+    there, start = arena(plan, tmp_path), plan.start("flow")
+    trained = {name: array * 1.01 for name, array in start.items()} | {"gru.router_bias_l0": start["gru.router_bias_l0"] + 1}
+    there.check(race.ours(1, "flow"), trained)  # the first is the reference
+    there.check(race.loops(1, "flow")[0], dict(trained))
+    with pytest.raises(Differs, match="of their way"):  # the global model alone is scored, and has no router
+        there.check(race.loops(1, "flow")[0], trained | {"gru.router_bias_l0": start["gru.router_bias_l0"]})
+    with pytest.raises(Differs, match="instead of"):
+        there.check(race.ours(1, "flow"), {"head.bias": start["head.bias"]})
+
+
+def test_the_workload():
+    assert FULL.flops / 1e6 == pytest.approx(58.4, abs=0.05)
+    with pytest.raises(ValueError, match="cohort=7 is more than clients=6"):
+        Sizes(clients=6, cohort=7)
+
+
+def report(row: dict[str, Any]) -> dict[str, Any]:
+    machine = {"processor": "a processor", "cores": 2, "backends": {"cpu": "available"}}
+    versions = {"torch": "2", "jax": "not installed"}
+    head = {"date": "today", "minutes": 1, "quick": True, "machine": machine, "versions": versions}
+    return json.loads(json.dumps(head | {"parts": {"fedavg": [row]}, "missing": {}, "failed": {}}))

@@ -1,0 +1,186 @@
+"""A run that was stopped goes on to the bit, and what is damaged in its folder is named."""
+
+import json
+
+import oracles
+import pytest
+import torch
+from runs import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
+
+from flow import Diverged, ModelOptions, UserError, resume
+from flow.algorithms.fedavg import FedAvgOptions
+from flow.algorithms.flow import FlowOptions
+from flow.config import read_config
+from flow.engine.task import prepare
+from flow.server import optimizers
+from flow.storage import files, run_folder
+
+
+@pytest.mark.parametrize("algorithm", [FlowOptions(), FedAvgOptions(), FlowOptions(variant="workshop")])
+@pytest.mark.parametrize("stop", [1, 4, 5])
+def test_resume_equals_the_unbroken_run_to_the_bit(algorithm, stop, tmp_path, monkeypatch):
+    config = change(algorithm=algorithm, model=ModelOptions(embedding_dim=3, hidden_size=4))
+    whole = run(config, tmp_path / "whole")
+
+    def interrupted(folder, row, append=run_folder.append_metrics):
+        append(folder, row)
+        if row["round"] == stop:  # in the middle: the row is written, the checkpoint is not
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder, "append_metrics", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "broken")
+    with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
+        file.write('{"round": 6, "lo')  # and killed while writing
+    broken = resume(tmp_path / "broken", population=POPULATION, progress=False)
+    assert timeless(broken.metrics) == timeless(whole.metrics)
+    written = (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in written] == broken.metrics
+    assert broken.evaluation == whole.evaluation
+    assert broken.config == whole.config
+    for name, tensor in whole.state.items():
+        assert torch.equal(tensor, broken.state[name])
+
+
+def test_resuming_a_finished_run_repeats_its_evaluation(finished, copied):  # noqa: F811
+    (copied / "evaluation.json").unlink()
+    again = resume(copied, population=POPULATION, progress=False)
+    assert json.loads((copied / "evaluation.json").read_text()) == finished.evaluation
+    assert again.metrics == finished.metrics
+
+
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_run_keeps_its_number_of_threads_where_it_is_resumed(stop, tmp_path, monkeypatch):
+    config = change(model=ModelOptions(embedding_dim=3, hidden_size=4), checkpoint_every=1)
+    torch.set_num_threads(2)  # of the machine that the run is started on
+    whole = run(config, tmp_path / "whole")
+    assert whole.config.threads == json.loads((tmp_path / "whole" / "config.json").read_text())["threads"] == 2
+
+    def interrupted(folder, row, append=run_folder.append_metrics):
+        append(folder, row)
+        if row["round"] == stop:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder, "append_metrics", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, tmp_path / "broken")
+    torch.set_num_threads(1)  # and of the one where it goes on
+    assert prepare(read_config(tmp_path / "broken"), POPULATION).workers == 2
+    broken = resume(tmp_path / "broken", population=POPULATION, progress=False)
+    assert all(torch.equal(tensor, broken.state[name]) for name, tensor in whole.state.items())
+    assert broken.evaluation == whole.evaluation
+
+
+def test_divergence_ends_the_run_and_keeps_earlier_checkpoints(tmp_path, monkeypatch):
+    def explode(state, moments, target, how, step=optimizers.step):
+        calls.append(1)
+        state, moments = step(state, moments, target, how)
+        return {n: t * (1e200 if len(calls) == 4 else 1.0) for n, t in state.items()}, moments
+
+    calls = []
+    monkeypatch.setattr(optimizers, "step", explode)
+    with pytest.raises(Diverged, match=r"diverged in round 5: .* smaller lr.*clip.*last good checkpoint is .*round_000004"):
+        run(folder=tmp_path / "run")
+    assert [p.name for p in run_folder.stored(tmp_path / "run" / "checkpoints")] == [
+        "round_000002.safetensors", "round_000004.safetensors",
+    ]  # fmt: skip
+    assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_folder_that_holds_no_run_cannot_be_resumed(tmp_path):
+    with pytest.raises(UserError, match=r"not the folder of a run, there is no config\.json"):
+        resume(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("{", "not JSON"), ("{}", "not the configuration of a run"), ("[]", "not the configuration of a run"),
+     ('{"algorithm": {"name": "magic"}}', "not the configuration of a run"), ("[" * 100_000, "not JSON")],
+)  # fmt: skip
+def test_a_damaged_configuration_is_named(copied, text, message):  # noqa: F811
+    (copied / "config.json").write_text(text)
+    with pytest.raises(UserError, match=rf"config\.json: {message}.*put back"):
+        resume(copied, population=POPULATION)
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "message"),
+    [
+        (None, "rounds", "x", "rounds must be an integer, got 'x'"),
+        (None, "seed", 2**64, "seed must be at most 9223372036854775807, got 18446744073709551616"),
+        (None, "cohort", 4.5, "cohort must be an integer, got 4.5"),
+        (None, "chunk", None, "chunk must be an integer, got None"),
+        ("model", "dtype", "load", "dtype must be 'float32' or 'float64', got 'load'"),
+        ("model", "hidden_size", [4], r"hidden_size must be an integer, got \[4\]"),
+        ("data", "data", 3, "data must be a string, got 3"),
+        ("algorithm", "lr", "high", "lr must be a number, got 'high'"),
+        ("algorithm", "lr", False, "lr must be a number, got False"),
+        ("algorithm", "temperature", 1e-60, "temperature must be a finite number of at least 0.001, got 1e-60"),
+        ("algorithm", "variant", "load", "variant must be 'neurips' or 'workshop', got 'load'"),
+    ],
+)
+def test_a_changed_value_in_the_configuration_is_named(copied, part, name, value, message):  # noqa: F811
+    config = json.loads((copied / "config.json").read_text())
+    (config if part is None else config[part])[name] = value
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=rf"config\.json: {message}; .*put back the file that the run was started with"):
+        resume(copied, population=POPULATION)
+
+
+def _flip(path, position):
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", ["last byte", "middle", "metadata", "cut", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_remedy_works(finished, copied, damage):  # noqa: F811
+    path = copied / "checkpoints" / "round_000005.safetensors"
+    size = path.stat().st_size
+    if damage == "last byte":
+        _flip(path, size - 1)
+    elif damage == "middle":
+        _flip(path, size // 2)
+    elif damage == "metadata":
+        content = path.read_bytes()
+        assert content.count(b'"round":"5"') == 1
+        path.write_bytes(content.replace(b'"round":"5"', b'"round":"3"'))
+    else:
+        path.write_bytes(path.read_bytes()[: size - 8 if damage == "cut" else 0])
+    with pytest.raises(UserError, match=r"round_000005\.safetensors: .*delete it.*goes on after round_000004"):
+        resume(copied, population=POPULATION)
+    path.unlink()
+    again = resume(copied, population=POPULATION, progress=False)
+    assert all(torch.equal(tensor, again.state[name]) for name, tensor in finished.state.items())
+
+
+def test_a_checkpoint_of_another_configuration_or_of_other_data_is_refused(copied):  # noqa: F811
+    with pytest.raises(UserError, match="another configuration or other data"):
+        resume(copied, population=oracles.population(seed=4))
+    config = json.loads((copied / "config.json").read_text())
+    config["algorithm"]["lr"] = 0.25
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="another configuration or other data"):
+        resume(copied, population=POPULATION)
+
+
+def test_metrics_that_do_not_reach_the_checkpoint_are_named(copied):  # noqa: F811
+    path = copied / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl: does not hold rounds 1 to 5"):
+        resume(copied, population=POPULATION)
+
+
+def test_nothing_partial_is_left_where_writing_fails(tmp_path, monkeypatch):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    path = run_folder.save(tmp_path, {"w": torch.zeros(3)}, 1, "run")
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        run_folder.save(tmp_path, {"w": torch.ones(3)}, 1, "run")
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert not run_folder.load(path, "run")[0]["w"].any()

@@ -1,0 +1,62 @@
+"""Small comparisons, and what they leave behind."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import harness
+import pytest
+
+from flow import Config, ModelOptions, SharedOptions
+from flow.simulation import loop
+from flow.storage import files
+
+TINY = Config(
+    algorithm=SharedOptions(batch_size=2, epochs=1), model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=2, cohort=4,
+    evaluate_every=0, checkpoint_every=1, threads=1, min_texts=0,
+)  # fmt: skip
+ARGUMENTS = [
+    "--embedding-dim",
+    "4",
+    "--hidden-size",
+    "5",
+    "--cohort",
+    "3",
+    "--rounds",
+    "2",
+    "--min-texts",
+    "5",
+    "--threads",
+    "1",
+]
+ARGUMENTS += ["--data", "mine.jsonl.gz", "--evaluate-every", "0"]
+QUIET = {"population": harness.POPULATION, "progress": False}
+
+
+@pytest.fixture(name="plain")
+def plain_fixture(monkeypatch):
+    """Runs write a report without pictures, and so does the comparison: both are tested elsewhere, and slow."""
+
+    def report(folder):
+        files.write(folder / "report.html", b"report")
+        return folder / "report.html"
+
+    monkeypatch.setattr(loop, "_write_report", report)
+    monkeypatch.setattr("flow.comparison.page._charts", lambda rows: [])
+
+
+def tree(folder):
+    """The content of every file below a folder."""
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
+        for path in sorted(Path(folder).rglob("*"))
+    }
+
+
+def results(folder):
+    """results.json without what the clock says."""
+    content = json.loads((Path(folder) / "results.json").read_text())
+    for row in content["algorithms"]:
+        for numbers in (row["mean"], row["spread"], *row["each"]):
+            del numbers["seconds"]
+    return content

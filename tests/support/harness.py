@@ -1,0 +1,113 @@
+"""One occasion of an algorithm outside the loop: K clients receive, work or personalize, in float64."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import oracles
+import torch
+
+from flow.algorithms import algorithm_of
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import group_of
+from flow.server.options import ServerOptions
+from flow.server.uploads import Received, collect
+from flow.storage.client_states import ClientStates
+from flow.training.batches import gather
+from flow.training.messages import Members
+
+SEED, ROUND, ROUNDS = 5, 2, 10
+OOV = (1, 7, 8)
+TIGHT = {"rtol": 1e-11, "atol": 1e-12}  # float64, some hundred operations deep
+POPULATION = oracles.population()
+TRAINING = [client for client in POPULATION.clients if not client.held_out]
+
+
+@dataclass
+class Bench:
+    """An algorithm with a model and the state of its server; what clients keep."""
+
+    options: object
+    dtype: torch.dtype = torch.float64
+    backend: str = "auto"
+    states: ClientStates = field(default_factory=ClientStates)
+
+    def __post_init__(self):
+        self.algorithm = algorithm_of(self.options)
+        self.options = self.algorithm.resolve(self.options, ROUNDS)
+        self.algorithm.check(self.options)
+        self.model = LanguageModel(
+            oracles.VOCABULARY, 3, 4, dtype=self.dtype, generator=torch.Generator().manual_seed(1), backend=self.backend,
+            oov=OOV, **self.algorithm.traits(self.options),
+        )  # fmt: skip
+        self.state = self.algorithm.init(self.options, self.model, SEED, len(TRAINING))
+        # The routers start at zero, where an error in them could hide.
+        generator = torch.Generator().manual_seed(2)
+        for name in self.state:
+            if group_of(name) == "router":
+                self.state[name] = torch.randn(self.state[name].shape, generator=generator, dtype=torch.float64).to(self.dtype)
+        self.moments = {}
+        self.shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}
+        self.initial = {name: p.detach() for name, p in self.model.named_parameters()}
+        self.plain = dict(vars(self.options))
+
+    def able(self, clients=TRAINING):
+        """Those of the clients that have enough to train on."""
+        return [c for c in clients if len(c.train) >= self.algorithm.minimum_sequences(self.options)]
+
+    def members(self, clients):
+        numbers = {client.id: n for n, client in enumerate(TRAINING)}
+        rows = np.array([numbers.get(client.id, -1) for client in clients], dtype=np.int64)
+        return Members(tuple(client.id for client in clients), rows, self.states)
+
+    def visit(self, clients, purpose="train", round=ROUND):
+        """(received, kept, data, draw), the arguments of `local` and `personalize` after the model."""
+        to, draw = self.members(clients), Draw(SEED, round, purpose)
+        received = self.algorithm.download(self.options, self.model, self.state, to, draw).tensors
+        fresh = self.algorithm.fresh
+        start = {} if fresh is None else fresh(self.options, self.model, received, len(clients))
+        return received, self.states.of(to.rows, start), gather(clients, "train", "cpu"), draw
+
+    def local(self, clients, round=ROUND):
+        """The upload of these clients; the algorithm's arguments must come out of it as they went in."""
+        received, kept, data, draw = self.visit(clients, "train", round)
+        before = [{n: t.clone() for n, t in tensors.items()} for tensors in (received, kept.tensors, self.state)]
+        upload = self.algorithm.local(self.options, self.model, received, kept, data, draw)
+        for was, now in zip(before, (received, kept.tensors, self.state), strict=True):
+            assert all(torch.equal(tensor, now[name]) for name, tensor in was.items()), "changed in place"
+        return upload
+
+    def personalize(self, clients, purpose="evaluation", round=ROUND):
+        """What these clients predict with."""
+        received, kept, data, draw = self.visit(clients, purpose, round)
+        return self.algorithm.personalize(self.options, self.model, received, kept, data, draw)
+
+    def round(self, clients, round, server=None, group=5):
+        """A whole round, clients in groups of this size; returns the uploads as the server saw them."""
+        received = []
+        for start in range(0, len(clients), group):
+            some = clients[start : start + group]
+            upload, rows = self.local(some, round), self.members(some).rows
+            if upload.kept is not None:
+                self.states.write(rows, upload.kept, round)
+            received.append(Received(rows, upload, 0))
+        uploads = collect(received, self.algorithm.one_by_one)
+        how = server or ServerOptions()
+        draw = Draw(SEED, round, "server")
+        self.state, self.moments = self.algorithm.server_step(self.options, self.state, self.moments, uploads, how, draw)
+        self.states.commit(round)
+        return uploads
+
+
+def close(found, expected, what=""):
+    """Two dictionaries of tensors are the same, tightly."""
+    assert set(found) == set(expected), what
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, **TIGHT, msg=lambda text, name=name: f"{what} {name}: {text}")
+
+
+def row(tensors, index):
+    """Those of one client."""
+    return {name: tensor[index] for name, tensor in tensors.items()}

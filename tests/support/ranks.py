@@ -1,0 +1,99 @@
+"""Several processes of one run, as torchrun starts them: this file is also what each of them executes."""
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+from flow.simulation import loop
+
+HERE = Path(__file__).parent
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node"]
+
+EXCHANGES = {"sums": 1, "nothing is sent": 2, "robust": 2, "one by one, and of others": 3, "kept on disk": 2}
+
+
+def launch(processes: int, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m flow`` with these arguments, or this file where the first one is its name, in so many processes."""
+    command = [str(HERE / "ranks.py"), *arguments[1:]] if arguments[0] == "ranks" else ["-m", "flow", *arguments]
+    paths = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent, HERE)))
+    env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(
+        [*TORCHRUN, str(processes), "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *command],
+        env=env, capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+
+
+def configurations():
+    """A run for every way in which processes exchange something."""
+    from algorithm_cases import CASES
+
+    from flow import Config, ModelOptions
+    from flow.algorithms import algorithm_of
+    from flow.server.options import ServerOptions
+
+    base = Config(
+        model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"), rounds=3, cohort=5, evaluate_every=2,
+        evaluate_clients=2, checkpoint_every=2, chunk=2, threads=1,
+    )  # fmt: skip
+    first = {algorithm_of(options).name: options for options in reversed(CASES.values())}
+
+    def of(name, **changes):
+        return dataclasses.replace(base, algorithm=first[name], **changes)
+
+    return {
+        "sums": of("fedavg", server=ServerOptions("yogi")),
+        "fewer clients than processes": of("flow", cohort=2, rounds=4),
+        "kept in memory": of("ditto"),
+        "kept on disk": of("apfl", client_memory=0),
+        "one by one, and of others": of("fedfomo"),
+        "nothing is sent": of("local"),
+        "robust": of("fedavg", server=ServerOptions(aggregator="krum", bucket_size=1)),
+        "dropouts": of("pfedhn", dropout=0.4, rounds=4),
+        "slow": of("fedprox", stragglers=0.6, late="partial"),
+    }
+
+
+def main(task: str, folder: str) -> None:
+    import oracles
+
+    import flow
+    from flow import simulate
+    from flow.parallel.processes import Ranks, joined, leave
+
+    ranks, module, exchanges = joined(), loop, Counter()
+
+    def counted(self, function, original=Ranks._exchange):
+        exchanges[self.where] += 1
+        original(self, function)
+
+    Ranks._exchange = counted
+    module._write_report = lambda path: None
+    if task == "all":
+        for name, config in configurations().items():
+            exchanges.clear()
+            simulate(config, Path(folder) / name, population=oracles.population(), progress=False)
+            if name in EXCHANGES:  # of a round without an evaluation
+                assert exchanges["round 1"] == EXCHANGES[name], (name, exchanges)
+        leave()
+        return
+    rank, where = map(int, task.split("-")[1:])
+
+    def local(task_, run, draw, model, group, original=module._local):
+        if (ranks.rank, draw.round) == (rank, where):
+            if task.startswith("kill"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise flow.UserError("the disk of this process is gone")
+        return original(task_, run, draw, model, group)
+
+    module._local = local
+    from flow.cli.main import main as command
+
+    sys.exit(command(["run", "fedavg", "--folder", folder, *os.environ["ARGUMENTS"].split()]))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

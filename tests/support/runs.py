@@ -1,0 +1,42 @@
+"""A small run, as tests of the loop share it."""
+
+import dataclasses
+import shutil
+
+import oracles
+import pytest
+
+from flow import Config, ModelOptions, simulate
+from flow.algorithms.flow import FlowOptions
+from flow.simulation.loop import Result
+
+POPULATION = oracles.population()
+SMALL = Config(
+    algorithm=FlowOptions(lr=0.5, epochs=2, gamma=1e-3, batch_size=4),
+    model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
+    rounds=5, cohort=4, evaluate_every=2, evaluate_clients=2, checkpoint_every=2, chunk=3,
+)  # fmt: skip
+
+
+def run(config=SMALL, folder=None, population=POPULATION) -> Result:
+    return simulate(config, folder, population=population, progress=False)
+
+
+def change(**options):
+    return dataclasses.replace(SMALL, **options)
+
+
+def timeless(metrics):
+    return [{k: v for k, v in row.items() if "second" not in k} for row in metrics]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A whole run of SMALL; copy the folder before changing it."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    return run(folder=folder)
+
+
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished.folder, tmp_path / "run")

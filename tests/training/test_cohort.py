@@ -1,0 +1,174 @@
+"""The engine: who shares a cohort changes nothing, frozen parameters stay, every sequence is visited once per epoch."""
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from torch.func import functional_call
+
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import names_of, stack
+from flow.training.autograd import objective
+from flow.training.batches import batches, gather, groups, split
+from flow.training.descent import descend
+from flow.training.messages import Personal
+from flow.training.predict import predict
+from flow.training.sgd import Sgd, Update
+from flow.training.work import train
+
+DRAW = Draw(4, 3, "train")
+CLIENTS = oracles.population().clients[:7]
+
+
+def build(dtype=torch.float64, **options):
+    model = LanguageModel(oracles.VOCABULARY, 3, 4, dtype=dtype, generator=torch.Generator().manual_seed(0), **options)
+    generator = torch.Generator().manual_seed(1)
+    return model, {n: torch.randn(p.shape, generator=generator, dtype=dtype) for n, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("size", "workers", "count"), [(3, 1, 3), (7, 1, 1), (7, 2, 2), (4, 2, 2), (1, 2, 7), (100, 16, 7)])
+def test_groups_hold_every_client_once_and_cost_about_the_same(size, workers, count):
+    found = groups(CLIENTS, size, workers)
+    assert len(found) == count and all(1 <= len(group) <= size for group in found)
+    assert sorted(client.id for group in found for client in group) == sorted(client.id for client in CLIENTS)
+    sizes = [[len(client.train) for client in group] for group in found]
+    assert all(one == sorted(one, reverse=True) for one in sizes)
+    loads = [sum(one) for one in sizes]
+    if size > 3:  # no group is full: none is lighter than another without its smallest client
+        assert max(sum(one) - one[-1] for one in sizes) <= min(loads) + len(CLIENTS)
+
+
+def test_groups_of_nobody():
+    assert groups([], 3, 2) == []
+
+
+def test_streams_follow_the_documented_derivation():
+    for labels in ((), ("split", "client 1"), ("shuffle", "local", "Ünïcode")):
+        expected = oracles.stream(4, 3, "train", *labels).integers(0, 1 << 60, 5)
+        assert (DRAW.stream(*labels).integers(0, 1 << 60, 5) == expected).all()
+    seen = {
+        Draw(seed, round, purpose).stream(label).integers(0, 1 << 62)
+        for seed in (0, 1) for round in (0, 1) for purpose in ("a", "b") for label in ("a", "b")
+    }  # fmt: skip
+    assert len(seen) == 16
+
+
+def test_halves_are_disjoint_complete_and_fixed_by_seed_round_and_client():
+    data = gather(CLIENTS, "train", "cpu")
+    first, second = split(data, DRAW)
+    for own, a, b in zip(data.rows, first.rows, second.rows, strict=True):
+        assert sorted([*a, *b]) == sorted(own)
+        assert len(a) == len(own) // 2
+    shuffled = gather(CLIENTS[::-1], "train", "cpu")
+    a = split(shuffled, DRAW)[0]
+    for k, client in enumerate(shuffled.ids):
+        origin, mine = data.rows[data.ids.index(client)][0], shuffled.rows[k][0]
+        assert [row - mine for row in a.rows[k]] == [row - origin for row in first.rows[data.ids.index(client)]]
+    other = split(data, DRAW._replace(round=4))[0]
+    assert any(list(a) != list(b) for a, b in zip(first.rows, other.rows, strict=True))
+
+
+def test_every_sequence_is_visited_once_per_epoch_and_clients_drop_out_as_they_finish():
+    clients = groups(CLIENTS, 7)[0]
+    data = gather(clients, "train", "cpu")
+    epochs, size, filler = 3, 2, len(data.lengths) - 1
+    visits = np.zeros((epochs, filler), int)
+    step_of_client = [0] * len(clients)
+    for batch in batches(data, size, epochs, [DRAW.stream(c) for c in data.ids]):
+        k = len(batch.rows)
+        assert k == sum(step < epochs * -(-len(rows) // size) for step, rows in zip(step_of_client, data.rows, strict=True))
+        for client in range(k):
+            rows = [int(row) for row in batch.rows[client] if row != filler]
+            epoch = step_of_client[client] // -(-len(data.rows[client]) // size)
+            step_of_client[client] += 1
+            visits[epoch, rows] += 1
+            for b, row in enumerate(rows):
+                length = int(data.lengths[row])
+                assert batch.valid[client, b].tolist() == [t < length for t in range(batch.valid.shape[2])]
+                assert batch.inputs[client, b, :length].tolist() == data.tokens[row, :length].tolist()
+                assert batch.targets[client, b, :length].tolist() == data.tokens[row, 1 : length + 1].tolist()
+            assert not batch.valid[client, len(rows) :].any()
+            assert batch.lengths[client, len(rows) :].eq(1).all()
+    assert (visits == 1).all()
+
+
+def test_order_of_batches_differs_between_epochs_rounds_and_clients():
+    data = gather([CLIENTS[2], CLIENTS[2]], "train", "cpu")
+
+    def order(stream):
+        return torch.cat([b.rows[0] for b in batches(data._replace(rows=data.rows[:1]), 1, 2, [stream])]).flatten().tolist()
+
+    one = order(DRAW.stream("a"))
+    assert one[:11] != one[11:]
+    assert order(DRAW.stream("a")) == one != order(DRAW.stream("b"))
+
+
+@pytest.mark.parametrize(
+    ("group", "route"), [("local", "local"), ("global", "global"), ("router", "mixture"), ("global", "mixture")]
+)
+def test_only_what_an_update_names_moves(group, route):
+    model, one = build()
+    data = gather(CLIENTS[2:4], "train", "cpu")
+    parameters = stack(one, 2)
+    train(model, parameters, data, [Update(names_of(one, group), route)], Sgd(0.1, 1, 4, 0.0), DRAW, "x")
+    for name, tensor in parameters.items():
+        assert torch.equal(tensor, one[name].expand_as(tensor)) == (name not in names_of(one, group)), name
+
+
+def test_a_client_without_sequences_stays_as_it_is():
+    model, one = build()
+    data = gather(CLIENTS[2:4], "train", "cpu")
+    data = data._replace(rows=(data.rows[0][:0], data.rows[1]))
+    parameters = stack(one, 2)
+    update = Update(names_of(one, "global", "router"), "mixture", 0.1)
+    work = train(model, parameters, data, [update], Sgd(0.1, 2, 4, 1.0), DRAW, "x")
+    assert work.tokens[0] == work.nats[0] == 0
+    for name, tensor in parameters.items():
+        assert torch.equal(tensor[0], one[name])
+
+
+@pytest.mark.parametrize("clip", [0.05, 1.0])
+def test_clipping_bounds_each_clients_step_by_its_own_norm(clip):
+    model, one = build()
+    data = gather(CLIENTS[2:5], "train", "cpu")
+    names = names_of(one, "global")
+    steps = {}
+    for bound in (0.0, clip):
+        parameters = stack(one, 3)
+        for batch in list(batches(data, 20))[:1]:
+            descend(model, parameters, batch, Update(names, "global"), Sgd(1.0, 1, 20, bound))
+        steps[bound] = torch.cat([(parameters[n] - one[n]).flatten(1) for n in names], 1)
+    norms = steps[0.0].norm(dim=1)
+    torch.testing.assert_close(steps[clip].norm(dim=1), norms.clamp_max(clip))
+    torch.testing.assert_close(steps[clip] / steps[clip].norm(dim=1, keepdim=True), steps[0.0] / norms.unsqueeze(1))
+
+
+def test_the_regulariser_is_the_mean_log_of_the_global_weight_over_layers_and_tokens():
+    model, one = build()
+    data = gather(CLIENTS[:1], "train", "cpu")
+    (batch,) = batches(data, 99)
+    parameters = stack(one, 1)
+    with torch.no_grad():
+        target, loss = objective(model, parameters, batch, Update((), "mixture", 0.7))
+        sequences = [(data.tokens[row].numpy(), int(data.lengths[row])) for row in data.rows[0]]
+        expected, regularised = oracles.batch_loss(one, sequences, "mixture", 1.0, 0.7)
+    torch.testing.assert_close(loss[0], expected)
+    torch.testing.assert_close(target[0], regularised)
+    assert target[0] > loss[0]
+
+
+@pytest.mark.parametrize("logits", [1, 1000, 1 << 22])
+def test_predictions_are_those_of_every_sequence_alone(logits):
+    model, one = build()
+    data = gather(CLIENTS, "test", "cpu")
+    generator = torch.Generator().manual_seed(9)
+    parameters = {n: torch.randn(7, *t.shape, generator=generator, dtype=t.dtype) for n, t in one.items()}
+    guess = predict(model, Personal(parameters, "mixture", "hard"), data, logits=logits)
+    for k, client in enumerate(CLIENTS):
+        own = {n: t[k] for n, t in parameters.items()}
+        for row, tokens, length in zip(data.rows[k], client.test.tokens, client.test.lengths, strict=True):
+            out = functional_call(model, own, (torch.from_numpy(tokens[None, :length]).long(),), {"routing": "hard"})
+            assert guess.tokens[row, :length].tolist() == out.logits[0].argmax(-1).tolist()
+            assert (guess.tokens[row, length:] == -1).all()
+            assert guess.local_weight[row, :length].tolist() == out.gru_routing[0, :, 1].tolist()

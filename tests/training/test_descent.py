@@ -1,0 +1,209 @@
+"""SGD by the C++ kernels against autograd through the reference, and both against torch.optim.SGD."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import group_of, names_of
+from flow.training.batches import Data as Table
+from flow.training.batches import batches
+from flow.training.descent import Descent, gradients
+from flow.training.fused import refusal
+from flow.training.messages import Personal
+from flow.training.predict import predict
+from flow.training.sgd import Sgd, Update
+from flow.training.work import measure, train
+from flow_kernels import training
+
+SIZES = {"small": (11, 3, 5, None), "projected": (50, 7, 17, 6), "odd": (301, 16, 33, None)}
+
+
+def problem(size, routed_head, clients=3, dtype=torch.float64, sequences=(7, 4, 1), steps=9):
+    """A model by the kernels, the same by the reference, K clients' parameters, and their sequences."""
+    v, e, h, d = SIZES[size]
+    generator = torch.Generator().manual_seed(len(size))
+    make = {"projection_dim": d, "routed_head": routed_head, "temperature": 0.7, "num_clients": clients, "dtype": dtype}
+    model = LanguageModel(v, e, h, backend="cpu", **make)
+    parameters = {
+        name: torch.randn(p.shape, generator=generator, dtype=torch.float64).mul(0.4).to(dtype)
+        for name, p in model.named_parameters()
+    }
+    rows = np.split(np.arange(sum(sequences)), np.cumsum(sequences)[:-1])
+    tokens = torch.randint(0, v, (sum(sequences) + 1, steps + 1), generator=generator, dtype=torch.int32)
+    lengths = torch.randint(1, steps + 1, (sum(sequences) + 1,), generator=generator)
+    data = Table(tuple("abcdefgh"[:clients]), tuple(rows), tokens, lengths)
+    return model, LanguageModel(v, e, h, backend="reference", **make), parameters, data
+
+
+def trained(model, parameters, data, updates, sgd):
+    parameters = {name: p.clone() for name, p in parameters.items()}
+    work = train(model, parameters, data, updates, sgd, Draw(3, 1, "test"), "phase")
+    return parameters, work
+
+
+def updates_of(parameters, how):
+    router, local, world = (names_of(parameters, group) for group in ("router", "local", "global"))
+    anchor = {name: p + 0.1 for name, p in parameters.items()}
+    return {
+        "global": [Update(world, "global")],
+        "local": [Update(local, "local")],
+        "flow": [Update(router, "mixture", 0.3), Update(world, "mixture")],
+        "all at once": [Update((*world, *local, *router), "mixture", 0.2)],
+        "pulled": [Update(world, "global", mu=0.2, anchor=anchor)],
+        "head alone": [Update(("head.weight", "head.bias"), "global")],
+        "embedding alone": [Update(("embedding.weight",), "global")],
+        "recurrent bias": [Update(("gru.bias_hh_l0",), "mixture", 0.1)],
+        "composed": [Update(world, "global", compose=lambda p: {name: t * 0.5 + 0.1 for name, t in p.items()})],
+    }[how]
+
+
+PLAIN = Sgd(0.3, 2, 3, 0.0)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("routed_head", [True, False])
+@pytest.mark.parametrize(
+    "how", ["global", "local", "flow", "all at once", "pulled", "head alone", "embedding alone", "recurrent bias", "composed"]
+)
+def test_the_kernels_descend_as_autograd_does(size, routed_head, how):
+    model, reference, parameters, data = problem(size, routed_head)
+    updates = updates_of(parameters, how)
+    training.cpu._kernels.poison = True
+    try:
+        got, work = trained(model, parameters, data, updates, PLAIN)
+    finally:
+        training.cpu._kernels.poison = False
+    expected, same = trained(reference, parameters, data, updates, PLAIN)
+    assert not refusal(model, parameters) and refusal(reference, parameters)
+    for name, value in got.items():
+        torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+        moved = any(name in update.names for update in updates)
+        assert torch.equal(value, parameters[name]) != moved
+    torch.testing.assert_close(work.nats, same.nats, rtol=1e-11, atol=0)
+    assert torch.equal(work.tokens, same.tokens)
+
+
+@pytest.mark.parametrize(
+    "sgd",
+    [
+        Sgd(0.3, 2, 3, 0.05),
+        Sgd(0.3, 2, 3, 1e6),
+        Sgd(0.3, 2, 3, 0.5, momentum=0.9),
+        Sgd(0.3, 2, 3, 0.0, weight_decay=0.1),
+        Sgd(0.3, 2, 3, 0.5, momentum=0.5, weight_decay=0.1),
+    ],
+)
+def test_every_option_of_sgd_in_both_ways(sgd):
+    model, reference, parameters, data = problem("projected", True)
+    for how in ("flow", "pulled"):
+        updates = updates_of(parameters, how)
+        got, _ = trained(model, parameters, data, updates, sgd)
+        expected, _ = trained(reference, parameters, data, updates, sgd)
+        for name, value in got.items():
+            torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-11)
+
+
+def test_momentum_and_weight_decay_are_those_of_torch():
+    model, _, parameters, data = problem("small", False, clients=1, sequences=(7,))
+    sgd = Sgd(0.1, 2, 3, 0.0, momentum=0.9, weight_decay=0.01)
+    world = names_of(parameters, "global")
+    got, _ = trained(model, parameters, data, [Update(world, "global")], sgd)
+    own = LanguageModel(*SIZES["small"][:3], routed_head=False, backend="reference", dtype=torch.float64)
+    own.load_state_dict({name: p[0] for name, p in parameters.items()})
+    optimizer = torch.optim.SGD(own.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    stream = Draw(3, 1, "test").stream("shuffle", "phase", "a")
+    for batch in batches(data, 3, 2, [stream]):
+        optimizer.zero_grad()
+        logits = own(batch.inputs[0], batch.lengths[0], route="global").logits
+        torch.nn.functional.cross_entropy(logits[batch.valid[0]], batch.targets[0][batch.valid[0]]).backward()
+        optimizer.step()
+    for name, p in own.named_parameters():
+        if name in world:
+            torch.testing.assert_close(got[name][0], p.detach(), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("how", ["global", "flow"])
+def test_a_client_gets_the_same_alone_and_in_company(how):
+    model, _, parameters, data = problem("odd", True, dtype=torch.float32)
+    updates = updates_of(parameters, how)
+    together, _ = trained(model, parameters, data, updates, Sgd(0.3, 2, 3, 0.5))
+    for client in range(3):
+        alone = data._replace(ids=data.ids[client : client + 1], rows=data.rows[client : client + 1])
+        mine = {name: p[client : client + 1] for name, p in parameters.items()}
+        single, _ = trained(model, mine, alone, updates, Sgd(0.3, 2, 3, 0.5))
+        for name, value in single.items():
+            if how == "global":
+                assert torch.equal(value[0], together[name][client])
+            else:  # torch multiplies the head's router
+                torch.testing.assert_close(value[0], together[name][client], rtol=2e-6, atol=2e-6)
+
+
+def test_a_loss_that_is_no_number_reaches_parameters_and_loss():
+    model, _, parameters, data = problem("small", True)
+    parameters["gru.weight_hh_l0"][1, 0, 0] = math.nan
+    got, work = trained(model, parameters, data, updates_of(parameters, "global"), Sgd(0.3, 1, 3, 1.0))
+    assert work.nats.isnan().tolist() == [False, True, False]
+    assert got["head.weight"].isnan().flatten(1).any(1).tolist() == [False, True, False]
+
+
+def test_a_parameter_that_cannot_be_changed_in_place_is_refused():
+    model, _, parameters, data = problem("small", True)
+    parameters["head.weight"] = parameters["head.weight"].mT.contiguous().mT
+    with pytest.raises(ValueError, match=r"head\.weight are changed in place and must be contiguous; train a copy"):
+        train(model, parameters, data, [Update(("head.weight",), "global")], PLAIN, Draw(3, 1, "test"), "phase")
+
+
+def test_frozen_parameters_may_be_views_of_one():
+    model, reference, parameters, data = problem("small", True)
+    for name in parameters:
+        if group_of(name) == "local" or name == "embedding.weight":
+            parameters[name] = parameters[name][:1].expand_as(parameters[name])
+    router = names_of(parameters, "router")
+    results = []
+    for one in (model, reference):
+        own = {name: p.clone() if name in router else p for name, p in parameters.items()}
+        train(one, own, data, [Update(router, "mixture", 0.1)], PLAIN, Draw(3, 1, "test"), "phase")
+        results.append(own)
+    for name in router:
+        torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-10, atol=1e-12)
+
+
+def test_a_step_of_a_prefix_leaves_the_other_clients_alone():
+    model, _, parameters, data = problem("small", False)
+    first = next(iter(batches(data, 2)))
+    batch = type(first)(*(t[:2] for t in first))
+    before = {name: p.clone() for name, p in parameters.items()}
+    Descent(model, parameters, PLAIN).step(batch, Update(names_of(parameters, "global"), "global"))
+    for name, p in parameters.items():
+        assert torch.equal(p[2], before[name][2])
+        assert torch.equal(p[:2], before[name][:2]) == (group_of(name) != "global")
+
+
+@pytest.mark.parametrize("route", ["global", "local", "mixture"])
+@pytest.mark.parametrize("routed_head", [True, False])
+def test_losses_and_predictions_without_a_gradient(route, routed_head):
+    model, reference, parameters, data = problem("projected", routed_head)
+    found, expected = (measure(one, parameters, data, route, 3) for one in (model, reference))
+    torch.testing.assert_close(found.nats, expected.nats, rtol=1e-12, atol=0)
+    assert torch.equal(found.tokens, expected.tokens)
+    for routing in ("soft", "hard"):
+        own = Personal(parameters, route, routing)
+        found, expected = (predict(one, own, data) for one in (model, reference))
+        np.testing.assert_array_equal(found.tokens, expected.tokens)
+        np.testing.assert_allclose(found.local_weight, expected.local_weight, rtol=1e-6, atol=1e-7)
+
+
+def test_gradients_alone_move_nothing():
+    model, reference, parameters, data = problem("projected", True)
+    batch = next(iter(batches(data, 3)))
+    for how in ("flow", "composed"):
+        update = updates_of(parameters, how)[-1]
+        (loss, found), (same, expected) = (gradients(one, parameters, batch, update) for one in (model, reference))
+        torch.testing.assert_close(loss, same, rtol=1e-12, atol=0)
+        assert found.keys() == expected.keys()
+        for name, gradient in found.items():
+            torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-13)
