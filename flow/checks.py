@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Literal
-
-from flow.errors import UserError
-
-if TYPE_CHECKING:
-    pass
 import types
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from flow.errors import UserError
 
 
 def check_number(name: str, value: float, low: float, high: float = math.inf, remedy: str = "") -> None:

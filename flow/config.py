@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
@@ -138,25 +138,55 @@ def on_cpu(options: ModelOptions) -> bool:
 
 
 def read_config(folder: Path) -> Config[Any]:
-    """The configuration of a run, from its config.json.
+    """The configuration of a run, from its config.json. Options that the file lacks are those of the build that wrote it.
 
     Raises:
-        UserError: there is none, or it is not one of this version.
+        UserError: there is none, or it has an option that this version does not know.
     """
-    stored = run_folder.read_config(folder)
     path, remedy = folder / "config.json", "put back the file that the run was started with"
+    content = completed(run_folder.read_config(folder))
     try:
-        name = stored["algorithm"].pop("name")
-        parts = {
-            "algorithm": REGISTRY[name].options(**stored.pop("algorithm")),
-            "data": DataOptions(**stored.pop("data")),
-            "model": ModelOptions(**stored.pop("model")),
-            "server": ServerOptions(**stored.pop("server")),
-        }
-        config = Config(**parts, **{f.name: stored[f.name] for f in fields(Config) if f.name not in parts})
+        kinds = _kinds(content)
+        del content["algorithm"]["name"]
+        parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "data", "model", "server")}
+        config = Config(**parts, **{name: content.pop(name) for name in _names(Config) if name not in parts})
+        content.pop("versions", None)
+        if content:
+            raise TypeError(f"{', '.join(content)} is not an option")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the configuration of a run of this version ({error!r}); {remedy}") from error
     try:
         return checked(config)
     except UserError as error:
         raise UserError(f"{path}: {error}; {remedy}") from error
+
+
+def completed(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a config.json with a value for every option that this version knows.
+
+    An option that came later than the run is what such runs did: the ``absent`` of its field's metadata, where there is
+    one, else its default.
+    """
+    content = {**_absent(Config), **content}
+    for name, kind in _kinds(content).items():
+        if isinstance(content.get(name, {}), dict):
+            content[name] = {**_absent(kind), **content.get(name, {})}
+    return content
+
+
+def _kinds(content: dict[str, Any]) -> dict[str, type[Any]]:
+    """The classes of the parts of a configuration; without the algorithm's where it has no name that is known."""
+    parts: dict[str, type[Any]] = {"data": DataOptions, "model": ModelOptions, "server": ServerOptions}
+    algorithm = content.get("algorithm")
+    name = algorithm.get("name") if isinstance(algorithm, dict) else None
+    return {**parts, "algorithm": REGISTRY[name].options} if name in REGISTRY else parts
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [one.name for one in fields(kind)]
+
+
+def _absent(kind: type[Any]) -> dict[str, Any]:
+    """What a run had for options that there were none of when it was made."""
+    plain = [one for one in fields(kind) if one.default is not MISSING or "absent" in one.metadata]
+    return {one.name: one.metadata.get("absent", one.default) for one in plain}

@@ -8,11 +8,9 @@ from flow.algorithms.interface import Algorithm
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
 from flow.checks import check_number
-from flow.draws import Draw
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors, copy, tagged, untagged
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Personal, Upload
+from flow.model.parameters import Tensors, copy, per_client, tagged, untagged
+from flow.training.messages import Personal, Upload, Visit
 from flow.training.records import Work
 from flow.training.sgd import Update
 from flow.training.work import train
@@ -42,41 +40,39 @@ def fresh(options: APFLOptions, model: LanguageModel, received: Tensors, clients
     return {**tagged("v", received), "alpha": some.new_full((clients,), options.alpha)}
 
 
-def local(options: APFLOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw) -> Upload:
+def local(options: APFLOptions, model: LanguageModel, visit: Visit) -> Upload:
     """Train w and v in turn; uploads w, keeps v and alpha."""
-    parameters, work = both(options, model, received, state, data, draw, "global")
-    own = {name: parameters[name] for name in state.tensors}
-    return Upload(untagged("w", parameters), data.sizes(), (work,), own)
+    parameters, work = both(options, model, visit, "global")
+    own = {name: parameters[name] for name in visit.kept.tensors}
+    return Upload(untagged("w", parameters), visit.data.sizes(), (work,), own)
 
 
-def personalize(
-    options: APFLOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: APFLOptions, model: LanguageModel, visit: Visit) -> Personal:
     """The local work once more, by the rate and epochs of fine-tuning; prediction with alpha v + (1 - alpha) w."""
-    parameters, work = both(personal(options), model, received, state, data, draw, "personal")
+    parameters, work = both(personal(options), model, visit, "personal")
     return Personal(mixture(parameters), "global", phases=(work,))
 
 
-def both(
-    options: APFLOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw, phase: str
-) -> tuple[Tensors, Work]:
+def both(options: APFLOptions, model: LanguageModel, visit: Visit, label: str) -> tuple[Tensors, Work]:
     """On every batch w <- w - eta grad f(w), then v <- v - eta grad_v f(alpha v + (1 - alpha) w) with the new w.
 
     Where alpha is adapted it moves with v, by the gradient at the same point: alpha - eta <v - w, grad f>, within 0..1.
     """
-    parameters = copy({**tagged("w", received), **state.tensors})
-    own = tuple(tagged("v", received))
+    parameters = copy({**tagged("w", visit.received), **visit.kept.tensors})
+    own = tuple(tagged("v", visit.received))
     updates = [
-        Update(tuple(tagged("w", received)), "global", compose=lambda p: untagged("w", p)),
+        Update(tuple(tagged("w", visit.received)), "global", compose=lambda p: untagged("w", p)),
         Update((*own, "alpha") if options.adaptive else own, "global", compose=mixture),
     ]
-    return parameters, train(model, parameters, data, updates, options, draw, phase, bound if options.adaptive else None)
+    return parameters, train(
+        model, parameters, visit.data, updates, options, visit.draw, label, bound if options.adaptive else None
+    )
 
 
 def mixture(parameters: Tensors) -> Tensors:
     """alpha v + (1 - alpha) w"""
     w, v, alpha = untagged("w", parameters), untagged("v", parameters), parameters["alpha"]
-    share = {name: alpha.view(-1, *(1,) * (tensor.dim() - 1)) for name, tensor in w.items()}
+    share = {name: per_client(alpha, tensor) for name, tensor in w.items()}
     return {name: share[name] * v[name] + (1 - share[name]) * w[name] for name in w}
 
 

@@ -7,11 +7,9 @@ from dataclasses import dataclass, replace
 from flow.algorithms.interface import Algorithm
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
-from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, copy
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Personal, Upload
+from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Update
 from flow.training.work import finetune, fit, train
 
@@ -37,22 +35,20 @@ def fresh(options: DittoOptions, model: LanguageModel, received: Tensors, client
     return received
 
 
-def local(options: DittoOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw) -> Upload:
+def local(options: DittoOptions, model: LanguageModel, visit: Visit) -> Upload:
     """On every batch one step on v, at its own rate and pulled to the w_g received, and one on w; uploads w, keeps v.
 
     Neither step reads what the other changes, so the two are run one after the other, over the same batches.
     """
-    own, slower = copy(state.tensors), replace(options, lr=personal(options).lr)
-    work = train(model, own, data, [pulled(options, received)], slower, draw, "global")
-    upload = fit(model, received, data, Update(tuple(received), "global"), options, draw)
+    own, slower = copy(visit.kept.tensors), replace(options, lr=personal(options).lr)
+    work = train(model, own, visit.data, [pulled(options, visit.received)], slower, visit.draw, "global")
+    upload = fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
     return upload._replace(phases=(work, *upload.phases), kept=own)
 
 
-def personalize(
-    options: DittoOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: DittoOptions, model: LanguageModel, visit: Visit) -> Personal:
     """The steps on v alone, pulled to the w_g received now."""
-    return finetune(model, state.tensors, data, pulled(options, received), personal(options), draw)
+    return finetune(model, visit.kept.tensors, visit, pulled(options, visit.received), personal(options))
 
 
 def pulled(options: DittoOptions, received: Tensors) -> Update:

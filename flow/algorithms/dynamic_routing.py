@@ -14,8 +14,7 @@ from flow.checks import check_number
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel, second_expert
 from flow.model.parameters import Tensors, initial
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Personal, Upload, broadcast
+from flow.training.messages import Personal, Upload, Visit, broadcast
 from flow.training.sgd import Update
 from flow.training.work import finetune, fit
 
@@ -48,11 +47,9 @@ def init(options: DynamicRoutingOptions, model: LanguageModel, seed: int, client
     return state | second_expert(model, Draw(seed, 0, "second expert").stream())
 
 
-def local(
-    options: DynamicRoutingOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: DynamicRoutingOptions, model: LanguageModel, visit: Visit) -> Upload:
     """E epochs of SGD on everything; uploads the result, weighted by the number of training sequences."""
-    return fit(model, received, data, Update(tuple(received), "mixture"), options, draw)
+    return fit(model, visit.received, visit, Update(tuple(visit.received), "mixture"), options)
 
 
 def general(options: DynamicRoutingOptions, model: LanguageModel, state: Tensors) -> Personal | None:
@@ -60,11 +57,9 @@ def general(options: DynamicRoutingOptions, model: LanguageModel, state: Tensors
     return Personal(broadcast(state, 1).tensors, "mixture")
 
 
-def personalize(
-    options: DynamicRoutingOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: DynamicRoutingOptions, model: LanguageModel, visit: Visit) -> Personal:
     """SGD on everything, the same for a client that never trained."""
-    return finetune(model, received, data, Update(tuple(received), "mixture"), personal(options), draw)
+    return finetune(model, visit.received, visit, Update(tuple(visit.received), "mixture"), personal(options))
 
 
 ALGORITHM = Algorithm(

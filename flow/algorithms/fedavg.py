@@ -5,11 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flow.algorithms.interface import Algorithm, Scope
-from flow.draws import Draw
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Upload
+from flow.training.messages import Upload, Visit
 from flow.training.sgd import Sgd, Update
 from flow.training.work import fit
 
@@ -19,11 +16,9 @@ class FedAvgOptions(Sgd):
     """FedAvg. Published: 1 epoch; lr 10^-0.5 for StackOverflow with server lr 1 (google-research/federated)."""
 
 
-def local(
-    options: FedAvgOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: FedAvgOptions, model: LanguageModel, visit: Visit) -> Upload:
     """E epochs of SGD from w_g; uploads the result, weighted by the number of training sequences."""
-    return fit(model, received, data, Update(tuple(received), "global"), options, draw)
+    return fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
 
 
 ALGORITHM = Algorithm(

@@ -6,11 +6,8 @@ from dataclasses import dataclass
 
 from flow.algorithms.interface import Algorithm
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
-from flow.draws import Draw
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Personal, Upload
+from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Update
 from flow.training.work import finetune, fit
 
@@ -20,18 +17,14 @@ class FedAvgFTOptions(FineTuning):
     """FedAvg with fine-tuning. Published: 3 epochs for both, Shakespeare 5, lr 0.1 (Panchal et al. 2023, App. B)."""
 
 
-def local(
-    options: FedAvgFTOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: FedAvgFTOptions, model: LanguageModel, visit: Visit) -> Upload:
     """E epochs of SGD from w_g; uploads the result, weighted by the number of training sequences."""
-    return fit(model, received, data, Update(tuple(received), "global"), options, draw)
+    return fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
 
 
-def personalize(
-    options: FedAvgFTOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: FedAvgFTOptions, model: LanguageModel, visit: Visit) -> Personal:
     """SGD on all of w_g, the same for a client that never trained."""
-    return finetune(model, received, data, Update(tuple(received), "global"), personal(options), draw)
+    return finetune(model, visit.received, visit, Update(tuple(visit.received), "global"), personal(options))
 
 
 ALGORITHM = Algorithm(

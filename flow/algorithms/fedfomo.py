@@ -20,11 +20,11 @@ from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Rows, Tensors, copy, initial, nbytes, tagged, untagged
+from flow.model.parameters import Rows, Tensors, copy, initial, nbytes, per_client, tagged, untagged
 from flow.server.options import ServerOptions
-from flow.server.uploads import Uploads
+from flow.server.uploads import Uploads, weighted_mean
 from flow.training.batches import Data, split
-from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
+from flow.training.messages import Download, Members, Personal, Upload, Visit, broadcast
 from flow.training.records import Work
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import measure, train
@@ -87,7 +87,7 @@ def general(options: FedFomoOptions, model: LanguageModel, state: Tensors) -> Pe
     return Personal(broadcast(without_preference(state), 1).tensors, "global")
 
 
-def download(options: FedFomoOptions, model: LanguageModel, state: Tensors, to: Members, draw: Draw) -> Download:
+def download(options: FedFomoOptions, model: LanguageModel, state: Tensors, to: Members) -> Download:
     """M models of others and the mean of those uploaded last; to a new client in a round the mean alone, and for prediction
     with it M at random.
 
@@ -99,12 +99,12 @@ def download(options: FedFomoOptions, model: LanguageModel, state: Tensors, to: 
     for k, (id, row, old) in enumerate(zip(to.ids, to.rows.tolist(), known, strict=True)):
         if old:
             # The chance to explore serves later rounds; a prediction is made with the models that are liked best.
-            epsilon = exploration(options, draw.round) if draw.purpose == "train" else 0.0
-            picks = choose(there[there != row], state[PREFERENCE][row], options.models, epsilon, draw.stream("models", id))
-        elif draw.purpose == "train":
+            epsilon = exploration(options, to.draw.round) if to.phase == "train" else 0.0
+            picks = choose(there[there != row], state[PREFERENCE][row], options.models, epsilon, to.draw.stream("models", id))
+        elif to.phase == "train":
             picks = there[:0]
         else:
-            picks = choose(there[there != row], None, options.models, 1.0, draw.stream("models", id))
+            picks = choose(there[there != row], None, options.models, 1.0, to.draw.stream("models", id))
         sender[k, : len(picks)] = picks
     senders, index = np.unique(sender[sender >= 0]), torch.zeros(sender.shape, dtype=torch.int64)
     others = {name: tensor.expand(*sender.shape, *tensor.shape) for name, tensor in mean.items()}
@@ -145,35 +145,31 @@ def fresh(options: FedFomoOptions, model: LanguageModel, received: Tensors, clie
     return {**tagged("model", start), **tagged("before", start)}
 
 
-def local(
-    options: FedFomoOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> Upload:
     """Mix the models received, train the result; uploads it and what the clients think of each model.
 
     A client's first round has nothing to mix: it trains where it starts.
     """
-    learning, target = parts(options, data, draw)
-    own = untagged("model", state.tensors)
-    before, weights, work = federate(options, model, received, state, own, only(target, state.known))
+    learning, target = parts(options, visit.data, visit.draw)
+    own = untagged("model", visit.kept.tensors)
+    before, weights, work = federate(options, model, visit, own, only(target, visit.kept.known))
     parameters = copy(before)
-    training = train(model, parameters, learning, [Update(tuple(parameters), "global")], options, draw, "local")
-    sent = {**parameters, "sender": received["sender"], "weights": weights[:, 1 : 1 + options.models]}
+    training = train(model, parameters, learning, [Update(tuple(parameters), "global")], options, visit.draw, "local")
+    sent = {**parameters, "sender": visit.received["sender"], "weights": weights[:, 1 : 1 + options.models]}
     kept = {**tagged("model", parameters), **tagged("before", before)}
-    return Upload(sent, data.sizes(), (work, training), kept)
+    return Upload(sent, visit.data.sizes(), (work, training), kept)
 
 
-def personalize(
-    options: FedFomoOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Mix the models received and predict with the result, before any training on it, as published.
 
     A new client first trains where it starts, as in the first round of all others.
     """
-    learning, target = parts(options, data, draw)
-    own = copy(untagged("model", state.tensors))
+    learning, target = parts(options, visit.data, visit.draw)
+    own = copy(untagged("model", visit.kept.tensors))
     update = Update(tuple(own), "global")
-    training = train(model, own, only(learning, ~state.known), [update], options, draw, "local")
-    mixed, _, work = federate(options, model, received, state, own, target)
+    training = train(model, own, only(learning, ~visit.kept.known), [update], options, visit.draw, "local")
+    mixed, _, work = federate(options, model, visit, own, target)
     return Personal(mixed, "global", phases=(training, work))
 
 
@@ -188,7 +184,7 @@ def only(data: Data, who: Tensor) -> Data:
 
 
 def federate(
-    options: FedFomoOptions, model: LanguageModel, received: Tensors, state: ClientState, own: Tensors, target: Data
+    options: FedFomoOptions, model: LanguageModel, visit: Visit, own: Tensors, target: Data
 ) -> tuple[Tensors, Tensor, Work]:
     """Mix the client's own model and those received: (the result [K, ..], w float64 [K, 1 + M or 2 + M], work).
 
@@ -198,12 +194,13 @@ def federate(
 
     Where no w_n is above 0, and where there is no target, the client's own model stays as it is.
     """
-    before, others = untagged("before", state.tensors), untagged("others", received)
+    received, known = visit.received, visit.kept.known
+    before, others = untagged("before", visit.kept.tensors), untagged("others", received)
     candidates = [own, *({name: tensor[:, m] for name, tensor in others.items()} for m in range(options.models))]
-    there = [torch.ones_like(state.known), *(received["sender"] >= 0).unbind(1)]
+    there = [torch.ones_like(known), *(received["sender"] >= 0).unbind(1)]
     if options.mean_candidate:  # not to a new client, whose model before its first training it is
         candidates.append(untagged("start", received))
-        there.append(state.known)
+        there.append(known)
     passes = [measure(model, one, target, "global", options.batch_size) for one in (before, *candidates)]
     tokens = passes[0].tokens.clamp_min(1)
     gains = torch.stack([(passes[0].nats - one.nats) / tokens for one in passes[1:]], dim=1)
@@ -233,7 +230,7 @@ def mixture(shares: Tensor, tensors: Sequence[Tensor]) -> Tensor:
     """sum_n shares[:, n] tensors[n], in their own format."""
     total = torch.zeros_like(tensors[0], dtype=torch.float64)
     for n, tensor in enumerate(tensors):
-        total += shares[:, n].view(-1, *(1,) * (tensor.dim() - 1)) * tensor.double()
+        total += per_client(shares[:, n], tensor) * tensor.double()
     return total.to(tensors[0].dtype)
 
 
@@ -246,8 +243,7 @@ def server_step(
     row = torch.from_numpy(uploads.rows).to(sender.device).unsqueeze(1).expand_as(sender)
     was_sent = sender >= 0
     preference.index_put_((row[was_sent], sender[was_sent]), weights[was_sent].to(preference.dtype), accumulate=True)
-    share = uploads.weights / uploads.weights.sum()
-    mean = {name: torch.tensordot(share.to(each.device), each.double(), dims=1) for name, each in uploads.each.items()}
+    mean = weighted_mean({name: uploads.each[name] for name in without_preference(state)}, uploads.weights)
     return {name: preference if name == PREFERENCE else mean[name].to(old.dtype) for name, old in state.items()}, moments
 
 

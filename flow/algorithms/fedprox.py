@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from flow.algorithms.interface import Algorithm
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
-from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Personal, Upload
+from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Update
 from flow.training.work import finetune, fit
 
@@ -31,18 +29,14 @@ def check(options: FedProxOptions) -> None:
     finetuning.check_pull("mu", options.mu, {"lr": options.lr, "personal_lr": personal(options).lr})
 
 
-def local(
-    options: FedProxOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: FedProxOptions, model: LanguageModel, visit: Visit) -> Upload:
     """E epochs of w <- w - eta (grad f(w) + mu (w - w_g)), from w_g; weighted by the number of training sequences."""
-    return fit(model, received, data, proximal(options, received), options, draw)
+    return fit(model, visit.received, visit, proximal(options, visit.received), options)
 
 
-def personalize(
-    options: FedProxOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: FedProxOptions, model: LanguageModel, visit: Visit) -> Personal:
     """The same kind of steps from the same w_g, for every client: FedProx as a stateless personalization."""
-    return finetune(model, received, data, proximal(options, received), personal(options), draw)
+    return finetune(model, visit.received, visit, proximal(options, visit.received), personal(options))
 
 
 def proximal(options: FedProxOptions, received: Tensors) -> Update:

@@ -16,7 +16,7 @@ from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, copy, initial
 from flow.training.batches import Data, split
-from flow.training.messages import ClientState, Personal, Upload, broadcast
+from flow.training.messages import Personal, Upload, Visit, broadcast
 from flow.training.records import Work
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import train
@@ -49,19 +49,17 @@ def init(options: FedReconOptions, model: LanguageModel, seed: int, clients: int
     return {**state, TABLE: state[TABLE][known(model)]}
 
 
-def local(
-    options: FedReconOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: FedReconOptions, model: LanguageModel, visit: Visit) -> Upload:
     """Reconstruct on the support half, then train w_g on the query half with the local part frozen.
 
     Uploads w_g, weighted by the number of query sequences.
     """
-    support, query = split(data, draw)
-    parameters = start(model, received)
-    recon = reconstruct(options, model, parameters, support, draw)
-    update = Update(tuple(received), "global", compose=joined(model))
-    work = train(model, parameters, query, [update], options, draw, "global")
-    return Upload({name: parameters[name] for name in received}, query.sizes(), (*recon, work))
+    support, query = split(visit.data, visit.draw)
+    parameters = start(model, visit.received)
+    recon = reconstruct(options, model, parameters, support, visit.draw)
+    update = Update(tuple(visit.received), "global", compose=joined(model))
+    work = train(model, parameters, query, [update], options, visit.draw, "global")
+    return Upload({name: parameters[name] for name in visit.received}, query.sizes(), (*recon, work))
 
 
 def general(options: FedReconOptions, model: LanguageModel, state: Tensors) -> Personal | None:
@@ -69,12 +67,10 @@ def general(options: FedReconOptions, model: LanguageModel, state: Tensors) -> P
     return Personal(joined(model)(start(model, broadcast(state, 1).tensors)), "global")
 
 
-def personalize(
-    options: FedReconOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: FedReconOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Reconstruct on all training sequences; the query set is what the client is tested on. The same for every client."""
-    parameters = start(model, received)
-    recon = reconstruct(options, model, parameters, data, draw)
+    parameters = start(model, visit.received)
+    recon = reconstruct(options, model, parameters, visit.data, visit.draw)
     return Personal(joined(model)(parameters), "global", phases=recon)
 
 

@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 
 from flow.algorithms.interface import Algorithm
 from flow.checks import check_number
-from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, body_of, copy, head_of, initial, stack
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Personal, Upload
+from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import finetune, train
 
@@ -41,24 +39,20 @@ def fresh(options: FedRepOptions, model: LanguageModel, received: Tensors, clien
     return stack({name: start[name] for name in head_of(start)}, clients)
 
 
-def local(
-    options: FedRepOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Upload:
     """The head with the body frozen, then the body with the head frozen; uploads the body, keeps the head."""
-    parameters = copy({**received, **state.tensors})
+    parameters = copy({**visit.received, **visit.kept.tensors})
     heads = replace(options, epochs=options.head_epochs)
-    first = train(model, parameters, data, [Update(tuple(state.tensors), "global")], heads, draw, "head")
-    then = train(model, parameters, data, [Update(tuple(received), "global")], options, draw, "global")
-    body, head = ({name: parameters[name] for name in names} for names in (received, state.tensors))
-    return Upload(body, data.sizes(), (first, then), head)
+    first = train(model, parameters, visit.data, [Update(tuple(visit.kept.tensors), "global")], heads, visit.draw, "head")
+    then = train(model, parameters, visit.data, [Update(tuple(visit.received), "global")], options, visit.draw, "global")
+    body, head = ({name: parameters[name] for name in names} for names in (visit.received, visit.kept.tensors))
+    return Upload(body, visit.data.sizes(), (first, then), head)
 
 
-def personalize(
-    options: FedRepOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Fit the head to the body received."""
     heads = replace(options, epochs=options.head_epochs)
-    return finetune(model, {**received, **state.tensors}, data, Update(tuple(state.tensors), "global"), heads, draw)
+    return finetune(model, {**visit.received, **visit.kept.tensors}, visit, Update(tuple(visit.kept.tensors), "global"), heads)
 
 
 ALGORITHM = Algorithm(

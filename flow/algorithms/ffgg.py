@@ -17,14 +17,14 @@ from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.flops import per_token
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors, body_of, copy, head_of, initial, nbytes, stack
+from flow.model.parameters import Tensors, body_of, copy, head_of, initial, nbytes, per_client, stack
 from flow.server import aggregators, optimizers
 from flow.server.options import ServerOptions
 from flow.server.uploads import Uploads
 from flow.training.batches import Data, batches
 from flow.training.descent import gradients
-from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
-from flow.training.records import Work
+from flow.training.messages import Download, Members, Personal, Upload, Visit, broadcast
+from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import finetune, train
 
@@ -79,52 +79,53 @@ def init(options: FFGGOptions, model: LanguageModel, seed: int, clients: int) ->
     return theta if not options.asynchronous else {**theta, **remember([theta] * options.delay)}
 
 
-def download(options: FFGGOptions, model: LanguageModel, state: Tensors, to: Members, draw: Draw) -> Download:
+def download(options: FFGGOptions, model: LanguageModel, state: Tensors, to: Members) -> Download:
     """theta; asynchronous, to clients that train, one of its last versions."""
     theta = current(state)
-    if not options.asynchronous or draw.purpose != "train":
+    if not options.asynchronous or to.phase != "train":
         return broadcast(theta, len(to.ids))
-    ages = torch.tensor([int(draw.stream("delay", id).integers(options.delay)) for id in to.ids])
+    ages = torch.tensor([int(to.draw.stream("delay", id).integers(options.delay)) for id in to.ids])
     return Download({name: state[PAST + name][ages.to(state[name].device)] for name in theta}, [nbytes(theta)] * len(to.ids))
 
 
-def local(options: FFGGOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw) -> Upload:
+def local(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Upload:
     """Fine-tune w from its initial values with theta frozen; upload grad_theta f(theta, w) over all training sequences.
 
     With more pairs, each goes on from the last w and from theta after the last gradient's step. All clients count alike.
     """
     hidden = private(options, model)
-    parameters = copy({**received, **stack(hidden, len(data.ids))})
-    total = {name: torch.zeros_like(tensor, memory_format=torch.contiguous_format) for name, tensor in received.items()}
+    parameters = copy({**visit.received, **stack(hidden, len(visit.data.ids))})
+    total = {name: torch.zeros_like(tensor, memory_format=torch.contiguous_format) for name, tensor in visit.received.items()}
     phases: list[Work] = []
     for pair in range(options.pairs):
-        phases.append(train(model, parameters, data, [Update(tuple(hidden), "global")], options, draw, f"private {pair}"))
-        found, work = gradient(model, parameters, tuple(received), data, options)
+        phases.append(
+            train(model, parameters, visit.data, [Update(tuple(hidden), "global")], options, visit.draw, f"private {pair}")
+        )
+        found, work = gradient(model, parameters, tuple(visit.received), visit.data, options)
         phases.append(work)
         for name, tensor in found.items():
             total[name] += tensor
             parameters[name] -= options.shared_lr * tensor
-    return Upload(total, [1] * len(data.ids), tuple(phases))
+    return Upload(total, [1] * len(visit.data.ids), tuple(phases))
 
 
 def gradient(model: LanguageModel, parameters: Tensors, names: tuple[str, ...], data: Data, sgd: Sgd) -> tuple[Tensors, Work]:
     """Gradient [K, ..] of K clients' mean loss over all their tokens, clipped as a whole; nothing moves."""
     where = Update(names, "global")
     found = {name: torch.zeros_like(parameters[name]) for name in names}
-    nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
-    tokens = torch.stack([data.lengths[torch.from_numpy(rows)].sum() for rows in data.rows]).to(nats)
+    tally = Tally(data)
+    tokens = torch.stack([data.lengths[torch.from_numpy(rows)].sum() for rows in data.rows]).to(tally.tokens)
     for batch in batches(data, sgd.batch_size):
         k = len(batch.lengths)
         loss, parts = gradients(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, where)
-        counted = batch.valid.sum((1, 2))
-        share = counted / tokens[:k]
+        share = batch.valid.sum((1, 2)) / tokens[:k]
         for name, part in parts.items():
-            found[name][:k] += part * share.to(part.dtype).view(-1, *(1,) * (part.dim() - 1))
-        nats[:k] += loss * counted
+            found[name][:k] += part * per_client(share.to(part.dtype), part)
+        tally.add_mean(batch, loss)
     if sgd.clip:
-        shrink = sgd.clip / aggregators.lengths(found).clamp_min(sgd.clip)
-        found = {name: tensor * shrink.view(-1, *(1,) * (tensor.dim() - 1)) for name, tensor in found.items()}
-    return found, Work(nats, tokens, sum(data.sizes()), tokens * per_token(model, "global", names))
+        shrink = sgd.clip / aggregators.norms(found).clamp_min(sgd.clip)
+        found = {name: tensor * per_client(shrink, tensor) for name, tensor in found.items()}
+    return found, tally.work(sum(data.sizes()), per_token(model, "global", names))
 
 
 def server_step(
@@ -153,13 +154,11 @@ def descend(
     return optimizers.step(theta, moments, target, how)
 
 
-def personalize(
-    options: FFGGOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Fine-tune w from its initial values under the theta received; the same for every client."""
     hidden = private(options, model)
-    start = {**received, **stack(hidden, len(data.ids))}
-    return finetune(model, start, data, Update(tuple(hidden), "global"), options, draw)
+    start = {**visit.received, **stack(hidden, len(visit.data.ids))}
+    return finetune(model, start, visit, Update(tuple(hidden), "global"), options)
 
 
 def private(options: FFGGOptions, model: LanguageModel) -> Tensors:

@@ -18,7 +18,7 @@ from flow.errors import UserError
 from flow.model.language_model import LanguageModel, second_expert
 from flow.model.parameters import Tensors, copy, global_name, initial, names_of
 from flow.training.batches import Data, split
-from flow.training.messages import ClientState, Personal, Upload, broadcast
+from flow.training.messages import Personal, Upload, Visit, broadcast
 from flow.training.records import Work
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import train
@@ -169,47 +169,45 @@ def general(options: FlowOptions, model: LanguageModel, state: Tensors) -> Perso
     return Personal(shared, "mixture", "hard") if options.ablation == "instance" else Personal(shared, "global")
 
 
-def local(options: FlowOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw) -> Upload:
+def local(options: FlowOptions, model: LanguageModel, visit: Visit) -> Upload:
     """Make w_l, then train psi and w_g; uploads what was received, weighted by the sequences w_g was trained on."""
     sgd, _, gamma, _, split_in_two = settings(options)
-    parameters, query, phases = prepare(options, model, received, data, draw)
+    parameters, query, phases = prepare(options, model, visit)
     router = names_of(parameters, "router")
-    world = tuple(name for name in received if name not in router)
+    world = tuple(name for name in visit.received if name not in router)
     if options.ablation == "client":
         updates = [Update(world, "global")]
     elif split_in_two:
         updates = [Update(router, "mixture", gamma), Update(world, "mixture")]
     else:
         updates = [Update(router + world, "mixture", gamma)]
-    work = train(model, parameters, query, updates, sgd, draw, "global")
-    return Upload({name: parameters[name] for name in received}, query.sizes(), (*phases, work))
+    work = train(model, parameters, query, updates, sgd, visit.draw, "global")
+    return Upload({name: parameters[name] for name in visit.received}, query.sizes(), (*phases, work))
 
 
-def personalize(
-    options: FlowOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: FlowOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Make w_l, then train psi alone. Nothing is remembered: a client never seen does the same as one that trained."""
     sgd, personal, gamma, _, split_in_two = settings(options)
     if options.ablation == "instance":
-        return Personal(received, "mixture", "hard")
+        return Personal(visit.received, "mixture", "hard")
     if options.ablation == "client":
-        parameters = start(model, received)
-        return Personal(parameters, "local", phases=(make_local(model, parameters, data, personal, draw),))
-    parameters, query, phases = prepare(options, model, received, data, draw)
-    work = train(model, parameters, query, [Update(names_of(parameters, "router"), "mixture", gamma)], sgd, draw, "router")
+        parameters = start(model, visit.received)
+        return Personal(parameters, "local", phases=(make_local(model, parameters, visit.data, personal, visit.draw),))
+    parameters, query, phases = prepare(options, model, visit)
+    work = train(
+        model, parameters, query, [Update(names_of(parameters, "router"), "mixture", gamma)], sgd, visit.draw, "router"
+    )
     return Personal(parameters, "mixture", "hard" if split_in_two else "soft", (*phases, work))
 
 
-def prepare(
-    options: FlowOptions, model: LanguageModel, received: Tensors, data: Data, draw: Draw
-) -> tuple[Tensors, Data, tuple[Work, ...]]:
+def prepare(options: FlowOptions, model: LanguageModel, visit: Visit) -> tuple[Tensors, Data, tuple[Work, ...]]:
     """K clients' parameters with w_l made, the data for the next phase, and the work so far; ablations make no w_l here."""
-    parameters = start(model, received)
+    parameters = start(model, visit.received)
     if options.ablation != "none":
-        return parameters, data, ()
+        return parameters, visit.data, ()
     _, personal, _, _, split_in_two = settings(options)
-    support, query = split(data, draw, options.local_share) if split_in_two else (data, data)
-    return parameters, query, (make_local(model, parameters, support, personal, draw),)
+    support, query = split(visit.data, visit.draw, options.local_share) if split_in_two else (visit.data, visit.data)
+    return parameters, query, (make_local(model, parameters, support, personal, visit.draw),)
 
 
 def start(model: LanguageModel, received: Tensors) -> Tensors:

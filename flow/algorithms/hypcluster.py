@@ -18,8 +18,7 @@ from flow.model.parameters import Tensors, copy, initial, tagged, untagged
 from flow.server import aggregators, optimizers
 from flow.server.options import ServerOptions
 from flow.server.uploads import Uploads
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Personal, Upload
+from flow.training.messages import Personal, Upload, Visit
 from flow.training.records import Work
 from flow.training.sgd import Update, check_sgd
 from flow.training.work import finetune, measure, train
@@ -77,47 +76,39 @@ def drawn(model: LanguageModel, seed: int, cluster: int) -> Tensors:
     return found
 
 
-def local(
-    options: HypClusterOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> Upload:
     """Choose a model before any step, then E epochs of SGD on it; uploads it with the number of its cluster."""
-    choice, phases = chosen(options, model, received, data, draw)
-    parameters = picked(options, received, choice)
-    work = train(model, parameters, data, [Update(tuple(parameters), "global")], options, draw, "global")
-    return Upload({**parameters, CHOICE: choice}, data.sizes(), (*phases, work))
+    choice, phases = chosen(options, model, visit)
+    parameters = picked(options, visit.received, choice)
+    work = train(model, parameters, visit.data, [Update(tuple(parameters), "global")], options, visit.draw, "global")
+    return Upload({**parameters, CHOICE: choice}, visit.data.sizes(), (*phases, work))
 
 
-def personalize(
-    options: HypClusterOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> Personal:
     """The model with the lowest loss on the client's training sequences, fine-tuned; before: as it was received."""
-    losses, phases = measured(options, model, received, data)
-    start = picked(options, received, losses.argmin(0))
+    losses, phases = measured(options, model, visit)
+    start = picked(options, visit.received, losses.argmin(0))
     before = Personal(start, "global")
     options = personal(options)
     if not options.epochs:
         return before._replace(phases=phases, before=before)
-    own = finetune(model, start, data, Update(tuple(start), "global"), options, draw)
+    own = finetune(model, start, visit, Update(tuple(start), "global"), options)
     return own._replace(phases=(*phases, *own.phases), before=before)
 
 
-def chosen(
-    options: HypClusterOptions, model: LanguageModel, received: Tensors, data: Data, draw: Draw
-) -> tuple[Tensor, tuple[Work, ...]]:
+def chosen(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> tuple[Tensor, tuple[Work, ...]]:
     """int64 [K]: every client's cluster, and the work of finding it."""
-    if draw.round <= options.random_rounds:
-        picks = [int(draw.stream("cluster", id).integers(options.clusters)) for id in data.ids]
-        return torch.tensor(picks, device=data.tokens.device), ()
-    losses, phases = measured(options, model, received, data)
+    if visit.draw.round <= options.random_rounds:
+        picks = [int(visit.draw.stream("cluster", id).integers(options.clusters)) for id in visit.data.ids]
+        return torch.tensor(picks, device=visit.data.tokens.device), ()
+    losses, phases = measured(options, model, visit)
     return losses.argmin(0), phases
 
 
-def measured(
-    options: HypClusterOptions, model: LanguageModel, received: Tensors, data: Data
-) -> tuple[Tensor, tuple[Work, ...]]:
+def measured(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> tuple[Tensor, tuple[Work, ...]]:
     """[clusters, K]: mean loss of every model on the clients' training sequences."""
     works = tuple(
-        measure(model, untagged(str(cluster), received), data, "global", options.batch_size)
+        measure(model, untagged(str(cluster), visit.received), visit.data, "global", options.batch_size)
         for cluster in range(options.clusters)
     )
     return torch.stack([work.nats / work.tokens for work in works]), works

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
@@ -12,9 +12,10 @@ from flow.model.parameters import Tensors, initial
 from flow.server import optimizers
 from flow.server.options import ServerOptions
 from flow.server.uploads import Uploads
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
-from flow.training.sgd import Sgd, check_sgd
+from flow.training.messages import Download, Members, Personal, Upload, Visit, broadcast
+from flow.training.sgd import check_sgd
+
+Options = TypeVar("Options")
 
 
 class Rate(NamedTuple):
@@ -39,7 +40,7 @@ def unchanged(options: Any, rounds: int) -> Any:
     return options
 
 
-def check_training(options: Sgd) -> None:
+def check_training(options: Any) -> None:
     """Raise UserError for an option of the SGD out of range."""
     check_sgd(options)
 
@@ -63,12 +64,12 @@ def global_model(options: Any, model: LanguageModel, seed: int, clients: int) ->
     return {name: tensor.clone() for name, tensor in initial(model, "global").items()}
 
 
-def to_all(options: Any, model: LanguageModel, state: Tensors, to: Members, draw: Draw) -> Download:
+def to_all(options: Any, model: LanguageModel, state: Tensors, to: Members) -> Download:
     """Everybody receives the server state."""
     return broadcast(state, len(to.ids))
 
 
-def nothing_is_sent(options: Any, model: LanguageModel, state: Tensors, to: Members, draw: Draw) -> Download:
+def nothing_is_sent(options: Any, model: LanguageModel, state: Tensors, to: Members) -> Download:
     """Nobody receives anything."""
     return Download({}, [0] * len(to.ids))
 
@@ -85,14 +86,14 @@ def as_received(options: Any, model: LanguageModel, state: Tensors) -> Personal 
     return Personal(broadcast(state, 1).tensors, "global")
 
 
-def per_client(options: Any) -> Scope:
+def client_scope(options: Any) -> Scope:
     """Every client its own model, the same for all of its tokens."""
     return Scope(client=True, instance=False)
 
 
 @dataclass(frozen=True)
-class Algorithm:
-    """An algorithm as plain functions. Every one takes the algorithm's own options first.
+class Algorithm(Generic[Options]):
+    """An algorithm as plain functions over explicit state. Every one takes the algorithm's own options first.
 
     Those that run on K clients at once give every client what it would get alone: their randomness comes from
     ``draw.stream(.., client id)``, and nothing is computed across clients.
@@ -101,39 +102,38 @@ class Algorithm:
     name: str
     about: str
     """One line, a whole sentence."""
-    options: type[Any]
+    options: type[Options]
     """Frozen dataclass of options, all with defaults, among them batch_size."""
 
-    local: Callable[[Any, LanguageModel, Tensors, ClientState, Data, Draw], Upload]
-    """(options, model, received, state, data, draw): a round's work of K clients -> what they upload and keep."""
+    local: Callable[[Options, LanguageModel, Visit], Upload]
+    """(options, model, visit): a round's work of K clients -> what they upload and keep."""
 
-    personalize: Callable[[Any, LanguageModel, Tensors, ClientState, Data, Draw], Personal] | None
-    """(options, model, received, state, data, draw) -> what K clients predict with, whether they ever trained or not;
-    nothing is kept. None: they predict with the general model."""
+    personalize: Callable[[Options, LanguageModel, Visit], Personal] | None
+    """(options, model, visit) -> what K clients predict with, whether they ever trained or not; nothing is kept. None: they
+    predict with the general model."""
 
-    resolve: Callable[[Any, int], Any] = unchanged
+    resolve: Callable[[Options, int], Options] = unchanged
     """(options, rounds of the run) -> the options with nothing left open, as a run records them"""
-    check: Callable[[Any], None] = check_training
+    check: Callable[[Options], None] = check_training
     """Raises UserError for an option out of range."""
-    check_server: Callable[[Any, ServerOptions], None] = any_server
+    check_server: Callable[[Options, ServerOptions], None] = any_server
     """(options, server options): raises UserError for a server that the algorithm cannot have with these options"""
-    minimum_sequences: Callable[[Any], int] = one_sequence
+    minimum_sequences: Callable[[Options], int] = one_sequence
     """Clients with fewer training sequences are skipped and counted."""
     tuned: tuple[Rate, ...] = (Rate("lr"),)
     """What `flow compare --tune` chooses, in this order; last comes the learning rate of an adaptive server optimiser."""
-    traits: Callable[[Any], dict[str, Any]] = single_expert
+    traits: Callable[[Options], dict[str, Any]] = single_expert
     """options -> keyword arguments of LanguageModel that the algorithm decides"""
-    scope: Callable[[Any], Scope] = per_client
+    scope: Callable[[Options], Scope] = client_scope
     """options -> what the algorithm personalizes"""
 
-    init: Callable[[Any, LanguageModel, int, int], Tensors] = global_model
+    init: Callable[[Options, LanguageModel, int, int], Tensors] = global_model
     """(options, model with its initial parameters, seed, how many clients may train) -> server state"""
-    download: Callable[[Any, LanguageModel, Tensors, Members, Draw], Download] = to_all
-    """(options, model, server state, K clients, draw) -> what each of them receives; its size is the communication that
-    is counted"""
-    general: Callable[[Any, LanguageModel, Tensors], Personal | None] = as_received
+    download: Callable[[Options, LanguageModel, Tensors, Members], Download] = to_all
+    """(options, model, server state, K clients) -> what each of them receives; its size is the communication that is counted"""
+    general: Callable[[Options, LanguageModel, Tensors], Personal | None] = as_received
     """(options, model, server state) -> the one model for everybody, with a leading 1; None where there is none"""
-    fresh: Callable[[Any, LanguageModel, Tensors, int], Tensors] | None = None
+    fresh: Callable[[Options, LanguageModel, Tensors, int], Tensors] | None = None
     """(options, model, received, K) -> the state [K, ..] from which clients start that have none; not changed in place.
     None: clients keep nothing."""
 
@@ -141,5 +141,7 @@ class Algorithm:
     """Whether the server step needs every single upload instead of their sum."""
     averages: bool = True
     """Whether the server averages uploads: whether server optimisers and aggregators have something to do."""
-    server_step: Callable[[Any, Tensors, Tensors, Uploads, ServerOptions, Draw], tuple[Tensors, Tensors]] = optimizers.average
+    server_step: Callable[[Options, Tensors, Tensors, Uploads, ServerOptions, Draw], tuple[Tensors, Tensors]] = (
+        optimizers.average
+    )
     """(options, server state, moments, uploads, server options, draw) -> (next server state, next moments)"""

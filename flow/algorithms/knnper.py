@@ -16,14 +16,12 @@ from torch import Tensor
 
 from flow.algorithms.interface import Algorithm
 from flow.checks import check_number
-from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.flops import per_token
 from flow.model.language_model import LanguageModel, Prediction
-from flow.model.parameters import Tensors
-from flow.training.batches import Batch, Data, batches
-from flow.training.messages import ClientState, Personal, Upload
-from flow.training.records import Work
+from flow.training.batches import Batch, batches
+from flow.training.messages import Personal, Upload, Visit
+from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import fit
 
@@ -67,45 +65,39 @@ def check(options: KNNPerOptions) -> None:
         raise UserError(f"scale must be above 0, got {options.scale!r}; leave it out for the default")
 
 
-def local(
-    options: KNNPerOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> Upload:
     """E epochs of SGD from w_g, as FedAvg; weighted by the number of training sequences."""
-    return fit(model, received, data, Update(tuple(received), "global"), options, draw)
+    return fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
 
 
-def personalize(
-    options: KNNPerOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Fill the stores by the received model; every client predicts with (1 - lam) p_model + lam p_knn."""
-    found, work = stores(options, model, received, data, draw)
-    return Personal(received, "global", phases=(work,), scores=partial(mixture, options, found))
+    found, work = stores(options, model, visit)
+    return Personal(visit.received, "global", phases=(work,), scores=partial(mixture, options, found))
 
 
 @torch.no_grad()
-def stores(options: KNNPerOptions, model: LanguageModel, received: Tensors, data: Data, draw: Draw) -> tuple[list[Store], Work]:
+def stores(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> tuple[list[Store], Work]:
     """Every client's store, over its training tokens."""
-    parts: list[list[Store]] = [[] for _ in data.ids]
-    nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
-    tokens = torch.zeros_like(nats)
-    for batch in batches(data, options.batch_size):
+    parts: list[list[Store]] = [[] for _ in visit.data.ids]
+    tally = Tally(visit.data)
+    for batch in batches(visit.data, options.batch_size):
         k = len(batch.lengths)
-        own = {name: tensor[:k] for name, tensor in received.items()}
+        own = {name: tensor[:k] for name, tensor in visit.received.items()}
         out = torch.func.functional_call(model, own, (batch.inputs, batch.lengths), {"route": "global"})
         losses = F.cross_entropy(out.logits.flatten(0, 2), batch.targets.flatten(), reduction="none").view_as(batch.targets)
-        nats[:k] += (losses.double() * batch.valid).sum((1, 2))
-        tokens[:k] += batch.valid.sum((1, 2))
+        tally.add(batch, (losses.double() * batch.valid).sum((1, 2)))
         for client in range(k):
             valid = batch.valid[client]
             parts[client].append(Store(out.features[client][valid], batch.targets[client][valid]))
     found = []
-    for id, own_parts in zip(data.ids, parts, strict=True):
+    for id, own_parts in zip(visit.data.ids, parts, strict=True):
         store = Store(*(torch.cat(tensors) for tensors in zip(*own_parts, strict=True)))
         if 0 < options.capacity < len(store.labels):
-            kept = torch.from_numpy(draw.stream("store", id).choice(len(store.labels), options.capacity, replace=False))
+            kept = torch.from_numpy(visit.draw.stream("store", id).choice(len(store.labels), options.capacity, replace=False))
             store = Store(*(tensor[kept.to(tensor.device)] for tensor in store))
         found.append(store)
-    return found, Work(nats, tokens, sum(data.sizes()), tokens * per_token(model, "global"))
+    return found, tally.work(sum(visit.data.sizes()), per_token(model, "global"))
 
 
 def mixture(options: KNNPerOptions, found: list[Store], out: Prediction, batch: Batch) -> Tensor:

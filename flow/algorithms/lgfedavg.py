@@ -14,8 +14,7 @@ from flow.checks import check_number
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, body_of, head_of, nbytes
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
+from flow.training.messages import Download, Members, Personal, Upload, Visit, broadcast
 from flow.training.sgd import Update
 from flow.training.work import finetune, fit
 
@@ -47,7 +46,7 @@ def pretraining(options: LGFedAvgOptions, draw: Draw) -> bool:
     return draw.round <= options.pretrain_rounds
 
 
-def download(options: LGFedAvgOptions, model: LanguageModel, state: Tensors, to: Members, draw: Draw) -> Download:
+def download(options: LGFedAvgOptions, model: LanguageModel, state: Tensors, to: Members) -> Download:
     """The head; to those without a body the one that FedAvg left, too."""
     head = nbytes({name: state[name] for name in head_of(state)})
     known = to.states.known(to.rows).tolist()
@@ -59,27 +58,23 @@ def fresh(options: LGFedAvgOptions, model: LanguageModel, received: Tensors, cli
     return {name: received[name] for name in body_of(received)}
 
 
-def local(
-    options: LGFedAvgOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Upload:
+def local(options: LGFedAvgOptions, model: LanguageModel, visit: Visit) -> Upload:
     """All of the model, from the global head and the client's body; uploads the head, keeps the body.
 
     Heads count alike in the mean, whatever the clients' sizes. Before that, rounds of FedAvg.
     """
-    update = Update(tuple(received), "global")
-    if pretraining(options, draw):
-        return fit(model, received, data, update, options, draw)
-    trained, _, phases, _ = fit(model, {**received, **state.tensors}, data, update, options, draw)
-    head, body = ({name: trained[name] for name in names} for names in (head_of(received), body_of(received)))
-    return Upload(head, [1] * len(data.ids), phases, body)
+    update = Update(tuple(visit.received), "global")
+    if pretraining(options, visit.draw):
+        return fit(model, visit.received, visit, update, options)
+    trained, _, phases, _ = fit(model, {**visit.received, **visit.kept.tensors}, visit, update, options)
+    head, body = ({name: trained[name] for name in names} for names in (head_of(visit.received), body_of(visit.received)))
+    return Upload(head, [1] * len(visit.data.ids), phases, body)
 
 
-def personalize(
-    options: LGFedAvgOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: LGFedAvgOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Fine-tune the body under the global head, which stays."""
-    body = tuple(state.tensors)
-    return finetune(model, {**received, **state.tensors}, data, Update(body, "global"), personal(options), draw)
+    body = tuple(visit.kept.tensors)
+    return finetune(model, {**visit.received, **visit.kept.tensors}, visit, Update(body, "global"), personal(options))
 
 
 ALGORITHM = Algorithm(

@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 
 from flow.algorithms.interface import Algorithm, nothing_changes, nothing_is_sent
 from flow.checks import check_number
-from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, copy, initial, stack
-from flow.training.batches import Data
-from flow.training.messages import ClientState, Personal, Upload
+from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import finetune, train
 
@@ -34,19 +32,17 @@ def fresh(options: LocalOptions, model: LanguageModel, received: Tensors, client
     return stack(initial(model, "global"), clients)
 
 
-def local(options: LocalOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw) -> Upload:
+def local(options: LocalOptions, model: LanguageModel, visit: Visit) -> Upload:
     """E epochs of SGD on v, which stays with the client."""
-    parameters = copy(state.tensors)
-    work = train(model, parameters, data, [Update(tuple(parameters), "global")], options, draw, "local")
-    return Upload({}, data.sizes(), (work,), parameters)
+    parameters = copy(visit.kept.tensors)
+    work = train(model, parameters, visit.data, [Update(tuple(parameters), "global")], options, visit.draw, "local")
+    return Upload({}, visit.data.sizes(), (work,), parameters)
 
 
-def personalize(
-    options: LocalOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: LocalOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Further epochs from v; a new client's v is the initial model."""
     longer = replace(options, epochs=options.personal_epochs)
-    return finetune(model, state.tensors, data, Update(tuple(state.tensors), "global"), longer, draw)
+    return finetune(model, visit.kept.tensors, visit, Update(tuple(visit.kept.tensors), "global"), longer)
 
 
 ALGORITHM = Algorithm(

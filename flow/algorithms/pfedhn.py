@@ -20,13 +20,13 @@ from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.flops import per_token
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors, copy, head_of, initial, nbytes, tagged, untagged
+from flow.model.parameters import Tensors, copy, head_of, initial, nbytes, per_client, tagged, untagged
 from flow.server.options import ServerOptions
-from flow.server.uploads import Uploads
+from flow.server.uploads import Uploads, weighted_mean
 from flow.training.batches import Data, batches
 from flow.training.descent import descend
-from flow.training.messages import ClientState, Download, Members, Personal, Upload, broadcast
-from flow.training.records import Work
+from flow.training.messages import Download, Members, Personal, Upload, Visit, broadcast
+from flow.training.records import Tally, Work, no_work
 from flow.training.sgd import Sgd, Update, check_sgd
 
 VECTORS, VISITS = "vectors", "visits"
@@ -173,25 +173,25 @@ def general(options: HyperOptions, model: LanguageModel, state: Tensors) -> Pers
     return Personal({**broadcast(shared_of(state), 1).tensors, **made}, "global")
 
 
-def download(options: HyperOptions, model: LanguageModel, state: Tensors, to: Members, draw: Draw) -> Download:
+def download(options: HyperOptions, model: LanguageModel, state: Tensors, to: Members) -> Download:
     """theta_i and the shared tensors: all that is sent, and counted.
 
-    For prediction phi and the clients' vectors lie beside them, "phi/..", "vector", "new": there :func:`personalize` plays
-    the server's part of the exchanges too.
+    For prediction phi and the clients' vectors lie at the server's side, "phi/..", "vector", "new": :func:`personalize`
+    computes the server's part of the exchanges from them.
     """
     rows = torch.from_numpy(to.rows).to(state[VECTORS].device)
-    predicting = draw.purpose != "train"
+    predicting = to.phase == "predict"
     new = (rows < 0) | (state[VISITS][rows] == 0)
     vectors = state[VECTORS][rows]  # of a client held out somebody else's, but it is new
     if predicting:
         vectors = torch.where(new.unsqueeze(1), average_vector(state), vectors)
     made, shared = generate(untagged("phi", state), vectors), shared_of(state)
     tensors = {**broadcast(shared, len(rows)).tensors, **made}
-    one = nbytes(shared) + nbytes({name: tensor[0] for name, tensor in made.items()})
-    if predicting:
-        phi = {name: tensor for name, tensor in state.items() if name.startswith("phi/")}
-        tensors |= {**broadcast(phi, len(rows)).tensors, "vector": vectors, "new": new}
-    return Download(tensors, [one] * len(rows))
+    sizes = [nbytes(shared) + nbytes({name: tensor[0] for name, tensor in made.items()})] * len(rows)
+    if not predicting:
+        return Download(tensors, sizes)
+    phi = {name: tensor for name, tensor in state.items() if name.startswith("phi/")}
+    return Download(tensors, sizes, {**broadcast(phi, len(rows)).tensors, "vector": vectors, "new": new})
 
 
 def fresh(options: HyperOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
@@ -200,58 +200,54 @@ def fresh(options: HyperOptions, model: LanguageModel, received: Tensors, client
     return {name: start[name].expand(clients, *start[name].shape) for name in head_of(start)}
 
 
-def local(options: HyperOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw) -> Upload:
+def local(options: HyperOptions, model: LanguageModel, visit: Visit) -> Upload:
     """K steps on everything at once; uploads Delta = theta_i - theta~_i and the shared tensors, keeps its own head."""
-    parameters = copy({**received, **state.tensors})
-    work = advance(options, model, parameters, tuple(parameters), data, draw, "global")
+    parameters = copy({**visit.received, **visit.kept.tensors})
+    work = advance(options, model, parameters, tuple(parameters), visit.data, visit.draw, "global")
     written = targets(options, model)[0]
-    delta = {name: received[name] - parameters[name] for name in written}
-    shared = {name: parameters[name] for name in received if name not in written}
-    own = {name: parameters[name] for name in state.tensors}
-    return Upload({**shared, **tagged("delta", delta)}, data.sizes(), (work,), own or None)
+    delta = {name: visit.received[name] - parameters[name] for name in written}
+    shared = {name: parameters[name] for name in visit.received if name not in written}
+    own = {name: parameters[name] for name in visit.kept.tensors}
+    return Upload({**shared, **tagged("delta", delta)}, visit.data.sizes(), (work,), own or None)
 
 
 def advance(
-    options: HyperOptions, model: LanguageModel, parameters: Tensors, names: tuple[str, ...], data: Data, draw: Draw, phase: str
+    options: HyperOptions, model: LanguageModel, parameters: Tensors, names: tuple[str, ...], data: Data, draw: Draw, label: str
 ) -> Work:
     """K steps of SGD, in place, each on a batch that is drawn from all of a client's sequences; not epochs."""
-    nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
-    tokens, sequences, update = torch.zeros_like(nats), 0, Update(names, "global")
-    streams = [draw.stream("shuffle", phase, id) for id in data.ids]
+    tally, sequences, update = Tally(data), 0, Update(names, "global")
+    streams = [draw.stream("shuffle", label, id) for id in data.ids]
     for _ in range(options.steps):
         drawn = tuple(r[s.permutation(len(r))[: options.batch_size]] for r, s in zip(data.rows, streams, strict=True))
         for batch in batches(data._replace(rows=drawn), options.batch_size):  # one; none where nobody has data
             k = len(batch.lengths)
             loss = descend(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, update, sgd(options))
-            counted = batch.valid.sum((1, 2))
-            nats[:k] += loss.double() * counted
-            tokens[:k] += counted
+            tally.add_mean(batch, loss)
         sequences += sum(map(len, drawn))
-    return Work(nats, tokens, sequences, tokens * per_token(model, "global", names))
+    return tally.work(sequences, per_token(model, "global", names))
 
 
-def personalize(
-    options: HyperOptions, model: LanguageModel, received: Tensors, state: ClientState, data: Data, draw: Draw
-) -> Personal:
+def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Predict with h(v_i; phi) as received. For a new client v_i (and its head) is found first, all else frozen.
 
     An exchange: theta = h(v; phi), K steps, Delta, and v moves as in training.
     """
-    phi = {name: tensor[0] for name, tensor in untagged("phi", received).items()}
-    vectors, new = received["vector"], received["new"]
-    theta = {name: received[name] for name in targets(options, model)[0]}
-    shared = {name: t for name, t in received.items() if "/" not in name and name not in ("vector", "new", *theta)}
-    own = copy(state.tensors)
-    learning = data._replace(rows=tuple(r if one else r[:0] for r, one in zip(data.rows, new.tolist(), strict=True)))
-    nothing = torch.zeros(len(new), dtype=torch.float64, device=vectors.device)
-    total, buffer = Work(nothing, nothing, 0, nothing), torch.zeros_like(vectors)
+    server = visit.server_side
+    assert server is not None, "download() says what the server has where clients are to predict"
+    phi = {name: tensor[0] for name, tensor in untagged("phi", server).items()}
+    vectors, new = server["vector"], server["new"]
+    theta = {name: visit.received[name] for name in targets(options, model)[0]}
+    shared = {name: tensor for name, tensor in visit.received.items() if name not in theta}
+    own = copy(visit.kept.tensors)
+    learning = visit.data._replace(
+        rows=tuple(r if one else r[:0] for r, one in zip(visit.data.rows, new.tolist(), strict=True))
+    )
+    total, buffer = no_work(vectors), torch.zeros_like(vectors)
     for exchange in range(options.new_exchanges if new.any() else 0):
         parameters = {**shared, **copy(theta), **own}
         names = (*theta, *own)
-        work = advance(options, model, parameters, names, learning, draw, f"exchange {exchange}")
-        total = Work(
-            total.nats + work.nats, total.tokens + work.tokens, total.sequences + work.sequences, total.flops + work.flops
-        )
+        work = advance(options, model, parameters, names, learning, visit.draw, f"exchange {exchange}")
+        total = total.plus(work)
         own = {name: parameters[name] for name in own}
         delta = {name: theta[name] - parameters[name] for name in theta}
         gradient = pull_back(phi, vectors, delta, frozen=True)[1]
@@ -259,7 +255,7 @@ def personalize(
         moved, buffer = momentum(options, vectors, gradient, buffer, vector_rate(options))
         vectors = torch.where(new.unsqueeze(1), moved, vectors)
         made = generate(phi, vectors)
-        theta = {name: torch.where(new.view(-1, *(1,) * (t.dim() - 1)), made[name], t) for name, t in theta.items()}
+        theta = {name: torch.where(per_client(new, t), made[name], t) for name, t in theta.items()}
     size = nbytes({name: tensor[0] for name, tensor in theta.items()})
     sent = [options.new_exchanges * size if one else 0 for one in new.tolist()]
     # As much comes back: the theta of the download is the first exchange's, and one more follows the last.
@@ -303,14 +299,13 @@ def server_step(
     values, buffer = momentum(options, vectors, scale * moved, buffers[rows], vector_rate(options))
     state[VECTORS], moments[VECTORS] = state[VECTORS].index_copy(0, rows, values), buffers.index_copy(0, rows, buffer)
     state[VISITS] = state[VISITS].index_add(0, rows, torch.ones_like(rows))
-    share = uploads.weights / uploads.weights.sum()
-    for name, old in shared_of(state).items():
-        each = uploads.each[name]
-        state[name] = torch.tensordot(share.to(each.device), each.double(), dims=1).to(old.dtype)
+    shared = shared_of(state)
+    for name, mean in weighted_mean({name: uploads.each[name] for name in shared}, uploads.weights).items():
+        state[name] = mean.to(shared[name].dtype)
     return state, moments
 
 
-ALGORITHM = Algorithm(
+ALGORITHM: Algorithm[HyperOptions] = Algorithm(
     name="pfedhn",
     about="A hypernetwork at the server writes each client's GRU from a vector that stands for the client.",
     options=PFedHNOptions,

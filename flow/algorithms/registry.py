@@ -6,7 +6,7 @@ is the one that runs where none is named.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flow.algorithms import (
     apfl,
@@ -31,7 +31,7 @@ from flow.server.options import ServerOptions
 
 __all__ = ["DEFAULT", "NAMES", "REGISTRY", "Algorithm", "Name", "algorithm_of"]
 
-REGISTRY: dict[str, Algorithm] = {
+REGISTRY: dict[str, Algorithm[Any]] = {
     algorithm.name: algorithm
     for algorithm in (
         flow.ALGORITHM,
@@ -59,7 +59,7 @@ DEFAULT = next(iter(REGISTRY))
 class Name(NamedTuple):
     """What a name on the command line stands for."""
 
-    algorithm: Algorithm
+    algorithm: Algorithm[Any]
     server: ServerOptions
     about: str
     """One line."""
@@ -72,7 +72,7 @@ NAMES: dict[str, Name] = {name: Name(algorithm, ServerOptions(), algorithm.about
 """Every algorithm, and the combinations of one with a server that have a name of their own."""
 
 
-def algorithm_of(options: object) -> Algorithm:
+def algorithm_of(options: object) -> Algorithm[Any]:
     """The algorithm whose options these are."""
     for algorithm in REGISTRY.values():
         if isinstance(options, algorithm.options):

@@ -13,7 +13,7 @@ from flow.checks import typed
 from flow.config import LARGEST, Config, ModelOptions, checked
 from flow.data import DataOptions, Population
 from flow.errors import UserError
-from flow.server.optimizers import DEFAULTS
+from flow.server.optimizers import OPTIMIZERS
 from flow.server.options import ServerOptions
 from flow.storage import run_folder
 
@@ -147,7 +147,9 @@ def configuration(plan: Plan, name: str, seed: int | None = None, rates: Mapping
     if algorithm.averages:
         server, named = plan.config.server, NAMES[name].server
         if named != ServerOptions():  # the name says which optimiser
-            server = replace(server, server=named.server, **{key: getattr(named, key) for key in DEFAULTS[named.server]})
+            server = replace(
+                server, server=named.server, **{key: getattr(named, key) for key in OPTIMIZERS[named.server].defaults}
+            )
     server = replace(server, **{key: value for key, value in {**own, **rates}.items() if key not in known})
     return replace(
         plan.config,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flow.draws import Draw
 from flow.engine.task import Task
@@ -24,7 +25,7 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
     if algorithm.fresh is None:
         return nowhere
     draw = Draw(config.seed, 0, "train")
-    one = nbytes(task.visit(task.model, state, nowhere, task.clients[:1], draw).kept.tensors)
+    one = nbytes(task.visit(task.model, state, nowhere, task.clients[:1], draw, "train").kept.tensors)
     clients = min(len(task.clients), config.cohort * config.rounds)
     if one * clients <= config.client_memory * 2**20:
         return nowhere
@@ -37,7 +38,7 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
 
 
 @dataclass
-class Run:
+class RunState:
     """What changes from round to round."""
 
     folder: Path | None
@@ -80,9 +81,16 @@ class Run:
         return round
 
 
-def begin(task: Task, folder: Path | None, ranks: Ranks | None = None) -> Run:
-    """The start of a run; nothing is written. ranks: the processes that share it, None for one."""
-    options, described = task.config.algorithm, run_folder.describe(task.config, task.algorithm.name)
+def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: dict[str, Any] | None = None) -> RunState:
+    """The start of a run; nothing is written.
+
+    Args:
+        ranks: the processes that share the run; None for one.
+        stored: the content of config.json, where the run goes on; its files are tied to the keys that it has, so that a
+            build which knows more options reads them too. None: what the configuration says now.
+    """
+    options = task.config.algorithm
+    described = run_folder.describe(task.config, task.algorithm.name) if stored is None else stored
     digest = run_folder.digest(described, task.population)
     state = task.algorithm.init(options, task.model, task.config.seed, len(task.clients))
-    return Run(folder, digest, state, {}, client_states(task, state, folder, digest), ranks or Ranks())
+    return RunState(folder, digest, state, {}, client_states(task, state, folder, digest), ranks or Ranks())

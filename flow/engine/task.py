@@ -22,14 +22,14 @@ from flow.server.options import ServerOptions
 from flow.storage.client_states import ClientStates
 from flow.training.batches import gather
 from flow.training.fused import refusal
-from flow.training.messages import Download, Members, Visit
+from flow.training.messages import Download, Members, Phase, Visit
 
 
 class Task(NamedTuple):
     """A checked configuration with its data and model."""
 
     config: Config[Any]
-    algorithm: Algorithm
+    algorithm: Algorithm[Any]
     population: Population
     clients: Sequence[Client]
     """Those that may train; made or read when they are asked for."""
@@ -41,24 +41,25 @@ class Task(NamedTuple):
     workers: int
     """Groups of clients computed at the same time."""
 
-    def members(self, clients: Sequence[Client], states: ClientStates) -> Members:
+    def members(self, clients: Sequence[Client], states: ClientStates, draw: Draw, phase: Phase) -> Members:
         """Clients as the server knows them."""
-        return Members(tuple(client.id for client in clients), self.population.numbers(clients), states)
+        return Members(tuple(client.id for client in clients), self.population.numbers(clients), states, draw, phase)
 
-    def download(
-        self, model: LanguageModel, state: Tensors, states: ClientStates, clients: Sequence[Client], draw: Draw
-    ) -> Download:
+    def download(self, model: LanguageModel, state: Tensors, members: Members) -> Download:
         """What the server sends to these clients."""
-        if not clients:
+        if not members.ids:
             return Download({}, [])
-        return self.algorithm.download(self.config.algorithm, model, state, self.members(clients, states), draw)
+        return self.algorithm.download(self.config.algorithm, model, state, members)
 
-    def visit(self, model: LanguageModel, state: Tensors, states: ClientStates, clients: Sequence[Client], draw: Draw) -> Visit:
+    def visit(
+        self, model: LanguageModel, state: Tensors, states: ClientStates, clients: Sequence[Client], draw: Draw, phase: Phase
+    ) -> Visit:
         """Send clients what they receive in this state of the server, and put what they have beside it."""
-        fresh, rows = self.algorithm.fresh, self.members(clients, states).rows
-        received, nbytes = self.download(model, state, states, clients, draw)
-        start = {} if fresh is None else fresh(self.config.algorithm, model, received, len(rows))
-        return Visit(rows, received, nbytes, states.of(rows, start), gather(clients, "train", self.config.model.device))
+        fresh, members = self.algorithm.fresh, self.members(clients, states, draw, phase)
+        received, nbytes, server_side = self.download(model, state, members)
+        start = {} if fresh is None else fresh(self.config.algorithm, model, received, len(clients))
+        kept, data = states.of(members.rows, start), gather(clients, "train", self.config.model.device)
+        return Visit(members.rows, received, nbytes, kept, data, draw, phase, server_side)
 
 
 def prepare(config: Config[Any], population: Population | None = None, progress: bool = False) -> Task:
@@ -122,7 +123,7 @@ def automatic_chunk(config: Config[Any], population: Population, model: Language
     return int(max(1, min(config.cohort, fit)))
 
 
-def _build_model(config: Config[Any], algorithm: Algorithm, population: Population) -> LanguageModel:
+def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Population) -> LanguageModel:
     """The model with its initial parameters, tried once so that what cannot run shows before the run."""
     options = config.model
     generator = torch.Generator().manual_seed(config.seed)

@@ -103,14 +103,14 @@ def score(
 
     def of_group(model: LanguageModel, group: list[Client]) -> list[Score]:
         test = gather(group, "test", task.config.model.device)
-        visit = task.visit(model, state, states, group, draw)
+        visit = task.visit(model, state, states, group, draw, "predict")
         before, personal = algorithm.general(options, model, state), None
         guesses: dict[str, Guess] = {}
         if before is not None:  # one model for all: their sequences are one client's
             everyone = test._replace(ids=("",), rows=(np.arange(len(test.lengths) - 1),))
             guesses["global"] = predict(model, before, everyone)
         if algorithm.personalize is not None:
-            personal = algorithm.personalize(options, model, visit.received, visit.kept, visit.data, draw)
+            personal = algorithm.personalize(options, model, visit)
             guesses["personal"] = predict(model, personal, test)
             if personal.route == "mixture":
                 soft = personal.routing == "soft"

@@ -19,7 +19,7 @@ from flow.parallel.processes import shard
 from flow.parallel.workers import Workers
 
 if TYPE_CHECKING:
-    from flow.engine.run import Run
+    from flow.engine.run import RunState
     from flow.engine.task import Task
 
 SIDES = {"seen": False, "unseen": True}  # of an evaluation, and whether their clients are held out
@@ -55,7 +55,7 @@ def choose(task: Task, most: int, what: str) -> dict[str, Chosen]:
 
 
 def score(
-    task: Task, workers: Workers, run: Run, who: dict[str, Chosen], draw: Draw, bar: tqdm[Any] | None = None
+    task: Task, workers: Workers, run: RunState, who: dict[str, Chosen], draw: Draw, bar: tqdm[Any] | None = None
 ) -> tuple[dict[str, Any], list[Score]]:
     """Summary by side, and the scores of all clients; every process scores its share and gets those of the others."""
     summary, scores = {}, []
@@ -75,7 +75,7 @@ def score(
     return summary, scores
 
 
-def fully(task: Task, workers: Workers, run: Run, progress: bool = True) -> dict[str, Any]:
+def fully(task: Task, workers: Workers, run: RunState, progress: bool = True) -> dict[str, Any]:
     """The content of evaluation.json: every client that can be scored, or as many as the configuration says."""
     config, population = task.config, task.population
     who = choose(task, config.final_clients, "final")
@@ -97,13 +97,13 @@ def fully(task: Task, workers: Workers, run: Run, progress: bool = True) -> dict
     }
 
 
-def _share(task: Task, run: Run, chosen: Chosen) -> Rows:
+def _share(task: Task, run: RunState, chosen: Chosen) -> Rows:
     """The places of the clients that this process scores."""
     costs = task.population.table.train[chosen.places] + 1
     return chosen.places[list(shard(costs.tolist(), run.ranks.size).places[run.ranks.rank])]
 
 
-def _brought_together(task: Task, run: Run, own: Sequence[Placed]) -> list[Placed]:
+def _brought_together(task: Task, run: RunState, own: Sequence[Placed]) -> list[Placed]:
     """The scores of all processes, in the order of the clients."""
     contents = run.ranks.contents(_encoded(own))
     return sorted((one for content in contents for one in _decoded(task, content)), key=lambda one: one[0])

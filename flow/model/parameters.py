@@ -1,19 +1,17 @@
-"""Parameters as flat dictionaries of tensors: their groups, their initial values, copies for K clients."""
+"""Parameters as flat dictionaries of tensors: their groups, their initial values, and copies for K clients side by side."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    pass
-if TYPE_CHECKING:
-    pass
-from torch import nn
+Tensors = dict[str, Tensor]
+Rows = npt.NDArray[np.int64]
+Route = Literal["mixture", "global", "local"]
 
 
 def stack(tensors: Tensors, clients: int) -> Tensors:
@@ -26,6 +24,11 @@ def copy(tensors: Tensors) -> Tensors:
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
 
 
+def per_client(values: Tensor, like: Tensor) -> Tensor:
+    """A number for every client, values [K], shaped [K, 1, ..] so that it combines with `like` [K, ..]."""
+    return values.view(-1, *(1,) * (like.dim() - 1))
+
+
 def tagged(tag: str, tensors: Tensors) -> Tensors:
     """The same tensors under the names "tag/name"."""
     return {f"{tag}/{name}": tensor for name, tensor in tensors.items()}
@@ -34,15 +37,6 @@ def tagged(tag: str, tensors: Tensors) -> Tensors:
 def untagged(tag: str, tensors: Tensors) -> Tensors:
     """Those of the tensors that have this tag, without it."""
     return {name.removeprefix(tag + "/"): tensor for name, tensor in tensors.items() if name.startswith(tag + "/")}
-
-
-Rows = npt.NDArray[np.int64]
-
-
-Route = Literal["mixture", "global", "local"]
-
-
-Tensors = dict[str, Tensor]
 
 
 def group_of(name: str) -> str:

@@ -7,8 +7,9 @@ all it sent is finite.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -17,21 +18,74 @@ from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.parameters import Tensors
-from flow.server.uploads import Uploads
+from flow.server.options import ServerOptions, resolved
+from flow.server.uploads import Uploads, weighted_mean
 
-if TYPE_CHECKING:
-    from flow.server.options import ServerOptions
+
+class Votes(NamedTuple):
+    """What a robust rule is given: one vote of every client, or of every bucket of clients."""
+
+    vectors: Tensors
+    """float64 [n, ..]"""
+    wrong: int
+    """How many clients are taken to be wrong."""
+    start: Tensors
+    """float64: what the clients started from."""
+    moments: Tensors
+    """What the rule carries from round to round."""
+    options: ServerOptions
+
+    def differences(self) -> Tensors:
+        """The vectors minus their start."""
+        return {name: tensor - self.start[name] for name, tensor in self.vectors.items()}
+
+
+class Aggregator(NamedTuple):
+    """How the uploads of a round become one target."""
+
+    defaults: dict[str, float]
+    """Of its options; an int for one that counts."""
+    combine: Callable[[Votes], tuple[Tensors, Tensors]] | None
+    """votes -> (target, next moments); None: the weighted mean, for which uploads are summed as they come."""
+
+
+def _median(votes: Votes) -> tuple[Tensors, Tensors]:
+    return median(votes.vectors), votes.moments
+
+
+def _trimmed_mean(votes: Votes) -> tuple[Tensors, Tensors]:
+    return trimmed_mean(votes.vectors, votes.wrong), votes.moments
+
+
+def _krum(votes: Votes) -> tuple[Tensors, Tensors]:
+    return krum(votes.vectors, votes.wrong), votes.moments
+
+
+def _geometric_median(votes: Votes) -> tuple[Tensors, Tensors]:
+    how = votes.options
+    steps, smoothing = int(resolved(how.weiszfeld_steps)), resolved(how.weiszfeld_smoothing)
+    moved = geometric_median(votes.differences(), steps, smoothing)
+    return {name: votes.start[name] + tensor for name, tensor in moved.items()}, votes.moments
+
+
+def _centered_clipping(votes: Votes) -> tuple[Tensors, Tensors]:
+    how = votes.options
+    radius, steps = resolved(how.clip_radius), int(resolved(how.clip_steps))
+    center = {name: votes.moments.get(f"center/{name}", torch.zeros_like(t)) for name, t in votes.start.items()}
+    moved = centered_clipping(votes.differences(), center, radius, steps)
+    moments = {**votes.moments, **{f"center/{name}": tensor for name, tensor in moved.items()}}
+    return {name: votes.start[name] + tensor for name, tensor in moved.items()}, moments
+
 
 BUCKETS = {"bucket_size": 1}
-DEFAULTS: dict[str, dict[str, float]] = {
-    "mean": {},
-    "median": {**BUCKETS},
-    "trimmed_mean": {**BUCKETS, "byzantine": 0.2},
-    "centered_clipping": {**BUCKETS, "clip_radius": 10.0, "clip_steps": 3},
-    "geometric_median": {**BUCKETS, "weiszfeld_steps": 8, "weiszfeld_smoothing": 0.1},
-    "krum": {**BUCKETS, "byzantine": 0.2},
+AGGREGATORS: dict[str, Aggregator] = {
+    "mean": Aggregator({}, None),
+    "median": Aggregator({**BUCKETS}, _median),
+    "trimmed_mean": Aggregator({**BUCKETS, "byzantine": 0.2}, _trimmed_mean),
+    "centered_clipping": Aggregator({**BUCKETS, "clip_radius": 10.0, "clip_steps": 3}, _centered_clipping),
+    "geometric_median": Aggregator({**BUCKETS, "weiszfeld_steps": 8, "weiszfeld_smoothing": 0.1}, _geometric_median),
+    "krum": Aggregator({**BUCKETS, "byzantine": 0.2}, _krum),
 }
-"""What each aggregator has for options."""
 
 
 def resolve(options: ServerOptions) -> ServerOptions:
@@ -40,20 +94,20 @@ def resolve(options: ServerOptions) -> ServerOptions:
     Raises:
         UserError: an option out of range, or one that this aggregator does not have.
     """
-    used = DEFAULTS[options.aggregator]
-    for name in {name: None for defaults in DEFAULTS.values() for name in defaults}:
+    used = AGGREGATORS[options.aggregator].defaults
+    for name in {name: None for aggregator in AGGREGATORS.values() for name in aggregator.defaults}:
         given = getattr(options, name)
         if given is None:
             continue
         if name not in used:
-            users = " and ".join(other for other, defaults in DEFAULTS.items() if name in defaults)
+            users = " and ".join(other for other, aggregator in AGGREGATORS.items() if name in aggregator.defaults)
             raise UserError(f"{name}={given!r} is an option of {users}, not of aggregator={options.aggregator!r}; leave it out")
         check_number(name, given, 1 if isinstance(used[name], int) else 0)
         if name in ("clip_radius", "weiszfeld_smoothing") and given == 0:
             raise UserError(f"{name} must be above 0, got {given!r}; leave it out for the default, {used[name]!r}")
     missing: dict[str, Any] = {name: value for name, value in used.items() if getattr(options, name) is None}
     options = replace(options, **missing)
-    if options.byzantine is not None and options.byzantine * _chosen(options.bucket_size) >= 0.5:
+    if options.byzantine is not None and options.byzantine * resolved(options.bucket_size) >= 0.5:
         raise UserError(
             f"byzantine={options.byzantine!r} times bucket_size={options.bucket_size} must be below 0.5: one wrong upload "
             "spoils its bucket, and most buckets must be good; lower either"
@@ -63,7 +117,7 @@ def resolve(options: ServerOptions) -> ServerOptions:
 
 def one_by_one(how: ServerOptions) -> bool:
     """Whether the aggregator needs every single upload."""
-    return how.aggregator != "mean"
+    return AGGREGATORS[how.aggregator].combine is not None
 
 
 def aggregate(
@@ -78,36 +132,17 @@ def aggregate(
         origin: what the clients started from, under the names of the uploads and possibly more. Centred clipping and the
             geometric median start from zero, so they get the differences from it. None: the uploads are differences.
     """
-    if how.aggregator == "mean":
-        return (weighted if uploads.each else Uploads.mean)(uploads), moments
-    how = resolve(how)
-    votes = voting(uploads)
-    if not bool(votes.any()):
-        return weighted(uploads), moments  # nothing finite: the run ends here, and says so
-    vectors = {name: tensor[votes.to(tensor.device)].double() for name, tensor in uploads.each.items()}
-    wrong = int(_chosen(how.byzantine) * int(votes.sum()) + 1e-9) if how.byzantine is not None else 0
-    vectors = buckets(vectors, int(_chosen(how.bucket_size)), draw)
-    if how.aggregator == "median":
-        return median(vectors), moments
-    if how.aggregator == "trimmed_mean":
-        return trimmed_mean(vectors, wrong), moments
-    if how.aggregator == "krum":
-        return krum(vectors, wrong), moments
+    combine = AGGREGATORS[how.aggregator].combine
+    if combine is None:
+        return weighted_mean(uploads.each, uploads.weights) if uploads.each else uploads.mean(), moments
+    voters = voting(uploads)
+    if not bool(voters.any()):
+        return weighted_mean(uploads.each, uploads.weights), moments  # nothing finite: the run ends here, and says so
+    vectors = {name: tensor[voters.to(tensor.device)].double() for name, tensor in uploads.each.items()}
+    wrong = int(resolved(how.byzantine) * int(voters.sum()) + 1e-9) if how.byzantine is not None else 0
+    vectors = buckets(vectors, int(resolved(how.bucket_size)), draw)
     start = {name: origin[name].double() if origin else torch.zeros_like(tensor[0]) for name, tensor in vectors.items()}
-    vectors = {name: tensor - start[name] for name, tensor in vectors.items()}
-    if how.aggregator == "geometric_median":
-        found = geometric_median(vectors, int(_chosen(how.weiszfeld_steps)), _chosen(how.weiszfeld_smoothing))
-    else:
-        center = {name: moments.get(f"center/{name}", torch.zeros_like(tensor)) for name, tensor in start.items()}
-        found = centered_clipping(vectors, center, _chosen(how.clip_radius), int(_chosen(how.clip_steps)))
-        moments = {**moments, **{f"center/{name}": tensor for name, tensor in found.items()}}
-    return {name: start[name] + tensor for name, tensor in found.items()}, moments
-
-
-def weighted(uploads: Uploads) -> Tensors:
-    """The weighted mean of single uploads, in float64."""
-    share = uploads.weights / uploads.weights.sum()
-    return {n: torch.tensordot(share.to(tensor.device), tensor.double(), dims=1) for n, tensor in uploads.each.items()}
+    return combine(Votes(vectors, wrong, start, moments, how))
 
 
 def voting(uploads: Uploads) -> Tensor:
@@ -149,7 +184,7 @@ def krum(vectors: Tensors, wrong: int) -> Tensors:
     n = count(vectors)
     squares = torch.zeros(n, n, dtype=torch.float64)
     for i in range(n - 1):
-        squares[i, i + 1 :] = lengths({name: tensor[i + 1 :] - tensor[i] for name, tensor in vectors.items()}).cpu() ** 2
+        squares[i, i + 1 :] = norms({name: tensor[i + 1 :] - tensor[i] for name, tensor in vectors.items()}).cpu() ** 2
     squares += squares.T.clone()
     nearest = squares.sort(dim=1).values[:, 1 : 1 + max(n - wrong - 2, 1)]  # the first is the vector itself
     scores = nearest.sum(1).tolist()
@@ -161,7 +196,7 @@ def centered_clipping(vectors: Tensors, center: Tensors, radius: float, steps: i
     """v <- v + mean_i min(1, radius / |x_i - v|) (x_i - v), some steps from the centre (Karimireddy et al., ICML 2021)."""
     for _ in range(steps):
         away = {name: tensor - center[name] for name, tensor in vectors.items()}
-        share = radius / lengths(away).clamp_min(radius)
+        share = radius / norms(away).clamp_min(radius)
         center = {name: center[name] + tensor / count(vectors) for name, tensor in combined(away, share).items()}
     return center
 
@@ -171,7 +206,7 @@ def geometric_median(vectors: Tensors, steps: int, smoothing: float) -> Tensors:
     v <- sum b_i x_i / sum b_i with b_i = 1 / max(smoothing, |x_i - v|)."""
     point = {name: torch.zeros_like(tensor[0]) for name, tensor in vectors.items()}
     for _ in range(steps):
-        share = 1 / lengths({name: tensor - point[name] for name, tensor in vectors.items()}).clamp_min(smoothing)
+        share = 1 / norms({name: tensor - point[name] for name, tensor in vectors.items()}).clamp_min(smoothing)
         point = combined(vectors, share / share.sum())
     return point
 
@@ -181,18 +216,13 @@ def count(vectors: Tensors) -> int:
     return len(next(iter(vectors.values())))
 
 
-def lengths(vectors: Tensors) -> Tensor:
+def norms(vectors: Tensors) -> Tensor:
     """Euclidean norm of each of n vectors over all its tensors, [n]."""
     parts = [torch.linalg.vector_norm(tensor.flatten(1), dim=1) for tensor in vectors.values()]
-    norms: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
-    return norms
+    total: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
+    return total
 
 
 def combined(vectors: Tensors, share: Tensor) -> Tensors:
     """Sum of n vectors, each times its share."""
     return {name: torch.tensordot(share.to(tensor.device), tensor, dims=1) for name, tensor in vectors.items()}
-
-
-def _chosen(value: Any) -> float:
-    assert value is not None, "resolve() fills in what the aggregator uses"
-    return float(value)

@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.parameters import Tensors
 from flow.server import aggregators
-from flow.server.options import ServerOptions
+from flow.server.options import ServerOptions, resolved
 from flow.server.uploads import Uploads
 
-ADAPTIVE = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3}
-DEFAULTS: dict[str, dict[str, float | None]] = {
-    "average": {"server_lr": 1.0, "beta1": 0.0, "beta2": None, "tau": None},
-    "adam": {**ADAPTIVE},
-    "yogi": {**ADAPTIVE},
-    "adagrad": {**ADAPTIVE, "server_lr": 0.1, "beta1": 0.0, "beta2": None},
+ADAPTIVE: dict[str, float | None] = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 1e-3}
+
+
+class Optimizer(NamedTuple):
+    """A server optimiser."""
+
+    defaults: dict[str, float | None]
+    """Of its options; None for one that it does not have."""
+    second_moment: Callable[[Tensor, Tensor, ServerOptions], Tensor] | None = None
+    """(v, Delta^2, options) -> the next v; None: the optimiser is not adaptive."""
+
+
+def _adam(v: Tensor, square: Tensor, how: ServerOptions) -> Tensor:
+    beta2 = resolved(how.beta2)
+    return beta2 * v + (1 - beta2) * square
+
+
+def _yogi(v: Tensor, square: Tensor, how: ServerOptions) -> Tensor:
+    return v - (1 - resolved(how.beta2)) * square * torch.sign(v - square)
+
+
+def _adagrad(v: Tensor, square: Tensor, how: ServerOptions) -> Tensor:
+    return v + square
+
+
+OPTIMIZERS: dict[str, Optimizer] = {
+    "average": Optimizer({"server_lr": 1.0, "beta1": 0.0, "beta2": None, "tau": None}),
+    "adam": Optimizer(ADAPTIVE, _adam),
+    "yogi": Optimizer(ADAPTIVE, _yogi),
+    "adagrad": Optimizer({**ADAPTIVE, "server_lr": 0.1, "beta1": 0.0, "beta2": None}, _adagrad),
 }
 
 
 def resolve(options: ServerOptions) -> ServerOptions:
-    """The options with nothing left open that the optimiser and the aggregator use.
+    """The options with nothing left open that the optimiser and the aggregator use; called once, by `flow.config.checked`.
 
     Raises:
         UserError: an option out of range, or one that this optimiser or aggregator does not have.
     """
     options = aggregators.resolve(options)
     chosen: dict[str, Any] = {}
-    for name, value in DEFAULTS[options.server].items():
+    for name, value in OPTIMIZERS[options.server].defaults.items():
         given = getattr(options, name)
         if value is None and given is not None:
-            users = " and ".join(other for other, defaults in DEFAULTS.items() if defaults[name] is not None)
+            users = " and ".join(other for other, optimizer in OPTIMIZERS.items() if optimizer.defaults[name] is not None)
             raise UserError(f"{name}={given!r} is an option of {users}, not of server={options.server!r}; leave it out")
         if value is not None and given is not None:
             check_number(name, given, 0, 1 if name.startswith("beta") else float("inf"))
@@ -75,34 +101,22 @@ def step(state: Tensors, moments: Tensors, target: Tensors, how: ServerOptions) 
 
     from m = 0, v = tau^2. "average" with server_lr 1 and beta1 0 takes the target itself.
     """
-    how = resolve(how)
-    rate, beta1 = _chosen(how.server_lr), _chosen(how.beta1)
+    optimizer, rate, beta1 = OPTIMIZERS[how.server], resolved(how.server_lr), resolved(how.beta1)
+    adapts = optimizer.second_moment
     state, moments = dict(state), dict(moments)
     for name, goal in target.items():
         old = state[name].double()
-        if how.server == "average" and rate == 1 and beta1 == 0:
+        if adapts is None and rate == 1 and beta1 == 0:
             state[name] = goal.to(state[name].dtype)
             continue
         delta = goal - old
-        plain = how.server == "average"
-        m = (delta if plain else (1 - beta1) * delta) + beta1 * moments.get(f"m/{name}", torch.zeros_like(delta))
+        m = (delta if adapts is None else (1 - beta1) * delta) + beta1 * moments.get(f"m/{name}", torch.zeros_like(delta))
         change = m
-        if how.server != "average":
-            tau, square = _chosen(how.tau), delta**2
-            v = moments.get(f"v/{name}", torch.full_like(square, tau**2))
-            if how.server == "adagrad":
-                v = v + square
-            elif how.server == "adam":
-                v = _chosen(how.beta2) * v + (1 - _chosen(how.beta2)) * square
-            else:
-                v = v - (1 - _chosen(how.beta2)) * square * torch.sign(v - square)
+        if adapts is not None:
+            tau, square = resolved(how.tau), delta**2
+            v = adapts(moments.get(f"v/{name}", torch.full_like(square, tau**2)), square, how)
             change = m / (v.sqrt() + tau)
             moments[f"v/{name}"] = v
         moments[f"m/{name}"] = m
         state[name] = (old + rate * change).to(state[name].dtype)
     return state, moments
-
-
-def _chosen(value: float | None) -> float:
-    assert value is not None, "resolve() fills in what the optimiser uses"
-    return value

@@ -1,4 +1,4 @@
-"""Options of the server."""
+"""Options of the server: what it does with the uploads of a round."""
 
 from __future__ import annotations
 
@@ -53,3 +53,9 @@ class ServerOptions:
 
     weiszfeld_smoothing: float | None = None
     """Distance below which "geometric_median" weighs uploads alike. None: 0.1. (epfml: 0.1.)"""
+
+
+def resolved(value: float | None) -> float:
+    """An option that `flow.server.optimizers.resolve` has filled in."""
+    assert value is not None, "options of the server are resolved once, when a configuration is checked"
+    return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -13,11 +13,9 @@ import torch
 from torch import Tensor
 
 from flow.model.parameters import Rows, Tensors, nbytes
+from flow.parallel.processes import Ranks
 from flow.training.messages import Upload
 from flow_kernels import training
-
-if TYPE_CHECKING:
-    from flow.parallel.processes import Ranks
 
 
 class Received(NamedTuple):
@@ -115,6 +113,12 @@ def collect(received: Iterable[Received], one_by_one: bool = False) -> Uploads:
         _sort(found, rows)
         found.aggregation_seconds += time.perf_counter() - started
     return found
+
+
+def weighted_mean(each: Tensors, weights: Tensor) -> Tensors:
+    """The weighted mean of n uploads [n, ..], in float64; weights: float64 [n]."""
+    share = weights / weights.sum()
+    return {name: torch.tensordot(share.to(t.device), t.double(), dims=1) for name, t in each.items()}
 
 
 def _add(total: Tensor, stacked: Tensor, weights: Tensor) -> None:

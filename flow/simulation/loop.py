@@ -16,7 +16,7 @@ from flow.config import Config, read_config
 from flow.data import Client, Population
 from flow.draws import Draw
 from flow.engine.participation import Group, Turnout, grouped, turnout
-from flow.engine.run import Run, begin
+from flow.engine.run import RunState, begin
 from flow.engine.task import Task, prepare
 from flow.errors import Diverged
 from flow.evaluation import select
@@ -70,7 +70,7 @@ def simulate(
     """
     ranks = joined()
 
-    def start() -> tuple[Task, Run]:
+    def start() -> tuple[Task, RunState]:
         path = None if folder is None else run_folder.new_folder(folder) if ranks.first else Path(folder)
         task = prepare(Config() if config is None else config, population, progress and ranks.first)
         run = begin(task, path, ranks)
@@ -92,18 +92,18 @@ def resume(folder: Path | str, *, population: Population | None = None, progress
     """
     path, ranks = Path(folder), joined()
 
-    def start() -> tuple[Task, Run, list[dict[str, Any]]]:
+    def start() -> tuple[Task, RunState, list[dict[str, Any]]]:
         task = prepare(read_config(path), population, progress and ranks.first)
-        run = begin(task, path, ranks)
-        stored = run_folder.stored(path / "checkpoints")
-        done = run.load(stored[-1], task.config.model.device) if stored else run.load(None)
+        run = begin(task, path, ranks, run_folder.read_config(path))
+        checkpoints = run_folder.stored(path / "checkpoints")
+        done = run.load(checkpoints[-1], task.config.model.device) if checkpoints else run.load(None)
         return task, run, run_folder.cut_metrics(path, done, write_back=ranks.first)
 
     with ranks.together(partial(_remedy, folder)):
         return _run(*ranks.in_turn(start), progress and ranks.first)
 
 
-def _run(task: Task, run: Run, metrics: list[dict[str, Any]], progress: bool) -> Result:
+def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: bool) -> Result:
     """The rounds that are left, then the full evaluation."""
     config, algorithm, ranks = task.config, task.algorithm, run.ranks
     folder = run.folder if ranks.first else None  # the others write nothing
@@ -153,7 +153,7 @@ def _run(task: Task, run: Run, metrics: list[dict[str, Any]], progress: bool) ->
     return Result(config, run.state, metrics, evaluation, run.folder, report, about)
 
 
-def _train(task: Task, run: Run, workers: Workers, who: Turnout, draw: Draw) -> Uploads:
+def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw) -> Uploads:
     """The local work of a round, every process its share; what all of them have is known to each in the end."""
     one_by_one = task.algorithm.one_by_one or (task.algorithm.averages and aggregators.one_by_one(task.config.server))
     reading = 0.0
@@ -171,16 +171,17 @@ def _train(task: Task, run: Run, workers: Workers, who: Turnout, draw: Draw) -> 
     uploads.data_seconds += reading
     combine(run.ranks, uploads, who.arrived(), [len(rows) for rows in who.trained()])
     run.states.share(run.ranks, who.trained())
-    uploads.download_bytes += sum(task.download(task.model, run.state, run.states, who.idle, draw).nbytes)
+    idle = task.members(who.idle, run.states, draw, "train")
+    uploads.download_bytes += sum(task.download(task.model, run.state, idle).nbytes)
     return uploads
 
 
-def _local(task: Task, run: Run, draw: Draw, model: LanguageModel, group: Group) -> Received:
+def _local(task: Task, run: RunState, draw: Draw, model: LanguageModel, group: Group) -> Received:
     """The local work of one group of the cohort. What a client keeps it keeps even where its upload is lost."""
     started = time.perf_counter()
-    visit = task.visit(model, run.state, run.states, group.clients, draw)
+    visit = task.visit(model, run.state, run.states, group.clients, draw, "train")
     ready = time.perf_counter()
-    upload = task.algorithm.local(group.options, model, visit.received, visit.kept, visit.data, draw)
+    upload = task.algorithm.local(group.options, model, visit)
     if upload.kept is not None:
         run.states.write(visit.rows, upload.kept, draw.round)
     return Received(visit.rows, upload, sum(visit.nbytes), group.lost, ready - started, time.perf_counter() - ready)

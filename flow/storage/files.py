@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,9 +15,6 @@ from safetensors.torch import save as to_bytes
 
 from flow.errors import UserError
 from flow.model.parameters import Tensors
-
-if TYPE_CHECKING:
-    pass
 
 
 def write_tensors(path: Path, tensors: Tensors, round: int, digest: str) -> None:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors
+from flow.model.parameters import Tensors, per_client
 from flow.training.batches import Batch
 from flow.training.sgd import Update
 from flow_kernels.training import Step
@@ -56,16 +56,16 @@ def plain_sgd_(
     norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
     scale = clip / norm.clamp_min(clip) if clip else torch.ones_like(norm)
     for parameter, gradient, anchor, velocity, _ in steps:
-        shape = (-1, *(1,) * (gradient.dim() - 1))
-        step = gradient * scale.view(shape)
+        step = gradient * per_client(scale, gradient)
         if weight_decay:
             step += weight_decay * parameter
         if anchor is not None:
             step += mu * (parameter - anchor)
-        if present is not None:
-            step = torch.where(present.view(shape), step, 0.0)
+        moves = None if present is None else per_client(present, gradient)
+        if moves is not None:
+            step = torch.where(moves, step, 0.0)
         if velocity is not None:
             kept = momentum * velocity + step
-            step = kept if present is None else torch.where(present.view(shape), kept, 0.0)
-            velocity.copy_(kept if present is None else torch.where(present.view(shape), kept, velocity))
+            step = kept if moves is None else torch.where(moves, kept, 0.0)
+            velocity.copy_(kept if moves is None else torch.where(moves, kept, velocity))
         parameter.sub_(lr * step)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from flow.data import Client
 from flow.draws import Draw
 from flow.model.parameters import Rows
-
-if TYPE_CHECKING:
-    from flow.data.population import Client
 
 
 class Data(NamedTuple):
@@ -31,6 +29,21 @@ class Data(NamedTuple):
     def sizes(self) -> list[int]:
         """Number of sequences of every client."""
         return [len(rows) for rows in self.rows]
+
+
+class Batch(NamedTuple):
+    """One batch of each of the first k clients."""
+
+    rows: Tensor
+    """int64 [k, B]: rows of the table; its last row where a client has fewer than B sequences left."""
+    inputs: Tensor
+    """int64 [k, B, T]"""
+    targets: Tensor
+    """int64 [k, B, T]"""
+    lengths: Tensor
+    """int64 [k, B], each in 1..T"""
+    valid: Tensor
+    """bool [k, B, T]: the targets that count; False past a sequence's length and in rows that only fill up."""
 
 
 def gather(clients: Sequence[Client], part: Literal["train", "test"], device: torch.device | str) -> Data:
@@ -88,7 +101,7 @@ def batches(
     cut: list[list[Rows]] = []
     for client, rows in enumerate(data.rows):
         order = [rows if streams is None else rows[streams[client].permutation(len(rows))] for _ in range(epochs)]
-        cut.append([one[i : i + batch_size] for one in order for i in range(0, len(one), batch_size)])
+        cut.append([epoch[i : i + batch_size] for epoch in order for i in range(0, len(epoch), batch_size)])
     filler = len(data.lengths) - 1
     position = torch.arange(data.tokens.shape[1] - 1, device=data.tokens.device)
     for step in range(max(map(len, cut), default=0)):
@@ -103,18 +116,3 @@ def batches(
         tokens = data.tokens[index, : steps + 1].long()
         valid = (position[:steps] < lengths.unsqueeze(-1)) & (index != filler).unsqueeze(-1)
         yield Batch(index, tokens[..., :-1], tokens[..., 1:], lengths, valid)
-
-
-class Batch(NamedTuple):
-    """One batch of each of the first k clients."""
-
-    rows: Tensor
-    """int64 [k, B]: rows of the table; its last row where a client has fewer than B sequences left."""
-    inputs: Tensor
-    """int64 [k, B, T]"""
-    targets: Tensor
-    """int64 [k, B, T]"""
-    lengths: Tensor
-    """int64 [k, B], each in 1..T"""
-    valid: Tensor
-    """bool [k, B, T]: the targets that count; False past a sequence's length and in rows that only fill up."""

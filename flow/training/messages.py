@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
+from flow.draws import Draw
 from flow.model.language_model import Prediction
 from flow.model.parameters import Route, Rows, Tensors, nbytes
-from flow.training.batches import Data
+from flow.training.batches import Batch, Data
+from flow.training.records import Work
 
-if TYPE_CHECKING:
-    from flow.storage.client_states import ClientStates
-    from flow.training.batches import Batch
-    from flow.training.records import Work
+Phase = Literal["train", "predict"]
+"""What clients are visited for: a round's local work, or to predict."""
+
+
+class KeptStates(Protocol):
+    """What clients have kept, as of the end of the last round, by the clients' numbers."""
+
+    def rows(self) -> Rows:
+        """The numbers of the clients that have a state, in order."""
+
+    def known(self, rows: Rows) -> Tensor:
+        """bool [n]: whether these clients have a state."""
+
+    def read(self, rows: Rows, device: torch.device | str = "cpu") -> Tensors:
+        """[n, ..]: the states of clients that have one."""
 
 
 class Members(NamedTuple):
@@ -23,8 +37,11 @@ class Members(NamedTuple):
     ids: tuple[str, ...]
     rows: Rows
     """int64 [K]: a client's number among those that may train, in the order of their ids; -1 for one held out."""
-    states: ClientStates
-    """What clients have kept, as of the end of the last round; of any client, where an algorithm's server knows it too."""
+    states: KeptStates
+    """What clients have kept; of any client, where an algorithm's server knows it too."""
+    draw: Draw
+    """Where random choices of this occasion come from."""
+    phase: Phase
 
 
 class Download(NamedTuple):
@@ -34,6 +51,9 @@ class Download(NamedTuple):
     """[K, ..]: views of one tensor where all receive the same."""
     nbytes: Sequence[int]
     """Size of what is sent to each."""
+    server_side: Tensors | None = None
+    """[K, ..]: what stays at the server and is not counted. Where clients exchange messages with the server before they
+    predict, `personalize` computes the server's part from it."""
 
 
 class ClientState(NamedTuple):
@@ -43,6 +63,25 @@ class ClientState(NamedTuple):
     """[K, ..]; for a new client what the algorithm's `fresh` says. Not to be changed in place."""
     known: Tensor
     """bool [K]: False for a new client."""
+
+
+class Visit(NamedTuple):
+    """K clients with everything that they work with on one occasion."""
+
+    rows: Rows
+    """int64 [K]: their numbers, see :class:`Members`."""
+    received: Tensors
+    """[K, ..]: not to be changed in place."""
+    nbytes: Sequence[int]
+    """Size of what each received."""
+    kept: ClientState
+    data: Data
+    """The training sequences."""
+    draw: Draw
+    """Where random choices of this occasion come from; a client's own are ``draw.stream(.., client id)``."""
+    phase: Phase
+    server_side: Tensors | None = None
+    """See :class:`Download`."""
 
 
 class Upload(NamedTuple):
@@ -77,15 +116,3 @@ class Personal(NamedTuple):
 def broadcast(tensors: Tensors, clients: int) -> Download:
     """The same to all of K clients, without a copy."""
     return Download({name: t.expand(clients, *t.shape) for name, t in tensors.items()}, [nbytes(tensors)] * clients)
-
-
-class Visit(NamedTuple):
-    """K clients with everything that they work with."""
-
-    rows: Rows
-    """Their numbers, see :class:`flow.training.messages.Members`."""
-    received: Tensors
-    nbytes: Sequence[int]
-    """Size of what each received."""
-    kept: ClientState
-    data: Data

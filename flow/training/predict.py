@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,6 @@ from flow.model.language_model import LanguageModel
 from flow.training.batches import Data, batches
 from flow.training.fused import Native, refusal
 from flow.training.messages import Personal
-
-if TYPE_CHECKING:
-    pass
 
 
 class Guess(NamedTuple):

@@ -1,13 +1,13 @@
-"""What a training phase did."""
+"""What a training phase did, and the sums over batches that it is counted by."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    pass
+from flow.training.batches import Batch, Data
 
 
 class Work(NamedTuple):
@@ -21,3 +21,41 @@ class Work(NamedTuple):
     """Sequences trained on, over all clients; one counts once per epoch."""
     flops: Tensor
     """float64 [K]: see flow/model/flops.py."""
+
+    def plus(self, other: Work) -> Work:
+        """The two phases together."""
+        return Work(
+            self.nats + other.nats, self.tokens + other.tokens, self.sequences + other.sequences, self.flops + other.flops
+        )
+
+
+def no_work(like: Tensor) -> Work:
+    """The work of K clients that did nothing; `like` is a tensor [K, ..] on their device."""
+    nothing = torch.zeros(len(like), dtype=torch.float64, device=like.device)
+    return Work(nothing, nothing, 0, nothing)
+
+
+class Tally:
+    """Loss and tokens of K clients, added up over the batches of a phase."""
+
+    def __init__(self, data: Data) -> None:
+        self.nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
+        self.tokens = torch.zeros_like(self.nats)
+
+    def add(self, batch: Batch, nats: Tensor) -> None:
+        """Count a batch of the first k clients; nats: float64 [k], the sums over its valid tokens."""
+        self._count(batch, nats, batch.valid.sum((1, 2)))
+
+    def add_mean(self, batch: Batch, loss: Tensor) -> None:
+        """Count a batch of the first k clients; loss: [k], the means over its valid tokens."""
+        counted = batch.valid.sum((1, 2))
+        self._count(batch, loss.double() * counted, counted)
+
+    def work(self, sequences: int, flops_per_token: int) -> Work:
+        """What was counted, as the record of the phase."""
+        return Work(self.nats, self.tokens, sequences, self.tokens * flops_per_token)
+
+    def _count(self, batch: Batch, nats: Tensor, tokens: Tensor) -> None:
+        k = len(batch.lengths)
+        self.nats[:k] += nats
+        self.tokens[:k] += tokens

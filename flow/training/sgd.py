@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from flow.checks import check_number
 from flow.errors import UserError
 from flow.model.parameters import Route, Tensors
-
-if TYPE_CHECKING:
-    pass
-from dataclasses import dataclass
 
 
 def check_sgd(sgd: Sgd) -> None:

@@ -8,7 +8,6 @@ randomness comes from (seed, round, client) alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 
@@ -20,12 +19,9 @@ from flow.training.autograd import objective
 from flow.training.batches import Data, batches
 from flow.training.descent import Descent
 from flow.training.fused import Native, refusal
-from flow.training.messages import Personal, Upload
-from flow.training.records import Work
+from flow.training.messages import Personal, Upload, Visit
+from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd, Update
-
-if TYPE_CHECKING:
-    pass
 
 
 def train(
@@ -35,7 +31,7 @@ def train(
     updates: Sequence[Update],
     sgd: Sgd,
     draw: Draw,
-    phase: str,
+    label: str,
     after: Callable[[Tensors], None] | None = None,
 ) -> Work:
     """Train K clients side by side, in place.
@@ -45,57 +41,47 @@ def train(
         parameters: stacked [K, ..]; those that an update names are changed.
         data: the sequences to train on, clients with the most sequences first.
         updates: taken in this order on every batch.
-        draw, phase: the batches' order of client c comes from ``draw.stream("shuffle", phase, c)``.
+        draw, label: the batches' order of client c comes from ``draw.stream("shuffle", label, c)``.
         after: called after every batch with the parameters of the clients that had one, to change in place.
     """
-    nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
-    tokens = torch.zeros_like(nats)
-    streams = [draw.stream("shuffle", phase, id) for id in data.ids]
+    tally = Tally(data)
+    streams = [draw.stream("shuffle", label, id) for id in data.ids]
     descent = Descent(model, parameters, sgd)
     for batch in batches(data, sgd.batch_size, sgd.epochs, streams):
-        k = len(batch.lengths)
         for update in updates:
             loss = descent.step(batch, update)
         if after is not None:
-            after({name: tensor[:k] for name, tensor in parameters.items()})
-        counted = batch.valid.sum((1, 2))
-        nats[:k] += loss * counted
-        tokens[:k] += counted
+            after({name: tensor[: len(batch.lengths)] for name, tensor in parameters.items()})
+        tally.add_mean(batch, loss)
     cost = sum(per_token(model, update.route, update.names) for update in updates)
-    return Work(nats, tokens, sgd.epochs * sum(data.sizes()), tokens * cost)
+    return tally.work(sgd.epochs * sum(data.sizes()), cost)
 
 
-def fit(model: LanguageModel, received: Tensors, data: Data, update: Update, sgd: Sgd, draw: Draw) -> Upload:
-    """A round's work by one update: K clients upload what it makes of a copy of what they received, weighted by the number
-    of their training sequences."""
-    parameters = copy(received)
-    work = train(model, parameters, data, [update], sgd, draw, "global")
-    return Upload(parameters, data.sizes(), (work,))
+def fit(model: LanguageModel, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Upload:
+    """A round's work by one update: K clients upload what it makes of a copy of `start`, weighted by the number of their
+    training sequences."""
+    parameters = copy(start)
+    work = train(model, parameters, visit.data, [update], sgd, visit.draw, "global")
+    return Upload(parameters, visit.data.sizes(), (work,))
 
 
-def finetune(model: LanguageModel, start: Tensors, data: Data, update: Update, sgd: Sgd, draw: Draw) -> Personal:
+def finetune(model: LanguageModel, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Personal:
     """Personalization by one update: K clients predict with what it makes of a copy of `start`."""
     parameters = copy(start)
-    work = train(model, parameters, data, [update], sgd, draw, "personal")
+    work = train(model, parameters, visit.data, [update], sgd, visit.draw, "personal")
     return Personal(parameters, update.route, phases=(work,))
 
 
 @torch.no_grad()
 def measure(model: LanguageModel, parameters: Tensors, data: Data, route: Route, batch_size: int) -> Work:
     """The loss of K clients' parameters on their data, without training."""
-    nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
-    tokens = torch.zeros_like(nats)
-    update = Update((), route)
+    tally, update = Tally(data), Update((), route)
     native = None if refusal(model, parameters) else Native(model, route)
     plain = {name: t if native is None else t.contiguous() for name, t in parameters.items()}
     for batch in batches(data, batch_size):
-        k = len(batch.lengths)
-        counted = batch.valid.sum((1, 2))
-        active = {name: tensor[:k] for name, tensor in plain.items()}
+        active = {name: tensor[: len(batch.lengths)] for name, tensor in plain.items()}
         if native is not None:
-            nats[:k] += native.look(active, batch)[0].nats
+            tally.add(batch, native.look(active, batch)[0].nats)
         else:
-            _, loss = objective(model, active, batch, update)
-            nats[:k] += loss.double() * counted
-        tokens[:k] += counted
-    return Work(nats, tokens, sum(data.sizes()), tokens * per_token(model, route))
+            tally.add_mean(batch, objective(model, active, batch, update)[1])
+    return tally.work(sum(data.sizes()), per_token(model, route))

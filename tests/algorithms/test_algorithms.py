@@ -12,6 +12,7 @@ from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import group_of
+from flow.server.optimizers import resolve as resolve_server
 from flow.server.options import ServerOptions
 from flow.server.uploads import Received, collect
 
@@ -49,7 +50,9 @@ def test_local_work_and_the_server_step_match_the_oracle(options):
         torch.testing.assert_close(float(last.nats[index]), sum(loss * tokens for loss, tokens in losses), **TIGHT)
         assert int(last.tokens[index]) == sum(tokens for _, tokens in losses)
     uploads = collect([Received(bench.members(clients).rows, upload, 0)])
-    new, _ = bench.algorithm.server_step(bench.options, state, {}, uploads, ServerOptions(), Draw(SEED, ROUND, "server"))
+    new, _ = bench.algorithm.server_step(
+        bench.options, state, {}, uploads, resolve_server(ServerOptions()), Draw(SEED, ROUND, "server")
+    )
     mean = oracles.weighted_mean([({n: p[n] for n in state}, weight) for p, weight, _ in expected])
     for name, tensor in mean.items():
         torch.testing.assert_close(new[name], tensor, **TIGHT)
@@ -88,7 +91,7 @@ def test_what_is_sent():
     names = {}
     for key in ("fedavg", "flow", "workshop"):
         bench = Bench(OPTIONS[key])
-        received = bench.visit(bench.able())[0]
+        received = bench.visit(bench.able()).received
         assert set(received) == set(bench.state)
         names[key] = {group_of(name) for name in received}
     assert names == {"fedavg": {"global"}, "flow": {"global", "router"}, "workshop": {"global"}}

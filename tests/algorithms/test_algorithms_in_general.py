@@ -140,7 +140,7 @@ def test_clients_never_seen_are_defined_and_leave_nothing_behind(options):
         assert all(tensor.isfinite().all() and len(tensor) == len(HELD_OUT) for tensor in own.parameters.values())
         again = bench.personalize(HELD_OUT)
         assert all(torch.equal(tensor, again.parameters[name]) for name, tensor in own.parameters.items())
-        assert not bench.visit(HELD_OUT, "evaluation")[1].known.any()
+        assert not bench.visit(HELD_OUT, "evaluation").kept.known.any()
         assert len(bench.states.rows()) in (0, (round - 1) * len(bench.able()))
         bench.round(bench.able(), round)
 

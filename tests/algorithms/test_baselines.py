@@ -78,7 +78,7 @@ def test_local(clip):
         v, _ = baselines.alone(kept.get(client.id, first), client, bench.plain, SEED, 2, "evaluation", "personal")
         close(row(own.parameters, k), v, client.id)
     assert bench.algorithm.general(bench.options, bench.model, bench.state) is None
-    assert bench.algorithm.download(bench.options, bench.model, {}, bench.members(CLIENTS), None).nbytes == [0] * 7
+    assert bench.algorithm.download(bench.options, bench.model, {}, bench.members(CLIENTS)).nbytes == [0] * 7
 
 
 @CLIPS
@@ -203,7 +203,7 @@ def test_fedrep(clip):
 def test_fedrep_a_head_is_kept_and_not_drawn_anew_every_round():
     bench = Bench(FedRepOptions(**BASE))
     bench.round(CLIENTS, 1)
-    kept = bench.visit(CLIENTS)[1]
+    kept = bench.visit(CLIENTS).kept
     assert kept.known.all()
     assert all((tensor != bench.initial[name]).any() for name, tensor in kept.tensors.items())
 
@@ -240,7 +240,7 @@ def test_lgfedavg_begins_with_fedavg():
     for name in body_of(bench.state):
         assert torch.equal(bench.state[name], plain.state[name]), "a body was averaged"
     # Who has a body is sent the head alone; a new client, held out or not, the body that FedAvg left, too.
-    sent = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(EVERYBODY), None).nbytes
+    sent = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(EVERYBODY)).nbytes
     assert [n == nbytes(head) for n in sent] == [client in SECOND for client in EVERYBODY]
     assert set(sent) == {nbytes(head), nbytes(bench.state)}
 

@@ -13,7 +13,6 @@ from oracles import fedfomo
 from flow import Config, ModelOptions, simulate
 from flow.algorithms.fedfomo import FedFomoOptions, choose, exploration
 from flow.data import Client, Population, Sequences, Vocabulary
-from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.flops import per_token
 from flow.model.parameters import nbytes
@@ -30,7 +29,7 @@ def rounds_of(bench, cohorts):
     kept, liking = {}, {n: dict.fromkeys(range(len(CLIENTS)), 0.0) for n in range(len(CLIENTS))}
     for round, cohort in enumerate(cohorts, start=1):
         clients, results = bench.able(cohort), {}
-        found, received = bench.local(clients, round), bench.visit(clients, "train", round)[0]
+        found, received = bench.local(clients, round), bench.visit(clients, "train", round).received
         for k, client in enumerate(clients):
             i, new = NUMBER[client.id], NUMBER[client.id] not in kept
             there = fedfomo.chosen(i, client.id, sorted(kept), liking[i], bench.plain, SEED, round, "train", new)
@@ -63,9 +62,8 @@ def test_fedfomo(clip, distance, mean_candidate):
     clients = bench.able(EVERYBODY)
     assert {client.id for client in clients if NUMBER.get(client.id) not in kept} == {"client 6", "client 7", "client 8"}
     found = bench.personalize(clients)
-    sizes = bench.algorithm.download(
-        bench.options, bench.model, bench.state, bench.members(clients), Draw(SEED, ROUND, "evaluation")
-    ).nbytes
+    to = bench.members(clients, "evaluation")
+    sizes = bench.algorithm.download(bench.options, bench.model, bench.state, to).nbytes
     for k, client in enumerate(clients):
         i = NUMBER.get(client.id, -1)
         there = fedfomo.chosen(i, client.id, sorted(kept), liking.get(i), bench.plain, SEED, ROUND, "evaluation", i not in kept)
@@ -83,8 +81,8 @@ def test_what_is_sent_is_counted(mean_candidate):
     model = nbytes({name: tensor for name, tensor in bench.state.items() if name != "preference"})
     clients = bench.able()
     for round, expected in ((1, [model] * len(clients)), (2, [(2 + mean_candidate) * model] * len(clients))):
-        draw = Draw(SEED, round, "train")
-        sent = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(clients), draw)
+        to = bench.members(clients, "train", round)
+        sent = bench.algorithm.download(bench.options, bench.model, bench.state, to)
         assert list(sent.nbytes) == expected
         uploads = bench.round(clients, round)
         assert uploads.upload_bytes == len(clients) * (model + 2 * (8 + 8))
@@ -130,7 +128,7 @@ def test_exploration_falls_to_nothing_and_is_drawn_anew_every_round():
     assert [round(exploration(options, r), 6) for r in (1, 2, 6, 7, 8)] == [0.3, 0.25, 0.05, 0.0, 0.0]
     bench = Bench(FedFomoOptions(**BASE, epsilon=1.0, epsilon_decay=0.0))
     bench.round(bench.able(), 1)
-    sent = [bench.visit(bench.able(), "train", r)[0]["sender"] for r in (2, 3, 4)]
+    sent = [bench.visit(bench.able(), "train", r).received["sender"] for r in (2, 3, 4)]
     assert not torch.equal(sent[0], sent[1]) and not torch.equal(sent[1], sent[2])
 
 
@@ -138,7 +136,8 @@ def test_nobody_is_sent_its_own_model_and_it_is_weighed_all_the_same():
     bench = Bench(FedFomoOptions(**{**BASE, "models": 9}, mean_candidate=False))
     clients = bench.able()
     bench.round(clients, 1)
-    received, kept, data, draw = bench.visit(clients, "train", 2)
+    visit = bench.visit(clients, "train", 2)
+    received, kept = visit.received, visit.kept
     for k, client in enumerate(clients):
         own = NUMBER[client.id]
         assert sorted(received["sender"][k].tolist()) == sorted(
@@ -147,7 +146,7 @@ def test_nobody_is_sent_its_own_model_and_it_is_weighed_all_the_same():
         assert own not in received["sender"][k]
     alone = bench.personalize(clients)
     received["sender"].fill_(-1)
-    own = bench.algorithm.personalize(bench.options, bench.model, received, kept, data, draw)
+    own = bench.algorithm.personalize(bench.options, bench.model, visit)
     assert any((alone.parameters[n] != own.parameters[n]).any() for n in own.parameters)
     close(own.parameters, {n.removeprefix("model/"): t for n, t in kept.tensors.items() if n.startswith("model/")})
 
@@ -157,14 +156,16 @@ def test_where_no_model_helps_the_clients_own_training_is_not_lost():
     bench = Bench(FedFomoOptions(**BASE, mean_candidate=False))
     clients = bench.able()
     bench.round(clients, 1)
-    received, kept, data, draw = bench.visit(clients, "evaluation", 2)
+    visit = bench.visit(clients, "evaluation", 2)
+    received, kept = visit.received, visit.kept
     # The trained model takes the place of the one before, and all candidates become noise, which does not beat it.
     best = {"before/" + name.removeprefix("model/"): t for name, t in kept.tensors.items() if name.startswith("model/")}
     noise = torch.Generator().manual_seed(0)
     worse = {n: t + 3 * torch.randn(t.shape, generator=noise, dtype=t.dtype) for n, t in kept.tensors.items() if n[0] == "m"}
     others = {n: 30 * torch.randn(t.shape, generator=noise, dtype=t.dtype) for n, t in received.items() if n[:6] == "others"}
     kept = kept._replace(tensors={**best, **worse})
-    found = bench.algorithm.personalize(bench.options, bench.model, {**received, **others}, kept, data, draw)
+    visit = visit._replace(received={**received, **others}, kept=kept)
+    found = bench.algorithm.personalize(bench.options, bench.model, visit)
     unmixed = 0
     for k, client in enumerate(clients):
         own, before = ({n[n.index("/") + 1 :]: t[k] for n, t in part.items()} for part in (worse, best))

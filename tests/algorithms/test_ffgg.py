@@ -12,7 +12,6 @@ from oracles import ffgg as oracle
 
 from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms.ffgg import FFGGOptions, current
-from flow.draws import Draw
 from flow.model.flops import per_token
 from flow.model.parameters import body_of, group_of, head_of, names_of, nbytes
 from flow.server.options import ServerOptions
@@ -114,9 +113,8 @@ def test_what_is_sent_and_computed():
         bench = Bench(options)
         theta = nbytes(current(bench.state))
         for purpose in ("train", "evaluation"):
-            draw = Draw(SEED, ROUND, purpose)
-            to = bench.members(CLIENTS)
-            sent = bench.algorithm.download(bench.options, bench.model, bench.state, to, draw)
+            to = bench.members(CLIENTS, purpose)
+            sent = bench.algorithm.download(bench.options, bench.model, bench.state, to)
             assert list(sent.nbytes) == [theta] * len(CLIENTS)
         upload = bench.local(CLIENTS)
         assert nbytes(upload.tensors) == theta * len(CLIENTS)

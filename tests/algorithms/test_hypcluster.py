@@ -114,7 +114,7 @@ def test_a_robust_aggregator_works_inside_a_cluster(aggregator):
 def test_what_is_sent_is_counted():
     bench = Bench(HypClusterOptions(**BASE, clusters=3))
     one = nbytes(models_of(bench.state, 3)[0])
-    download = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(CLIENTS), None)
+    download = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(CLIENTS))
     assert download.nbytes == [3 * one] * len(CLIENTS)
     assert nbytes(bench.local(CLIENTS).tensors) == len(CLIENTS) * (one + 8)  # the model chosen, and which one it is
 

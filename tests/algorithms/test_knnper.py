@@ -84,8 +84,7 @@ def test_training_is_fedavg():
 
 def test_labels_are_stored_and_not_what_the_model_says():
     bench = after_a_round(KNNPerOptions(**BASE))
-    received, _, data, draw = bench.visit(EVERYBODY, "evaluation")
-    found, work = module.stores(bench.options, bench.model, received, data, draw)
+    found, work = module.stores(bench.options, bench.model, bench.visit(EVERYBODY, "evaluation"))
     said = 0
     for k, client in enumerate(EVERYBODY):
         pairs = knnper.store(bench.state, client, bench.plain, SEED, 2, "evaluation")

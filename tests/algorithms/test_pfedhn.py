@@ -11,7 +11,6 @@ from oracles import pfedhn
 from flow.algorithms import algorithm_of
 from flow.algorithms.pfedhn import PFedHNOptions, PFedHNPCOptions
 from flow.algorithms.shared.hypernetwork import fresh_phi, generate, pull_back
-from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.flops import per_token
 from flow.model.parameters import nbytes, untagged
@@ -151,14 +150,14 @@ def test_a_new_client_moves_its_vector_and_nothing_else(kind):
     held_out = [client for client in EVERYBODY if client.held_out]
     for round in (1, 2):
         before = {name: tensor.clone() for name, tensor in bench.state.items()}
-        received, kept, data, draw = bench.visit(held_out, "evaluation", round)
-        start = {name: t for name, t in {**received, **kept.tensors}.items() if name in bench.initial}
-        own = bench.algorithm.personalize(bench.options, bench.model, received, kept, data, draw).parameters
+        visit = bench.visit(held_out, "evaluation", round)
+        start = {name: t for name, t in {**visit.received, **visit.kept.tensors}.items() if name in bench.initial}
+        own = bench.algorithm.personalize(bench.options, bench.model, visit).parameters
         assert all(torch.equal(tensor, bench.state[name]) for name, tensor in before.items())
         for name in own:
             moves = name in GRU or (kind is PFedHNPCOptions and name in HEAD)
             assert torch.equal(own[name], start[name]) != moves, name
-        losses = [measure(bench.model, p, data, "global", 4).nats for p in (start, own)]
+        losses = [measure(bench.model, p, visit.data, "global", 4).nats for p in (start, own)]
         assert (losses[1] < losses[0]).all()
         bench.round(CLIENTS, round)
 
@@ -172,10 +171,10 @@ def test_only_theta_and_delta_travel():
             one = sum(sizes[name] for name in (*GRU, *shared))  # whether generated or averaged, it is sent
             written = sum(sizes[n] for n in ((*GRU, *shared) if generated == "all" else GRU))
             for purpose in ("train", "evaluation", "curve"):
-                draw = Draw(SEED, 1, purpose)
-                sent = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(CLIENTS), draw)
+                to = bench.members(CLIENTS, purpose, 1)
+                sent = bench.algorithm.download(bench.options, bench.model, bench.state, to)
                 assert sent.nbytes == [one] * len(CLIENTS)
-            received = bench.visit(CLIENTS, "train")[0]
+            received = bench.visit(CLIENTS, "train").received
             assert set(received) == {*GRU, *shared}
             assert bench.round(CLIENTS[:3], 1).upload_bytes == 3 * one
             own = bench.personalize(EVERYBODY)
@@ -229,10 +228,10 @@ def test_clients_become_different_from_each_other_and_a_general_model_is_not_mad
     bench = Bench(PFedHNOptions(**BASE))
     start = bench.state["vectors"].clone()
     bench.round(CLIENTS[:2], 1)
-    made = bench.visit(CLIENTS[:2], "evaluation")[0]
+    made = bench.visit(CLIENTS[:2], "evaluation").received
     assert all((made[name][0] != made[name][1]).any() for name in GRU)
     mean = bench.state["vectors"][:2].mean(0)
-    new = bench.visit(CLIENTS[2:4], "evaluation")[0]
+    new = bench.visit(CLIENTS[2:4], "evaluation").server_side
     assert new["new"].all() and torch.equal(new["vector"], mean.expand(2, -1))
     assert torch.equal(bench.state["vectors"][2:], start[2:])
 
@@ -241,7 +240,7 @@ def test_until_vectors_have_learned_something_all_clients_get_nearly_the_same():
     """Random vectors of the published size make each client's model a noisy one, worse than that of the mean vector."""
     published, own = Bench(PFedHNOptions(**BASE, vector_scale=1.0)), Bench(PFedHNOptions(**BASE))
     torch.testing.assert_close(own.state["vectors"], 0.1 * published.state["vectors"])
-    spread = [{name: bench.visit(CLIENTS)[0][name].std(0).mean() for name in GRU} for bench in (published, own)]
+    spread = [{name: bench.visit(CLIENTS).received[name].std(0).mean() for name in GRU} for bench in (published, own)]
     assert all(0 < spread[1][name] < 0.2 * spread[0][name] for name in GRU)
 
 

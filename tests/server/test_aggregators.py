@@ -16,8 +16,9 @@ from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.fedrep import FedRepOptions
 from flow.algorithms.flow import FlowOptions
 from flow.draws import Draw
+from flow.model.parameters import per_client
 from flow.server import aggregators
-from flow.server.optimizers import DEFAULTS, average, resolve
+from flow.server.optimizers import OPTIMIZERS, average, resolve
 from flow.server.options import ServerOptions
 from flow.server.uploads import Received, Uploads, collect
 
@@ -95,7 +96,7 @@ def test_against_the_oracle(how, size, kind):
     how = bucketing(how, size)
     for n in (1, 2, 3, 4, 5, 8, 11, 16):
         vectors = draws(n, kind)
-        found, moments = aggregators.aggregate(uploads(vectors), {"m/a": torch.ones(1)}, how, DRAW)
+        found, moments = aggregators.aggregate(uploads(vectors), {"m/a": torch.ones(1)}, resolve(how), DRAW)
         tolerance = {"rtol": 1e-9, "atol": 1e-9} if kind == "outliers" else TIGHT
         torch.testing.assert_close(flat(found), expected(vectors, how), **tolerance, msg=lambda m, n=n: f"{n} clients: {m}")
         assert set(moments) == {"m/a", *(("center/a", "center/b/c") if how.aggregator == "centered_clipping" else ())}
@@ -105,7 +106,7 @@ def test_against_the_oracle(how, size, kind):
 def test_one_client_is_its_own_aggregate(how):
     """But for clipping, which goes towards it by three radii at most."""
     vector = [3.0, -1.0, 0.5, 0.0, 2.0, 2.0, 7.0]
-    found = flat(aggregators.aggregate(uploads([vector]), {}, how, DRAW)[0])
+    found = flat(aggregators.aggregate(uploads([vector]), {}, resolve(how), DRAW)[0])
     steps, radius = resolve(how).clip_steps, resolve(how).clip_radius
     length = math.dist(vector, [0.0] * 7)
     reach = min(1.0, steps * radius / length) if steps else 1.0
@@ -115,14 +116,14 @@ def test_one_client_is_its_own_aggregate(how):
 def test_medians_of_even_and_odd_numbers():
     values = [[5.0] * 7, [1.0] * 7, [2.0] * 7, [100.0] * 7]
     for n, middle in ((1, 5.0), (2, 3.0), (3, 2.0), (4, 3.5)):
-        found = aggregators.aggregate(uploads(values[:n]), {}, ServerOptions(aggregator="median"), DRAW)[0]
+        found = aggregators.aggregate(uploads(values[:n]), {}, resolve(ServerOptions(aggregator="median")), DRAW)[0]
         assert flat(found).tolist() == [middle] * 7
 
 
 def test_krum_takes_the_first_of_equals_and_squares_once():
     krum = ServerOptions(aggregator="krum", byzantine=0.0)
     twice = [[1.0] * 7, [0.0] * 7]
-    assert flat(aggregators.aggregate(uploads(twice), {}, krum, DRAW)[0]).tolist() == twice[0]
+    assert flat(aggregators.aggregate(uploads(twice), {}, resolve(krum), DRAW)[0]).tolist() == twice[0]
     # Sums of squares to the three nearest: 406, 118, 126, 125, 429; of squares of squares 67186, 7858, 10626, 6017, 71073.
     line = torch.tensor([[0.0], [9.0], [10.0], [15.0], [23.0]], dtype=torch.float64)
     assert aggregators.krum({"w": line}, 0)["w"].tolist() == [9.0]
@@ -133,21 +134,21 @@ def test_krum_takes_the_first_of_equals_and_squares_once():
 def test_every_client_has_one_vote_whatever_weight_it_claims(how, size):
     how = bucketing(how, size)
     vectors = draws(9, "random")
-    plain = flat(aggregators.aggregate(uploads(vectors), {}, how, DRAW)[0])
-    claimed = flat(aggregators.aggregate(uploads(vectors, [1e9, *range(1, 9)]), {}, how, DRAW)[0])
+    plain = flat(aggregators.aggregate(uploads(vectors), {}, resolve(how), DRAW)[0])
+    claimed = flat(aggregators.aggregate(uploads(vectors, [1e9, *range(1, 9)]), {}, resolve(how), DRAW)[0])
     assert torch.equal(plain, claimed)
-    left = flat(aggregators.aggregate(uploads([*vectors, [1e3] * 7], [1] * 9 + [0]), {}, how, DRAW)[0])
+    left = flat(aggregators.aggregate(uploads([*vectors, [1e3] * 7], [1] * 9 + [0]), {}, resolve(how), DRAW)[0])
     assert torch.equal(plain, left)
 
 
 @ALL
 def test_what_is_not_finite_has_no_vote(how):
     vectors = draws(7, "random")
-    plain = flat(aggregators.aggregate(uploads(vectors), {}, how, DRAW)[0])
+    plain = flat(aggregators.aggregate(uploads(vectors), {}, resolve(how), DRAW)[0])
     for wrong in (math.nan, math.inf, -math.inf):
         spoiled = [*vectors, [0.0] * 6 + [wrong]]
-        assert torch.equal(plain, flat(aggregators.aggregate(uploads(spoiled), {}, how, DRAW)[0]))
-        nothing = flat(aggregators.aggregate(uploads([[wrong] * 7]), {}, how, DRAW)[0])
+        assert torch.equal(plain, flat(aggregators.aggregate(uploads(spoiled), {}, resolve(how), DRAW)[0]))
+        nothing = flat(aggregators.aggregate(uploads([[wrong] * 7]), {}, resolve(how), DRAW)[0])
         assert not nothing.isfinite().any()
 
 
@@ -166,12 +167,10 @@ def test_buckets_are_means_of_random_groups_and_change_with_the_round():
 def test_the_mean_of_single_uploads_is_that_of_their_sum():
     vectors, weights = draws(6, "random"), [1.0, 2.0, 5.0, 0.5, 3.0, 9.0]
     one = uploads(vectors, weights)
-    total = Uploads(
-        total={n: (t * one.weights.view(-1, *(1,) * (t.dim() - 1))).sum(0) for n, t in one.each.items()}, weights=one.weights
-    )
+    total = Uploads(total={n: (t * per_client(one.weights, t)).sum(0) for n, t in one.each.items()}, weights=one.weights)
     how = ServerOptions()
-    for name, tensor in aggregators.aggregate(total, {}, how, DRAW)[0].items():
-        torch.testing.assert_close(aggregators.aggregate(one, {}, how, DRAW)[0][name], tensor, **TIGHT)
+    for name, tensor in aggregators.aggregate(total, {}, resolve(how), DRAW)[0].items():
+        torch.testing.assert_close(aggregators.aggregate(one, {}, resolve(how), DRAW)[0][name], tensor, **TIGHT)
 
 
 @ALL
@@ -183,7 +182,7 @@ def test_in_the_step_of_the_server_differences_are_taken_from_its_state(how):
         vectors = draws(8, "random", seed)
         origin = flat(state).tolist()
         wanted = expected(vectors, how, origin, center)
-        state, moments = average(None, state, moments, uploads(vectors), how, DRAW)
+        state, moments = average(None, state, moments, uploads(vectors), resolve(how), DRAW)
         torch.testing.assert_close(flat(state), wanted, **TIGHT)
         if how.aggregator == "centered_clipping":
             center = flat({n.removeprefix("center/"): t for n, t in moments.items()}).tolist()
@@ -206,11 +205,11 @@ def test_a_minority_cannot_pull_the_aggregate_away(how, attack):
     point = rng.normal(size=7)
     honest = [(point + 0.01 * rng.normal(size=7)).tolist() for _ in range(15)]
     wrong = [(attack * point).tolist() for _ in range(5)]
-    if how.byzantine is None and "byzantine" in aggregators.DEFAULTS[how.aggregator]:
+    if how.byzantine is None and "byzantine" in aggregators.AGGREGATORS[how.aggregator].defaults:
         how = dataclasses.replace(how, byzantine=0.3)
     moments = {}
     for round in range(12):  # clipping walks to the point from where it was
-        found, moments = aggregators.aggregate(uploads(honest + wrong), moments, how, Draw(SEED, round, "server"))
+        found, moments = aggregators.aggregate(uploads(honest + wrong), moments, resolve(how), Draw(SEED, round, "server"))
     error = float(torch.dist(flat(found), torch.from_numpy(point)))
     mean = float(torch.dist(torch.tensor(honest + wrong).double().mean(0), torch.from_numpy(point)))
     # What clipping lets through is a radius for every wrong vector: it tells far from near, not right from wrong.
@@ -223,13 +222,13 @@ def test_a_minority_cannot_pull_the_aggregate_away(how, attack):
 
 def test_defaults_are_the_published_ones():
     assert resolve(ServerOptions(aggregator="median")).bucket_size == 1
-    found = [resolve(ServerOptions(aggregator=name)) for name in aggregators.DEFAULTS]
+    found = [resolve(ServerOptions(aggregator=name)) for name in aggregators.AGGREGATORS]
     chosen = {one.aggregator: (one.byzantine, one.clip_radius, one.clip_steps, one.weiszfeld_steps) for one in found}
     assert chosen["trimmed_mean"] == chosen["krum"] == (0.2, None, None, None)
     assert chosen["centered_clipping"] == (None, 10.0, 3, None) and chosen["geometric_median"] == (None, None, None, 8)
     assert resolve(ServerOptions(aggregator="geometric_median")).weiszfeld_smoothing == 0.1
     assert all(resolve(one) == one for one in found)
-    assert {one.server_lr for one in found} == {DEFAULTS["average"]["server_lr"]}
+    assert {one.server_lr for one in found} == {OPTIMIZERS["average"].defaults["server_lr"]}
 
 
 @pytest.mark.parametrize(
@@ -276,7 +275,7 @@ def test_an_algorithm_that_averages_takes_any_aggregator(options, how):
     clients = bench.able()
     found = collect([Received(bench.members(clients).rows, bench.local(clients), 0)], aggregators.one_by_one(how))
     draw = Draw(SEED, ROUND, "server")
-    state, _ = bench.algorithm.server_step(bench.options, bench.state, {}, found, how, draw)
+    state, _ = bench.algorithm.server_step(bench.options, bench.state, {}, found, resolve(how), draw)
     names = list(found.each)
     vectors = torch.cat([found.each[name].flatten(1) for name in names], 1).tolist()
     origin = torch.cat([bench.state[name].flatten() for name in names]).tolist()

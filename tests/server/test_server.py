@@ -57,14 +57,14 @@ def test_defaults_are_the_published_ones():
 def test_average_takes_the_mean_itself_or_momentum_steps_towards_it():
     w = torch.randn(5, generator=torch.Generator().manual_seed(0))
     target = torch.randn(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    state, moments = step({"w": w}, {}, {"w": target}, ServerOptions())
+    state, moments = step({"w": w}, {}, {"w": target}, resolve(ServerOptions()))
     assert torch.equal(state["w"], target.float()) and not moments
     expected, m = w.double(), torch.zeros(5, dtype=torch.float64)
     state = {"w": w.double()}
     for _ in range(3):
         m = 0.9 * m + (target - expected)
         expected = expected + 0.5 * m
-        state, moments = step(state, moments, {"w": target}, ServerOptions(server_lr=0.5, beta1=0.9))
+        state, moments = step(state, moments, {"w": target}, resolve(ServerOptions(server_lr=0.5, beta1=0.9)))
     torch.testing.assert_close(state["w"], expected, **TIGHT)
 
 
@@ -74,7 +74,8 @@ def test_the_step_of_an_adaptive_optimiser_is_bounded_by_its_rate():
         state, moments = {"w": torch.zeros(4, dtype=torch.float64)}, {}
         for _ in range(5):
             before = state["w"]
-            state, moments = step(state, moments, {"w": before + torch.tensor([1e-6, 1.0, 1e3, -1e6])}, ServerOptions(name))
+            goal = {"w": before + torch.tensor([1e-6, 1.0, 1e3, -1e6])}
+            state, moments = step(state, moments, goal, resolve(ServerOptions(name)))
             moved = (state["w"] - before).abs()
             assert (moved > 0).all() and (moved <= 0.101).all()  # the rate, over sqrt(1 - beta2) where v has a decay
         assert (state["w"] * torch.tensor([1.0, 1, 1, -1]) > 0).all()

@@ -12,11 +12,12 @@ from flow.algorithms import algorithm_of
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import group_of
+from flow.server.optimizers import resolve
 from flow.server.options import ServerOptions
 from flow.server.uploads import Received, collect
 from flow.storage.client_states import ClientStates
 from flow.training.batches import gather
-from flow.training.messages import Members
+from flow.training.messages import Members, Visit
 
 SEED, ROUND, ROUNDS = 5, 2, 10
 OOV = (1, 7, 8)
@@ -57,32 +58,34 @@ class Bench:
         """Those of the clients that have enough to train on."""
         return [c for c in clients if len(c.train) >= self.algorithm.minimum_sequences(self.options)]
 
-    def members(self, clients):
+    def members(self, clients, purpose="train", round=ROUND):
         numbers = {client.id: n for n, client in enumerate(TRAINING)}
         rows = np.array([numbers.get(client.id, -1) for client in clients], dtype=np.int64)
-        return Members(tuple(client.id for client in clients), rows, self.states)
+        phase = "train" if purpose == "train" else "predict"
+        return Members(tuple(client.id for client in clients), rows, self.states, Draw(SEED, round, purpose), phase)
 
     def visit(self, clients, purpose="train", round=ROUND):
-        """(received, kept, data, draw), the arguments of `local` and `personalize` after the model."""
-        to, draw = self.members(clients), Draw(SEED, round, purpose)
-        received = self.algorithm.download(self.options, self.model, self.state, to, draw).tensors
+        """What `local` and `personalize` are given after the model."""
+        to = self.members(clients, purpose, round)
+        received, nbytes, server_side = self.algorithm.download(self.options, self.model, self.state, to)
         fresh = self.algorithm.fresh
         start = {} if fresh is None else fresh(self.options, self.model, received, len(clients))
-        return received, self.states.of(to.rows, start), gather(clients, "train", "cpu"), draw
+        kept, data = self.states.of(to.rows, start), gather(clients, "train", "cpu")
+        return Visit(to.rows, received, nbytes, kept, data, to.draw, to.phase, server_side)
 
     def local(self, clients, round=ROUND):
         """The upload of these clients; the algorithm's arguments must come out of it as they went in."""
-        received, kept, data, draw = self.visit(clients, "train", round)
-        before = [{n: t.clone() for n, t in tensors.items()} for tensors in (received, kept.tensors, self.state)]
-        upload = self.algorithm.local(self.options, self.model, received, kept, data, draw)
-        for was, now in zip(before, (received, kept.tensors, self.state), strict=True):
+        visit = self.visit(clients, "train", round)
+        given = (visit.received, visit.kept.tensors, self.state)
+        before = [{n: t.clone() for n, t in tensors.items()} for tensors in given]
+        upload = self.algorithm.local(self.options, self.model, visit)
+        for was, now in zip(before, given, strict=True):
             assert all(torch.equal(tensor, now[name]) for name, tensor in was.items()), "changed in place"
         return upload
 
     def personalize(self, clients, purpose="evaluation", round=ROUND):
         """What these clients predict with."""
-        received, kept, data, draw = self.visit(clients, purpose, round)
-        return self.algorithm.personalize(self.options, self.model, received, kept, data, draw)
+        return self.algorithm.personalize(self.options, self.model, self.visit(clients, purpose, round))
 
     def round(self, clients, round, server=None, group=5):
         """A whole round, clients in groups of this size; returns the uploads as the server saw them."""
@@ -94,7 +97,7 @@ class Bench:
                 self.states.write(rows, upload.kept, round)
             received.append(Received(rows, upload, 0))
         uploads = collect(received, self.algorithm.one_by_one)
-        how = server or ServerOptions()
+        how = resolve(server or ServerOptions())
         draw = Draw(SEED, round, "server")
         self.state, self.moments = self.algorithm.server_step(self.options, self.state, self.moments, uploads, how, draw)
         self.states.commit(round)

@@ -19,15 +19,16 @@ import torch
 from flow.algorithms import NAMES
 from flow.algorithms.ffgg import FFGGOptions, remember
 from flow.draws import Draw
+from flow.server.optimizers import resolve
 from flow.server.options import ServerOptions
 from flow.server.uploads import Uploads
 from flow.storage.client_states import ClientStates
 from flow.training.messages import Members
 
 FFGG, FEDAVG = NAMES["ffgg"].algorithm, NAMES["fedavg"].algorithm
-MEAN = ServerOptions()
-MEDIAN = ServerOptions(aggregator="median")
-ROBUST = ServerOptions(aggregator="median", bucket_size=2)
+MEAN = resolve(ServerOptions())
+MEDIAN = resolve(ServerOptions(aggregator="median"))
+ROBUST = resolve(ServerOptions(aggregator="median", bucket_size=2))
 
 
 class Problem:
@@ -114,8 +115,8 @@ def ffgg(problem, setting):
     for round in range(1, setting.rounds + 1):
         draw = Draw(setting.seed, round, "train")
         who = cohort(problem, setting, round)
-        to = Members(tuple(f"client {m}" for m in who.tolist()), who.numpy(), ClientStates())
-        received = FFGG.download(options, None, state, to, draw).tensors["theta"]
+        to = Members(tuple(f"client {m}" for m in who.tolist()), who.numpy(), ClientStates(), draw, "train")
+        received = FFGG.download(options, None, state, to).tensors["theta"]
         sent = [uploaded(problem, setting, options, received, who, draw.stream("start"))]
         if setting.byzantine:
             wrong = torch.from_numpy(draw.stream("wrong").choice(problem.clients, setting.byzantine, replace=False))
