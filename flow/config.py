@@ -144,8 +144,9 @@ def read_config(folder: Path) -> Config[Any]:
         UserError: there is none, or it has an option that this version does not know.
     """
     path, remedy = folder / "config.json", "put back the file that the run was started with"
-    content = completed(run_folder.read_config(folder))
+    stored = run_folder.read_config(folder)
     try:
+        content = completed(stored)
         kinds = _kinds(content)
         del content["algorithm"]["name"]
         parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "data", "model", "server")}
@@ -161,14 +162,18 @@ def read_config(folder: Path) -> Config[Any]:
         raise UserError(f"{path}: {error}; {remedy}") from error
 
 
-def completed(content: dict[str, Any]) -> dict[str, Any]:
+def completed(content: dict[str, Any], algorithm: type[Any] | None = None) -> dict[str, Any]:
     """The content of a config.json with a value for every option that this version knows.
 
-    An option that came later than the run is what such runs did: the ``absent`` of its field's metadata, where there is
+    An option that came later than the run gets what such runs did: the ``absent`` of its field's metadata, where there is
     one, else its default.
+
+    Args:
+        algorithm: the class of the algorithm's options; None: the content names the algorithm.
     """
     content = {**_absent(Config), **content}
-    for name, kind in _kinds(content).items():
+    kinds = _kinds(content) if algorithm is None else {**_kinds(content), "algorithm": algorithm}
+    for name, kind in kinds.items():
         if isinstance(content.get(name, {}), dict):
             content[name] = {**_absent(kind), **content.get(name, {})}
     return content

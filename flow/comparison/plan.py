@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from flow.algorithms import DEFAULT, NAMES, REGISTRY
 from flow.checks import typed
-from flow.config import LARGEST, Config, ModelOptions, checked
+from flow.config import LARGEST, Config, ModelOptions, checked, completed
 from flow.data import DataOptions, Population
 from flow.errors import UserError
 from flow.server.optimizers import OPTIMIZERS
@@ -174,15 +174,15 @@ def describe(plan: Plan, population: Population) -> dict[str, Any]:
 
 
 def read_plan(path: Path) -> Plan:
-    """A comparison, from its comparison.json.
+    """A comparison, from its comparison.json. Options that the file lacks are those of the build that wrote it.
 
     Raises:
         UserError: the file is not one that a comparison of this version wrote.
     """
     remedy = "put back the file that the comparison was started with"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        stored = dict(content["config"])
+        content = completed_plan(json.loads(path.read_text(encoding="utf-8")))
+        stored = content["config"]
         parts = {"algorithm": SharedOptions, "data": DataOptions, "model": ModelOptions, "server": ServerOptions}
         config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})
         return planned(
@@ -192,6 +192,11 @@ def read_plan(path: Path) -> Plan:
         raise UserError(f"{path}: {error}; {remedy}") from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the configuration of a comparison of this version ({error!r}); {remedy}") from error
+
+
+def completed_plan(content: dict[str, Any]) -> dict[str, Any]:
+    """The content of a comparison.json with a value for every option of a run that this version knows."""
+    return {**content, "config": completed(content["config"], SharedOptions)}
 
 
 def differences(stored: Any, given: Any, where: str = "") -> list[str]:

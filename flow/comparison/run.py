@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 from flow.algorithms import NAMES, algorithm_of
 from flow.comparison import tuning
-from flow.comparison.plan import Plan, SharedOptions, configuration, describe, differences, planned, read_plan
+from flow.comparison.plan import Plan, SharedOptions, completed_plan, configuration, describe, differences, planned, read_plan
 from flow.comparison.table import Row, csv_table, measures, row_of, text_table
-from flow.config import Config, checked
+from flow.config import Config, checked, completed
 from flow.data import Population
 from flow.engine.task import prepare
 from flow.errors import Diverged, UserError
@@ -178,7 +178,7 @@ def _record(folder: Path, described: dict[str, Any]) -> None:
     path = folder / RECORD
     try:
         if path.is_file():
-            stored = json.loads(path.read_text(encoding="utf-8"))
+            stored = completed_plan(json.loads(path.read_text(encoding="utf-8")))
             changed = differences(stored, json.loads(json.dumps(described)))
             if changed:
                 raise UserError(
@@ -236,7 +236,7 @@ def _brought_to_its_end(job: Job, progress: bool) -> str | None:
     if there:
         stored = run_folder.read_config(folder)
         versions = {"versions": stored.get("versions")}  # it goes on under others, too
-        changed = differences(stored, {**json.loads(json.dumps(expected)), **versions})
+        changed = differences(completed(stored), {**json.loads(json.dumps(expected)), **versions})
         if changed:
             raise UserError(
                 f"{folder}: its config.json is not the one that this comparison wrote ({'; '.join(changed)}); put the file "

@@ -1,6 +1,7 @@
 """What a comparison refuses, and that nothing is lost by it."""
 
 import dataclasses
+import json
 
 import harness
 import pytest
@@ -164,3 +165,20 @@ def test_the_python_interface(tmp_path, plain):
         with pytest.raises(UserError, match=said):
             compare(**{"algorithms": ["fedavg"], "folder": tmp_path / "d", "config": TINY, **QUIET, **options})
     assert not (tmp_path / "d").exists()
+
+
+def test_a_comparison_of_an_older_build_goes_on(tmp_path, plain):
+    """Its files lack options that came later; runs that are finished are kept."""
+    folder = tmp_path / "compared"
+    first = compare(["fedavg"], folder, TINY, population=harness.POPULATION, progress=False)
+    report = folder / "runs" / "fedavg-seed0" / "report.html"
+    before = report.stat().st_mtime_ns
+    for path, part in ((folder / "comparison.json", "config"), (folder / "runs" / "fedavg-seed0" / "config.json", None)):
+        content = json.loads(path.read_text())
+        inner = content if part is None else content[part]
+        del inner["late"], inner["server"]["weiszfeld_steps"], inner["algorithm"]["clip"]
+        path.write_text(json.dumps(content))
+    again = compare(["fedavg"], folder, TINY, population=harness.POPULATION, progress=False)
+    assert again.rows == first.rows and report.stat().st_mtime_ns == before
+    with pytest.raises(UserError, match=r"another configuration \(config.rounds is 2 there, 3 here\)"):
+        compare(["fedavg"], folder, dataclasses.replace(TINY, rounds=3), population=harness.POPULATION, progress=False)
