@@ -136,8 +136,7 @@ def server_step(
             continue
         each = tagged(str(cluster), {name: t[mine] for name, t in uploads.each.items() if name != CHOICE})
         weights = uploads.weights[mine.cpu()]
-        total = {name: torch.tensordot(weights.to(t.device), t.double(), dims=1) for name, t in each.items()}
-        own = Uploads(total, each, uploads.rows[mine.cpu().numpy()], weights)
+        own = Uploads(each=each, rows=uploads.rows[mine.cpu().numpy()], weights=weights)
         target, moments = aggregators.aggregate(own, moments, how, draw, state)
         state, moments = optimizers.step(state, moments, target, how)
     return state, moments

@@ -125,24 +125,27 @@ def automatic_chunk(config: Config[Any], population: Population, model: Language
 
 def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Population) -> LanguageModel:
     """The model with its initial parameters, tried once so that what cannot run shows before the run."""
-    options = config.model
+    options, dtype = config.model, getattr(torch, config.model.dtype)
     generator = torch.Generator().manual_seed(config.seed)
     try:
         model = LanguageModel(
             len(population.vocabulary), options.embedding_dim, options.hidden_size, oov=population.vocabulary.oov,
             projection_dim=options.projection_dim, backend=options.backend, generator=generator,
-            dtype=getattr(torch, options.dtype),
-            **algorithm.traits(config.algorithm),
+            dtype=dtype, **algorithm.traits(config.algorithm),
         ).to(options.device)  # fmt: skip
-        with torch.no_grad():
-            model(torch.zeros(1, 1, dtype=torch.long, device=options.device))
-    except (RuntimeError, ValueError) as error:
+        flow_kernels.explain(
+            batch_size=1, seq_len=1, input_size=options.embedding_dim, hidden_size=options.hidden_size, dtype=dtype,
+            device=options.device, backend=options.backend,
+        )  # fmt: skip
+    except RuntimeError as error:  # no backend for it, or torch, which has no memory for it
         raise UserError(
             f"no model can be made with embedding_dim={options.embedding_dim}, hidden_size={options.hidden_size}, "
             f"projection_dim={options.projection_dim}, dtype={options.dtype!r}, device={options.device!r}, "
             f"backend={options.backend!r}: {str(error).splitlines()[0]}; "
             "lower the sizes where memory is short, else choose another of these"
         ) from error
+    with torch.no_grad():
+        model(torch.zeros(1, 1, dtype=torch.long, device=options.device))
     return model
 
 

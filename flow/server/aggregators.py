@@ -19,7 +19,7 @@ from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.parameters import Tensors
 from flow.server.options import ServerOptions, resolved
-from flow.server.uploads import Uploads, weighted_mean
+from flow.server.uploads import Uploads, weighted_mean, weighted_sum
 
 
 class Votes(NamedTuple):
@@ -197,7 +197,7 @@ def centered_clipping(vectors: Tensors, center: Tensors, radius: float, steps: i
     for _ in range(steps):
         away = {name: tensor - center[name] for name, tensor in vectors.items()}
         share = radius / norms(away).clamp_min(radius)
-        center = {name: center[name] + tensor / count(vectors) for name, tensor in combined(away, share).items()}
+        center = {name: center[name] + tensor / count(vectors) for name, tensor in weighted_sum(away, share).items()}
     return center
 
 
@@ -207,7 +207,7 @@ def geometric_median(vectors: Tensors, steps: int, smoothing: float) -> Tensors:
     point = {name: torch.zeros_like(tensor[0]) for name, tensor in vectors.items()}
     for _ in range(steps):
         share = 1 / norms({name: tensor - point[name] for name, tensor in vectors.items()}).clamp_min(smoothing)
-        point = combined(vectors, share / share.sum())
+        point = weighted_sum(vectors, share / share.sum())
     return point
 
 
@@ -221,8 +221,3 @@ def norms(vectors: Tensors) -> Tensor:
     parts = [torch.linalg.vector_norm(tensor.flatten(1), dim=1) for tensor in vectors.values()]
     total: Tensor = torch.linalg.vector_norm(torch.stack(parts), dim=0)
     return total
-
-
-def combined(vectors: Tensors, share: Tensor) -> Tensors:
-    """Sum of n vectors, each times its share."""
-    return {name: torch.tensordot(share.to(tensor.device), tensor, dims=1) for name, tensor in vectors.items()}

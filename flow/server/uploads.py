@@ -117,8 +117,12 @@ def collect(received: Iterable[Received], one_by_one: bool = False) -> Uploads:
 
 def weighted_mean(each: Tensors, weights: Tensor) -> Tensors:
     """The weighted mean of n uploads [n, ..], in float64; weights: float64 [n]."""
-    share = weights / weights.sum()
-    return {name: torch.tensordot(share.to(t.device), t.double(), dims=1) for name, t in each.items()}
+    return weighted_sum(each, weights / weights.sum())
+
+
+def weighted_sum(each: Tensors, shares: Tensor) -> Tensors:
+    """The sum of n tensors [n, ..], each times its share, in float64."""
+    return {name: torch.tensordot(shares.to(t.device), t.double(), dims=1) for name, t in each.items()}
 
 
 def _add(total: Tensor, stacked: Tensor, weights: Tensor) -> None:
