@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import tyro
 
 from flow.checks import check_text
+from flow.cli.command import Command
 from flow.comparison.run import RECORD, SharedOptions, compare, listing, resume_comparison
 from flow.config import Config
 from flow.errors import UserError
+from flow.parallel.processes import Ranks
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class Compare(Config[SharedOptions]):
     """Go on with the comparison in this folder, with its configuration. Takes no other option."""
 
 
-def command(arguments: list[str]) -> None:
-    """Run ``flow compare`` with these arguments."""
+def _compare(arguments: list[str], ranks: Ranks) -> None:
     if arguments == ["--list"]:
         print(listing())
         return
@@ -107,3 +108,7 @@ def _settings(path: str | None) -> dict[str, Any] | None:
         raise UserError(
             f"settings={path!r} cannot be read ({error}); give a TOML file with a table for every algorithm"
         ) from error
+
+
+USAGE = "  compare [ALGORITHM ...]  run several side by side and write one table; `flow compare --list` names them all\n"
+COMMAND = Command("compare", USAGE, _compare)
