@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from flow.data import prepared
+from flow.data import prepared, registry
 from flow.data.options import DataOptions
 from flow.data.population import Population, check_at_least_one
-from flow.data.registry import SOURCES, source_of
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -35,7 +34,7 @@ def load(options: DataOptions, progress: bool = False) -> Population:
         UserError: an option is out of range, the source is unknown, its file or package is missing or faulty, no client may
             train, prepared data are damaged or cannot be written, or the data do not fit into memory.
     """
-    source = source_of(options.data)
+    source = registry.source_of(options.data)
     _check(source, options)  # before anything is read: a large file takes a while
     try:
         return _load(source, options, progress)
@@ -54,7 +53,7 @@ def prepared_folder(options: DataOptions) -> Path | None:
     Raises:
         UserError: the source is unknown, its file or package is missing, or the user has no home folder.
     """
-    return _folder(source_of(options.data), options)
+    return _folder(registry.source_of(options.data), options)
 
 
 def _check(source: Source, options: DataOptions) -> None:
@@ -65,7 +64,7 @@ def _check(source: Source, options: DataOptions) -> None:
     check_at_least_one("oov_buckets", options.oov_buckets)
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
-    for owner in SOURCES:
+    for owner in registry.SOURCES:
         for name in owner.options:
             value = getattr(options, name)
             if value is not None and owner is not source:
@@ -103,7 +102,8 @@ def _folder(source: Source, options: DataOptions) -> Path | None:
     if cache is None:
         return None
     content = source.content(options.data)
-    key = json.dumps([asdict(options) | {"data": content.digest}, prepared.VERSION], sort_keys=True)
+    given = {name: value for name, value in asdict(options).items() if value is not None}  # a new option changes no other key
+    key = json.dumps([given | {"data": content.digest}, prepared.VERSION], sort_keys=True)
     return cache / f"{content.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 
 
