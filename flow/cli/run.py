@@ -6,7 +6,7 @@ import sys
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
@@ -36,8 +36,24 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
     name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else DEFAULT
     if name not in NAMES:
         raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(NAMES)}")
+    run = _parsed(name, arguments)
+    config = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
+    folder = _folder(run, name, ranks)
+    try:
+        result = simulate(config, folder) if run.resume is None else resume(folder)
+    except KeyboardInterrupt:
+        if ranks.first and (folder / "config.json").exists():
+            print(f"\nflow: stopped; go on with `flow run --resume {folder}`", file=sys.stderr)
+        raise
+    except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
+        raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}`") from error
+    if ranks.first:
+        print(f"report: {result.report}")
+
+
+def _parsed(name: str, arguments: list[str]) -> Run[Any]:
     algorithm = NAMES[name].algorithm
-    run = tyro.cli(
+    run: Run[Any] = tyro.cli(
         Run[algorithm.options],  # type: ignore[name-defined]
         default=Run(algorithm=algorithm.options(), server=NAMES[name].server),
         prog=f"flow run {name}",
@@ -49,23 +65,16 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
         raise UserError(
             f"--resume {run.resume} takes its configuration from that folder; leave the other options out, or start a new run"
         )
-    config = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
+    return run
+
+
+def _folder(run: Run[Any], name: str, ranks: Ranks) -> Path:
     if run.resume is not None:
-        folder = named_folder("resume", run.resume)
-    elif run.folder is not None:
-        folder = named_folder("folder", run.folder)
-    else:  # named after the time, which every process reads a moment later
-        folder = Path(ranks.texts(str(_new_folder(name, run.data.data)))[0])
-    try:
-        result = simulate(config, folder) if run.resume is None else resume(folder)
-    except KeyboardInterrupt:
-        if ranks.first and (folder / "config.json").exists():
-            print(f"\nflow: stopped; go on with `flow run --resume {folder}`", file=sys.stderr)
-        raise
-    except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
-        raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}`") from error
-    if ranks.first:
-        print(f"report: {result.report}")
+        return named_folder("resume", run.resume)
+    if run.folder is not None:
+        return named_folder("folder", run.folder)
+    # A new folder is named after the time, which every process reads a moment later: the first one's name counts.
+    return Path(ranks.texts(str(_new_folder(name, run.data.data)))[0])
 
 
 def _describe(name: str) -> str:
