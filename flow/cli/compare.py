@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import tyro
 
 from flow.checks import check_text
+from flow.cli.command import Command
 from flow.comparison.run import RECORD, SharedOptions, compare, listing, resume_comparison
 from flow.config import Config
 from flow.errors import UserError
+from flow.parallel.processes import Ranks
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,7 @@ class Compare(Config[SharedOptions]):
     """Go on with the comparison in this folder, with its configuration. Takes no other option."""
 
 
-def command(arguments: list[str]) -> None:
-    """Run ``flow compare`` with these arguments."""
+def _compare(arguments: list[str], ranks: Ranks) -> None:
     if arguments == ["--list"]:
         print(listing())
         return
@@ -55,6 +56,27 @@ def command(arguments: list[str]) -> None:
     names = []
     while arguments and not arguments[0].startswith("-"):
         names.append(arguments.pop(0))
+    chosen = _parsed(names, arguments)
+    folder = _folder(chosen)
+    config: Config[Any] = Config(**{one.name: getattr(chosen, one.name) for one in fields(Config)})
+    try:
+        if chosen.resume is not None:
+            result = resume_comparison(folder)
+        else:
+            result = compare(
+                names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
+                tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds,
+            )  # fmt: skip
+    except KeyboardInterrupt:
+        if (Path(folder) / RECORD).exists():
+            print(f"\nflow: stopped; go on with `flow compare --resume {folder}`", file=sys.stderr)
+        raise
+    except OSError as error:
+        raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}`") from error
+    print(f"report: {result.report}")
+
+
+def _parsed(names: list[str], arguments: list[str]) -> Compare:
     chosen = tyro.cli(
         Compare,
         prog="flow compare",
@@ -75,26 +97,15 @@ def command(arguments: list[str]) -> None:
                 raise UserError(f"{name}={getattr(chosen, name)!r} does nothing without --tune; add --tune, or leave it out")
     if chosen.trials < 1:
         raise UserError(f"trials must be at least 1, got {chosen.trials}; leave it out for the default, or leave --tune out")
+    return chosen
+
+
+def _folder(chosen: Compare) -> str:
     given = chosen.resume if chosen.resume is not None else chosen.folder
     data = Path(chosen.data.data).name.split(".")[0]
     folder = f"runs/compare-{data}-{time.strftime('%Y%m%d-%H%M%S')}" if given is None else given
     check_text("folder", folder)
-    config: Config[Any] = Config(**{one.name: getattr(chosen, one.name) for one in fields(Config)})
-    try:
-        if chosen.resume is not None:
-            result = resume_comparison(folder)
-        else:
-            result = compare(
-                names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
-                tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds,
-            )  # fmt: skip
-    except KeyboardInterrupt:
-        if (Path(folder) / RECORD).exists():
-            print(f"\nflow: stopped; go on with `flow compare --resume {folder}`", file=sys.stderr)
-        raise
-    except OSError as error:
-        raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}`") from error
-    print(f"report: {result.report}")
+    return folder
 
 
 def _settings(path: str | None) -> dict[str, Any] | None:
@@ -107,3 +118,7 @@ def _settings(path: str | None) -> dict[str, Any] | None:
         raise UserError(
             f"settings={path!r} cannot be read ({error}); give a TOML file with a table for every algorithm"
         ) from error
+
+
+USAGE = "  compare [ALGORITHM ...]  run several side by side and write one table; `flow compare --list` names them all\n"
+COMMAND = Command("compare", USAGE, _compare)

@@ -1,6 +1,7 @@
 """What every data source becomes: clients whose texts are cut into fixed windows, and one vocabulary."""
 
 import hashlib
+import sys
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, SPLITTERS, Numbering
+from flow.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,6 +254,7 @@ def cut_windows(streams: Sequence[npt.NDArray[np.int32]], sequence_length: int) 
     check_at_least_one("sequence_length", sequence_length)
     targets = np.array([max(len(stream) - 1, 0) for stream in streams], dtype=np.int64)
     windows = -(-targets // sequence_length)
+    check_fits(max(int(windows.sum()), 1), sequence_length)
     if windows.sum() == 0:
         return Sequences(np.zeros((0, sequence_length + 1), np.int32), np.zeros(0, np.int32))
     flat = np.concatenate(streams)
@@ -276,7 +279,7 @@ def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int,
     vocabulary_size: how many of the most frequent tokens get an id of their own, the four special ones not included.
     Only the training clients' training texts are counted; equally frequent tokens are taken in the order of their text.
     oov_buckets: how many ids the other tokens share.
-    Raises ValueError for a size or length below 1 and where no client has anything to train on.
+    Raises UserError for a size or length below 1 and where no client has anything to train on.
     """
     check_at_least_one("sequence_length", sequence_length)
     check_at_least_one("vocabulary_size", vocabulary_size)
@@ -296,7 +299,7 @@ def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int,
     counted = [piece for client, (train, _) in zip(texts, sides, strict=True) if not client.held_out for piece in train]
     counts = np.bincount(np.concatenate([np.zeros(0, np.int32), *counted]), minlength=len(numbering))
     if counts.sum() == 0:
-        raise ValueError(
+        raise UserError(
             f"data={corpus.name!r}: no training clients: of {len(texts)} clients {sum(c.held_out for c in texts)} are "
             "held out and no other has a word to train on; give at least one client that is not held out and has "
             "a text that is not empty (and raise max_clients where it is set)"
@@ -315,9 +318,15 @@ def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int,
 
 
 def check_at_least_one(name: str, value: int, alternative: str = "") -> None:
-    """Raises ValueError unless value >= 1; ``alternative`` names another value that the caller allows."""
+    """Raise UserError unless value >= 1; ``alternative`` names another value that the caller allows."""
     if value < 1:
-        raise ValueError(f"{name}={value!r} must be at least 1; give a positive integer {alternative}".rstrip())
+        raise UserError(f"{name}={value!r} must be at least 1; give a positive integer {alternative}".rstrip())
+
+
+def check_fits(sequences: int, sequence_length: int) -> None:
+    """Raise MemoryError for more tokens than an array can address, where NumPy raises ValueError or wraps around."""
+    if sequences * (sequence_length + 1) > sys.maxsize // np.dtype(np.int64).itemsize:
+        raise MemoryError(f"no array can hold {sequences} sequences of {sequence_length + 1} tokens")
 
 
 def _pieces(side: Sequence[str], continuous: bool) -> Sequence[str]:

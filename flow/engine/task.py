@@ -75,15 +75,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     participation.check(config)
     _check_device(config.model)  # said before anything is read: a large file takes a while
     if population is None:
-        try:
-            population = load(config.data, progress)
-        except (MemoryError, OverflowError) as error:
-            raise UserError(
-                f"data={config.data.data!r} with sequence_length={config.data.sequence_length} does not fit into memory "
-                f"({error}); lower sequence_length or max_clients"
-            ) from error
-        except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
-            raise UserError(str(error)) from error
+        population = load(config.data, progress)
     clients = population.trainable()
     if not algorithm.averages and config.server != optimizers.resolve(ServerOptions()):
         raise UserError(

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flow.algorithms import NAMES
-from flow.cli.main import main
+from flow.cli.main import COMMANDS, main
 from flow.storage import run_folder
 
 MINE = ["--data", "mine.jsonl.gz"]
@@ -243,6 +243,19 @@ def test_help(capsys):
         shown = capsys.readouterr().out
         assert all(text in shown for text in expected), shown
     assert "--gamma" not in shown
+
+
+def test_every_command_has_a_usage_line_and_a_help_text(capsys):
+    assert list(COMMANDS) == ["run", "report", "compare", "prepare"]
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for name, command in COMMANDS.items():
+        assert command.name == name
+        assert all(line.startswith(f"  {name} ") for line in command.usage.splitlines()) and f"\n{command.usage}" in shown
+        with pytest.raises(SystemExit) as stopped:
+            main([name, "--help"])
+        assert stopped.value.code == 0
+        assert f"usage: flow {name} " in capsys.readouterr().out
 
 
 def test_every_option_has_a_help_text_and_a_default(capsys):

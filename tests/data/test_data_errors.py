@@ -11,6 +11,7 @@ from data_cases import write_jsonl
 
 from flow.data import DataOptions, load
 from flow.data.population import ClientTexts, Corpus, build_population, cut_windows
+from flow.errors import UserError
 
 
 @pytest.mark.parametrize("data", ["stackoverflow", "texts.json", "texts.csv.gz", ""])
@@ -22,13 +23,13 @@ def test_unknown_source(data: str) -> None:
 
 @pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz"])
 def test_missing_file(tmp_path: Path, name: str) -> None:
-    with pytest.raises(FileNotFoundError, match=rf"{name}.*there is no such file; give the path"):
+    with pytest.raises(UserError, match=rf"{name}.*there is no such file; give the path"):
         load(DataOptions(data=str(tmp_path / name)))
 
 
 def test_a_folder_is_no_file(tmp_path: Path) -> None:
     (tmp_path / "folder.jsonl").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"folder\.jsonl"):
+    with pytest.raises(UserError, match=r"folder\.jsonl"):
         load(DataOptions(data=str(tmp_path / "folder.jsonl")))
 
 

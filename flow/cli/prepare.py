@@ -1,0 +1,32 @@
+"""``flow prepare``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import tyro
+
+from flow.checks import typed
+from flow.cli.command import Command
+from flow.data import DataOptions, load, prepared_folder
+from flow.errors import UserError
+from flow.parallel.processes import Ranks
+
+
+@dataclass(frozen=True)
+class Prepare(DataOptions):
+    """Read a data set, cut it, and keep it prepared in the folder FLOW_CACHE of the environment, by default ~/.cache/flow.
+    `flow run` with the same options opens it from there, and prepares it itself where it is not there yet."""
+
+
+def _prepare(arguments: list[str], ranks: Ranks) -> None:
+    chosen = tyro.cli(Prepare, prog="flow prepare", args=arguments)
+    options = typed(DataOptions(**{field.name: getattr(chosen, field.name) for field in fields(DataOptions)}))
+    population, folder = load(options, progress=True), prepared_folder(options)
+    if folder is None:
+        raise UserError("FLOW_CACHE='' keeps nothing prepared; give a folder, or leave the variable out")
+    print(f"{len(population.clients)} clients, {len(population.training)} of them train: {folder}")
+
+
+USAGE = "  prepare             read data and keep them prepared, which `flow run` otherwise does when it first meets them\n"
+COMMAND = Command("prepare", USAGE, _prepare)

