@@ -48,7 +48,7 @@ gpu-check: $(VENV)/installed
 		LIBRARY_PATH=$$cu/lib PATH=$$cu/bin:$$PATH CUDACXX=$$cu/bin/nvcc $(BIN)/python -m pytest -q tests/cuda_sources.py
 
 # benchmarks/README.md says what is measured; 14 minutes on two cores that have nothing else to do, the quick one a few
-BENCH := $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-quiet
+BENCH := $(BIN)/python -m pytest benchmarks/layer --benchmark-enable --benchmark-quiet
 BENCH_OUT ?= benchmarks/results
 BENCH_IMAGES ?= $(BENCH_OUT)
 

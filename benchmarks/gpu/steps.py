@@ -65,7 +65,7 @@ def stages(device: str) -> list[list[Step]]:
             Step("racecheck", "the small cases: races", sanitizer("racecheck"), 150, no_gpu),
             Step("suite", "all other tests", module("suite", str(max(1, cores - 7))), 150, no_gpu and "make test runs it"),
         ],
-        [Step("probes", "latencies that the design rests on", module("probes", "{part}"), 45, no_gpu)],
+        [Step("probes", "latencies that the design rests on", module("latencies", "{part}"), 45, no_gpu)],
         [Step("federated", "flow.simulate here, on the CPU, and PyTorch", module("federated", "{part}", "{seconds}"), 70)],
         [Step("sweep", "K, H, B and dtype", measure("sweep"), SECONDS)],
     ]
