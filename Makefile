@@ -34,7 +34,7 @@ CROSS := aarch64-linux-gnu
 cross:
 	mkdir -p build/cross
 	$(CROSS)-g++ -std=gnu++17 -O2 -ffp-contract=fast -fno-math-errno -Wall -Wextra -Werror -Wno-psabi -fopenmp \
-		-DFLOW_ISA=baseline tests/kernels_alone.cpp csrc/cpu/dispatch.cpp csrc/cpu/isa.cpp -o build/cross/kernels_alone
+		-DFLOW_ISA=baseline tests/kernels/kernels_alone.cpp csrc/cpu/dispatch.cpp csrc/cpu/isa.cpp -o build/cross/kernels_alone
 	qemu-$(firstword $(subst -, ,$(CROSS))) -L /usr/$(CROSS) build/cross/kernels_alone
 
 # The GPU kernels compiled ahead of time, no GPU needed: registers, spills, shared memory, tensor cores; nvcc comes as wheels
@@ -43,12 +43,12 @@ CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==1
 
 gpu-check: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet $(CUDA_WHEELS)
-	$(BIN)/python -m pytest -q tests/triton_table.py
+	$(BIN)/python -m pytest -q -m "slow and not nvcc" tests/gpu
 	cu=$$($(BIN)/python -c 'import nvidia.cu13 as n; print(list(n.__path__)[0])') && \
-		LIBRARY_PATH=$$cu/lib PATH=$$cu/bin:$$PATH CUDACXX=$$cu/bin/nvcc $(BIN)/python -m pytest -q tests/cuda_sources.py
+		LIBRARY_PATH=$$cu/lib PATH=$$cu/bin:$$PATH CUDACXX=$$cu/bin/nvcc $(BIN)/python -m pytest -q -m nvcc tests/gpu
 
 # benchmarks/README.md says what is measured; 14 minutes on two cores that have nothing else to do, the quick one a few
-BENCH := $(BIN)/python -m pytest benchmarks --benchmark-enable --benchmark-quiet
+BENCH := $(BIN)/python -m pytest benchmarks/layer --benchmark-enable --benchmark-quiet
 BENCH_OUT ?= benchmarks/results
 BENCH_IMAGES ?= $(BENCH_OUT)
 

@@ -1,6 +1,8 @@
-"""Shared by all tests: one thread, and every uninitialised tensor filled with NaN, so that an output left unwritten shows."""
+"""Shared by all tests: one thread, NaN in every uninitialised tensor, and what the markers gpu, nvcc and triton need."""
 
+import importlib.util
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 
@@ -16,6 +18,25 @@ from flow_kernels.backends import cpu
 hypothesis.settings.register_profile("ci", derandomize=True)
 if os.environ.get("CI"):
     hypothesis.settings.load_profile("ci")
+
+
+# What this machine lacks, by the marker of the tests that need it.
+_MISSING: dict[str, str] = {}
+if not torch.cuda.is_available():
+    _MISSING["gpu"] = "no GPU: torch.cuda.is_available() is False"
+if shutil.which(os.environ.get("CUDACXX", "nvcc")) is None:
+    _MISSING["nvcc"] = "nvcc is not on PATH and CUDACXX names no program"
+if importlib.util.find_spec("triton") is None:
+    _MISSING["triton"] = "triton is not installed"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine cannot run, and say why."""
+    for item in items:
+        for name, reason in _MISSING.items():
+            marker = item.get_closest_marker(name)
+            if marker is not None and not marker.kwargs.get("stand_in", False):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 # Data that tests prepare are theirs, and go with them.

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 
-from benchmarks.cases import Case
+from benchmarks.common.cases import Case
 
 INPUTS = 96
 CLIENTS, HIDDEN, BATCH, DTYPES = (1, 8, 32, 128), (64, 128, 256, 512, 1024), (4, 16, 64), ("bfloat16", "float32")

@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import timing
-from benchmarks.compiler import Missing
-from benchmarks.timing import Sample
+from benchmarks.common import timing
+from benchmarks.common.compiler import Missing
+from benchmarks.common.timing import Sample
 from flow_kernels.plan import Plan
 
 NAME = os.environ.get("FLOW_GPU_DEVICE", "cuda")

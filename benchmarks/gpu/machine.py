@@ -15,10 +15,10 @@ from typing import Any
 import torch
 
 import flow_kernels
+from benchmarks.common.machine import processor, today
 from benchmarks.gpu import device
 from benchmarks.gpu.device import OnDevice
 from benchmarks.gpu.steps import find
-from benchmarks.machine import processor, today
 from flow.storage.files import write_json
 
 FIELDS = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.mem", "power.limit")

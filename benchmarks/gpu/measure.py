@@ -17,15 +17,15 @@ import torch
 from torch import Tensor
 
 import flow_kernels
-from benchmarks.baselines import build, task
-from benchmarks.cases import Case
-from benchmarks.compiler import Missing
+from benchmarks.common.baselines import build, task
+from benchmarks.common.cases import Case
+from benchmarks.common.compiler import Missing
+from benchmarks.common.timing import Effort, compare
 from benchmarks.gpu import cases, device
 from benchmarks.gpu.device import OnDevice, captured, first_line
 from benchmarks.gpu.names import NAMES, OURS, OURS_GRAPH, SIDE_BY_SIDE
 from benchmarks.gpu.problem import Problem, Wrong
 from benchmarks.gpu.rivals import SideBySide, StackedLoop
-from benchmarks.timing import Effort, compare
 from flow.storage.files import write_json
 from flow_kernels.backends import load
 

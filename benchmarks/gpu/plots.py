@@ -11,10 +11,10 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from benchmarks.common.pictures import INK, MUTED, RULE, chart, save
 from benchmarks.gpu.names import NAMES, OURS, OURS_GRAPH
 from benchmarks.gpu.steps import write
 from benchmarks.gpu.tables import caption
-from benchmarks.pictures import INK, MUTED, RULE, chart, save
 
 Row = dict[str, Any]
 BOX = (0.09, 0.16, 0.87, 0.66)

@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 import flow_kernels
-from benchmarks.baselines import task
-from benchmarks.cases import Case
+from benchmarks.common.baselines import task
+from benchmarks.common.cases import AGREE, Case
 from benchmarks.gpu import device
-from benchmarks.problem import AGREE
 from flow_kernels import RoutedGRU
 
 PARTS = ("output", "gradient of x", "gradient of the weights")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 import flow_kernels
+from benchmarks.common.cases import AGREE
 from benchmarks.gpu import device
-from benchmarks.problem import AGREE
 from flow_kernels.backends import load
 from flow_kernels.plan import ORDER
 

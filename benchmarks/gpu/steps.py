@@ -21,7 +21,6 @@ from benchmarks.gpu.runner import Outcome, Run, Step
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 500.0  # for all steps but the drawing; with that the whole ends within 9 minutes
 DRAWING = 25.0
-GPU_TESTS = ("tests/test_gpu_backends.py", "tests/test_triton_gpu.py")
 # Every tensor an allocation of its own, every kernel a launch of its own: a checker sees no further.
 WATCHED = ("PYTORCH_NO_CUDA_MEMORY_CACHING=1", "FLOW_GRAPHS=0")
 
@@ -34,7 +33,7 @@ def stages(device: str) -> list[list[Step]]:
     """All of them but the drawing. Only what measures no time runs side by side."""
     no_gpu = "" if device == "cuda" else f"FLOW_GPU_DEVICE={device}, and this needs a GPU"
     cores = os.cpu_count() or 1
-    small, gpu_tests = module("small"), pytest(GPU_TESTS, min(5, cores))
+    small, gpu_tests = module("small"), pytest(("-m", "gpu", "tests/gpu"), min(5, cores))
 
     def sanitizer(tool: str) -> tuple[str, ...]:
         return (
@@ -65,7 +64,7 @@ def stages(device: str) -> list[list[Step]]:
             Step("racecheck", "the small cases: races", sanitizer("racecheck"), 150, no_gpu),
             Step("suite", "all other tests", module("suite", str(max(1, cores - 7))), 150, no_gpu and "make test runs it"),
         ],
-        [Step("probes", "latencies that the design rests on", module("probes", "{part}"), 45, no_gpu)],
+        [Step("probes", "latencies that the design rests on", module("latencies", "{part}"), 45, no_gpu)],
         [Step("federated", "flow.simulate here, on the CPU, and PyTorch", module("federated", "{part}", "{seconds}"), 70)],
         [Step("sweep", "K, H, B and dtype", measure("sweep"), SECONDS)],
     ]
@@ -77,11 +76,10 @@ def find(tool: str) -> str:
     return shutil.which(tool, path=os.pathsep.join(places)) or tool
 
 
-def pytest(files: Sequence[str], workers: int) -> tuple[str, ...]:
-    """Side by side where pytest-xdist is installed."""
+def pytest(selection: Sequence[str], workers: int) -> tuple[str, ...]:
+    """The command that runs this selection, on several processes where pytest-xdist is installed."""
     side_by_side = ("-n", str(workers)) if workers > 1 and importlib.util.find_spec("xdist") else ()
-    there = [file for file in files if (ROOT / file).exists()]
-    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *side_by_side, *there)
+    return (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *side_by_side, *selection)
 
 
 def chosen(all_stages: Sequence[Sequence[Step]], names: Sequence[str]) -> list[list[Step]]:

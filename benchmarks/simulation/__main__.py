@@ -12,14 +12,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine
-from benchmarks.compiler import Missing
-from benchmarks.probe import Probe
+from benchmarks.common import machine
+from benchmarks.common.compiler import Missing
+from benchmarks.common.probe import Probe
+from benchmarks.common.timing import Effort, Spread
+from benchmarks.common.worker import WorkerError
 from benchmarks.simulation import first_round, ours, plots, race, scaling, tables
 from benchmarks.simulation.race import Arena
 from benchmarks.simulation.workload import FULL, QUICK, Sizes
-from benchmarks.timing import Effort, Spread
-from benchmarks.worker import WorkerError
 from flow.storage.files import write, write_json
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"

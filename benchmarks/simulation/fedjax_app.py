@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 
-from benchmarks import worker
+from benchmarks.common import worker
 
 if __name__ == "__main__":
     THREADS, REQUESTS, REPLIES = worker.start(sys.argv[1:])

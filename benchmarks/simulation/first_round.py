@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.worker import ROOT
+from benchmarks.common.worker import ROOT
 
 PATIENCE = 120.0  # seconds
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import worker
+from benchmarks.common import worker
 
 if __name__ == "__main__":
     THREADS, REQUESTS, REPLIES = worker.start(sys.argv[1:])

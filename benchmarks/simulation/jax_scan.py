@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks import worker
+from benchmarks.common import worker
 
 if __name__ == "__main__":
     THREADS, REQUESTS, REPLIES = worker.start(sys.argv[1:])

@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from benchmarks import worker
+from benchmarks.common import worker
 from benchmarks.simulation import workload
 from benchmarks.simulation.runner import Runner, Turn, arguments, serve
 from benchmarks.simulation.workload import Array, Plan, Sizes, Weights

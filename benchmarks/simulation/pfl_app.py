@@ -7,7 +7,7 @@ import os
 import sys
 import time
 
-from benchmarks import worker
+from benchmarks.common import worker
 
 if __name__ == "__main__":
     THREADS, REQUESTS, REPLIES = worker.start(sys.argv[1:])

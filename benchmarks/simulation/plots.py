@@ -11,9 +11,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from benchmarks.pictures import INK, MUTED, RULE, save
+from benchmarks.common.markdown import caption
+from benchmarks.common.pictures import INK, MUTED, RULE, save
 from benchmarks.simulation.tables import PEAK, by_population
-from benchmarks.tables import caption
 from flow.storage.files import write
 
 Row = dict[str, Any]

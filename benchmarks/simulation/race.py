@@ -15,14 +15,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks import compiler, machine
-from benchmarks.compiler import Missing
-from benchmarks.probe import AtPeak, Probe
+from benchmarks.common import compiler, machine
+from benchmarks.common.compiler import Missing
+from benchmarks.common.probe import AtPeak, Probe
+from benchmarks.common.timing import Contender, Effort, Sample, Spread, compare
+from benchmarks.common.worker import WorkerError
 from benchmarks.simulation import torch_loop
 from benchmarks.simulation.runner import Child
 from benchmarks.simulation.workload import Plan, Weights
-from benchmarks.timing import Contender, Effort, Sample, Spread, compare
-from benchmarks.worker import WorkerError
 
 HERE = "benchmarks.simulation"
 # Every step rounds a float32 weight near 1 by up to 6e-8; over 700,000 weights and tens of steps that is 1.7e-3 of the way they

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from benchmarks.common.worker import ROOT, Worker
 from benchmarks.simulation.workload import Plan, Weights
-from benchmarks.worker import ROOT, Worker
 
 STAT = Path("/proc/stat")
 

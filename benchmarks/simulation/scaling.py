@@ -14,9 +14,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from benchmarks.common.worker import ROOT
 from benchmarks.simulation import workload
 from benchmarks.simulation.workload import FULL, TINY, Sizes
-from benchmarks.worker import ROOT
 
 STATUS = Path("/proc/self/status")
 SIZES = {"full": FULL, "tiny": TINY}

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks.tables import caption, table
+from benchmarks.common.markdown import caption, table
 from flow.storage.files import write
 
 Row = dict[str, Any]

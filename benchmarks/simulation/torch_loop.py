@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 
-from benchmarks import worker
+from benchmarks.common import worker
 
 if __name__ == "__main__":
     THREADS, REQUESTS, REPLIES = worker.start(sys.argv[1:])

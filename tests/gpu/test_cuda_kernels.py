@@ -1,5 +1,5 @@
-"""The CUDA kernels without a GPU: their source text run by the CPU model of a cluster (tests/cuda_model.cpp), through the
-adapter, against the float64 reference. No test here says that they run on a GPU: tests/test_gpu_backends.py does, on one.
+"""The CUDA kernels without a GPU: their source text run by the CPU model of a cluster (tests/support/cuda_model.cpp), through
+the adapter, against the float64 reference. No test here says that they run on a GPU: test_gpu_backends.py does, on one.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 from cuda_model import Model, build, use
-from problems import NAMES, assert_as_exact_as_torch, make
-from test_gpu_backends import assert_no_worse_than_torch, rounded
+from low_precision import assert_no_worse_than_torch, rounded
+from problems import NAMES, assert_as_exact_as_torch, assert_same_bits, make
 from torch import Tensor
 
 import flow_kernels
@@ -36,12 +36,6 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Model:
 def model(built: Model) -> Iterator[Model]:
     built.set()
     yield from use(built)
-
-
-def assert_same_bits(a: dict[str, Tensor | None], b: dict[str, Tensor | None]) -> None:
-    for name, left in a.items():
-        right = b[name]
-        assert left is right is None or torch.equal(left, right), name  # type: ignore[arg-type]
 
 
 # One, two, four, eight and sixteen blocks a cluster; every tile of sequences; units and sequences that fill nothing evenly

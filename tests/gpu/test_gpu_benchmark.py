@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from benchmarks.compiler import Missing
-from benchmarks.gpu import cases, device, draw, federated, measure, probes, rivals, runner, small, steps, suite, tables
+from benchmarks.common.compiler import Missing
+from benchmarks.gpu import cases, device, draw, federated, latencies, measure, rivals, runner, small, steps, suite, tables
 from benchmarks.gpu.problem import Problem
 from benchmarks.gpu.runner import Step
 from flow_kernels.backends import load
@@ -302,8 +302,8 @@ def test_probes_are_compiled_run_and_read(tmp_path: Path, monkeypatch: pytest.Mo
     }  # fmt: skip
     for name, text in sources.items():
         (tmp_path / f"{name}.cu").write_text(f"#!/bin/sh\n{text}\n")
-    monkeypatch.setattr(probes, "SECONDS", 1)
-    found = probes.run([tmp_path / f"{name}.cu" for name in sources], str(nvcc), tmp_path)
+    monkeypatch.setattr(latencies, "SECONDS", 1)
+    found = latencies.run([tmp_path / f"{name}.cu" for name in sources], str(nvcc), tmp_path)
     assert found.pop("good") == {"lines": [{"gap_us": 1.5}, {"gap_us": 2}]}
     why = {name: result["failed"] for name, result in found.items()}
     assert "JSON lines" in why["bad"] and why["dead"] == "exit status 4: oh" and why["slow"] == "no end within 1 s"

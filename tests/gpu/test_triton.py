@@ -19,12 +19,12 @@ import flow_kernels
 from flow_kernels.backends import triton
 from flow_kernels.backends.triton import graphs, tiles
 
-needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed")
 HERE = Path(__file__).parent
 
 
-@needs_triton
+@pytest.mark.triton
 def test_kernels_in_the_interpreter() -> None:
+    """All of test_triton_interpreter.py with TRITON_INTERPRET=1, which must be set before triton is first imported."""
     import numpy
     from triton import __version__ as version
 
@@ -32,17 +32,18 @@ def test_kernels_in_the_interpreter() -> None:
     if triton_is < (3, 7) and numpy_is >= (2, 4):
         pytest.skip("Triton 3.6 cannot interpret a loop over a number given at run time with numpy 2.4 or later")
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", str(HERE / "triton_cases.py")]
+    cases = str(HERE / "test_triton_interpreter.py")
+    command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", cases]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parents[1])
     assert done.returncode == 0, done.stdout + done.stderr
     assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 50 and "skipped" not in done.stdout  # type: ignore[index]
 
 
-@needs_triton
+@pytest.mark.triton
 @pytest.mark.parametrize("how", ["step", "sequence"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_one_configuration_of_every_kernel_compiles_for_hopper(direction: str, how: str) -> None:
-    """All of the table: tests/triton_table.py, by its name, since it takes minutes."""
+    """All of the table: test_triton_table.py, which takes minutes."""
     from triton_aot import check
 
     if how == "sequence":

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.common.timing import Effort
 from benchmarks.simulation import ours, plots, race, tables
 from benchmarks.simulation.race import Arena, Differs, Rival
 from benchmarks.simulation.workload import FULL, TINY, Plan, Sizes
-from benchmarks.timing import Effort
 
 IDLE = Rival("idle", "tests.support.idle_runner", cores=1)
 ABSENT = Rival("absent", "tests.support.idle_runner", cores=1, needs=("no_such_framework",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from benchmarks import worker
+from benchmarks.common import worker
 from benchmarks.simulation.runner import Turn, arguments, serve
 
 if __name__ == "__main__":

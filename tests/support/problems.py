@@ -46,6 +46,16 @@ class Problem:
             result |= {f"d{n}": g for n, g in zip(wanted, grads, strict=True)}
         return result
 
+    def to(self, device: torch.device | str) -> Problem:
+        """The same problem on a device."""
+        return Problem(
+            {n: t.to(device) for n, t in self.tensors.items()},
+            {n: v.to(device) if isinstance(v, Tensor) else v for n, v in self.options.items()},
+            tuple(g.to(device) for g in self.output_grads),  # type: ignore[arg-type]
+            self.frozen,
+            lambda seed: self.redraw(seed).to(device),
+        )
+
 
 def make(
     k: int,
@@ -87,6 +97,14 @@ def make(
         options["lengths"] = torch.randint(1, t + 1, (k, b), generator=g)
     grads = normal(k, *steps, h), normal(k, b, h), normal(k, *steps, 2)
     return Problem(tensors, options, grads, frozenset(frozen), redraw)
+
+
+def assert_same_bits(a: dict[str, Tensor | None], b: dict[str, Tensor | None], leave_out: tuple[str, ...] = ()) -> None:
+    """Two results of Problem.run are equal to the bit, except for the names in ``leave_out``."""
+    for name, left in a.items():
+        if name not in leave_out:
+            right = b[name]
+            assert left is None if right is None else left is not None and torch.equal(left, right), name
 
 
 def assert_as_exact_as_torch(problem: Problem, dtype: torch.dtype, runs: dict[str, dict[str, Tensor | None]]) -> None:

@@ -5,7 +5,7 @@
 with entries of H_m and A_m uniform in [0, 1/d_theta], of B_m in [0, 1/d_w], theta* and w*_m normal: no noise, so theta* is
 best for every client, each with its own w. The clients' side is computed here; the server is the one of `flow run`.
 
-    PYTHONPATH=. python tests/quadratic.py docs/images/ffgg-quadratic.png
+    PYTHONPATH=. python tests/support/quadratic.py docs/images/ffgg-quadratic.png
 """
 
 from __future__ import annotations

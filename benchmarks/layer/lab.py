@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import crew, machine
-from benchmarks.baselines import build, task
-from benchmarks.cases import Case
-from benchmarks.compiler import Missing
-from benchmarks.crew import Crew
-from benchmarks.probe import AtBandwidth, AtPeak, Probe
-from benchmarks.problem import Local, Problem
-from benchmarks.timing import Contender, Effort, compare
-from benchmarks.worker import Remote
+from benchmarks.common import machine
+from benchmarks.common.baselines import build, task
+from benchmarks.common.cases import Case
+from benchmarks.common.compiler import Missing
+from benchmarks.common.probe import AtBandwidth, AtPeak, Probe
+from benchmarks.common.timing import Contender, Effort, compare
+from benchmarks.common.worker import Remote
+from benchmarks.layer import crew
+from benchmarks.layer.crew import Crew
+from benchmarks.layer.problem import Local, Problem
 
 FULL = Effort(seconds=0.03, turns=(5, 11), budget=8.0)
 QUICK = Effort(seconds=0.005, turns=(3, 3), budget=0.0)

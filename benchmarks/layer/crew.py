@@ -10,12 +10,12 @@ from typing import Any
 
 import torch
 
-from benchmarks import compiler, machine
-from benchmarks.cases import Case
-from benchmarks.compiler import Missing
-from benchmarks.problem import Local, Problem
-from benchmarks.timing import Effort, compare
-from benchmarks.worker import Remote, Worker, WorkerError
+from benchmarks.common import compiler, machine
+from benchmarks.common.cases import Case
+from benchmarks.common.compiler import Missing
+from benchmarks.common.timing import Effort, compare
+from benchmarks.common.worker import Remote, Worker, WorkerError
+from benchmarks.layer.problem import Local, Problem
 
 NAMES = {
     "compiled eager": "torch.compile of eager",
@@ -118,7 +118,7 @@ class Crew:
 
     def _worker(self, group: str, threads: int) -> Worker:
         if (group, threads) not in self._workers:
-            module = "benchmarks.jax_worker" if group == "jax" else "benchmarks.torch_worker"
+            module = "benchmarks.layer.jax_worker" if group == "jax" else "benchmarks.layer.torch_worker"
             env = {"jax": {"JAX_PLATFORMS": "cpu"}, "mkl": {"LD_PRELOAD": str(self._preload)}}.get(group, {})
             self._workers[group, threads] = Worker(module, threads=threads, pin=group == "jax", env=env)
         return self._workers[group, threads]

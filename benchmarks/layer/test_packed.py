@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
-from benchmarks.lab import Lab
-from benchmarks.problem import Local
+from benchmarks.layer.lab import Lab
+from benchmarks.layer.problem import Local
 from flow_kernels import RoutedGRU
 
 

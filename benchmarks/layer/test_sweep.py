@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.lab import Lab
-from benchmarks.timing import Effort
+from benchmarks.common.cases import Case
+from benchmarks.common.timing import Effort
+from benchmarks.layer.lab import Lab
 
 HIDDEN = [32, 64, 128, 512, 1024]  # beside 256 and 670, which test_training.py measures
 MAP_HIDDEN = [32, 64, 100, 256, 512, 670, 1024]

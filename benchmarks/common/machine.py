@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 import flow_kernels
-from benchmarks import compiler
+from benchmarks.common import compiler
 
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 ASSUMED = {"L1": 32 << 10, "L2": 1 << 20, "L3": 32 << 20}

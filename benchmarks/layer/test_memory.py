@@ -6,8 +6,8 @@ import statistics
 
 import pytest
 
-from benchmarks import memory
-from benchmarks.lab import Lab
+from benchmarks.layer import memory
+from benchmarks.layer.lab import Lab
 
 THREADS = 2
 

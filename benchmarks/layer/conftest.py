@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import plots, tables
-from benchmarks.lab import Lab
+from benchmarks.layer import plots, tables
+from benchmarks.layer.lab import Lab
 from flow.storage.files import write, write_json
 
 LAB = pytest.StashKey[Lab]()
-HERE = Path(__file__).resolve().parent
+RESULTS = Path(__file__).resolve().parents[1] / "results"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("flow's benchmark")
     group.addoption("--quick", action="store_true", help="few turns and small sizes: does it work, in about a minute")
-    group.addoption("--out", type=Path, default=HERE / "results", help="folder for cpu.json and tables.md")
+    group.addoption("--out", type=Path, default=RESULTS, help="folder for cpu.json and tables.md")
     group.addoption("--images", type=Path, default=None, help="folder for the pictures; that of --out if not given")
 
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.lab import Lab
-from benchmarks.problem import Local, Problem
+from benchmarks.common.cases import Case
+from benchmarks.layer.lab import Lab
+from benchmarks.layer.problem import Local, Problem
 from flow_kernels import routed_gru
 
 

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks import compiler
-from benchmarks.cases import BYTES, Case
-from benchmarks.timing import Sample
+from benchmarks.common import compiler
+from benchmarks.common.cases import BYTES, Case
+from benchmarks.common.timing import Sample
 
 DTYPES = tuple(BYTES)  # in the order of probe_flops
 SECONDS = 0.02  # of one measurement beside others; long enough for the clock and the start of threads not to matter

@@ -1,8 +1,8 @@
 """The CUDA sources through nvcc: no spills, registers and instructions as the design says; and changes in the kernels' text
 that the CPU model must notice. No GPU is needed; a few minutes.
 
-Not collected by itself: ``pytest tests/cuda_sources.py``, with nvcc (or CUDACXX), cuobjdump and nvdisasm on PATH. With ``-s``
-it prints what every kernel uses.
+``pytest -m slow tests/gpu/test_cuda_sources.py`` runs them, with nvcc (or CUDACXX), cuobjdump and nvdisasm on PATH. With ``-s``
+the first test prints what every kernel uses.
 """
 
 from __future__ import annotations
@@ -26,10 +26,11 @@ from torch import Tensor
 from flow_kernels.backends import cuda
 
 ROOT = Path(__file__).parents[2]
-PROBES = ROOT / "benchmarks" / "gpu_probes"
+PROBES = ROOT / "benchmarks" / "gpu" / "probes"
 KERNEL = re.compile(r"routed_gru_(forward|backward)INS\d_4(Bf16|Fp16)E((?:Li\d+E)+)E")
 FORWARD = {(type_, "forward", (n,)) for type_ in ("Bf16", "Fp16") for n in (1, 2, 4)}
 BACKWARD = {(type_, "backward", (n, m)) for type_ in ("Bf16", "Fp16") for n in (1, 2) for m in (1, 2, 3, 4)}
+pytestmark = pytest.mark.slow
 
 
 class Compiled(NamedTuple):
@@ -73,6 +74,7 @@ def identity(mangled: str) -> tuple[str, str, tuple[int, ...]]:
     return found[2], found[1], tuple(map(int, re.findall(r"Li(\d+)E", found[3])))
 
 
+@pytest.mark.nvcc
 def test_registers_stack_and_static_memory(compiled: Compiled) -> None:
     seen = set()
     for part in compiled.said.split("Compiling entry function '")[1:]:
@@ -87,6 +89,7 @@ def test_registers_stack_and_static_memory(compiled: Compiled) -> None:
     assert seen == FORWARD | BACKWARD
 
 
+@pytest.mark.nvcc
 def test_instructions(compiled: Compiled) -> None:
     """Tensor cores in the storage type, copies between shared memories, barriers that count bytes, no local memory."""
     seen = set()
@@ -104,6 +107,7 @@ def test_instructions(compiled: Compiled) -> None:
     assert seen == FORWARD | BACKWARD
 
 
+@pytest.mark.nvcc
 @pytest.mark.parametrize("source", sorted(PROBES.glob("*.cu")), ids=lambda path: path.stem)
 def test_probes_compile(source: Path, tmp_path: Path) -> None:
     program = tmp_path / source.stem
@@ -113,6 +117,7 @@ def test_probes_compile(source: Path, tmp_path: Path) -> None:
         assert done.returncode == 1 and "driver" in done.stderr and not done.stdout
 
 
+@pytest.mark.nvcc
 def test_the_extension_builds_and_is_imported_without_a_driver(tmp_path: Path) -> None:
     pybind11 = pytest.importorskip("pybind11")
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])

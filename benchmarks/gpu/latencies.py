@@ -1,5 +1,5 @@
-"""The latency probes: every .cu in gpu_probes/ compiled for Hopper and run; each prints JSON, one object a line.
-`python -m benchmarks.gpu.probes FILE`"""
+"""The latency probes: every .cu in probes/ compiled for Hopper and run; each prints JSON, one object a line.
+`python -m benchmarks.gpu.latencies FILE`"""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.gpu.steps import find
 from flow.storage.files import write_json
 
-FOLDER = Path(__file__).resolve().parent.parent / "gpu_probes"
+FOLDER = Path(__file__).resolve().parent / "probes"
 SECONDS = 15  # a probe that takes longer hangs
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.cases import Case
-from benchmarks.lab import EVERYTHING, Lab
+from benchmarks.common.cases import Case
+from benchmarks.layer.lab import EVERYTHING, Lab
 
 SHAPES = [(4, 20, 64, 64), (16, 20, 96, 256), (16, 20, 96, 670), (64, 80, 128, 512)]  # B, T, I, H
 SMALL, MIDDLE = Case(4, 20, 64, 64), Case(16, 20, 96, 256)

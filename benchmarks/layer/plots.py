@@ -1,4 +1,4 @@
-"""Two pictures of the results: `python -m benchmarks.plots cpu.json FOLDER` draws them again."""
+"""Two pictures of the results: `python -m benchmarks.layer.plots cpu.json FOLDER` draws them again."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from benchmarks.pictures import INK, MUTED, RULE, chart, save
-from benchmarks.tables import BANDWIDTH, PEAK, caption
+from benchmarks.common.markdown import caption
+from benchmarks.common.pictures import INK, MUTED, RULE, chart, save
+from benchmarks.layer.tables import BANDWIDTH, PEAK
 from flow.storage.files import write
 
 Row = dict[str, Any]

@@ -1,7 +1,7 @@
-"""The Triton kernels against the float64 reference: in Triton's interpreter, or on a GPU where there is one.
+"""The Triton kernels against the float64 reference, in Triton's interpreter or compiled on a GPU.
 
-Not collected by itself: tests/test_triton.py runs it with TRITON_INTERPRET=1 in a process of its own, since the kernels are
-made for the interpreter or for the compiler when they are first imported, and tests/test_triton_gpu.py runs it on a GPU.
+The first import of the kernels makes them for the interpreter or for the compiler, by TRITON_INTERPRET. So test_triton.py runs
+this file in a process of its own with TRITON_INTERPRET=1. In the main process every case needs a GPU, or is skipped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from problems import NAMES, Problem, assert_as_exact_as_torch, make
+from problems import NAMES, Problem, assert_as_exact_as_torch, assert_same_bits, make
 from torch import Tensor
 from torch.func import grad, vmap
 
@@ -21,30 +21,17 @@ from flow_kernels.backends.triton import tiles
 from flow_kernels.backends.triton.tiles import Tile
 
 DEVICE = "cpu" if triton.interpreted() else "cuda"
-pytestmark = pytest.mark.usefixtures("poisoned")
-Results = dict[str, "Tensor | None"]
+pytestmark = [
+    pytest.mark.gpu(stand_in=triton.interpreted()), pytest.mark.triton, pytest.mark.usefixtures("poisoned"),
+]  # fmt: skip
 
 
 def put(problem: Problem) -> Problem:
-    """The problem on the device of these tests."""
-    options = {n: v.to(DEVICE) if isinstance(v, Tensor) else v for n, v in problem.options.items()}
-    tensors = {n: t.to(DEVICE) for n, t in problem.tensors.items()}
-    grads = tuple(g.to(DEVICE) for g in problem.output_grads)
-    again = problem.redraw
-    return dataclasses.replace(
-        problem, tensors=tensors, options=options, output_grads=grads, redraw=lambda seed: put(again(seed))
-    )
+    return problem.to(DEVICE)
 
 
 def check(problem: Problem, dtype: torch.dtype = torch.float32) -> None:
     assert_as_exact_as_torch(problem, dtype, {"triton": problem.run("triton", dtype)})
-
-
-def assert_same_bits(a: Results, b: Results, leave_out: tuple[str, ...] = ()) -> None:
-    for name, left in a.items():
-        if name not in leave_out:
-            right = b[name]
-            assert left is None if right is None else left is not None and torch.equal(left, right), name
 
 
 ROUTES = [("mixture", "soft"), ("mixture", "hard"), ("mixture", "straight_through"), ("global", "soft"), ("local", "soft")]

@@ -6,6 +6,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 BYTES = {"float32": 4, "float64": 8, "bfloat16": 2}
+# Largest allowed |ours - theirs| / |theirs|, as norms, of the output, the gradient of x and that of all weights. Sums are taken
+# in another order, and under bfloat16 PyTorch and JAX round the state at every step, where the layer carries float32.
+AGREE = {"float32": 1e-5, "float64": 1e-13, "bfloat16": 5e-2}
 
 
 @dataclass(frozen=True)

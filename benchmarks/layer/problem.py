@@ -9,14 +9,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.baselines import task
-from benchmarks.cases import Case
-from benchmarks.timing import Sample, sample
+from benchmarks.common.baselines import task
+from benchmarks.common.cases import AGREE, Case
+from benchmarks.common.timing import Sample, sample
 from flow_kernels import RoutedGRU, RoutedGRUCell, explain
-
-# Largest allowed |ours - theirs| / |theirs|, as norms, of the output, the gradient of x and that of all weights. Sums are taken
-# in another order, and under bfloat16 PyTorch and JAX round the state at every step, where the layer carries float32.
-AGREE = {"float32": 1e-5, "float64": 1e-13, "bfloat16": 5e-2}
 
 
 class Local:

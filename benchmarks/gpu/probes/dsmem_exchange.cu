@@ -1,6 +1,6 @@
 // Time of one exchange of the recurrent kernels: every block sends a piece to every peer by cp.async.bulk and waits on an
 // mbarrier for theirs. The same code as in csrc/cuda, without the arithmetic between.
-#include "../../csrc/cuda/device.cuh"
+#include "../../../csrc/cuda/device.cuh"
 #include "probe.cuh"
 
 using namespace flow::cuda;

@@ -1,6 +1,6 @@
 """Every line of the Triton backend's table of tiles, compiled for compute capability 8.0 and 9.0: a few minutes.
 
-Not collected by itself: ``pytest tests/triton_table.py``. With ``-s`` it prints what every kernel uses.
+``pytest -m slow tests/gpu/test_triton_table.py`` runs them. With ``-s`` they print what every kernel uses.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("triton")
-from triton_aot import check, compile_tile
-
 from flow_kernels.backends.triton import tiles
 from flow_kernels.backends.triton.tiles import Tile
 
+pytestmark = [pytest.mark.slow, pytest.mark.triton]
 DTYPES = {"half": ("bf16", "fp16"), "tf32": ("fp32",), "ieee": ("fp32",)}
 LINES = [
     (direction, how, tile, dtype, hidden)
@@ -38,6 +36,8 @@ def ids(value: Any) -> str:
 @pytest.mark.parametrize("arch", [80, 90])
 @pytest.mark.parametrize(("direction", "how", "tile", "dtype", "hidden"), LINES, ids=ids)
 def test_line(direction: str, how: str, tile: Tile, dtype: str, hidden: int, arch: int) -> None:
+    from triton_aot import check, compile_tile
+
     if how == "sequence" and arch == 80:  # what is not a power of two costs more registers
         hidden -= 1
     print(direction, how, ids(tile), dtype, f"sm_{arch}", compile_tile(direction, how, tile, dtype, arch, hidden))
@@ -47,12 +47,16 @@ def test_line(direction: str, how: str, tile: Tile, dtype: str, hidden: int, arc
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 @pytest.mark.parametrize("changes", VARIANTS, ids=str)
 def test_variants_of_the_step_kernels(changes: dict[str, Any], direction: str) -> None:
+    from triton_aot import check
+
     check(direction, "step", tiles.STEP[direction, "half"][0], "bf16", 90, 256, **changes)
 
 
 @pytest.mark.parametrize("how", ["step", "sequence"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
 def test_packed_rows(direction: str, how: str) -> None:
+    from triton_aot import compile_tile
+
     lines = tiles.STEP[direction, "half"] if how == "step" else list(tiles.SEQUENCE[direction, "half"].values())
     for arch in (80, 90):
         compile_tile(direction, how, lines[-1], "bf16", arch, 64, PACKED=True)

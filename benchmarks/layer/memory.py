@@ -1,4 +1,5 @@
-"""Peak memory of one training step, each in a fresh process: `python -m benchmarks.memory --what ours --sizes 64,80,128,512`.
+"""Peak memory of one training step, each in a fresh process:
+`python -m benchmarks.layer.memory --what ours --sizes 64,80,128,512`
 
 The process does a small step first, so that libraries, threads and their buffers are there; then it notes its resident memory,
 has the kernel forget the highest level so far, does one forward + backward pass and reads the highest level again. What is
@@ -17,7 +18,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
@@ -26,7 +27,7 @@ def measure(what: str, sizes: tuple[int, int, int, int], threads: int) -> dict[s
 
     Raises:
         subprocess.CalledProcessError: it failed; its message is on stderr."""
-    command = [sys.executable, "-m", "benchmarks.memory", "--what", what, "--threads", str(threads)]
+    command = [sys.executable, "-m", "benchmarks.layer.memory", "--what", what, "--threads", str(threads)]
     done = subprocess.run(
         [*command, "--sizes", ",".join(map(str, sizes))], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -72,9 +73,9 @@ def main() -> None:
 
     import torch
 
-    from benchmarks.baselines import build, task
-    from benchmarks.cases import Case
-    from benchmarks.problem import Problem
+    from benchmarks.common.baselines import build, task
+    from benchmarks.common.cases import Case
+    from benchmarks.layer.problem import Problem
 
     torch.set_num_threads(args.threads)
 

@@ -1,4 +1,4 @@
-"""Worker process for JAX: `python -m benchmarks.jax_worker --threads 1 --processors 1`.
+"""Worker process for JAX: `python -m benchmarks.layer.jax_worker --threads 1 --processors 1`.
 
 The routed GRU as jit(lax.scan), "scan" with everything inside the step and "hoisted" with the input's products before it;
 "step" is one step alone. JAX's CPU client takes every processor that its process may run on, so the process is pinned first.
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import worker
+from benchmarks.common import worker
 
 if __name__ == "__main__":
     _, requests, replies = worker.start(sys.argv[1:])

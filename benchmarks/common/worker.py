@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.timing import Sample, sample
+from benchmarks.common.timing import Sample, sample
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 Prepare = Callable[[dict[str, Any]], Callable[[], object]]
 
 

@@ -1,4 +1,4 @@
-"""Worker process for baselines of PyTorch: `python -m benchmarks.torch_worker --threads 1 --processors ""`."""
+"""Worker process for baselines of PyTorch: `python -m benchmarks.layer.torch_worker --threads 1 --processors ""`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks import worker
+from benchmarks.common import worker
 
 if __name__ == "__main__":
     threads, requests, replies = worker.start(sys.argv[1:])
@@ -15,7 +15,7 @@ if __name__ == "__main__":
 import torch
 from safetensors.torch import load_file, save_file
 
-from benchmarks.baselines import build, task
+from benchmarks.common.baselines import build, task
 
 
 def prepare(request: dict[str, Any]) -> Callable[[], object]:

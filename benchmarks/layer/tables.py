@@ -1,13 +1,15 @@
-"""The results as Markdown: `python -m benchmarks.tables benchmarks/results/cpu.json` prints them again."""
+"""The results as Markdown: `python -m benchmarks.layer.tables benchmarks/results/cpu.json` prints them again."""
 
 from __future__ import annotations
 
 import json
 import string
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+
+from benchmarks.common.markdown import caption, table
 
 Row = dict[str, Any]
 HEADS = {
@@ -24,16 +26,6 @@ HEADS = {
 # Whatever computes the same in a better way than the plain loop: the fastest of these is the rival.
 STRONG = ("hoisted", "torch.compile of eager", "torch.compile of hoisted", "JAX lax.scan", "JAX lax.scan, hoisted")
 PEAK, BANDWIDTH = "at the FMA peak", "at the read bandwidth"
-
-
-def caption(report: Row) -> str:
-    """Machine, versions, date."""
-    machine, versions = report["machine"], report["versions"]
-    cores = f"{machine['cores']} core{'s' * (machine['cores'] != 1)}"
-    jax = f", jax {versions['jax']}" if versions["jax"][0].isdigit() else ""
-    kernel = machine["backends"]["cpu"].removeprefix("available ")
-    quick = "; QUICK RUN, not to be quoted" if report["quick"] else ""
-    return f"{machine['processor']}, {cores}; flow_kernels {kernel}; torch {versions['torch']}{jax}; {report['date']}{quick}"
 
 
 class Notes:
@@ -221,23 +213,6 @@ def disturbed(rows: Sequence[Row]) -> str:
     if not busy:
         return ""
     return f"**The machine was busy with something else in {busy} of {len(shares)} rows: repeat this when it is not.**"
-
-
-def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
-    """Aligned, so that it can be read as it is."""
-    widths = [max(len(cell) for cell in column) for column in zip(head, *body, strict=True)]
-
-    def line(cells: Sequence[str], align: Callable[[int, str, int], str]) -> str:
-        return (
-            "| " + " | ".join(align(n, cell, width) for n, (cell, width) in enumerate(zip(cells, widths, strict=True))) + " |"
-        )
-
-    rule = line([""] * len(head), lambda n, _, width: "-" * width if n == 0 else "-" * (width - 1) + ":")
-    return [
-        line(head, lambda n, cell, width: cell.ljust(width) if n == 0 else cell.rjust(width)),
-        rule,
-        *(line(cells, lambda n, cell, width: cell.ljust(width) if n == 0 else cell.rjust(width)) for cells in body),
-    ]
 
 
 if __name__ == "__main__":

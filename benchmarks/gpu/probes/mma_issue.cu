@@ -1,6 +1,6 @@
 // What a multiprocessor gets out of mma.sync m16n8k16 (bfloat16) as the recurrent kernels use it: three row tiles by two
 // n-tiles a warp, the weights in registers, or read from shared memory each time, which is then bound by its bandwidth.
-#include "../../csrc/cuda/device.cuh"
+#include "../../../csrc/cuda/device.cuh"
 #include "probe.cuh"
 
 using namespace flow::cuda;
