@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "../csrc/routed_gru.h"
+#include "../../csrc/routed_gru.h"
 
 namespace {
 
