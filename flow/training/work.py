@@ -19,7 +19,7 @@ from flow.model.parameters import Route, Tensors, copy
 from flow.training.autograd import objective
 from flow.training.batches import Data, batches
 from flow.training.descent import Descent
-from flow.training.fused import Native, refusal
+from flow.training.fused import Fused, refusal
 from flow.training.messages import Personal, Upload
 from flow.training.records import Work
 from flow.training.sgd import Sgd, Update
@@ -86,7 +86,7 @@ def measure(model: LanguageModel, parameters: Tensors, data: Data, route: Route,
     nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
     tokens = torch.zeros_like(nats)
     update = Update((), route)
-    native = None if refusal(model, parameters) else Native(model, route)
+    native = None if refusal(model, parameters) else Fused(model, route)
     plain = {name: t if native is None else t.contiguous() for name, t in parameters.items()}
     for batch in batches(data, batch_size):
         k = len(batch.lengths)

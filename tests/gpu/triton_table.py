@@ -12,8 +12,8 @@ import pytest
 pytest.importorskip("triton")
 from triton_aot import check, compile_tile
 
-from flow_kernels.backends.triton import tiles
-from flow_kernels.backends.triton.tiles import Tile
+from flow_kernels.backends.gpu.triton import tiles
+from flow_kernels.backends.gpu.triton.tiles import Tile
 
 DTYPES = {"half": ("bf16", "fp16"), "tf32": ("fp32",), "ieee": ("fp32",)}
 LINES = [

@@ -21,7 +21,7 @@ class Tile(NamedTuple):
     precision: str = "ieee"
 
 
-# The table. "ieee" and "tf32" are float32, "half" float16 and bfloat16. Largest tiles first. tests/triton_table.py
+# The table. "ieee" and "tf32" are float32, "half" float16 and bfloat16. Largest tiles first. tests/gpu/triton_table.py
 # compiles every line for compute capability 8.0 and 9.0 and sees to it that no register is spilled.
 STEP: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("forward", "half"): (Tile(32, 64, 32, 3, 8), Tile(64, 16, 32, 3, 4), Tile(32, 16, 64, 3, 4), Tile(16, 16, 64, 3, 2)),
