@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/* csrc/cuda/*)
+SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*/* csrc/cuda/*)
 RUN := runs/shakespeare
 
 .PHONY: run test lint sanitize cross bench bench-quick bench-simulation gpu-check clean
@@ -34,7 +34,8 @@ CROSS := aarch64-linux-gnu
 cross:
 	mkdir -p build/cross
 	$(CROSS)-g++ -std=gnu++17 -O2 -ffp-contract=fast -fno-math-errno -Wall -Wextra -Werror -Wno-psabi -fopenmp \
-		-DFLOW_ISA=baseline tests/kernels/kernels_alone.cpp csrc/cpu/dispatch.cpp csrc/cpu/isa.cpp -o build/cross/kernels_alone
+		-DFLOW_ISA=baseline tests/kernels/kernels_alone.cpp csrc/cpu/routed_gru/dispatch.cpp csrc/cpu/routed_gru/isa.cpp \
+		-o build/cross/kernels_alone
 	qemu-$(firstword $(subst -, ,$(CROSS))) -L /usr/$(CROSS) build/cross/kernels_alone
 
 # The GPU kernels compiled ahead of time, no GPU needed: registers, spills, shared memory, tensor cores; nvcc comes as wheels

@@ -15,7 +15,7 @@ void add_training(py::class_<flow::Reader> &kernels);  // training_bindings.cpp
 
 namespace {
 
-constexpr int kTensors = 12;  // x, h0, four of each expert, two of the router: the order of flow_kernels/op.py
+constexpr int kTensors = 12;  // x, h0, four of each expert, two of the router: the order of flow_kernels/call.py
 const char *const kNames[kTensors] = {"input",           "hx",
                                       "weight_ih",       "weight_hh",
                                       "bias_ih",         "bias_hh",

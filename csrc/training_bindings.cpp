@@ -61,7 +61,7 @@ int run(const Reader &reader, Problem &p, int64_t bytes, int (*kernel)(const Pro
   return status;
 }
 
-// The tensors of FlowHead, in the order of flow_kernels/training.py
+// The tensors of FlowHead, in the order of flow_kernels/training/head.py
 int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple &weights, py::handle q, py::handle nats,
          py::handle counts, py::handle best, py::handle dx, py::handle dq, const py::tuple &grads, int threads) {
   const Tensor input = reader.read(x, "x"), table = reader.read(weights[2], "weight");

@@ -1,9 +1,9 @@
 """Fused kernels for the routed GRU: a GRU with a global and a local expert and a router that mixes them at every step."""
 
 from flow_kernels.backends import status as backends
-from flow_kernels.cell import RoutedGRUCell
 from flow_kernels.functional import routed_gru
-from flow_kernels.layer import RoutedGRU
+from flow_kernels.modules.cell import RoutedGRUCell
+from flow_kernels.modules.layer import RoutedGRU
 from flow_kernels.plan import explain
 
 __all__ = ["RoutedGRU", "RoutedGRUCell", "backends", "explain", "routed_gru"]

@@ -1,20 +1,18 @@
-"""routed_gru: the functional form. Every check of an argument lives here, once; then the plan, then the backend."""
+"""routed_gru: the functional form. It checks the arguments (checks.py), asks for a plan, and calls the backend."""
 
 from __future__ import annotations
 
 import itertools
-import math
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-from flow_kernels import plan, quick
+from flow_kernels import fast_path, plan
 from flow_kernels.backends import load
-from flow_kernels.op import FORWARD
-from flow_kernels.reference import ROUTES, ROUTINGS
-
-DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+from flow_kernels.call import Inputs, Options, Weights
+from flow_kernels.checks import check_options, check_presence, check_tensors
+from flow_kernels.ops import FORWARD
 
 
 def routed_gru(
@@ -75,22 +73,31 @@ def routed_gru(
             cannot run here.
     """
     check_options(route, routing, temperature)
-    weights = (
+    weights = Weights(
         weight_ih, weight_hh, bias_ih, bias_hh, local_weight_ih, local_weight_hh, local_bias_ih, local_bias_hh,
         router_weight, router_bias,
-    )  # fmt: skip
-    if route != "mixture":
-        unused = (None,) * 4
-        weights = (*weights[:4], *unused, None, None) if route == "global" else (*unused, *weights[4:8], None, None)
+    ).used_by(route)  # fmt: skip
+    options = Options(route, routing, float(temperature), batch_first and batch_sizes is None, reverse)
     if hx is not None and batch_sizes is None and backend in ("auto", "cpu"):
-        found = quick.forward((input, hx, *weights), lengths, route, routing, float(temperature), batch_first, reverse)
-        if found is not None:
-            return found
+        outputs = fast_path.forward(input, hx, weights, lengths, options)
+        if outputs is not None:
+            return outputs
     check_presence(weights, route)
+    inputs, hidden = _inputs(input, hx, weights, lengths, batch_sizes, options)
+    if forward_ad._current_level >= 0 and _has_tangent(inputs):
+        if backend not in ("auto", "reference"):
+            raise RuntimeError(FORWARD)
+        backend = "reference"
+    return load(plan.name(input.dtype, input.device, backend, hidden)).routed_gru(inputs, recompute=recompute)
+
+
+def _inputs(
+    input: Tensor, hx: Tensor | None, weights: Weights, lengths: Tensor | None, batch_sizes: Tensor | None, options: Options
+) -> tuple[Inputs, int]:
+    """Check the tensors of a call and complete them; returns H too."""
     offsets = None
     if batch_sizes is not None:
         lengths, offsets = _unpack(input, hx, lengths, batch_sizes)
-        batch_first = False
     elif input.dim() not in (3, 4):
         raise RuntimeError(
             f"routed_gru: input must be [T, B, I] or [K, T, B, I], got {input.dim()} dimensions {list(input.shape)}; "
@@ -98,45 +105,22 @@ def routed_gru(
         )
     shape = input.shape
     clients = shape[:1] if len(shape) == 4 else ()
-    hidden = (weights[5] if route == "local" else weights[1]).shape[-1]  # type: ignore[union-attr]
+    weight_hh = weights.local_weight_hh if options.route == "local" else weights.weight_hh
+    assert weight_hh is not None  # check_presence has seen to it
+    hidden = weight_hh.shape[-1]
     if offsets is not None and lengths is not None:
         steps, batch = len(offsets) - 1, lengths.shape[-1]
     else:
-        steps, batch = (shape[-2], shape[-3]) if batch_first else (shape[-3], shape[-2])
+        steps, batch = (shape[-2], shape[-3]) if options.batch_first else (shape[-3], shape[-2])
     if hx is None:
         hx = input.new_zeros((*clients, batch, hidden))
-    tensors = (input, hx, *weights)
-    check_tensors(tensors, lengths, clients, (steps, batch, shape[-1], hidden))
-    if forward_ad._current_level >= 0 and _has_tangent(tensors):
-        if backend not in ("auto", "reference"):
-            raise RuntimeError(FORWARD)
-        backend = "reference"
-    module = load(plan.name(input.dtype, input.device, backend, hidden))
-    return module.routed_gru(  # type: ignore[no-any-return]
-        tensors, lengths, offsets, route, routing, float(temperature), batch_first, reverse, recompute=recompute
-    )
+    check_tensors(input, hx, weights, lengths, clients, (steps, batch, shape[-1], hidden))
+    return Inputs(input, hx, weights, lengths, offsets, options), hidden
 
 
-def check_presence(weights: tuple[Tensor | None, ...], route: str) -> None:
-    for first, prefix, used in ((0, "", route != "local"), (4, "local_", route != "global")):
-        weight_ih, weight_hh, bias_ih, bias_hh = weights[first : first + 4]
-        if used and (weight_ih is None or weight_hh is None):
-            raise RuntimeError(
-                f"routed_gru: {prefix}weight_ih and {prefix}weight_hh are needed by route={route!r}, but one is None; pass both"
-            )
-        if used and (bias_ih is None) != (bias_hh is None):
-            raise RuntimeError(
-                f"routed_gru: {prefix}bias_ih and {prefix}bias_hh come together, but one is None; pass both or neither"
-            )
-    if route == "mixture" and weights[8] is None:
-        raise RuntimeError(
-            f"routed_gru: router_weight is needed by route={route!r}, but it is None; pass it or route='global' / 'local'"
-        )
-
-
-def _has_tangent(tensors: tuple[Tensor | None, ...]) -> bool:
-    """Whether a forward-mode derivative is being computed through one of these."""
-    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in tensors)
+def _has_tangent(inputs: Inputs) -> bool:
+    """Whether a forward-mode derivative is being computed through one of the tensors."""
+    return any(t is not None and forward_ad.unpack_dual(t).tangent is not None for t in inputs.tensors)
 
 
 def _unpack(data: Tensor, hx: Tensor | None, lengths: Tensor | None, batch_sizes: Tensor) -> tuple[Tensor, Tensor]:
@@ -168,72 +152,3 @@ def _unpack(data: Tensor, hx: Tensor | None, lengths: Tensor | None, batch_sizes
     offsets = torch.nn.functional.pad(batch_sizes.cumsum(0), (1, 0))
     lengths = (batch_sizes.unsqueeze(1) > torch.arange(batch)).sum(0)
     return lengths.to(data.device), offsets.to(data.device)
-
-
-def check_options(route: str, routing: str, temperature: float) -> None:
-    """Raise ValueError unless the three are what docs/cell.md allows."""
-    if route not in ROUTES:
-        raise ValueError(f"route must be one of {', '.join(map(repr, ROUTES))}, got {route!r}")
-    if routing not in ROUTINGS:
-        raise ValueError(f"routing must be one of {', '.join(map(repr, ROUTINGS))}, got {routing!r}")
-    if not 0 < temperature < math.inf:
-        raise ValueError(
-            f"temperature must be a finite number > 0, got {temperature!r}; use 1.0 for a plain softmax, or routing='hard' "
-            "for the limit of a small temperature"
-        )
-
-
-_NAMES = (
-    "hx", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "local_weight_ih", "local_weight_hh", "local_bias_ih",
-    "local_bias_hh", "router_weight", "router_bias",
-)  # fmt: skip
-
-
-def check_tensors(
-    tensors: tuple[Tensor | None, ...],
-    lengths: Tensor | None,
-    clients: tuple[int, ...],
-    sizes: tuple[int, int, int, int],
-) -> None:
-    """Shapes, dtypes and devices of everything. Kept short where all is well: a step of streaming pays for it."""
-    t, b, i, h = sizes
-    input, *others = tensors
-    assert input is not None
-    dtype, device = input.dtype, input.device
-    if t < 1 or b < 1 or i < 1 or h < 1 or (clients and clients[0] < 1):
-        for size, what in ((clients[0] if clients else 1, "K"), (b, "B"), (t, "T"), (i, "I"), (h, "H")):
-            if size < 1:
-                raise RuntimeError(
-                    f"routed_gru: {what} must be at least 1, got {what}={size} (input {list(input.shape)}); drop what is empty"
-                )
-    if dtype not in DTYPES:
-        raise RuntimeError(
-            f"routed_gru: input has dtype {dtype}; it must be one of {', '.join(str(d) for d in DTYPES)}: convert it"
-        )
-    expert = ((3 * h, i), (3 * h, h), (3 * h,), (3 * h,))
-    expected = ((b, h), *expert, *expert, (2, i + h), (2,))
-    for n, tensor in enumerate(others):
-        if tensor is None:
-            continue
-        shape = (*clients, *expected[n])
-        if tensor.shape != shape:
-            raise RuntimeError(
-                f"routed_gru: {_NAMES[n]} has shape {list(tensor.shape)}; with input {list(input.shape)} and hidden size {h} "
-                f"it must be {list(shape)}"
-            )
-        if tensor.dtype != dtype or tensor.device != device:
-            _refuse_alike(_NAMES[n], tensor, input, dtype)
-    if lengths is not None:
-        if lengths.dtype != torch.int64 or lengths.shape != (*clients, b):
-            raise RuntimeError(
-                f"routed_gru: lengths has dtype {lengths.dtype} and shape {list(lengths.shape)}; it must be torch.int64 "
-                f"{[*clients, b]}, one length per sequence"
-            )
-        if lengths.device != device:
-            _refuse_alike("lengths", lengths, input, torch.int64)
-
-
-def _refuse_alike(name: str, tensor: Tensor, input: Tensor, dtype: torch.dtype) -> None:
-    if tensor.dtype != dtype:
-        raise RuntimeError(f"routed_gru: {name} has dtype {tensor.dtype}, input has {input.dtype}; convert one of them")
-    raise RuntimeError(f"routed_gru: {name} is on {tensor.device}, input on {input.device}; move one of them")

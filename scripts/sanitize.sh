@@ -33,9 +33,10 @@ tested() {
   "$@" -c 'import os, flow_kernels._C as c; assert c.__file__.startswith(os.getcwd()), c.__file__'
   # TorchInductor starts a compiler, which would be watched as well.
   "$@" -m pytest -q -p no:cacheprovider -k "not inductor" \
-    "$root"/tests/test_cpu_kernels.py "$root"/tests/test_threads.py "$root"/tests/test_isa.py \
-    "$root"/tests/test_functional.py "$root"/tests/test_op.py "$root"/tests/test_bfloat16.py "$root"/tests/test_quick.py \
-    "$root"/tests/test_training_kernels.py "$root"/tests/test_descent.py
+    "$root"/tests/kernels/test_cpu_kernels.py "$root"/tests/kernels/test_threads.py "$root"/tests/kernels/test_isa.py \
+    "$root"/tests/kernels/test_functional.py "$root"/tests/kernels/test_ops.py "$root"/tests/kernels/test_bfloat16.py \
+    "$root"/tests/kernels/test_fast_path.py "$root"/tests/kernels/test_training_kernels.py \
+    "$root"/tests/training/test_descent.py
   cd "$root"
 }
 

@@ -1,5 +1,5 @@
 // The cluster kernels' C interface: one problem, its tensors as device addresses. Knows neither Python nor torch, and is all
-// that bindings.cpp sees. flow_kernels/backends/cuda.py fills the struct (field by field, in this order) and has checked it.
+// that bindings.cpp sees. flow_kernels/backends/gpu/cuda/launch.py fills the struct (field by field, in this order) and has checked it.
 //
 // Row-major, contiguous. "rows" are the N rows of x of a client: the row of step t of sequence b is t * step_stride + b *
 // batch_stride, or offsets[t] + b in packed input. T is the storage type, bfloat16 or float16. E: experts that the route uses.
@@ -23,7 +23,7 @@ typedef struct {
   const int64_t *lengths;  // [K, B], or null
   const int64_t *offsets;  // [T + 1], or null
 
-  const void *weights;      // T: the recurrent weights in the order of packed_forward or packed_backward (backends/cuda.py)
+  const void *weights;      // T: the recurrent weights in the order of packed_forward or packed_backward (gpu/cuda/packing.py)
   const float *bias;        // [K, H, 8]: of r, z (both biases added), n (of x), u (of h); global, then local
   const float *router;      // [K, H + 1]: row 0 minus row 1, the columns of h, then the bias
   const float *gates_of_x;  // [E, K, rows, 3 H]: W_ih x, gates r, z, n

@@ -1,4 +1,4 @@
-// What lets a C++ compiler read the kernels too: tests/cuda_model.cpp runs their text on the CPU.
+// What lets a C++ compiler read the kernels too: tests/support/cuda_model.cpp runs their text on the CPU.
 #pragma once
 
 #include <math.h>

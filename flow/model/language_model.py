@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import flow_kernels
 from flow.model.parameters import Tensors, global_name, group_of, initial
-from flow_kernels.layer import RoutedGRU
+from flow_kernels.modules.layer import RoutedGRU
 from flow_kernels.reference import choose
 
 EXPERT = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")

@@ -16,7 +16,7 @@ from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors
 from flow.training.autograd import by_autograd, plain_sgd_
 from flow.training.batches import Batch
-from flow.training.fused import Native, refusal
+from flow.training.fused import Fused, refusal
 from flow.training.sgd import Sgd, Update
 from flow_kernels.training import Step, sgd_
 
@@ -36,7 +36,7 @@ class Descent:
             self.parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
         self._momenta: Tensors = {}
         self._anchors: dict[int, tuple[Update, Tensors]] = {}
-        self._native: dict[int, tuple[Update, Native]] = {}
+        self._native: dict[int, tuple[Update, Fused]] = {}
 
     def step(self, batch: Batch, update: Update) -> Tensor:
         """One step of one update on one batch of the first k clients; returns the mean loss before it, float64 [k]."""
@@ -55,9 +55,9 @@ class Descent:
         self._apply(batch, update, {name: steps[name] for name in update.names}, pulls)
         return loss
 
-    def _kernels(self, update: Update, names: Iterable[str]) -> Native:
+    def _kernels(self, update: Update, names: Iterable[str]) -> Fused:
         if id(update) not in self._native:  # which holds the update, so that no other gets its id
-            self._native[id(update)] = update, Native(self.model, update.route, names, update.gamma)
+            self._native[id(update)] = update, Fused(self.model, update.route, names, update.gamma)
         return self._native[id(update)][1]
 
     def _composed(self, active: Tensors, batch: Batch, update: Update) -> tuple[Tensor, dict[str, Step]]:
@@ -102,7 +102,7 @@ def gradients(model: LanguageModel, parameters: Tensors, batch: Batch, update: U
     if update.compose is not None or refusal(model, parameters):
         return by_autograd(model, parameters, batch, update)
     plain = {name: tensor.contiguous() for name, tensor in parameters.items()}
-    loss, steps = Native(model, update.route, update.names, update.gamma).gradients(plain, batch, dense=True)
+    loss, steps = Fused(model, update.route, update.names, update.gamma).gradients(plain, batch, dense=True)
     return loss, {name: steps[name].gradient for name in update.names}
 
 

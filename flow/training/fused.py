@@ -9,23 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from flow.model.language_model import EXPERT, LanguageModel, embed, linear
+from flow.model.language_model import LanguageModel, embed, linear
 from flow.model.parameters import Tensors
-from flow_kernels.backends import cpu
 from flow_kernels.reference import choose
-from flow_kernels.training import Head, HeadLoss, Step, head_loss
+from flow_kernels.training import Head, HeadLoss, Step, Weights, gru, head_loss
 from flow_kernels.training import refusal as kernels_refusal
 
 if TYPE_CHECKING:
     from flow.model.parameters import Route
     from flow.training.batches import Batch
 
-GRU = tuple(f"gru.{name}" for name in (*EXPERT, *(f"local_{name}" for name in EXPERT), "router_weight_l0", "router_bias_l0"))
+GRU = tuple(f"gru.{name}_l0" for name in Weights._fields)
 HEAD = (
     "projection.weight", "projection.bias", "head.weight", "head.bias", "head.local_weight", "head.local_bias",
 )  # fmt: skip
@@ -55,12 +54,27 @@ class Memory:
         return self._kept[name][:size].view(shape)
 
 
+class States(NamedTuple):
+    """What the GRU has computed of a batch, and what its backward pass reads."""
+
+    x: Tensor
+    """[k, B, T, I]"""
+    h0: Tensor
+    """[k, B, H]"""
+    y: Tensor
+    """[k, B, T, H]"""
+    q: Tensor
+    """[k, B, T, 2]"""
+    gates: Tensor | None
+    """None where nothing below the head is trained."""
+
+
 def _targets(batch: Batch) -> Tensor:
     """int64 [k, B * T]: -1 where nothing is to be predicted."""
     return torch.where(batch.valid, batch.targets, -1).flatten(1)
 
 
-class Native:
+class Fused:
     """The loss of K clients by one route, and its gradients by the parameters of these names.
 
     gamma: weight of Flow's regulariser, see :class:`flow.training.sgd.Update`.
@@ -99,23 +113,24 @@ class Native:
             dense: whether the embedding's gradient is to have all rows; else it has those that were looked up.
         """
         k, b, t = batch.inputs.shape
-        x, flat, gru, q = self._below_head(p, batch, "soft")
+        states, q = self._below_head(p, batch, "soft")
+        x, flat = states.x, states.y.flatten(1, 2)
         targets, head = _targets(batch), self._weights_of_head(p)
         outs = [
             self.memory.get(f"d {name}", tuple(p[name].shape), x) if name in self.trained and name is not None else None
             for name in self.head
         ]
         routers = q is not None and (self.below_head or self.trained.intersection(ROUTER) != frozenset())
-        found = head_loss(
+        loss = head_loss(
             flat, targets, head, q, x_grad=self.below_head, q_grad=routers, out=outs,
             x_out=self.memory.get("dh", tuple(flat.shape), x) if self.below_head else None,
         )  # fmt: skip
         grads = {name: grad for name, grad in zip(self.head, outs, strict=True) if name is not None and grad is not None}
-        share = batch.valid.to(x.dtype).view(k, -1) / found.counts.clamp_min(1).unsqueeze(1)
-        dh = found.x
+        share = batch.valid.to(x.dtype).view(k, -1) / loss.counts.clamp_min(1).unsqueeze(1)
+        dh = loss.x
         if routers:
-            assert q is not None and found.q is not None
-            ds = self._through_router(q, found.q, share)
+            assert q is not None and loss.q is not None
+            ds = self._through_router(q, loss.q, share)
             if "head.router_weight" in self.trained:
                 grads["head.router_weight"] = ds.mT @ flat
             if "head.router_bias" in self.trained:
@@ -124,31 +139,30 @@ class Native:
                 dh.baddbmm_(ds, p["head.router_weight"])
         dx = None
         if dh is not None:
-            dx = self._backward(p, x, batch, dh.view(k, b, t, -1), gru, share.view(k, b, t), grads)
+            dx = self._backward(p, states, batch, dh.view(k, b, t, -1), share.view(k, b, t), grads)
         steps = {name: Step(p[name], grads[name]) for name in self.trained if name in grads}
         if dx is not None:
             steps[EMBEDDING] = self._embedding(p[EMBEDDING], dx.view(k, b * t, -1), batch, dense)
         missing = self.trained.difference(steps)
         if missing:
             raise RuntimeError(f"route={self.route!r} gives no gradient to {', '.join(sorted(missing))}")
-        return found.nats / found.counts.clamp_min(1), steps
+        return loss.nats / loss.counts.clamp_min(1), steps
 
     def look(self, p: Tensors, batch: Batch, routing: str = "soft", best: bool = False) -> tuple[HeadLoss, Tensor]:
         """The loss, and if asked the most likely tokens, of k clients without a gradient; the GRU's routing [k, B, T, 2]."""
-        _, flat, (_, gru_q, _), q = self._below_head(p, batch, routing)
-        return head_loss(flat, _targets(batch), self._weights_of_head(p), q, best=best), gru_q
+        states, q = self._below_head(p, batch, routing)
+        return head_loss(states.y.flatten(1, 2), _targets(batch), self._weights_of_head(p), q, best=best), states.q
 
-    def _below_head(
-        self, p: Tensors, batch: Batch, routing: str
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor | None], Tensor | None]:
-        """The GRU's input, its states [k, B * T, H], what it saved, the head's routing."""
-        x = embed(batch.inputs, p[EMBEDDING])
-        h, gru = self._forward(p, x, batch, routing)
-        flat = h.flatten(1, 2)
+    def _below_head(self, p: Tensors, batch: Batch, routing: str) -> tuple[States, Tensor | None]:
+        """The GRU's states, and the routing [k, B * T, 2] of a routed head."""
+        states = self._forward(p, embed(batch.inputs, p[EMBEDDING]), batch, routing)
         if not self.routed_head:
-            return x, flat, gru, None
-        scores = linear(flat, p["head.router_weight"], p["head.router_bias"])
-        return x, flat, gru, choose(scores / self.model.temperature, routing)
+            return states, None
+        scores = linear(states.y.flatten(1, 2), p["head.router_weight"], p["head.router_bias"])
+        return states, choose(scores / self.model.temperature, routing)
+
+    def _weights_of_gru(self, p: Tensors) -> Weights:
+        return Weights(*(None if name is None else p[name] for name in self.gru))
 
     def _weights_of_head(self, p: Tensors) -> Head:
         return Head(*(None if name is None else p[name] for name in self.head))  # type: ignore[arg-type]
@@ -165,51 +179,33 @@ class Native:
             dq[..., 0] += self._regulariser(q, share)
         return q * (dq - (q * dq).sum(-1, keepdim=True)) / self.model.temperature
 
-    def _options(self, routing: str = "soft") -> tuple[str, str, float, bool, bool, int]:
-        return self.route, routing, self.model.temperature, True, False, torch.get_num_threads()
-
-    def _forward(
-        self, p: Tensors, x: Tensor, batch: Batch, routing: str
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor | None]]:
-        """The GRU's states [k, B, T, H], and what its backward pass needs: initial state, q, gates."""
+    def _forward(self, p: Tensors, x: Tensor, batch: Batch, routing: str) -> States:
         (k, b, t, _), size = x.shape, self.model.gru.hidden_size
         h0 = self.memory.get("h0", (k, b, size), x).zero_()
         y, h_n = self.memory.get("y", (k, b, t, size), x), self.memory.get("h_n", (k, b, size), x)
         q = self.memory.get("q", (k, b, t, 2), x)
-        gates = None
-        if self.below_head:
-            gates = self.memory.get("gates", (k, b, t, 8 if self.mixture else 4, (size + 15) // 16 * 16), x)
-        weights = (None if name is None else p[name] for name in self.gru)
-        tensors = (x, h0, *weights)
-        status = cpu._kernels.forward(tensors, batch.lengths, None, *self._options(routing), y, h_n, q, gates)
-        if status:
-            raise RuntimeError(f"flow_kernels._C refused a batch (status {status})")
-        return y, (h0, q, gates)
+        gates = self.memory.get("gates", gru.gates_shape(k, b, t, size, self.route), x) if self.below_head else None
+        gru.forward(
+            x, h0, self._weights_of_gru(p), lengths=batch.lengths, route=self.route, routing=routing,
+            temperature=self.model.temperature, y=y, h_n=h_n, q=q, gates=gates,
+        )  # fmt: skip
+        return States(x, h0, y, q, gates)
 
-    def _backward(
-        self, p: Tensors, x: Tensor, batch: Batch, dh: Tensor, saved: tuple[Tensor, Tensor, Tensor | None], share: Tensor,
-        grads: Tensors,
-    ) -> Tensor | None:  # fmt: skip
+    def _backward(self, p: Tensors, states: States, batch: Batch, dy: Tensor, share: Tensor, grads: Tensors) -> Tensor | None:
         """Adds the gradients of the GRU's weights to `grads`; returns that of its input, where the embedding is trained."""
-        h0, q, gates = saved
+        x, h0, y, q, gates = states
         dq = None
         if self.gamma and self.mixture:
             dq = self.memory.get("dq", tuple(q.shape), x).zero_()
             dq[..., 0] = torch.where(batch.valid, self._regulariser(q, share), 0.0)
         dx = self.memory.get("dx", tuple(x.shape), x) if EMBEDDING in self.trained else None
-        outs: list[Tensor | None] = [dx, None]
-        for name in self.gru:
-            out = None
-            if name is not None and name in self.trained:
-                out = grads[name] = self.memory.get(f"d {name}", tuple(p[name].shape), x)
-            outs.append(out)
-        weights = (None if name is None else p[name] for name in self.gru)
-        y = self.memory.get("y", tuple(dh.shape), x)
-        status = cpu._kernels.backward(
-            (x, h0, *weights), batch.lengths, None, *self._options(), y, q, gates, dh, None, dq, tuple(outs)
-        )
-        if status:
-            raise RuntimeError(f"flow_kernels._C refused a batch (status {status})")
+        trained = [name if name in self.trained else None for name in self.gru]
+        grads |= {name: self.memory.get(f"d {name}", tuple(p[name].shape), x) for name in trained if name is not None}
+        gru.backward(
+            x, h0, self._weights_of_gru(p), lengths=batch.lengths, route=self.route, temperature=self.model.temperature,
+            y=y, q=q, gates=gates, dy=dy, dq=dq, dx=dx,
+            gradients=Weights(*(None if name is None else grads[name] for name in trained)),
+        )  # fmt: skip
         return dx
 
     def _embedding(self, table: Tensor, dx: Tensor, batch: Batch, dense: bool) -> Step:

@@ -10,7 +10,7 @@ import torch
 
 from flow.model.language_model import LanguageModel
 from flow.training.batches import Data, batches
-from flow.training.fused import Native, refusal
+from flow.training.fused import Fused, refusal
 from flow.training.messages import Personal
 
 
@@ -36,7 +36,7 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
     local_weight = torch.zeros(count, width)
     native, size = None, 256
     if own.scores is None and not refusal(model, parameters):
-        native = Native(model, own.route)  # which holds no logits, but states
+        native = Fused(model, own.route)  # which holds no logits, but states
         wide = model.gru.input_size + 2 * model.gru.hidden_size
         size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
         parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}

@@ -18,7 +18,7 @@ from flow.model.parameters import Route, Tensors, copy
 from flow.training.autograd import objective
 from flow.training.batches import Data, batches
 from flow.training.descent import Descent
-from flow.training.fused import Native, refusal
+from flow.training.fused import Fused, refusal
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd, Update
@@ -76,7 +76,7 @@ def finetune(model: LanguageModel, start: Tensors, visit: Visit, update: Update,
 def measure(model: LanguageModel, parameters: Tensors, data: Data, route: Route, batch_size: int) -> Work:
     """The loss of K clients' parameters on their data, without training."""
     tally, update = Tally(data), Update((), route)
-    native = None if refusal(model, parameters) else Native(model, route)
+    native = None if refusal(model, parameters) else Fused(model, route)
     plain = {name: t if native is None else t.contiguous() for name, t in parameters.items()}
     for batch in batches(data, batch_size):
         active = {name: tensor[: len(batch.lengths)] for name, tensor in plain.items()}

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from flow_kernels import op
+from flow_kernels.call import Inputs, OutputGradients, Outputs, Saved, Weights, contiguous
+from flow_kernels.checks import check_lengths
+from flow_kernels.ops import Family
 
 _C: Any
 try:
@@ -63,61 +65,55 @@ def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
     return f"{_C.isa()}, {work}, {workspace / 2**20:.1f} MiB of workspace for the backward pass"
 
 
-def routed_gru(
-    tensors: Sequence[Tensor | None], lengths: Tensor | None, offsets: Tensor | None, *options: Any, recompute: bool = False
-) -> tuple[Tensor, ...]:
-    return family.run(tensors, lengths, offsets, *options, recompute=recompute)
+def routed_gru(inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    return family.run(inputs, recompute)
 
 
-def _gates(x: Tensor, h0: Tensor, route: str) -> Tensor:
-    """The layout of csrc/routed_gru.h."""
-    return x.new_empty((*x.shape[:-1], 8 if route == "mixture" else 4, (h0.shape[-1] + 15) // 16 * 16))
+def gates_shape(hidden: int, route: str) -> tuple[int, ...]:
+    """What is saved of one row: the layout of csrc/routed_gru.h."""
+    return 8 if route == "mixture" else 4, (hidden + 15) // 16 * 16
 
 
-def _contiguous(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
-    return [t if t is None or t.is_contiguous() else t.contiguous() for t in tensors]
+def _contiguous(inputs: Inputs) -> Inputs:
+    x, h0, *weights = map(contiguous, inputs.tensors)
+    assert x is not None and h0 is not None  # for the type checker
+    return Inputs(x, h0, Weights(*weights), contiguous(inputs.lengths), contiguous(inputs.offsets), inputs.options)
 
 
-def _done(status: int, lengths: Tensor | None, steps: int) -> None:
-    if status and lengths is not None:
-        op.check_lengths(lengths, steps)
+def _check(status: int, inputs: Inputs) -> None:
+    if status and inputs.lengths is not None:
+        check_lengths(inputs.lengths, inputs.steps)
     if status:
         raise RuntimeError(f"flow_kernels._C refused a problem that passed every check (status {status})")
 
 
-def _steps(x: Tensor, offsets: Tensor | None, batch_first: bool) -> int:
-    if offsets is not None:
-        return len(offsets) - 1
-    return x.shape[-2 if batch_first else -3]
-
-
-def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    *tensors, lengths, offsets = _contiguous(args[: op.COUNT + 2])
-    options, save = args[op.COUNT + 2 : -1], args[-1]
-    x, h0 = tensors[:2]
-    assert x is not None and h0 is not None
-    y, h_n, q, gates = outputs = family.empty_outputs(x, h0, options[0], save)
-    threads = torch.get_num_threads()
-    status = _kernels.forward(tuple(tensors), lengths, offsets, *options, threads, y, h_n, q, gates if save else None)
-    if status:
-        _done(status, lengths, _steps(x, offsets, options[3]))
+def _forward(inputs: Inputs, save: bool) -> Outputs:
+    inputs = _contiguous(inputs)
+    y, h_n, q, gates = outputs = family.empty_outputs(inputs, save)
+    threads = torch.get_num_threads()  # not among the arguments: torch.compile would warn of the kernel
+    status = _kernels.forward(
+        inputs.tensors, inputs.lengths, inputs.offsets, *inputs.options, threads,
+        y, h_n, q, gates if save else None,
+    )  # fmt: skip
+    _check(status, inputs)
     return outputs
 
 
-def _backward(*args: Any) -> list[Tensor]:
-    dy, dh_n, dq, y, q, gates, *tensors, lengths, offsets = _contiguous(args[: 6 + op.COUNT + 2])
-    options, wanted = args[6 + op.COUNT + 2 : -1], args[-1]
+def _backward(gradients: OutputGradients, saved: Saved, inputs: Inputs, wanted: Sequence[bool]) -> list[Tensor]:
+    inputs = _contiguous(inputs)
+    dy, dh_n, dq, y, q, gates = map(contiguous, (*gradients, *saved))
+    tensors = inputs.tensors
     grads = tuple(torch.empty_like(t) if want and t is not None else None for t, want in zip(tensors, wanted, strict=True))
-    threads = torch.get_num_threads()
-    saved = None if gates is None or not gates.numel() else gates
-    status = _kernels.backward(tuple(tensors), lengths, offsets, *options, threads, y, q, saved, dy, dh_n, dq, grads)
-    if status:
-        assert tensors[0] is not None
-        _done(status, lengths, _steps(tensors[0], offsets, options[3]))
+    threads = torch.get_num_threads()  # not among the arguments: torch.compile would warn of the kernel
+    status = _kernels.backward(
+        tensors, inputs.lengths, inputs.offsets, *inputs.options, threads,
+        y, q, gates if saved.gates.numel() else None, dy, dh_n, dq, grads,
+    )  # fmt: skip
+    _check(status, inputs)
     return [g for g in grads if g is not None]
 
 
-family = op.Family("routed_gru", _gates)
+family = Family("routed_gru", gates_shape)
 if _C is not None:
     _kernels = _C.Kernels(Tensor)
     family.register("CPU", _forward, _backward)

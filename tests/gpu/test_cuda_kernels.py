@@ -17,7 +17,8 @@ from problems import NAMES, assert_as_exact_as_torch, assert_same_bits, make
 from torch import Tensor
 
 import flow_kernels
-from flow_kernels.backends import cuda
+from flow_kernels.backends.gpu import cuda
+from flow_kernels.backends.gpu.cuda import shape
 
 BF16, FP16 = torch.bfloat16, torch.float16
 FAULTS = (
@@ -229,7 +230,7 @@ def test_shared_memory_suffices_for_every_size(built: Model) -> None:
     assert room == 227 * 1024
     for hidden in range(1, cuda.MAX_HIDDEN + 1):
         blocks = cuda.cluster_size(hidden)
-        assert built.library.flow_model_units(hidden, blocks) == cuda._units(hidden, blocks) <= 64
+        assert built.library.flow_model_units(hidden, blocks) == shape.units(hidden, blocks) <= 64
         for backward in (False, True):
             for tile in {cuda.batch_tile(k, b, hidden, backward) for k in (1, 40, 200) for b in (1, 9, 17, 64)}:
                 assert built.library.flow_model_shared(hidden, blocks, tile, backward) <= room, (hidden, tile, backward)
@@ -265,7 +266,7 @@ def test_without_driver_or_extension_the_reason_is_given() -> None:
     code = (
         "import sys; sys.modules['flow_kernels._cuda'] = None\n"
         "import torch, flow_kernels\n"
-        "from flow_kernels.backends import cuda\n"
+        "from flow_kernels.backends.gpu import cuda\n"
         "print(flow_kernels.backends()['cuda']); print(cuda.refusal(torch.bfloat16, torch.device('cuda')))"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()

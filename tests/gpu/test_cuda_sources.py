@@ -23,7 +23,7 @@ from cuda_model import CSRC, Model, build, use
 from problems import make
 from torch import Tensor
 
-from flow_kernels.backends import cuda
+from flow_kernels.backends.gpu import cuda
 
 ROOT = Path(__file__).parents[2]
 PROBES = ROOT / "benchmarks" / "gpu" / "probes"

@@ -16,8 +16,8 @@ import torch
 from problems import make
 
 import flow_kernels
-from flow_kernels.backends import triton
-from flow_kernels.backends.triton import graphs, tiles
+from flow_kernels.backends.gpu import triton
+from flow_kernels.backends.gpu.triton import graphs, tiles
 
 HERE = Path(__file__).parent
 
@@ -53,7 +53,8 @@ def test_one_configuration_of_every_kernel_compiles_for_hopper(direction: str, h
 
 
 def test_imports_and_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "import sys, flow_kernels; flow_kernels.backends(); assert 'flow_kernels.backends.triton.forward' not in sys.modules"
+    kernels = "flow_kernels.backends.gpu.triton.forward"
+    code = f"import sys, flow_kernels; flow_kernels.backends(); assert {kernels!r} not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parents[1])
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)

@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.func import grad, vmap
 
 import flow_kernels
-from flow_kernels.backends import triton
-from flow_kernels.backends.triton import tiles
-from flow_kernels.backends.triton.tiles import Tile
+from flow_kernels.backends.gpu import triton
+from flow_kernels.backends.gpu.triton import tiles
+from flow_kernels.backends.gpu.triton.tiles import Tile
 
 DEVICE = "cpu" if triton.interpreted() else "cuda"
 pytestmark = [
@@ -198,7 +198,7 @@ def test_transforms_and_compile() -> None:
 
 @pytest.mark.usefixtures("either")
 def test_addresses_of_64_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flow_kernels.backends.triton import launch
+    from flow_kernels.backends.gpu.triton import launch
 
     monkeypatch.setattr(launch, "NARROW", 0)
     check(put(make(2, 2, 3, 4, 5, lengths=True, reverse=True)))

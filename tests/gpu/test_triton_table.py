@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from flow_kernels.backends.triton import tiles
-from flow_kernels.backends.triton.tiles import Tile
+from flow_kernels.backends.gpu.triton import tiles
+from flow_kernels.backends.gpu.triton.tiles import Tile
 
 pytestmark = [pytest.mark.slow, pytest.mark.triton]
 DTYPES = {"half": ("bf16", "fp16"), "tf32": ("fp32",), "ieee": ("fp32",)}

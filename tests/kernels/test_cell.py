@@ -12,8 +12,8 @@ from layer_cases import CASES, Case, caught, close
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from flow_kernels.cell import RoutedGRUCell
-from flow_kernels.layer import RoutedGRU
+from flow_kernels.modules.cell import RoutedGRUCell
+from flow_kernels.modules.layer import RoutedGRU
 
 
 @settings(max_examples=25, deadline=None)

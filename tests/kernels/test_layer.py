@@ -13,7 +13,7 @@ from layer_cases import CASES, LENGTHS, PLAIN, ROTATED, Case, close, naive, pack
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence, pad_packed_sequence
 
-from flow_kernels.layer import RoutedGRU
+from flow_kernels.modules.layer import RoutedGRU
 
 # ---------------------------------------------------------------- against torch.nn.GRU
 

@@ -11,8 +11,8 @@ from layer_cases import PACKED, caught
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
-from flow_kernels.cell import RoutedGRUCell
-from flow_kernels.layer import RoutedGRU
+from flow_kernels.modules.cell import RoutedGRUCell
+from flow_kernels.modules.layer import RoutedGRU
 
 WIDE = pack_sequence([torch.randn(4, 7)])
 

@@ -9,8 +9,9 @@ import torch
 
 import flow_kernels
 from flow_kernels import plan
-from flow_kernels.backends import NAMES, cuda, load, triton
-from flow_kernels.backends.triton import tiles
+from flow_kernels.backends import NAMES, load
+from flow_kernels.backends.gpu import cuda, triton
+from flow_kernels.backends.gpu.triton import tiles
 
 CPU, GPU, OTHER = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16

@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from flow_kernels import training
 from flow_kernels.backends import cpu
 from flow_kernels.training import Head, Step, accumulate_, head_loss, sgd_
 
@@ -16,9 +15,9 @@ SHAPES = [
 
 @pytest.fixture(autouse=True)
 def poisoned():
-    training.cpu._kernels.poison = True
+    cpu._kernels.poison = True
     yield
-    training.cpu._kernels.poison = False
+    cpu._kernels.poison = False
 
 
 @pytest.fixture(params=[isa for isa in cpu.ISAS[:3] if cpu._C.has_isa(isa)])

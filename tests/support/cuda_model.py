@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from flow_kernels import plan
-from flow_kernels.backends import cuda
+from flow_kernels.backends.gpu import cuda
 
 ROOT = Path(__file__).parents[2]
 CSRC = ROOT / "csrc" / "cuda"
@@ -62,8 +62,7 @@ def use(model: Model) -> Iterator[Model]:
     """backend="cuda" is the model, and on the CPU, while this runs."""
     kernels = cuda.Kernels(model)
     library = torch.library.Library("flow_kernels", "IMPL")
-    library.impl("routed_gru_cuda", kernels.forward, "CPU")
-    library.impl("routed_gru_cuda_backward", kernels.backward, "CPU")
+    cuda.family.register("CPU", kernels.forward, kernels.backward, library)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda, "refusal", lambda dtype, device: "")
         patch.setattr(cuda, "limit", lambda hidden, capability: "")

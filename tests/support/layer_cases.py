@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pack_sequence
 
-from flow_kernels.layer import RoutedGRU
+from flow_kernels.call import Weights
+from flow_kernels.modules.layer import RoutedGRU
 
-EXPERT = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-NAMES = (*EXPERT, *("local_" + name for name in EXPERT), "router_weight", "router_bias")
+NAMES = Weights._fields
 # float64: some thousand units in the last place of 1, for at most 45 steps of dot products of 15 terms
 ROUNDING = 1e-12
 

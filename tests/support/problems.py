@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 
 import flow_kernels
+from flow_kernels.call import NAMES
 
+__all__ = ["NAMES", "SMALL", "Problem", "assert_as_exact_as_torch", "make"]
 SMALL = 64  # elements
-NAMES = (
-    "input", "hx", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "local_weight_ih", "local_weight_hh", "local_bias_ih",
-    "local_bias_hh", "router_weight", "router_bias",
-)  # fmt: skip
 
 
 @dataclass

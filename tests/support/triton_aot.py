@@ -12,8 +12,8 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from flow_kernels.backends.triton import backward, forward, tiles
-from flow_kernels.backends.triton.tiles import Tile
+from flow_kernels.backends.gpu.triton import backward, forward, tiles
+from flow_kernels.backends.gpu.triton.tiles import Tile
 
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use

@@ -17,7 +17,7 @@ from flow.training.messages import Personal
 from flow.training.predict import predict
 from flow.training.sgd import Sgd, Update
 from flow.training.work import measure, train
-from flow_kernels import training
+from flow_kernels.backends import cpu
 
 SIZES = {"small": (11, 3, 5, None), "projected": (50, 7, 17, 6), "odd": (301, 16, 33, None)}
 
@@ -72,11 +72,11 @@ PLAIN = Sgd(0.3, 2, 3, 0.0)
 def test_the_kernels_descend_as_autograd_does(size, routed_head, how):
     model, reference, parameters, data = problem(size, routed_head)
     updates = updates_of(parameters, how)
-    training.cpu._kernels.poison = True
+    cpu._kernels.poison = True
     try:
         got, work = trained(model, parameters, data, updates, PLAIN)
     finally:
-        training.cpu._kernels.poison = False
+        cpu._kernels.poison = False
     expected, same = trained(reference, parameters, data, updates, PLAIN)
     assert not refusal(model, parameters) and refusal(reference, parameters)
     for name, value in got.items():

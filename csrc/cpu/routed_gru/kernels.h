@@ -3,7 +3,7 @@
 
 #include <stdint.h>
 
-#include "../routed_gru.h"
+#include "../../routed_gru.h"
 
 struct FlowKernels {
   int64_t (*forward_pack_size)(const FlowRoutedGru *);

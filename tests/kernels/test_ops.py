@@ -53,6 +53,25 @@ def test_opcheck(k: int, bias: bool, lengths: bool, route: str) -> None:
             torch.library.opcheck(torch.ops.flow_kernels.routed_gru_backward.default, backward)
 
 
+TENSORS = (
+    "Tensor x, Tensor h0, Tensor? w_ih, Tensor? w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? local_w_ih, Tensor? local_w_hh, "
+    "Tensor? local_b_ih, Tensor? local_b_hh, Tensor? router_w, Tensor? router_b, Tensor? lengths, Tensor? offsets"
+)
+OPTIONS = "str route, str routing, float temperature, bool batch_first, bool reverse"
+
+
+@pytest.mark.parametrize("name", ["routed_gru", "routed_gru_triton", "routed_gru_cuda"])
+def test_schemas_of_exported_programs(name: str) -> None:
+    """Written out: a program exported with one build is run with another."""
+    op = getattr(torch.ops.flow_kernels, name).default
+    assert str(op._schema) == (f"flow_kernels::{name}({TENSORS}, {OPTIONS}, bool save) -> (Tensor, Tensor, Tensor, Tensor)")
+    op = getattr(torch.ops.flow_kernels, f"{name}_backward").default
+    assert str(op._schema) == (
+        f"flow_kernels::{name}_backward(Tensor? dy, Tensor? dh_n, Tensor? dq, Tensor y, Tensor q, Tensor saved, {TENSORS}, "
+        f"{OPTIONS}, bool[] wanted) -> Tensor[]"
+    )
+
+
 def test_func_grad_and_vmap() -> None:
     input, tensors = one_client()
     leaves = [t.clone().requires_grad_() for t in tensors]

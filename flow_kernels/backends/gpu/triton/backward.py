@@ -15,7 +15,7 @@ slope [K, N] is q_0 q_1 / temperature of the soft q, zero past a length; ddq [K,
 import triton
 import triton.language as tl
 
-from flow_kernels.backends.triton.parts import (
+from flow_kernels.backends.gpu.triton.parts import (
     gate_gradients,
     length_of,
     load_columns,

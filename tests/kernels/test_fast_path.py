@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import flow_kernels
-from flow_kernels import RoutedGRUCell, quick
+from flow_kernels import RoutedGRUCell, fast_path
 
 pytestmark = pytest.mark.usefixtures("poisoned")
 
@@ -22,14 +22,14 @@ pytestmark = pytest.mark.usefixtures("poisoned")
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For every call whether it took the short way."""
     found: list[bool] = []
-    short = quick.forward
+    short = fast_path.forward
 
     def spy(*args: Any) -> Any:
         result = short(*args)
         found.append(result is not None)
         return result
 
-    monkeypatch.setattr(quick, "forward", spy)
+    monkeypatch.setattr(fast_path, "forward", spy)
     return found
 
 

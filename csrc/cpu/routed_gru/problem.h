@@ -1,8 +1,8 @@
 // A problem as the kernels see it: typed pointers of one client, derived sizes, and how the workspace is cut up.
 #pragma once
 
-#include "../routed_gru.h"
-#include "product.h"
+#include "../../routed_gru.h"
+#include "../common/product.h"
 
 namespace {
 

@@ -12,7 +12,7 @@ sequence_forward: one launch for the whole sequence, small H. A program owns BM 
 import triton
 import triton.language as tl
 
-from flow_kernels.backends.triton.parts import (
+from flow_kernels.backends.gpu.triton.parts import (
     gates_of,
     length_of,
     logit_difference,

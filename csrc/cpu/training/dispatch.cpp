@@ -3,8 +3,8 @@
 
 #include <atomic>
 
-#include "threads.h"
-#include "training_kernels.h"
+#include "../common/threads.h"
+#include "kernels.h"
 
 namespace {
 

@@ -8,7 +8,7 @@
 #include <new>
 
 #include "kernels.h"
-#include "threads.h"
+#include "../common/threads.h"
 
 namespace {
 

@@ -10,14 +10,14 @@ import functools
 import importlib.util
 import os
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from flow_kernels import op
-from flow_kernels.backends import products
-from flow_kernels.backends.triton import tiles
+from flow_kernels.backends.gpu import products
+from flow_kernels.backends.gpu.triton import tiles
+from flow_kernels.call import Inputs, OutputGradients, Outputs, Saved
+from flow_kernels.ops import Family
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST = (8, 0)  # compute capability: the first with bfloat16 and asynchronous copies
@@ -69,29 +69,27 @@ def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
     return tiles.describe(k, b, h, tiles.kind_of(dtype, products.tf32()))
 
 
-def routed_gru(
-    tensors: Sequence[Tensor | None], lengths: Tensor | None, offsets: Tensor | None, *options: Any, recompute: bool = False
-) -> tuple[Tensor, ...]:
-    return family.run(tensors, lengths, offsets, *options, recompute=recompute)
+def routed_gru(inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    return family.run(inputs, recompute)
 
 
-def _gates(x: Tensor, h0: Tensor, route: str) -> Tensor:
-    """n, r, z and u = W_hn h + b_hn of every row and expert."""
-    return x.new_empty((*x.shape[:-1], 8 if route == "mixture" else 4, h0.shape[-1]))
+def _gates_shape(hidden: int, route: str) -> tuple[int, ...]:
+    """n, r, z and u = W_hn h + b_hn of a row, expert after expert."""
+    return 8 if route == "mixture" else 4, hidden
 
 
-def _forward(*args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    from flow_kernels.backends.triton import launch
+def _forward(inputs: Inputs, save: bool) -> Outputs:
+    from flow_kernels.backends.gpu.triton import launch
 
-    return launch.forward(family, *args)
-
-
-def _backward(*args: Any) -> list[Tensor]:
-    from flow_kernels.backends.triton import launch
-
-    return launch.backward(family, *args)
+    return launch.forward(family, inputs, save)
 
 
-family = op.Family("routed_gru_triton", _gates)
+def _backward(gradients: OutputGradients, saved: Saved, inputs: Inputs, wanted: Sequence[bool]) -> list[Tensor]:
+    from flow_kernels.backends.gpu.triton import launch
+
+    return launch.backward(family, gradients, saved, inputs, wanted)
+
+
+family = Family("routed_gru_triton", _gates_shape)
 for _device in ("CUDA", "CPU") if interpreted() else ("CUDA",):
     family.register(_device, _forward, _backward)

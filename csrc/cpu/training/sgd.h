@@ -3,8 +3,8 @@
 
 #include <math.h>
 
-#include "../training.h"
-#include "simd.h"
+#include "../../training.h"
+#include "../common/simd.h"
 
 namespace {
 

@@ -1,7 +1,7 @@
 // The table of functions of local training that each instruction set provides. Sizes are bytes.
 #pragma once
 
-#include "../training.h"
+#include "../../training.h"
 
 struct FlowTraining {
   int64_t (*head_scratch_size)(const FlowHead *);

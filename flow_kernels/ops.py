@@ -6,46 +6,64 @@ clients). What forward keeps for backward is a tensor whose layout the backend c
 ``autograd.Function`` in the setup_context form around them, because a formula registered on the op itself does not compose
 with torch.func.grad; it is left out altogether when no gradient is wanted.
 
-Twelve tensors are differentiable, always in this order (any weight may be None): x, h0, then w_ih, w_hh, b_ih, b_hh of the
-global and of the local expert, then router weight and bias. All of them have a leading K, or none has. Packed rows, with
-offsets, are x [N, I] or [K, N, I].
+The ops take tensors and options one by one. This module alone knows their places: an implementation is given
+:class:`flow_kernels.call.Inputs`, and everything outside the ops is written with names.
 """
 
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-Optional12 = Sequence[Tensor | None]
+from flow_kernels.call import NAMES, Inputs, Options, OutputGradients, Outputs, Saved, Weights
 
-_TENSORS = (
-    "Tensor x, Tensor h0, Tensor? w_ih, Tensor? w_hh, Tensor? b_ih, Tensor? b_hh, Tensor? local_w_ih, Tensor? local_w_hh, "
-    "Tensor? local_b_ih, Tensor? local_b_hh, Tensor? router_w, Tensor? router_b, Tensor? lengths, Tensor? offsets"
-)
-_OPTIONS = "str route, str routing, float temperature, bool batch_first, bool reverse"
-COUNT = 12  # differentiable tensors
+Forward = Callable[[Inputs, bool], Outputs]
+"""inputs, whether backward will follow -> y, h_n, q and gates"""
+Backward = Callable[[OutputGradients, Saved, Inputs, Sequence[bool]], list[Tensor]]
+"""gradients of the outputs, what forward saved, its inputs, which of the twelve gradients are wanted -> those in order"""
+
+_BEFORE = (*OutputGradients._fields, *Saved._fields)  # what the backward op takes before the tensors of the forward op
+_TENSORS = (*NAMES, "lengths", "offsets")
+_COUNT = len(_TENSORS)
 
 _library = torch.library.Library("flow_kernels", "DEF")
 
 
-def _fake_backward(dy: Tensor, dh_n: Tensor, dq: Tensor, y: Tensor, q: Tensor, gates: Tensor, *args: Any) -> list[Tensor]:
-    tensors, wanted = args[:COUNT], args[-1]
-    return [t.new_empty(t.shape) for t, want in zip(tensors, wanted, strict=True) if want]
+def _tensors_of_schema() -> str:
+    short = [name.replace("weight", "w").replace("bias", "b") for name in Weights._fields]
+    return ", ".join(["Tensor x", "Tensor h0", *(f"Tensor? {name}" for name in (*short, "lengths", "offsets"))])
 
 
-def check_lengths(lengths: Tensor, steps: int) -> None:
-    """Raise ValueError unless every length lies in 1..steps. Reads the values, so backends call it where that is cheap."""
-    low, high = int(lengths.min()), int(lengths.max())
-    if low < 1 or high > steps:
-        bad = low if low < 1 else high
-        raise ValueError(
-            f"lengths: every length must lie in 1..T = 1..{steps}, got {bad}; drop empty sequences and cut longer ones"
-        )
+def _options_of_schema() -> str:
+    return ", ".join(f"{kind.__name__} {name}" for name, kind in get_type_hints(Options).items())
+
+
+def _unpack(x: Tensor, h0: Tensor, *rest: Any) -> Inputs:
+    """The arguments that both ops share, by name."""
+    values = iter(rest)
+    weights = Weights(*itertools.islice(values, len(Weights._fields)))
+    return Inputs(x, h0, weights, next(values), next(values), Options(*values))
+
+
+def _unpack_forward(*args: Any) -> tuple[Inputs, bool]:
+    *shared, save = args
+    return _unpack(*shared), save
+
+
+def _unpack_backward(*args: Any) -> tuple[OutputGradients, Saved, Inputs, list[bool]]:
+    dy, dh_n, dq, y, q, gates, *shared, wanted = args
+    return OutputGradients(dy, dh_n, dq), Saved(y, q, gates), _unpack(*shared), wanted
+
+
+def _fake_backward(*args: Any) -> list[Tensor]:
+    _, _, inputs, wanted = _unpack_backward(*args)
+    return [t.new_empty(t.shape) for t, want in zip(inputs.tensors, wanted, strict=True) if want and t is not None]
 
 
 class _Folding:
@@ -69,9 +87,13 @@ class _Folding:
         return t.unflatten(0, (self.size, -1)) if self.stacked else t
 
 
-def _refuse_mapped_offsets(dim: int | None) -> None:
-    if dim is not None:
+def _folded(names: Sequence[str], size: int, dims: Sequence[Any], args: Sequence[Any]) -> tuple[_Folding, list[Any]]:
+    """The arguments of an op, whose first ones have these names, with the mapped dimension in the clients."""
+    h0, offsets = names.index("hx"), names.index("offsets")
+    if dims[offsets] is not None:
         raise RuntimeError("routed_gru: vmap over batch_sizes is not possible; pad the input and pass lengths")
+    folding = _Folding(size, args[h0], dims[h0])
+    return folding, [*folding.fold(args[:offsets], dims[:offsets]), *args[offsets:]]
 
 
 SECOND = "routed_gru: this backend has no second derivative; use backend='reference', which is differentiable twice"
@@ -94,15 +116,16 @@ _transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
 class Family:
     """The two ops of one backend and the autograd around them.
 
-    saved(x, h0, route) makes the uninitialised tensor that forward keeps for backward, with a leading K if h0 has one.
+    gates(hidden, route) is the shape, of one row of x, of the tensor that forward keeps for backward.
     """
 
-    def __init__(self, name: str, saved: Callable[[Tensor, Tensor, str], Tensor]) -> None:
-        self.name, self._saved = name, saved
-        _library.define(f"{name}({_TENSORS}, {_OPTIONS}, bool save) -> (Tensor, Tensor, Tensor, Tensor)")
+    def __init__(self, name: str, gates: Callable[[int, str], tuple[int, ...]]) -> None:
+        self.name, self._gates = name, gates
+        shared = f"{_tensors_of_schema()}, {_options_of_schema()}"
+        _library.define(f"{name}({shared}, bool save) -> (Tensor, Tensor, Tensor, Tensor)")
         _library.define(
-            f"{name}_backward(Tensor? dy, Tensor? dh_n, Tensor? dq, Tensor y, Tensor q, Tensor saved, {_TENSORS}, {_OPTIONS}, "
-            "bool[] wanted) -> Tensor[]"
+            f"{name}_backward(Tensor? dy, Tensor? dh_n, Tensor? dq, Tensor y, Tensor q, Tensor saved, {shared}, bool[] wanted) "
+            "-> Tensor[]"
         )
         forward, backward = f"flow_kernels::{name}", f"flow_kernels::{name}_backward"
         torch.library.register_fake(forward, self._fake_forward, lib=_library)
@@ -113,48 +136,43 @@ class Family:
         self.backward_op = getattr(torch.ops.flow_kernels, f"{name}_backward").default
         self.function, self.function_without_forward_mode = _functions(self.forward_op, self.backward_op)
 
-    def register(self, device: str, forward: Callable[..., Any], backward: Callable[..., Any]) -> None:
+    def register(self, device: str, forward: Forward, backward: Backward, library: torch.library.Library = _library) -> None:
         """Give both ops their implementation on one kind of device ("CPU", "CUDA")."""
-        _library.impl(self.name, forward, device)
-        _library.impl(f"{self.name}_backward", backward, device)
+        library.impl(self.name, lambda *args: forward(*_unpack_forward(*args)), device)
+        library.impl(f"{self.name}_backward", lambda *args: backward(*_unpack_backward(*args)), device)
 
-    def empty_outputs(self, x: Tensor, h0: Tensor, route: str, save: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def empty_outputs(self, inputs: Inputs, save: bool) -> Outputs:
         """Uninitialised y, h_n, q and what backward reads (without elements unless it is to be saved)."""
-        rows, h = x.shape[:-1], h0.shape[-1]
-        saved = self._saved(x, h0, route) if save else x.new_empty(0)
-        return x.new_empty((*rows, h)), h0.new_empty(h0.shape), x.new_empty((*rows, 2)), saved
+        x, h0 = inputs.x, inputs.h0
+        rows, hidden = x.shape[:-1], h0.shape[-1]
+        gates = x.new_empty((*rows, *self._gates(hidden, inputs.options.route)) if save else 0)
+        return x.new_empty((*rows, hidden)), h0.new_empty(h0.shape), x.new_empty((*rows, 2)), gates
 
-    def run(
-        self, tensors: Optional12, lengths: Tensor | None, offsets: Tensor | None, *options: Any, recompute: bool = False
-    ) -> tuple[Tensor, ...]:
-        """Run the registered op, through autograd only when a gradient can be asked for; returns y, h_n, q. The options are
-        those of the op, in its order; recompute: save nothing but the outputs for backward."""
+    def run(self, inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+        """Run the registered op, through autograd only when a gradient can be asked for; returns y, h_n, q. recompute: save
+        nothing but the outputs for backward."""
         if torch.compiler.is_compiling() and _transformed():  # traced, the Function would lose its backward: zero gradients
             raise RuntimeError(COMPILED)
+        tensors = inputs.tensors
+        shared = (*tensors, inputs.lengths, inputs.offsets, *inputs.options)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
             function = self.function if forward_ad._current_level < 0 else self.function_without_forward_mode
-            return function.apply(*tensors, lengths, offsets, *options, not recompute)[:3]  # type: ignore[no-any-return]
-        return self.forward_op(*tensors, lengths, offsets, *options, False)[:3]  # type: ignore[no-any-return]
+            return function.apply(*shared, not recompute)[:3]  # type: ignore[no-any-return]
+        return self.forward_op(*shared, False)[:3]  # type: ignore[no-any-return]
 
-    def _fake_forward(self, x: Tensor, h0: Tensor, *args: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        *_, route, _routing, _temperature, _batch_first, _reverse, save = args
-        return self.empty_outputs(x, h0, route, save)
+    def _fake_forward(self, *args: Any) -> Outputs:
+        return self.empty_outputs(*_unpack_forward(*args))
 
     def _vmap_forward(self, info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
-        _refuse_mapped_offsets(dims[COUNT + 1])
-        folding = _Folding(info.batch_size, args[1], dims[1])
-        folded = folding.fold(args[: COUNT + 1], dims[: COUNT + 1])
-        y, h_n, q, saved = self.forward_op(*folded, *args[COUNT + 1 :])
+        folding, folded = _folded(_TENSORS, info.batch_size, dims, args)
+        *outputs, gates = self.forward_op(*folded)
         save = args[-1]
-        outputs = [folding.unfold(t) for t in (y, h_n, q)]
-        return (*outputs, folding.unfold(saved) if save else saved), (0, 0, 0, 0 if save else None)
+        outputs = [folding.unfold(t) for t in outputs]
+        return (*outputs, folding.unfold(gates) if save else gates), (0, 0, 0, 0 if save else None)
 
     def _vmap_backward(self, info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
-        tensors = 6 + COUNT + 1
-        _refuse_mapped_offsets(dims[tensors])
-        folding = _Folding(info.batch_size, args[7], dims[7])
-        folded = folding.fold(args[:tensors], dims[:tensors])
-        grads = self.backward_op(*folded, *args[tensors:])
+        folding, folded = _folded((*_BEFORE, *_TENSORS), info.batch_size, dims, args)
+        grads = self.backward_op(*folded)
         return [folding.unfold(g) for g in grads], [0] * len(grads)
 
 
@@ -180,18 +198,18 @@ def _functions(forward_op: Any, backward_op: Any) -> tuple[Any, Any]:
             saved = output[3:]
             ctx.mark_non_differentiable(*saved)
             ctx.set_materialize_grads(False)
-            ctx.save_for_backward(*saved, *inputs[: COUNT + 2])
-            ctx.options = inputs[COUNT + 2 : -1]
+            ctx.save_for_backward(*saved, *inputs[:_COUNT])
+            ctx.options = inputs[_COUNT:-1]
 
         @staticmethod
         def backward(ctx: Any, dy: Tensor | None, dh_n: Tensor | None, dq: Tensor | None, *_: None) -> tuple[Any, ...]:
-            wanted = list(ctx.needs_input_grad[:COUNT])
+            wanted = list(ctx.needs_input_grad[: len(NAMES)])
             nothing = (None,) * (len(ctx.options) + 3)
             if dy is None and dh_n is None and dq is None:
                 return (*(None for _ in wanted), *nothing)
             args = (dy, dh_n, dq, *ctx.saved_tensors, *ctx.options, wanted)
-            found = iter(RoutedGRUBackward.apply(*args) if torch.is_grad_enabled() else backward_op(*args))
-            return (*(next(found) if want else None for want in wanted), *nothing)
+            grads = iter(RoutedGRUBackward.apply(*args) if torch.is_grad_enabled() else backward_op(*args))
+            return (*(next(grads) if want else None for want in wanted), *nothing)
 
     class RoutedGRUBackward(torch.autograd.Function):
         """The backward op where a graph of it is being recorded: no formula for its own gradient, and it says so."""

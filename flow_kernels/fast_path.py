@@ -4,15 +4,13 @@ refuse takes the long way, and gets its error or its conversion there."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
-
 import torch
 from torch import Tensor
 from torch.autograd import profiler
 from torch.nn import Parameter
 
 from flow_kernels.backends import cpu
+from flow_kernels.call import Options, Weights
 
 _PLAIN = (Tensor, Parameter)
 
@@ -29,18 +27,18 @@ def _watched() -> bool:
     )
 
 
-def forward(tensors: Sequence[Tensor | None], lengths: Tensor | None, *options: Any) -> tuple[Tensor, Tensor, Tensor] | None:
-    """y, h_n, q of the twelve tensors and the op's options, or None: take the long way."""
+def forward(
+    x: Tensor, h0: Tensor, weights: Weights, lengths: Tensor | None, options: Options
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """y, h_n and q of padded rows, or None: take the long way."""
     if cpu._C is None or _watched():
         return None
+    tensors = (x, h0, *weights)
     for t in tensors:
         if t is not None and (type(t) not in _PLAIN or t.is_neg()):  # a negated view is read as it lies
             return None
-    x, h0 = tensors[:2]
     if (
-        x is None
-        or h0 is None
-        or not x.is_cpu
+        not x.is_cpu
         or x.dim() not in (3, 4)
         or h0.dim() != x.dim() - 1
         or (lengths is not None and type(lengths) is not Tensor)

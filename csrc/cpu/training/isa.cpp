@@ -1,5 +1,5 @@
 // Compiled once per instruction set, with FLOW_ISA its name: everything but the one exported function is internal.
-#include "training_kernels.h"
+#include "kernels.h"
 
 #include "head.h"
 #include "sgd.h"

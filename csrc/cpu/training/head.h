@@ -9,8 +9,8 @@
 
 #include <math.h>
 
-#include "../training.h"
-#include "multiply.h"
+#include "../../training.h"
+#include "../common/multiply.h"
 
 namespace {
 

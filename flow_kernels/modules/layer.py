@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from flow_kernels.cell import (
+from flow_kernels.checks import check_options
+from flow_kernels.functional import routed_gru
+from flow_kernels.modules.parameters import (
     GLOBAL,
     add_parameters,
     autocast_dtype,
@@ -28,7 +30,6 @@ from flow_kernels.cell import (
     names_of_weights,
     reset_parameters,
 )
-from flow_kernels.functional import check_options, routed_gru
 
 
 class RoutedGRU(nn.Module):

@@ -1,0 +1,84 @@
+"""Adapter of the CUDA C++ kernels: the whole recurrence in one launch each way, a thread-block cluster per client and tile of
+sequences. For compute capability 9.0 (Hopper), bfloat16 and float16, H up to 512.
+
+The kernels' arithmetic, layouts and exchange are tested on the CPU by a model that runs their source text; none of it has run
+on a GPU yet.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flow_kernels.backends.gpu.cuda.launch import DTYPES, Kernels, Problem, family
+from flow_kernels.backends.gpu.cuda.shape import MAX_HIDDEN, batch_tile, cluster_size
+from flow_kernels.call import Inputs
+
+__all__ = [
+    "DTYPES", "MAX_HIDDEN", "Kernels", "Problem", "batch_tile", "cluster_size", "describe", "family", "limit", "refusal",
+    "routed_gru", "status",
+]  # fmt: skip
+
+_C: Any
+try:
+    _C = importlib.import_module("flow_kernels._cuda")
+except ImportError as error:
+    _C = None
+    _missing = (
+        f"the extension flow_kernels._cuda is not built ({error}); install nvcc 13 and run FLOW_CUDA=1 pip install . in the "
+        "project's folder"
+    )
+
+CAPABILITY = (9, 0)
+
+
+def status() -> str:
+    if _C is None:
+        return _missing
+    if not torch.cuda.is_available():
+        return "no GPU: torch.cuda.is_available() is False"
+    capability = torch.cuda.get_device_capability()
+    return "available" if capability == CAPABILITY else limit(1, capability)
+
+
+def refusal(dtype: torch.dtype, device: torch.device) -> str:
+    if device.type != "cuda":
+        return f"it runs on a GPU and the input is on {device}"
+    if _C is None:
+        return _missing
+    if not torch.cuda.is_available():
+        return "no GPU: torch.cuda.is_available() is False"
+    if dtype not in DTYPES:
+        return f"it takes bfloat16 or float16 and the input is {dtype}"
+    return ""
+
+
+def limit(hidden: int, capability: tuple[int, int] | None) -> str:
+    if capability != CAPABILITY:
+        found = "is not known" if capability is None else f"is {capability[0]}.{capability[1]}"
+        return f"it is built for compute capability 9.0 (H100, H200) and that of the device {found}"
+    if hidden > MAX_HIDDEN:
+        return f"it keeps the recurrent weights in a cluster's shared memory: H at most {MAX_HIDDEN}, got {hidden}"
+    return ""
+
+
+def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
+    blocks = cluster_size(h)
+    forward, backward = (batch_tile(k, b, h, way) for way in (False, True))
+    clusters = k * -(-b // forward)
+    return (
+        f"{clusters} cluster{'s' * (clusters > 1)} of {blocks} block{'s' * (blocks > 1)} through {t} steps, batch tiles of "
+        f"{forward} forward and {backward} backward"
+    )
+
+
+def routed_gru(inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    return family.run(inputs, recompute)
+
+
+if _C is not None:
+    _kernels = Kernels(_C)
+    family.register("CUDA", _kernels.forward, _kernels.backward)

@@ -1,0 +1,156 @@
+"""The two ops around the extension: problems filled in, kernels launched."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flow_kernels.backends.gpu import products
+from flow_kernels.backends.gpu.call import Call, listed, on, prepare
+from flow_kernels.backends.gpu.cuda.packing import packed_backward, packed_bias, packed_forward, packed_router
+from flow_kernels.backends.gpu.cuda.shape import batch_tile, cluster_size
+from flow_kernels.call import EXPERTS, NAMES, PREFIXES, Inputs, OutputGradients, Outputs, Saved
+from flow_kernels.ops import Family
+from flow_kernels.reference import ROUTES
+
+DTYPES = (torch.bfloat16, torch.float16)
+
+
+class Problem(ctypes.Structure):
+    """``FlowCluster`` of csrc/cuda/cluster.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in (
+            "K", "T", "B", "H", "rows", "step_stride", "batch_stride", "dtype", "route", "routing", "reverse", "blocks", "tile",
+            "device",
+        )),
+        ("temperature", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in (
+            "lengths", "offsets", "weights", "bias", "router", "gates_of_x", "scores", "h0", "y", "h_n", "q", "saved",
+            "dy", "dh_n", "routed", "dgates", "dlogit", "dh0",
+        )),
+    ]  # fmt: skip
+
+
+def _gates_shape(hidden: int, route: str) -> tuple[int, ...]:
+    """n, r, z and u of both experts, a unit of a row after the other."""
+    return hidden, 8
+
+
+family = Family("routed_gru_cuda", _gates_shape)
+
+
+def _both(call: Call, name: str) -> list[Tensor | None]:
+    """This weight of the global and of the local expert; None for one that the route leaves out."""
+    return [getattr(call.weights, prefix + name) for prefix in PREFIXES.values()]
+
+
+class Kernels:
+    """The two ops around one extension: flow_kernels._cuda, or in the tests a model of it that runs on the CPU."""
+
+    def __init__(self, extension: Any) -> None:
+        self.extension = extension
+        self._active: dict[tuple[Any, ...], int] = {}
+        if extension.size() != ctypes.sizeof(Problem):
+            raise ImportError(
+                "flow_kernels._cuda was built from other sources; run pip install . in the project's folder again"
+            )
+
+    def forward(self, inputs: Inputs, save: bool) -> Outputs:
+        """See :data:`flow_kernels.ops.Forward`."""
+        outputs = family.empty_outputs(inputs, save)
+        self._forward(prepare(inputs), *outputs)
+        return outputs
+
+    def _forward(self, call: Call, y: Tensor, h_n: Tensor, q: Tensor, gates: Tensor) -> None:
+        call.check_lengths()
+        gates_of_x, scores = products.project(call)
+        blocks = cluster_size(call.hidden)
+        self._launch(
+            call, False,
+            weights=packed_forward(_both(call, "weight_hh"), call.hidden, blocks),
+            bias=packed_bias(_both(call, "bias_ih"), _both(call, "bias_hh"), call.h0),
+            router=packed_router(call.weights.router, call.h0), gates_of_x=gates_of_x, scores=scores, h0=call.h0,
+            y=y, h_n=h_n, q=q, saved=gates if gates.numel() else None,
+        )  # fmt: skip
+
+    def backward(self, gradients: OutputGradients, saved: Saved, inputs: Inputs, wanted: Sequence[bool]) -> list[Tensor]:
+        """See :data:`flow_kernels.ops.Backward`."""
+        call, gates, (dy, dh_n, dq) = prepare(inputs), saved.gates, gradients
+        if not gates.numel():  # computed again by the same kernel: the same bits
+            outputs = family.empty_outputs(inputs, True)
+            self._forward(call, *outputs)
+            gates = outputs[3]
+        k, n = call.x.shape[:2]
+        y, q = saved.y.reshape(k, n, -1), saved.q.reshape(k, n, 2)
+        dgates = call.x.new_empty(k, n, len(EXPERTS[call.options.route]), 4, call.hidden)
+        dlogit = torch.empty(k, n, dtype=torch.float32, device=y.device) if call.routed else None
+        dh0 = torch.empty_like(call.h0)
+        blocks = cluster_size(call.hidden)
+        self._launch(
+            call, True,
+            weights=packed_backward(_both(call, "weight_hh"), call.hidden, blocks),
+            router=packed_router(call.weights.router, call.h0),
+            h0=call.h0, y=y, saved=gates, dy=None if dy is None else dy.contiguous(),
+            dh_n=None if dh_n is None else dh_n.contiguous(), routed=_routed(call, y, q, dq), dgates=dgates, dlogit=dlogit,
+            dh0=dh0,
+        )  # fmt: skip
+        names = {name for name, want in zip(NAMES, wanted, strict=True) if want}
+        return listed(products.gradients(call, y, dgates, dlogit, names) | {"hx": dh0}, inputs, wanted)
+
+    def _at_once(self, call: Call, backward: bool) -> Callable[[int], int]:
+        def at_once(tile: int) -> int:
+            key = call.x.device, call.x.dtype, call.hidden, backward, tile
+            if key not in self._active:
+                problem = Problem(
+                    K=1, T=1, B=tile, H=call.hidden, dtype=DTYPES.index(call.x.dtype), blocks=cluster_size(call.hidden),
+                    tile=tile, device=call.x.device.index or 0,
+                )  # fmt: skip
+                self._active[key] = self.extension.active(ctypes.addressof(problem), backward)
+            return self._active[key]  # none, or an error: the launch will say so
+
+        return at_once
+
+    def _launch(self, call: Call, backward: bool, **tensors: Tensor | None) -> None:
+        device = call.x.device
+        on_gpu = device.type == "cuda"
+        rows, hidden = call.rows, call.hidden
+        places = {"lengths": rows.lengths, "offsets": rows.offsets}
+        at_once = self._at_once(call, backward) if on_gpu else None
+        kept = {name: t.contiguous() for name, t in (tensors | places).items() if t is not None}
+        problem = Problem(
+            K=rows.clients, T=rows.steps, B=rows.batch, H=hidden, rows=rows.count, step_stride=rows.strides[0],
+            batch_stride=rows.strides[1], dtype=DTYPES.index(call.x.dtype), route=ROUTES.index(call.options.route),
+            routing=call.options.routing != "soft", reverse=call.rows.reverse, blocks=cluster_size(hidden),
+            tile=batch_tile(rows.clients, rows.batch, hidden, backward, at_once), device=device.index or 0,
+            temperature=call.options.temperature,
+            **{name: t.data_ptr() for name, t in kept.items()},
+        )  # fmt: skip
+        with on(device):
+            # the tensors' memory is reused on this stream only, that is after the kernel
+            stream = torch.cuda.current_stream().cuda_stream if on_gpu else 0
+            run = self.extension.backward if backward else self.extension.forward
+            error = run(ctypes.addressof(problem), stream)
+        if error:
+            raise RuntimeError(
+                f"routed_gru: the cluster kernel did not start on {device}: {self.extension.error(error)}; use backend='triton'"
+            )
+
+
+def _routed(call: Call, y: Tensor, q: Tensor, dq: Tensor | None) -> Tensor:
+    """[K, N, 4] float32: q, what the soft q's slope is (0: no gradient reaches the router), dq_0 - dq_1."""
+    routed = torch.zeros(*q.shape[:2], 4, dtype=torch.float32, device=q.device)
+    routed[..., :2] = q
+    if not call.routed:
+        return routed
+    temperature = call.options.temperature
+    soft = q.float() if call.options.routing == "soft" else torch.softmax(products.scores(call, y) / temperature, -1)
+    routed[..., 2] = soft[..., 0] * soft[..., 1] / temperature
+    if dq is not None:
+        dq = dq.reshape(q.shape).float()
+        routed[..., 3] = dq[..., 0] - dq[..., 1]
+    return routed

@@ -1,0 +1,136 @@
+"""What a layer and a cell share: arguments, parameters and their names, autocast, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from flow_kernels.backends import NAMES
+from flow_kernels.call import Weights
+from flow_kernels.checks import check_options
+
+GLOBAL, LOCAL, ROUTER = Weights._fields[:4], Weights._fields[4:8], Weights._fields[8:]
+
+
+def check_arguments(flags: dict[str, Any], sizes: dict[str, Any]) -> None:
+    """Raise what torch.nn.GRU raises unless the flags are bool and the sizes integers > 0."""
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
+    for name, value in sizes.items():
+        if not isinstance(value, int):
+            raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+        if value <= 0:
+            raise ValueError(f"{name} must be greater than zero")
+
+
+def check_routing_arguments(temperature: float, routing: str, num_clients: int | None, backend: str) -> None:
+    """Raise ValueError unless these are what RoutedGRU allows."""
+    check_options("mixture", routing, temperature)
+    if num_clients is not None and (type(num_clients) is not int or num_clients < 1):
+        raise ValueError(f"num_clients must be None or an integer >= 1, got {num_clients!r}")
+    if backend not in ("auto", *NAMES):
+        raise ValueError(f"backend must be one of {', '.join(map(repr, ('auto', *NAMES)))}, got {backend!r}")
+
+
+def add_parameters(
+    module: Any, suffixes: list[tuple[str, int]], device: torch.device | str | int | None, dtype: torch.dtype | None
+) -> None:
+    """Register the parameters of every (suffix, input size), uninitialised: all of the global expert first, as
+    torch.nn.GRU orders them, then the local expert, then the router."""
+    h = module.hidden_size
+    leading = () if module.num_clients is None else (module.num_clients,)
+    for group in (GLOBAL, LOCAL, ROUTER):
+        for suffix, i in suffixes:
+            shapes = ((2, i + h), (2,)) if group is ROUTER else ((3 * h, i), (3 * h, h), (3 * h,), (3 * h,))
+            for name, shape in zip(group, shapes, strict=True):
+                if module.bias or "bias" not in name:
+                    tensor = torch.empty((*leading, *shape), device=device, dtype=dtype)
+                    module.register_parameter(name + suffix, nn.Parameter(tensor))
+
+
+def reset_parameters(module: Any) -> None:
+    """uniform(-1/sqrt(H), 1/sqrt(H)) for every parameter, client by client."""
+    bound = 1 / math.sqrt(module.hidden_size)
+    with torch.no_grad():
+        if module.num_clients is None:
+            for parameter in module.parameters():
+                parameter.uniform_(-bound, bound)
+        else:
+            for client in range(module.num_clients):
+                for parameter in module.parameters():
+                    parameter[client].uniform_(-bound, bound)
+
+
+def names_of_weights(suffix: str) -> tuple[str, ...]:
+    """What routed_gru takes as its third to twelfth argument, of one layer and direction."""
+    return tuple(name + suffix for name in Weights._fields)
+
+
+def get_weights(module: Any, names: tuple[str, ...], dtype: torch.dtype | None = None) -> list[Any]:
+    """The tensors of these names, None for a bias that the module lacks, converted to a dtype if there is one. Read anew
+    at every forward: a parametrization, pruning or functional_call may have put something else under the name."""
+    parameters = module._parameters
+    try:
+        weights = [parameters[name] for name in names]  # twenty times as fast as attributes of a module
+    except KeyError:
+        weights = [getattr(module, name) if module.bias or "bias" not in name else None for name in names]
+    return weights if dtype is None else [None if weight is None else weight.to(dtype) for weight in weights]
+
+
+def autocasting(input: Tensor) -> str | None:
+    """The input's device type if autocast is on there and the input is floating."""
+    device = input.device.type
+    on = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return device if on and input.is_floating_point() else None
+
+
+def autocast_dtype(device: str, own: torch.dtype) -> torch.dtype:
+    """What a module with parameters of dtype `own` computes in under autocast: bfloat16 if that is autocast's dtype and its
+    own is float32, else its own."""
+    to = torch.get_autocast_dtype(device)
+    return to if to == torch.bfloat16 and own == torch.float32 else own
+
+
+def complete_checkpoint(module: Any, state_dict: dict[str, Any], prefix: str) -> list[str]:
+    """Add to state_dict (load_state_dict's own copy) what a checkpoint of another kind lacks; say what was done.
+
+    A checkpoint of one model goes to each of K clients. A checkpoint of torch.nn.GRU, one without any entry of the
+    local expert and the router, gives the local expert a copy of its global one and leaves the router as it is (on the
+    meta device, where it is nothing yet, load_state_dict reports it as missing). An
+    entry of the global expert that is missing or misshapen stays so, and load_state_dict reports it.
+    """
+    notes = []
+    own = {name: p for name, p in module.named_parameters(recurse=False, remove_duplicate=False)}
+    if module.num_clients is not None:
+        spread = 0
+        for name, parameter in own.items():
+            value = state_dict.get(prefix + name)
+            if isinstance(value, Tensor) and value.shape == parameter.shape[1:]:
+                state_dict[prefix + name] = value.detach().expand(parameter.shape).clone()
+                spread += 1
+        if spread:
+            notes.append(f"the checkpoint holds one model; each of the {module.num_clients} clients starts from a copy of it")
+    given = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
+    if any(name in own for name in given) and not any(name.startswith(("local_", "router_")) for name in given):
+        for name, parameter in own.items():
+            source = state_dict.get(prefix + name.removeprefix("local_"))
+            if name.startswith("local_") and isinstance(source, Tensor):
+                state_dict[prefix + name] = source.detach().clone()
+            elif name.startswith("router_") and not parameter.is_meta:  # on "meta" there are no values to leave as they are
+                state_dict[prefix + name] = parameter
+        notes.append(
+            "the checkpoint is one of a plain GRU; the local expert starts as a copy of its weights, the router is "
+            "left as it was"
+        )
+    return notes
+
+
+def describe(module: Any, shown: dict[str, Any]) -> str:
+    """The sizes, then every option that differs from its default."""
+    shown |= {"temperature": 1.0, "routing": "soft", "num_clients": None, "backend": "auto"}
+    changed = [f"{n}={v}" for n, default in shown.items() if (v := getattr(module, n)) != default]
+    return ", ".join([f"{module.input_size}, {module.hidden_size}", *changed])

@@ -1,0 +1,103 @@
+"""Forward and backward pass of the routed GRU into buffers of the caller, for a backward pass that is written by hand.
+
+Every tensor is contiguous, of one dtype, has a leading K, and lies on the CPU; sequences come batch first. Buffers may hold
+anything before a call and are overwritten.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flow_kernels.backends import cpu
+from flow_kernels.call import Options, Weights
+from flow_kernels.training.checks import BAD_LENGTH, BAD_OPTION, BAD_SIZE, MISSING, check
+
+RULES = {
+    BAD_SIZE: "every size must be at least 1",
+    BAD_OPTION: "temperature must be a finite number > 0",
+    MISSING: "a weight that the route needs is missing; pass those of every expert that it uses, and the router with both",
+    BAD_LENGTH: "lengths: every length must lie in 1..T; drop empty sequences and cut longer ones",
+}
+
+
+def gates_shape(clients: int, batch: int, steps: int, hidden: int, route: str) -> tuple[int, ...]:
+    """The shape of what :func:`forward` saves for :func:`backward`."""
+    return (clients, batch, steps, *cpu.gates_shape(hidden, route))
+
+
+def forward(
+    x: Tensor,
+    h0: Tensor,
+    weights: Weights,
+    *,
+    lengths: Tensor | None,
+    route: str,
+    routing: str = "soft",
+    temperature: float,
+    y: Tensor,
+    h_n: Tensor,
+    q: Tensor,
+    gates: Tensor | None = None,
+) -> None:
+    """Run K layers over their sequences (the equations are in docs/cell.md).
+
+    Args:
+        x: [K, B, T, I]
+        h0: [K, B, H], the initial states.
+        weights: with a leading K; what the route does not use may be None.
+        lengths: int64 [K, B], each in 1..T; None: every sequence has all T steps.
+        route, routing, temperature: as for :func:`flow_kernels.routed_gru`.
+        y: buffer [K, B, T, H] for the states, zero past a sequence's length.
+        h_n: buffer [K, B, H] for the last states.
+        q: buffer [K, B, T, 2] for the routing weights.
+        gates: buffer of :func:`gates_shape` for the backward pass; None: nothing is saved.
+
+    Raises:
+        RuntimeError: a tensor that does not fit, a length out of range, a missing weight.
+    """
+    options = Options(route, routing, temperature, batch_first=True)
+    status = cpu._kernels.forward(
+        (x, h0, *weights), lengths, None, *options, torch.get_num_threads(), y, h_n, q, gates
+    )  # fmt: skip
+    check(status, RULES)
+
+
+def backward(
+    x: Tensor,
+    h0: Tensor,
+    weights: Weights,
+    *,
+    lengths: Tensor | None,
+    route: str,
+    routing: str = "soft",
+    temperature: float,
+    y: Tensor,
+    q: Tensor,
+    gates: Tensor | None,
+    dy: Tensor,
+    dh_n: Tensor | None = None,
+    dq: Tensor | None = None,
+    dx: Tensor | None = None,
+    dh0: Tensor | None = None,
+    gradients: Weights,
+) -> None:
+    """Compute gradients after :func:`forward`, whose arguments and buffers come again.
+
+    Args:
+        x, h0, weights, lengths, route, routing, temperature: those of :func:`forward`.
+        y, q, gates: what it has written; gates None: they are computed again.
+        dy: [K, B, T, H], gradient by y.
+        dh_n, dq: gradients by h_n [K, B, H] and q [K, B, T, 2]; None: zero.
+        dx, dh0: buffers for the gradients by x and h0; None: not wanted.
+        gradients: buffers for the gradients by the weights, None for each that is not wanted.
+
+    Raises:
+        RuntimeError: a tensor that does not fit, a length out of range, a missing weight.
+    """
+    options = Options(route, routing, temperature, batch_first=True)
+    status = cpu._kernels.backward(
+        (x, h0, *weights), lengths, None, *options, torch.get_num_threads(),
+        y, q, gates, dy, dh_n, dq, (dx, dh0, *gradients),
+    )  # fmt: skip
+    check(status, RULES)
