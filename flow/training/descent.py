@@ -36,7 +36,7 @@ class Descent:
             self.parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
         self._momenta: Tensors = {}
         self._anchors: dict[int, tuple[Update, Tensors]] = {}
-        self._native: dict[int, tuple[Update, Fused]] = {}
+        self._by_update: dict[int, tuple[Update, Fused]] = {}
 
     def step(self, batch: Batch, update: Update) -> Tensor:
         """One step of one update on one batch of the first k clients; returns the mean loss before it, float64 [k]."""
@@ -49,16 +49,16 @@ class Descent:
             loss, gradients = by_autograd(self.model, active, batch, update)
             steps = {name: Step(active[name], gradient) for name, gradient in gradients.items()}
         elif update.compose is None:
-            loss, steps = self._kernels(update, update.names).gradients(active, batch, dense=pulls)
+            loss, steps = self._fused(update, update.names).gradients(active, batch, dense=pulls)
         else:
             loss, steps = self._composed(active, batch, update)
         self._apply(batch, update, {name: steps[name] for name in update.names}, pulls)
         return loss
 
-    def _kernels(self, update: Update, names: Iterable[str]) -> Fused:
-        if id(update) not in self._native:  # which holds the update, so that no other gets its id
-            self._native[id(update)] = update, Fused(self.model, update.route, names, update.gamma)
-        return self._native[id(update)][1]
+    def _fused(self, update: Update, names: Iterable[str]) -> Fused:
+        if id(update) not in self._by_update:  # which holds the update, so that no other gets its id
+            self._by_update[id(update)] = update, Fused(self.model, update.route, names, update.gamma)
+        return self._by_update[id(update)][1]
 
     def _composed(self, active: Tensors, batch: Batch, update: Update) -> tuple[Tensor, dict[str, Step]]:
         """By the kernels down to what the model computes with, from there by autograd."""
@@ -67,7 +67,7 @@ class Descent:
         used = update.compose({**active, **leaves})
         names = [name for name, tensor in used.items() if tensor.requires_grad]
         plain = {name: tensor.detach().contiguous() for name, tensor in used.items()}
-        loss, steps = self._kernels(update, names).gradients(plain, batch, dense=True)
+        loss, steps = self._fused(update, names).gradients(plain, batch, dense=True)
         gradients = torch.autograd.grad(
             [used[name] for name in names], list(leaves.values()), [steps[name].gradient for name in names]
         )

@@ -34,9 +34,9 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
     count, width = len(data.lengths), data.tokens.shape[1] - 1
     tokens = torch.full((count, width), -1, dtype=torch.int32)
     local_weight = torch.zeros(count, width)
-    native, size = None, 256
+    fused, size = None, 256
     if own.scores is None and not refusal(model, parameters):
-        native = Fused(model, own.route)  # which holds no logits, but states
+        fused = Fused(model, own.route)  # which holds no logits, but states
         wide = model.gru.input_size + 2 * model.gru.hidden_size
         size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
         parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
@@ -45,8 +45,8 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
     for batch in batches(data, size):
         k, _, steps = batch.valid.shape
         active = {name: tensor[:k] for name, tensor in parameters.items()}
-        if native is not None:
-            found, q = native.look(active, batch, routing, best=True)
+        if fused is not None:
+            found, q = fused.look(active, batch, routing, best=True)
             assert found.best is not None
             best = found.best.view(batch.valid.shape)
         else:

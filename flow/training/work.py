@@ -76,12 +76,12 @@ def finetune(model: LanguageModel, start: Tensors, visit: Visit, update: Update,
 def measure(model: LanguageModel, parameters: Tensors, data: Data, route: Route, batch_size: int) -> Work:
     """The loss of K clients' parameters on their data, without training."""
     tally, update = Tally(data), Update((), route)
-    native = None if refusal(model, parameters) else Fused(model, route)
-    plain = {name: t if native is None else t.contiguous() for name, t in parameters.items()}
+    fused = None if refusal(model, parameters) else Fused(model, route)
+    plain = {name: t if fused is None else t.contiguous() for name, t in parameters.items()}
     for batch in batches(data, batch_size):
         active = {name: tensor[: len(batch.lengths)] for name, tensor in plain.items()}
-        if native is not None:
-            tally.add(batch, native.look(active, batch)[0].nats)
+        if fused is not None:
+            tally.add(batch, fused.look(active, batch)[0].nats)
         else:
             tally.add_mean(batch, objective(model, active, batch, update)[1])
     return tally.work(sum(data.sizes()), per_token(model, route))
