@@ -25,7 +25,7 @@ enum FlowStatus {
   FLOW_BAD_SIZE = 1,    // a size below 1, or one whose products overflow
   FLOW_BAD_OPTION = 2,  // dtype, route, routing, temperature or threads out of range
   FLOW_MISSING = 3,     // a tensor that the route needs is null
-  FLOW_BAD_LENGTH = 4,  // a length outside 1..T
+  FLOW_BAD_LENGTH = 4,  // a length outside 1..T; with ragged outside 0..T, or a 0 before others
   FLOW_SMALL_WORKSPACE = 5,
   FLOW_BAD_ISA = 6,     // unknown instruction set, or one this processor lacks
   FLOW_BAD_OFFSETS = 7,  // offsets that do not fit the lengths, or lengths not sorted
@@ -44,6 +44,9 @@ typedef struct {
   int64_t K, T, B, I, H;
   int32_t dtype, route, routing, batch_first, threads;
   int32_t reverse;  // run through every sequence from its last valid step to its first; rows stay where they are
+  // A client's numbers depend on its own sequences alone, to the bit, however many clients, sequences and steps the others
+  // have: lengths are in 0..T, and sequences of length 0 are not there; in a client they come last. Padded rows only.
+  int32_t ragged;
   double temperature;
 
   const void *x, *h0;

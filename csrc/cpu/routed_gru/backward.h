@@ -61,11 +61,19 @@ struct Chunks {
   long steps, count;
 
   Chunks(long steps_in_all, long batch, long row_bytes) {
-    constexpr long kBytes = 8 << 20, kMostRows = 1024;
-    const long fit = kBytes / row_bytes < kMostRows ? kBytes / row_bytes : kMostRows, most = fit > batch ? fit / batch : 1;
+    if (!steps_in_all) {  // a client that has no sequences
+      steps = count = 1;
+      return;
+    }
+    const long fit = fitting(row_bytes), most = fit > batch ? fit / batch : 1;
     count = (steps_in_all + most - 1) / most;
     steps = (steps_in_all + count - 1) / count;
     count = (steps_in_all + steps - 1) / steps;
+  }
+
+  static long fitting(long row_bytes) {
+    constexpr long kBytes = 8 << 20, kMostRows = 1024;
+    return kBytes / row_bytes < kMostRows ? kBytes / row_bytes : kMostRows;
   }
 };
 
@@ -85,15 +93,21 @@ struct Span {
 template <class F>
 struct BackwardState {
   Chunks chunks;
+  long rows;  // of the largest chunk; of ragged clients that of any of them, since the layout is one for all
   long logit, carry, router, sums, bias_sums, gates, total;
 
-  explicit BackwardState(const Client<F> &c) : chunks(c.T_, c.B, c.gate_row() * (long)sizeof(Factor<F>)) {
-    const long rows = chunks.steps * c.B;
+  static long row_bytes(const Client<F> &c) { return c.gate_row() * (long)sizeof(Factor<F>); }
+
+  explicit BackwardState(const Client<F> &c) : chunks(c.steps, c.batch, row_bytes(c)), rows(chunks.steps * c.B) {
+    if (c.ragged) {
+      const long fit = Chunks::fitting(row_bytes(c)), most = fit > c.B ? fit : c.B;
+      rows = most < c.T_ * c.B ? most : c.T_ * c.B;
+    }
     logit = rows * c.gate_row() / F::group;
     carry = logit + round_up(rows);
     router = carry + c.B * c.padded;
     sums = router + round_up(c.I + c.H + 1);
-    const bool own_sums = sizeof(Stored<F>) != sizeof(Real<F>) && chunks.count > 1;
+    const bool own_sums = sizeof(Stored<F>) != sizeof(Real<F>) && (c.ragged || chunks.count > 1);
     bias_sums = sums + (own_sums ? c.experts * 3 * c.H * (c.I + c.H) : 0);
     gates = round_up(bias_sums + (own_sums ? c.experts * 6 * c.H : 0));
     total = gates + (c.gates ? 0 : rows * c.gate_row());
@@ -115,10 +129,12 @@ struct BackwardTile {
   const long tile, chunk;
   const Span span;
 
+  // Steps of a chunk, as many as the tables of row pointers have room for.
+  static long table_steps(const Client<F> &c) { return c.ragged ? c.T_ : BackwardState<F>(c).chunks.steps; }
   // One step's pointers, or, for dx, pointers to all rows of the chunk; and the logit gradients of a step.
   static long tables(long rows) { return round_up(2 * rows * (long)(sizeof(void *) / sizeof(T))); }
   static long scratch_size(const Client<F> &c, long tile) {
-    const long scan = tables(tile * BackwardState<F>(c).chunks.steps) + round_up(tile);
+    const long scan = tables(tile * table_steps(c)) + round_up(tile);
     const long again = c.gates ? 0 : 2 * tables(kAgain) + kAgain * (copied_words<F>(c.I) + copied_words<F>(c.H));
     return scan > again ? scan : again;
   }
@@ -136,12 +152,13 @@ struct BackwardTile {
         mine(mine),
         tile(mine.size),
         chunk(chunk),
-        span(cut.chunks, c.T_, chunk) {}
+        span(cut.chunks, c.steps, chunk) {}
 
-  long local(long t, long b) const { return (t - span.first) * c.B + b; }
+  long local(long t, long b) const { return (t - span.first) * c.batch + b; }
 
   void run() const {
-    T *logit_grad = scratch + tables(tile * cut.chunks.steps);
+    if (chunk >= cut.chunks.count) return;  // another client has more
+    T *logit_grad = scratch + tables(tile * table_steps(c));
     const Factor<F> **grads = table<const Factor<F> *>(scratch, 0);
     T **carries = table<T *>(scratch, tile);
     if (!chunk) start();
@@ -162,6 +179,7 @@ struct BackwardTile {
       if (t || c.dh0) recur(n, grads, carries, logit_grad);
     }
     if (c.dx) inputs();
+    if (c.dx && !chunk) clear_inputs(c.steps, c.T_);
     if (span.first || !c.dh0) return;
     for (long i = 0; i < tile; ++i)
       for (long j = 0; j < c.H; j += W) store_some(c.dh0 + mine[i] * c.H + j, load(carry + mine[i] * c.padded + j), c.H - j);
@@ -278,22 +296,27 @@ struct BackwardTile {
   // dx of every row of the tile in this chunk; zero past the length
   void inputs() const {
     const Factor<F> **grads = table<const Factor<F> *>(scratch, 0);
-    S **out = table<S *>(scratch, tile * cut.chunks.steps);
+    S **out = table<S *>(scratch, tile * table_steps(c));
     long n = 0;
     for (long t = span.first; t < span.end; ++t)
       for (long i = 0; i < tile; ++i) {
         const long b = mine[i];
-        if (t < c.length(b)) {
-          grads[n] = gate_grads + local(t, b) * c.gate_row();
-          out[n++] = c.dx + c.row(t, b) * c.I;
-        } else if (c.has_padding()) {
-          memset(c.dx + c.padding_row(t, b) * c.I, 0, (size_t)c.I * sizeof(S));
-        }
+        if (t >= c.length(b)) continue;
+        grads[n] = gate_grads + local(t, b) * c.gate_row();
+        out[n++] = c.dx + c.row(t, b) * c.I;
       }
+    clear_inputs(span.first, span.end);
     times(n, grads, kN * c.padded, layout.inputs, packed + layout.ih, [&](long i, long column, Vec<T> s) {
       if (c.routed()) s += logit_grads[(grads[i] - gate_grads) / c.gate_row()] * load(packed + layout.router + column);
       store_some(out[i] + column, s, c.I - column);
     });
+  }
+
+  // Zeros where dx is that of padding.
+  void clear_inputs(long first, long end) const {
+    for (long t = first; c.has_padding() && t < end; ++t)
+      for (long i = 0; i < tile; ++i)
+        if (t >= c.length(mine[i])) memset(c.dx + c.padding_row(t, mine[i]) * c.I, 0, (size_t)c.I * sizeof(S));
   }
 
   // For n rows: the 3 * padded gate gradients of each expert that start at slot offset `from`, times packed columns.

@@ -102,9 +102,12 @@ int check(const FlowRoutedGru &p, bool backward) {
     if (!expert.w_ih || !expert.w_hh || !expert.b_ih != !expert.b_hh) return FLOW_MISSING;
   }
   if (p.route == FLOW_MIXTURE && !p.router_w) return FLOW_MISSING;
+  if (p.ragged && (!p.lengths || p.offsets)) return FLOW_BAD_OPTION;
   if (p.lengths)
-    for (int64_t i = 0; i < p.K * p.B; ++i)
-      if (p.lengths[i] < 1 || p.lengths[i] > p.T) return FLOW_BAD_LENGTH;
+    for (int64_t i = 0; i < p.K * p.B; ++i) {
+      if (p.lengths[i] < (p.ragged ? 0 : 1) || p.lengths[i] > p.T) return FLOW_BAD_LENGTH;
+      if (i % p.B && p.lengths[i] && !p.lengths[i - 1]) return FLOW_BAD_LENGTH;
+    }
   return p.offsets ? check_offsets(p) : FLOW_OK;
 }
 

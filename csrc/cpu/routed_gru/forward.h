@@ -11,7 +11,7 @@ namespace {
 
 template <class F>
 inline bool is_direct(const Client<F> &c) {
-  return c.T_ * c.B <= 2;
+  return !c.ragged && c.T_ * c.B <= 2;
 }
 
 template <class F>

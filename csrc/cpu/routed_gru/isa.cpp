@@ -33,7 +33,14 @@ struct Entry {
     const long scan = BackwardTile<F>::scratch_size(c, tile), weights = WeightScratch<F>(c).total;
     return bytes(scan > weights ? scan : weights);
   }
-  static int64_t backward_chunks(const FlowRoutedGru *p) { return BackwardState<F>(Client<F>(*p, 0)).chunks.count; }
+  static int64_t backward_chunks(const FlowRoutedGru *p) {
+    int64_t most = 0;
+    for (int64_t k = 0; k < (p->ragged ? p->K : 1); ++k) {
+      const int64_t count = BackwardState<F>(Client<F>(*p, k)).chunks.count;
+      if (count > most) most = count;
+    }
+    return most;
+  }
   static void backward_pack(const FlowRoutedGru *p, int64_t k, void *pack, int64_t part, int64_t parts) {
     pack_backward(static_cast<T *>(pack), Client<F>(*p, k), part, parts);
   }

@@ -42,6 +42,8 @@ struct Client {
   S *y, *h_n, *q, *gates, *dx, *dh0, *dw_ih[2], *dw_hh[2], *db_ih[2], *db_hh[2], *drouter_w, *drouter_b;
   const int64_t *lengths, *offsets;
   bool reversed;
+  bool ragged;         // see FlowRoutedGru; then the next two are the client's own, else T_ and B
+  long steps, batch;  // its longest sequence, and how many it has
   T temperature;
   int routing;
 
@@ -76,6 +78,14 @@ struct Client {
     lengths = p.lengths ? p.lengths + k * B : nullptr;
     offsets = p.offsets;
     reversed = p.reverse;
+    ragged = p.ragged;
+    steps = T_, batch = B;
+    if (!ragged || !lengths) return;
+    steps = batch = 0;
+    for (long b = 0; b < B; ++b) {
+      if (lengths[b] > steps) steps = lengths[b];
+      if (lengths[b]) batch = b + 1;
+    }
   }
 
   static const S *in(const void *p, long k, long size) { return p ? static_cast<const S *>(p) + k * size : nullptr; }

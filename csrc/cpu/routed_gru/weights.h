@@ -18,7 +18,7 @@ struct WeightScratch {
 
   explicit WeightScratch(const Client<F> &c) : hidden(c.H, Simd<Real<F>>::width), inputs(c.I, Simd<Real<F>>::width) {
     constexpr int W = Simd<Real<F>>::width;
-    rows = BackwardState<F>(c).chunks.steps * c.B;
+    rows = BackwardState<F>(c).rows;
     const long packed_rows = words<F>(rows);
     gate_block = kRows * packed_rows;
     hidden_pack = round_up(3 * rows * (long)(sizeof(void *) / sizeof(Real<F>)));  // behind the tables of row pointers
@@ -43,6 +43,7 @@ struct WeightGradients {
   const WeightScratch<F> work;
   const Factor<F> *gate_grads;
   T *state, *scratch;
+  const long chunk;
   const Span span;
   const Factor<F> **grads;  // these three: one pointer a row of the chunk
   const S **x, **before;
@@ -54,7 +55,8 @@ struct WeightGradients {
         gate_grads(reinterpret_cast<const Factor<F> *>(state)),
         state(state),
         scratch(scratch),
-        span(cut.chunks, c.T_, chunk) {
+        chunk(chunk),
+        span(cut.chunks, c.steps, chunk) {
     grads = table<const Factor<F> *>(scratch, 0);
     x = table<const S *>(scratch, work.rows);
     before = table<const S *>(scratch, 2 * work.rows);
@@ -68,11 +70,13 @@ struct WeightGradients {
 
   // Part `part` of `parts` of the blocks of kRows gate rows; part 0 also does the router.
   void run(long part, long parts) const {
+    if (chunk >= cut.chunks.count) return;
     long longest = 0;
-    for (long b = 0; b < c.B; ++b) longest = c.length(b) > longest ? c.length(b) : longest;
+    for (long b = 0; b < c.batch; ++b) longest = c.length(b) > longest ? c.length(b) : longest;
+    if (!longest && !part) return clear();
     if (span.first >= longest) return;
-    const Chunk chunk = {gather(), span.end >= longest, span.first == 0};
-    const long n = chunk.rows, all = words<F>(n);
+    const Chunk these = {gather(), span.end >= longest, span.first == 0};
+    const long n = these.rows, all = words<F>(n);
     bool any_ih = false, any_hh = false;
     for (long e = 0; e < c.experts; ++e) any_ih = any_ih || c.dw_ih[e], any_hh = any_hh || c.dw_hh[e];
     for (long k = 0; k < all; ++k) {
@@ -87,21 +91,33 @@ struct WeightGradients {
       const long count = end - u < kGroup ? end - u : kGroup;
       for (long i = 0; i < count; ++i) {
         group[i] = block_of((u + i) / blocks / 4, (int)((u + i) / blocks % 4), (u + i) % blocks * kRows);
-        pack_gates(group[i], scratch + work.gate_pack + i * work.gate_block, chunk);
+        pack_gates(group[i], scratch + work.gate_pack + i * work.gate_block, these);
       }
-      products(group, count, &Block::hh, c.H, scratch + work.hidden_pack, work.hidden, chunk);
-      products(group, count, &Block::ih, c.I, scratch + work.inputs_pack, work.inputs, chunk);
+      products(group, count, &Block::hh, c.H, scratch + work.hidden_pack, work.hidden, these);
+      products(group, count, &Block::ih, c.I, scratch + work.inputs_pack, work.inputs, these);
     }
-    if (!part && (c.drouter_w || c.drouter_b)) router(chunk);
+    if (!part && (c.drouter_w || c.drouter_b)) router(these);
+  }
+
+  // The gradients of a client that has no sequences
+  void clear() const {
+    const auto zero = [](S *p, long n) {
+      if (p) memset(p, 0, (size_t)n * sizeof(S));
+    };
+    for (long e = 0; e < c.experts; ++e) {
+      zero(c.dw_ih[e], 3 * c.H * c.I), zero(c.dw_hh[e], 3 * c.H * c.H);
+      zero(c.db_ih[e], 3 * c.H), zero(c.db_hh[e], 3 * c.H);
+    }
+    zero(c.drouter_w, 2 * (c.I + c.H)), zero(c.drouter_b, 2);
   }
 
   // The valid rows of the chunk in time order
   long gather() const {
     long n = 0;
     for (long t = span.first; t < span.end; ++t)
-      for (long b = 0; b < c.B; ++b) {
+      for (long b = 0; b < c.batch; ++b) {
         if (t >= c.length(b)) continue;
-        grads[n] = gate_grads + ((t - span.first) * c.B + b) * c.gate_row();
+        grads[n] = gate_grads + ((t - span.first) * c.batch + b) * c.gate_row();
         x[n] = c.x + c.row(t, b) * c.I;
         before[n++] = c.previous(t, b);
       }
