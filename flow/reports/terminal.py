@@ -18,14 +18,13 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> str:
 
     summaries: by side, see :func:`flow.evaluation.summaries.side_summary`.
     """
-    titles, lines = [side.label for side in SIDES.values()], []
+    lines = [_line(ACCURACY.heading, [side.label for side in SIDES.values()])]
     for metric in metrics.METRICS:
-        lines.append(_line(metric.heading, titles))
-        for label, key in _rows(metric):
-            values = [metric_value(summaries[side][key], metric, HYPHEN) for side in SIDES]
-            if any(value != HYPHEN for value in values):
-                lines.append(_line(label, values))
-        titles = []
+        rows = [(label, [summaries[side][key] for side in SIDES]) for label, key in _rows(metric)]
+        measured = [(label, values) for label, values in rows if values != [None] * len(SIDES)]
+        if measured and metric is not ACCURACY:
+            lines.append(metric.heading)
+        lines += [_line(label, [metric_value(value, metric, HYPHEN) for value in values]) for label, values in measured]
     counts = [f"{summaries[side]['clients']} ({summaries[side]['skipped']})" for side in SIDES]
     return "\n".join([*lines, _line("clients (left out)", counts)])
 
