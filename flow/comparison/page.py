@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from flow.comparison.plan import Plan
-from flow.comparison.table import COSTS, MODELS, Result, Row, results
+from flow.comparison.table import COSTS, MODELS, ResultColumn, Row, result_columns
 from flow.comparison.tuning import Trial, Values, show
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
@@ -36,7 +36,7 @@ def write_comparison(
         size=scaled,
         duration=duration,
     )
-    finished, columns = [row for row in rows if row.runs], results()
+    finished, columns = [row for row in rows if row.runs], result_columns()
     page = source.render(
         rows=rows,
         facts=_facts(folder, plan, finished),
@@ -75,7 +75,7 @@ def _facts(folder: Path, plan: Plan, finished: list[Row]) -> list[tuple[str, str
     return facts
 
 
-def _best(rows: list[Row], columns: list[Result]) -> dict[str, set[str]]:
+def _best(rows: list[Row], columns: list[ResultColumn]) -> dict[str, set[str]]:
     """By measure, the names of the rows that have the best value as printed."""
     best: dict[str, set[str]] = {}
     for column in columns:

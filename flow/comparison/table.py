@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -86,15 +87,13 @@ def measures(folder: Path) -> Measures:
     """
     try:
         rows, evaluation = report_files.read_metrics(folder), report_files.read_evaluation(folder)
-        summary = evaluation["summary"]
         values: Measures = {}
         for side in SIDES:
-            for metric in metrics.METRICS:
-                for model in MODELS:
-                    for average in AVERAGES:
-                        values[metric.measure(model, side, average)] = summary[side][metric.summary_key(model, average)]
+            summary = evaluation["summary"][side]
+            for metric, model, average in itertools.product(metrics.METRICS, MODELS, AVERAGES):
+                values[metric.measure(model, side, average)] = summary[metric.summary_key(model, average)]
             for share in SHARES:
-                values[f"{share}_{side}"] = summary[side][share]
+                values[f"{share}_{side}"] = summary[share]
         sent, skipped, lost = (
             sum(row[key] for row in rows for key in keys) for keys in (["clients"], ["skipped"], ["dropped", "late"])
         )
@@ -138,7 +137,7 @@ def row_of(name: str, options: Any, runs: list[Measures | None]) -> Row:
     )
 
 
-class Result(NamedTuple):
+class ResultColumn(NamedTuple):
     """A column of the table that shows what an evaluation gave: a metric of one model, or the clients helped."""
 
     group: str
@@ -155,25 +154,25 @@ class Result(NamedTuple):
         return with_spread(row.mean[self.measure], row.spread[self.measure], self.digits, self.scale, missing)
 
 
-def results() -> list[Result]:
+def result_columns() -> list[ResultColumn]:
     """These columns: for every metric both sides."""
-    return [column for metric in metrics.METRICS for side in SIDES for column in _results(metric, side)]
+    return [column for metric in metrics.METRICS for side in SIDES for column in _columns_of(metric, side)]
 
 
-def _results(metric: Metric, side: str) -> list[Result]:
+def _columns_of(metric: Metric, side: str) -> list[ResultColumn]:
     group = f"{SIDES[side].label}, {metric.unit if metric is ACCURACY else metric.heading}"
     best = 1 if metric.higher_is_better else -1
     columns = [
-        Result(group, model, metric.measure(model, side, "client"), metric.digits, metric.scale, best) for model in MODELS
+        ResultColumn(group, model, metric.measure(model, side, "client"), metric.digits, metric.scale, best) for model in MODELS
     ]
-    return [*columns, Result(group, "helped", f"helped_{side}", 0, 100, 0)] if metric is ACCURACY else columns
+    return [*columns, ResultColumn(group, "helped", f"helped_{side}", 0, 100, 0)] if metric is ACCURACY else columns
 
 
 def titles() -> list[tuple[str, str]]:
     """(title over neighbours, title) of every column of the terminal's table."""
     marks = [("", "algorithm"), ("", "state"), ("per", "client"), ("per", "instance")]
     costs = [("a client in a round", "upload"), ("a client in a round", "compute"), ("to", "personalize"), ("training", "time")]
-    return [*marks, *((column.group, column.title) for column in results()), *costs]
+    return [*marks, *((column.group, column.title) for column in result_columns()), *costs]
 
 
 def cells(row: Row) -> list[str]:
@@ -184,7 +183,7 @@ def cells(row: Row) -> list[str]:
     return [
         name,
         *marks,
-        *(column.cell(row) for column in results()),
+        *(column.cell(row) for column in result_columns()),
         *(scaled(row.mean[key], units, HYPHEN) for key, units in costs),
         duration(row.mean["seconds"], HYPHEN),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from flow.evaluation.select import SIDES, nobody
+from flow.reports.format import HYPHEN, number
 from flow.reports.terminal import summary_table
 from flow.server.uploads import Uploads
 
@@ -43,8 +44,7 @@ def row(round: int, uploads: Uploads, who: Turnout, kept: int, seconds: float, w
 
 def progress_fields(row: dict[str, Any]) -> dict[str, str]:
     """What the progress bar says beside the round and the time left."""
-    loss = "-" if row["loss"] is None else f"{row['loss']:.3f}"
-    return {"loss": loss, "sequences/s": f"{row['sequences_per_second']:.0f}"}
+    return {"loss": number(row["loss"], 3, missing=HYPHEN), "sequences/s": number(row["sequences_per_second"], 0)}
 
 
 def final_lines(task: Task, metrics: list[dict[str, Any]], summary: dict[str, dict[str, Any]]) -> list[str]:

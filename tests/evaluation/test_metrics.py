@@ -12,6 +12,7 @@ from comparisons import (
 )
 from report_cases import (
     Page,
+    change,
     report,
     undrawn_fixture,  # noqa: F401
 )
@@ -125,6 +126,15 @@ def test_a_folder_that_is_older_than_a_metric_is_shown_without_it(tmp_path):
     page = report(write_run_folder(tmp_path, rounds=4, every=2, seen=5, unseen=3))
     assert "row-global" in page.text and "metric-early" not in page.text and "row-early_global" not in page.text
     assert "Early misses" not in page.source
+
+
+def test_what_a_folder_says_of_a_new_metric_is_checked(tmp_path):
+    folder = write_run_folder(tmp_path, rounds=4, every=2, seen=5, unseen=3)
+    change(folder, lambda evaluation: evaluation["summary"]["unseen"].update(soft_early_client="many"))
+    with pytest.raises(
+        ValueError, match=r"evaluation.summary.unseen.soft_early_client is 'many', expected int or float or null"
+    ):
+        report(folder)
 
 
 def test_the_terminal_leaves_out_what_was_not_measured():
