@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
 from flow.comparison.plan import Plan
-from flow.comparison.table import BYTES, FLOPS, SIDES, Row, accuracy, scaled, share, time
+from flow.comparison.table import COSTS, MODELS, ResultColumn, Row, result_columns
 from flow.comparison.tuning import Trial, Values, show
+from flow.evaluation import metrics
+from flow.evaluation.metrics import ACCURACY, Metric
+from flow.evaluation.select import SIDES
 from flow.reports.charts import COLOUR, chart
 from flow.reports.files import read_evaluation
+from flow.reports.format import BYTES, DASH, FLOPS, duration, scaled
 from flow.reports.page import template
 from flow.storage import files
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-ACCURACIES = [f"{model}_{side}" for side in SIDES for model in ("global", "personal")]
-DASH = "\N{EN DASH}"
 
 
 def write_comparison(
@@ -28,21 +30,22 @@ def write_comparison(
     """Write comparison.html, whole or not at all; returns its path."""
     source = template(
         "comparison.html.j2",
-        accuracy=lambda row, key: accuracy(row, key).replace("-", DASH),
-        share=lambda row, key: share(row, key).replace("-", DASH),
+        cell=lambda row, column: column.cell(row, DASH),
         operations=lambda value: scaled(value, FLOPS),
         rates=show,
         size=scaled,
-        time=time,
+        duration=duration,
     )
-    finished = [row for row in rows if row.runs]
+    finished, columns = [row for row in rows if row.runs], result_columns()
     page = source.render(
         rows=rows,
         facts=_facts(folder, plan, finished),
         seeds=plan.seeds,
-        best=_best(finished),
+        results=columns,
+        groups=[(group, len(list(same))) for group, same in itertools.groupby(column.group for column in columns)],
+        best=_best(finished, columns),
         charts=_charts(finished),
-        tuning={name: _tried(found, chosen[name]) for name, found in tried.items()},
+        tuning={name: _tried(trials, chosen[name]) for name, trials in tried.items()},
         tune=plan.tune,
         untuned=[name for name in plan.names if name not in tried],
         tune_rounds=plan.tune_rounds or plan.config.rounds,
@@ -63,7 +66,7 @@ def _facts(folder: Path, plan: Plan, finished: list[Row]) -> list[tuple[str, str
     ]
     if finished:
         evaluation = read_evaluation(folder / "runs" / f"{finished[0].name}-seed{config.seed}")
-        counts = [f"{evaluation['summary'][side]['clients']} {said}" for side, said in SIDES.items()]
+        counts = [f"{evaluation['summary'][name]['clients']} {side.label}" for name, side in SIDES.items()]
         facts = [
             ("Data", evaluation["dataset"], evaluation["about"]),
             ("Scored", ", ".join(counts), "by the first run"),
@@ -72,13 +75,15 @@ def _facts(folder: Path, plan: Plan, finished: list[Row]) -> list[tuple[str, str
     return facts
 
 
-def _best(rows: list[Row]) -> dict[str, set[str]]:
-    """By accuracy, the names of those that have the highest as shown."""
-    found: dict[str, set[str]] = {}
-    for key in ACCURACIES:
-        shown = {row.name: round(100 * value, 2) for row in rows if (value := row.mean[key]) is not None}
-        found[key] = {name for name, value in shown.items() if len(shown) > 1 and value == max(shown.values())}
-    return found
+def _best(rows: list[Row], columns: list[ResultColumn]) -> dict[str, set[str]]:
+    """By measure, the names of the rows that have the best value as printed."""
+    best: dict[str, set[str]] = {}
+    for column in columns:
+        values = {row.name: value for row in rows if (value := row.mean[column.measure]) is not None}
+        printed = {name: column.best * round(column.scale * value, column.digits) for name, value in values.items()}
+        compared = column.best and len(printed) > 1
+        best[column.measure] = {name for name, value in printed.items() if compared and value == max(printed.values())}
+    return best
 
 
 def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
@@ -90,51 +95,54 @@ def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
 
 def _charts(rows: list[Row]) -> list[dict[str, Any]]:
     """Pictures, each with a title and a caption; those that have nothing to show are left out."""
-    found: list[dict[str, Any]] = []
-    for side, said in (("unseen", "Clients never seen"), ("seen", "Clients seen in training")):
-        if any(row.mean[f"{model}_{side}"] is not None for row in rows for model in ("global", "personal")):
-            found.append({"title": said, "svg": _accuracies(rows, side), "caption": "accuracy"})
+    pictures: list[dict[str, Any]] = []
+    for metric in metrics.METRICS:
+        for side in ("unseen", "seen"):
+            if any(row.mean[metric.measure(model, side, "client")] is not None for row in rows for model in MODELS):
+                title = f"{SIDES[side].title}, {metric.label}"
+                pictures.append({"title": title, "svg": _both_models(rows, side, metric), "metric": metric.label})
     for key, title in (("upload_bytes", "Accuracy and upload"), ("flops", "Accuracy and compute")):
         points = [(row, row.mean[key], _final(row)) for row in rows]
         known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
         if len(known) > 1:
-            found.append({"title": title, "svg": _against(known, key), "caption": key})
-    return found
+            pictures.append({"title": title, "svg": _against(known, key), "cost": key})
+    return pictures
 
 
 def _final(row: Row) -> float | None:
-    """The accuracy with which new clients predict in the end."""
-    return row.mean["global_unseen"] if row.mean["personal_unseen"] is None else row.mean["personal_unseen"]
+    """The accuracy with which unseen clients predict in the end."""
+    base, personal = (row.mean[ACCURACY.measure(model, "unseen", "client")] for model in MODELS)
+    return base if personal is None else personal
 
 
-def _accuracies(rows: list[Row], side: str) -> Markup:
-    """Both accuracies of every algorithm, joined by a line."""
+def _both_models(rows: list[Row], side: str, metric: Metric) -> Markup:
+    """A metric of both models of every algorithm, joined by a line."""
+    keys = {model: metric.measure(model, side, "client") for model in MODELS}
 
     def draw(axes: Axes) -> None:
         axes.figure.set_size_inches(4.9, 1.3 + 0.27 * len(rows))  # type: ignore[union-attr]
         for place, row in enumerate(rows):
-            values = [row.mean[f"{model}_{side}"] for model in ("global", "personal")]
+            values = [row.mean[key] for key in keys.values()]
             if None not in values:
-                axes.plot([100 * (v or 0) for v in values], [place, place], color=COLOUR["same"], linewidth=2)
-        for model, said, marker in (("global", "global", "o"), ("personal", "personalized", "D")):
-            key = f"{model}_{side}"
-            found = [(place, row) for place, row in enumerate(rows) if row.mean[key] is not None]
+                axes.plot([metric.scale * (v or 0) for v in values], [place, place], color=COLOUR["same"], linewidth=2)
+        for (model, label), marker in zip(MODELS.items(), "oD", strict=True):
+            key = keys[model]
+            known = [(place, row) for place, row in enumerate(rows) if row.mean[key] is not None]
             axes.errorbar(
-                [100 * (row.mean[key] or 0) for _, row in found], [place for place, _ in found],
-                xerr=[100 * (row.spread[key] or 0) for _, row in found], fmt=marker, markersize=5.5, linewidth=0,
-                elinewidth=1.2, color=COLOUR[model], label=said,
+                [metric.scale * (row.mean[key] or 0) for _, row in known], [place for place, _ in known],
+                xerr=[metric.scale * (row.spread[key] or 0) for _, row in known], fmt=marker, markersize=5.5, linewidth=0,
+                elinewidth=1.2, color=COLOUR[model], label=label,
             )  # fmt: skip
         axes.set_yticks(range(len(rows)), [row.name for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=COLOUR["rule"], linewidth=0.7)
 
-    return chart(
-        f"accuracy-{side}", f"Accuracy of every algorithm, {SIDES[side]}", "", "% of tokens right, mean over clients", draw, 2
-    )
+    about = f"{metric.label.capitalize()} of every algorithm, {SIDES[side].label}"
+    return chart(f"{metric.name}-{side}", about, "", f"{metric.axis}, mean over clients", draw, 2)
 
 
 def _against(points: list[tuple[Row, float, float]], key: str) -> Markup:
-    """The accuracy of new clients over a cost, from zero on."""
+    """The accuracy of unseen clients over a cost, from zero on."""
     units = FLOPS if key == "flops" else BYTES
 
     def draw(axes: Axes) -> None:
@@ -155,8 +163,8 @@ def _against(points: list[tuple[Row, float, float]], key: str) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.xaxis.set_major_formatter(lambda value, _: scaled(value, units) if value >= 0 else "")
 
-    what = "operations of a client in a round" if key == "flops" else "a client sends in a round"
-    return chart(key.replace("_", "-"), f"Accuracy of new clients over {what}", "% right, new clients", what, draw)
+    unseen = SIDES["unseen"].label
+    return chart(key.replace("_", "-"), f"Accuracy of {unseen} over {COSTS[key]}", f"% right, {unseen}", COSTS[key], draw)
 
 
 def _shifts(points: list[tuple[Row, float, float]], across: tuple[float, float], along: tuple[float, float]) -> list[float]:

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.algorithms import NAMES
 from flow.errors import UserError
+from flow.evaluation import metrics
+from flow.evaluation.metrics import ACCURACY, Average, Metric
+from flow.evaluation.select import SIDES
 from flow.reports import files as report_files
+from flow.reports.format import BYTES, FLOPS, HYPHEN, duration, scaled, with_spread
 
 Measures = dict[str, float | None]
-SIDES = {"seen": "seen clients", "unseen": "new clients"}
-
-MEASURES = {
-    **{
-        f"{model}_{side}{how}": f"accuracy of the {said} model, {SIDES[side]}, {average}"
-        for side in SIDES
-        for model, said in (("global", "global"), ("personal", "personalized"))
-        for how, average in (("", "mean over clients"), ("_by_token", "over tokens"))
-    },
-    "helped_seen": "share of seen clients that personalization helps",
-    "helped_unseen": "share of new clients that personalization helps",
-    "hurt_seen": "share of seen clients that personalization hurts",
-    "hurt_unseen": "share of new clients that personalization hurts",
+MODELS = {"global": "global", "personal": "personalized"}
+AVERAGES: dict[Average, str] = {"client": "mean over clients", "token": "over tokens"}
+SHARES = {"helped": "helps", "hurt": "hurts"}
+COSTS = {
     "upload_bytes": "a client sends in a round",
     "download_bytes": "a client receives in a round",
     "flops": "operations of a client in a round",
@@ -35,7 +31,23 @@ MEASURES = {
     "client_state_bytes": "all clients keep at the end",
     "seconds": "all rounds, without evaluations",
 }
-"""Of every run; None where there is no such number. Accuracies and shares are in 0..1."""
+
+
+def descriptions() -> dict[str, str]:
+    """The measures of every run, in the order of the CSV columns; accuracies and shares are in 0..1."""
+    results = {
+        metric.measure(model, side, average): f"{metric.label} of the {adjective} model, {SIDES[side].label}, {words}"
+        for metric in metrics.METRICS
+        for side in SIDES
+        for model, adjective in MODELS.items()
+        for average, words in AVERAGES.items()
+    }
+    shares = {
+        f"{share}_{name}": f"share of {side.label} that personalization {verb}"
+        for share, verb in SHARES.items()
+        for name, side in SIDES.items()
+    }
+    return results | shares | COSTS
 
 
 class Row(NamedTuple):
@@ -74,27 +86,27 @@ def measures(folder: Path) -> Measures:
         UserError: a file is missing or damaged.
     """
     try:
-        metrics, evaluation = report_files.read_metrics(folder), report_files.read_evaluation(folder)
-        summary = evaluation["summary"]
-        found: Measures = {}
+        rows, evaluation = report_files.read_metrics(folder), report_files.read_evaluation(folder)
+        values: Measures = {}
         for side in SIDES:
-            for model in ("global", "personal"):
-                found[f"{model}_{side}"] = summary[side][f"{model}_client"]
-                found[f"{model}_{side}_by_token"] = summary[side][f"{model}_token"]
-            found[f"helped_{side}"], found[f"hurt_{side}"] = summary[side]["helped"], summary[side]["hurt"]
+            summary = evaluation["summary"][side]
+            for metric, model, average in itertools.product(metrics.METRICS, MODELS, AVERAGES):
+                values[metric.measure(model, side, average)] = summary[metric.summary_key(model, average)]
+            for share in SHARES:
+                values[f"{share}_{side}"] = summary[share]
         sent, skipped, lost = (
-            sum(row[key] for row in metrics for key in keys) for keys in (["clients"], ["skipped"], ["dropped", "late"])
+            sum(row[key] for row in rows for key in keys) for keys in (["clients"], ["skipped"], ["dropped", "late"])
         )
         counts = {"upload_bytes": sent, "download_bytes": sent + skipped + lost, "flops": sent + lost}
         for name, count in counts.items():
-            found[name] = sum(row[name] for row in metrics) / count if count else None
+            values[name] = sum(row[name] for row in rows) / count if count else None
             everybody = [client[name] for client in evaluation["clients"]]
-            found["personal_" + name] = statistics.fmean(everybody) if everybody else None
-        found["client_state_bytes"] = metrics[-1]["client_state_bytes"]
-        found["seconds"] = sum(row["seconds"] for row in metrics)
+            values["personal_" + name] = statistics.fmean(everybody) if everybody else None
+        values["client_state_bytes"] = rows[-1]["client_state_bytes"]
+        values["seconds"] = sum(row["seconds"] for row in rows)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{folder}: its files are damaged ({error}); remove the folder, and the run is done again") from error
-    return {name: None if found[name] is None else float(found[name] or 0) for name in MEASURES}
+    return {name: None if values[name] is None else float(values[name] or 0) for name in descriptions()}
 
 
 def row_of(name: str, options: Any, runs: list[Measures | None]) -> Row:
@@ -103,7 +115,7 @@ def row_of(name: str, options: Any, runs: list[Measures | None]) -> Row:
     each = [run for run in runs if run is not None]
     mean: Measures = {}
     spread: Measures = {}
-    for key in MEASURES:
+    for key in descriptions():
         values = [value for value in (run[key] for run in each) if value is not None]
         whole = bool(values) and len(values) == len(each)
         mean[key] = statistics.fmean(values) if whole else None
@@ -125,85 +137,66 @@ def row_of(name: str, options: Any, runs: list[Measures | None]) -> Row:
     )
 
 
-def accuracy(row: Row, key: str) -> str:
-    """A share in per cent, with its spread: "29.16 ± 0.12"."""
-    mean, spread = row.mean[key], row.spread[key]
-    if mean is None:
-        return "-"
-    return f"{100 * mean:.2f}" + ("" if spread is None else f" ± {100 * spread:.2f}")
+class ResultColumn(NamedTuple):
+    """A column of the table that shows what an evaluation gave: a metric of one model, or the clients helped."""
+
+    group: str
+    """The title over its neighbours and itself."""
+    title: str
+    measure: str
+    digits: int
+    scale: float
+    best: int
+    """1 where the highest value is the best one, -1 where the lowest is, 0 where none is."""
+
+    def cell(self, row: Row, missing: str = HYPHEN) -> str:
+        """The mean over seeds, with its spread."""
+        return with_spread(row.mean[self.measure], row.spread[self.measure], self.digits, self.scale, missing)
 
 
-def share(row: Row, key: str) -> str:
-    """A share in whole per cent, with its spread."""
-    mean, spread = row.mean[key], row.spread[key]
-    if mean is None:
-        return "-"
-    return f"{100 * mean:.0f}" + ("" if spread is None else f" ± {100 * spread:.0f}")
+def result_columns() -> list[ResultColumn]:
+    """These columns: for every metric both sides."""
+    return [column for metric in metrics.METRICS for side in SIDES for column in _columns_of(metric, side)]
 
 
-BYTES = ("B", "kB", "MB", "GB", "TB")
-FLOPS = ("FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP")
+def _columns_of(metric: Metric, side: str) -> list[ResultColumn]:
+    group = f"{SIDES[side].label}, {metric.unit if metric is ACCURACY else metric.heading}"
+    best = 1 if metric.higher_is_better else -1
+    columns = [
+        ResultColumn(group, model, metric.measure(model, side, "client"), metric.digits, metric.scale, best) for model in MODELS
+    ]
+    return [*columns, ResultColumn(group, "helped", f"helped_{side}", 0, 100, 0)] if metric is ACCURACY else columns
 
 
-def scaled(value: float | None, units: tuple[str, ...] = BYTES) -> str:
-    """A number with its decimal unit, three digits."""
-    if value is None:
-        return "-"
-    power = 0
-    while value >= 999.5 and power < len(units) - 1:
-        value, power = value / 1000, power + 1
-    digits = 0 if value >= 99.95 or power == 0 else 1 if value >= 9.995 else 2
-    return f"{value:.{digits}f} {units[power]}"
-
-
-def time(seconds: float | None) -> str:
-    """A duration."""
-    if seconds is None:
-        return "-"
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-COLUMNS = (
-    ("", "algorithm"),
-    ("", "state"),
-    ("per", "client"),
-    ("per", "instance"),
-    ("seen clients, %", "global"),
-    ("seen clients, %", "personal"),
-    ("seen clients, %", "helped"),
-    ("new clients, %", "global"),
-    ("new clients, %", "personal"),
-    ("new clients, %", "helped"),
-    ("a client in a round", "upload"),
-    ("a client in a round", "compute"),
-    ("to", "personalize"),
-    ("training", "time"),
-)
+def titles() -> list[tuple[str, str]]:
+    """(title over neighbours, title) of every column of the terminal's table."""
+    marks = [("", "algorithm"), ("", "state"), ("per", "client"), ("per", "instance")]
+    costs = [("a client in a round", "upload"), ("a client in a round", "compute"), ("to", "personalize"), ("training", "time")]
+    return [*marks, *((column.group, column.title) for column in result_columns()), *costs]
 
 
 def cells(row: Row) -> list[str]:
-    """A line of the table, in the order of COLUMNS."""
+    """A line of this table."""
     name = row.name + (f" ({row.diverged} diverged)" if row.diverged else "")
-    marks = ["stateful" if row.stateful else "stateless", "yes" if row.client else "-", "yes" if row.instance else "-"]
-    results = [
-        show(row, f"{what}_{side}")
-        for side in SIDES
-        for what, show in (("global", accuracy), ("personal", accuracy), ("helped", share))
+    marks = ["stateful" if row.stateful else "stateless", *("yes" if mark else HYPHEN for mark in (row.client, row.instance))]
+    costs = (("upload_bytes", BYTES), ("flops", FLOPS), ("personal_flops", FLOPS))
+    return [
+        name,
+        *marks,
+        *(column.cell(row) for column in result_columns()),
+        *(scaled(row.mean[key], units, HYPHEN) for key, units in costs),
+        duration(row.mean["seconds"], HYPHEN),
     ]
-    costs = [scaled(row.mean["upload_bytes"]), scaled(row.mean["flops"], FLOPS), scaled(row.mean["personal_flops"], FLOPS)]
-    return [name, *marks, *results, *costs, time(row.mean["seconds"])]
 
 
 def text_table(rows: list[Row]) -> str:
     """The table for the terminal."""
-    lines = [cells(row) for row in rows]
-    widths = [max(len(cell) for cell in column) for column in zip([name for _, name in COLUMNS], *lines, strict=True)]
+    columns, lines = titles(), [cells(row) for row in rows]
+    widths = [max(len(cell) for cell in column) for column in zip([name for _, name in columns], *lines, strict=True)]
     heads, start = "", 0
-    while start < len(COLUMNS):
-        group, end = COLUMNS[start][0], start + 1
-        while end < len(COLUMNS) and group and COLUMNS[end][0] == group:
+    while start < len(columns):
+        group, end = columns[start][0], start + 1
+        while end < len(columns) and group and columns[end][0] == group:
             end += 1
         width = sum(widths[start:end]) + 2 * (end - start - 1)
         if len(group) > width:  # the last column makes room for the title above it
@@ -211,25 +204,26 @@ def text_table(rows: list[Row]) -> str:
             width = len(group)
         heads += f"{group:^{width}}  "
         start = end
-    table = [[name for _, name in COLUMNS], *lines]
-    shown = [
+    table = [[name for _, name in columns], *lines]
+    text = [
         "  ".join(f"{c:<{w}}" if n < 2 else f"{c:>{w}}" for n, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in table
     ]
     seeds = max(row.runs + row.diverged for row in rows)
     spread = f"± standard deviation over {seeds} seeds; " if seeds > 1 else ""
     foot = f"Accuracies are means over clients; {spread}training time without evaluations."
-    return "\n".join(line.rstrip() for line in (heads, *shown, foot))
+    return "\n".join(line.rstrip() for line in (heads, *text, foot))
 
 
 def csv_table(rows: list[Row]) -> str:
     """One line per algorithm: its marks, and mean and spread of every measure, unrounded; empty where there is no number."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
+    names = list(descriptions())
     marks = ["algorithm", "kind", "stateful", "per_client", "per_instance", "lr", "runs", "diverged"]
-    writer.writerow([*marks, *(column for name in MEASURES for column in (name, name + "_std"))])
+    writer.writerow([*marks, *(column for name in names for column in (name, name + "_std"))])
     for row in rows:
-        numbers = [value for name in MEASURES for value in (row.mean[name], row.spread[name])]
+        numbers = [value for name in names for value in (row.mean[name], row.spread[name])]
         values = [row.name, row.kind(), *(int(mark) for mark in (row.stateful, row.client, row.instance)), row.lr, row.runs]
         writer.writerow(["" if value is None else value for value in (*values, row.diverged, *numbers)])
     return out.getvalue()

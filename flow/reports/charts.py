@@ -13,7 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from flow.reports.files import BINS, GROUPS, Json, finite, gains
+from flow.evaluation.metrics import Metric
+from flow.evaluation.select import SIDES
+from flow.evaluation.summaries import BINS
+from flow.reports.files import Json, gains
+from flow.reports.format import finite
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -82,10 +86,11 @@ def _smooth(values: Array, window: int) -> Array:
     return np.array([part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan for part in parts])
 
 
-def loss_chart(metrics: list[Json]) -> Markup:
-    rounds = [row["round"] for row in metrics]
-    loss = np.array([row["loss"] if finite(row["loss"]) else np.nan for row in metrics], dtype=float)
-    window = smoothing(len(metrics))
+def loss_chart(rows: list[Json]) -> Markup:
+    """The training loss of the rows of metrics.jsonl."""
+    rounds = [row["round"] for row in rows]
+    loss = np.array([row["loss"] if finite(row["loss"]) else np.nan for row in rows], dtype=float)
+    window = smoothing(len(rows))
 
     def draw(axes: "Axes") -> None:
         if window > 1:
@@ -97,41 +102,42 @@ def loss_chart(metrics: list[Json]) -> Markup:
     return chart("loss", "Training loss by round", "nats per token", "round", draw)
 
 
-def history(metrics: list[Json], evaluation: Json) -> list[tuple[int, Json]]:
+def history(rows: list[Json], evaluation: Json) -> list[tuple[int, Json]]:
     """(round, summary) of the evaluations along the run; the final one (of all clients) if there is no other."""
-    found = [(row["round"], row["evaluation"]) for row in metrics if row["evaluation"] is not None]
-    return found or [(evaluation["round"], evaluation["summary"])]
+    along = [(row["round"], row["evaluation"]) for row in rows if row["evaluation"] is not None]
+    return along or [(evaluation["round"], evaluation["summary"])]
 
 
-def accuracy_chart(metrics: list[Json], evaluation: Json) -> Markup:
-    curve_points = history(metrics, evaluation)
+def metric_chart(metric: Metric, rows: list[Json], evaluation: Json) -> Markup:
+    """A metric by round, over tokens, of both sides; rows: of metrics.jsonl."""
+    curve_points = history(rows, evaluation)
     models = {"global": "global", "personal": "personalized"} if evaluation["personalized"] else {"global": "global"}
 
-    def curve(axes: "Axes", group: str, model: str) -> None:
-        pairs = [(number, groups[group][f"{model}_token"]) for number, groups in curve_points]
-        pairs = [(number, accuracy) for number, accuracy in pairs if finite(accuracy)]
+    def curve(axes: "Axes", side: str, model: str) -> None:
+        pairs = [(number, sides[side][metric.summary_key(model, "token")]) for number, sides in curve_points]
+        pairs = [(number, value) for number, value in pairs if finite(value)]
         if not pairs:
             return
         x, y = np.array(pairs).T
-        who, style, face = ("seen", "--", COLOUR["card"]) if group == "seen" else ("never seen", "-", COLOUR[model])
-        (line,) = axes.plot(x, 100 * y, style, color=COLOUR[model], linewidth=1.8, label=f"{models[model]}, {who}")
+        style, face = ("--", COLOUR["card"]) if side == "seen" else ("-", COLOUR[model])
+        (line,) = axes.plot(x, metric.scale * y, style, color=COLOUR[model], linewidth=1.8, label=f"{models[model]}, {side}")
         line.set(marker="o" if len(pairs) <= 40 else "", markersize=4, markerfacecolor=face)
 
     def draw(axes: "Axes") -> None:
-        for group in GROUPS:
+        for side in SIDES:
             for model in models:
-                curve(axes, group, model)
+                curve(axes, side, model)
         _whole_numbers(axes, [number for number, _ in curve_points])
         low, high = axes.get_ylim()
-        if high - low < 4:  # a narrow axis would make noise look like a difference
-            axes.set_ylim((low + high) / 2 - 2, (low + high) / 2 + 2)
+        if high - low < metric.span:
+            axes.set_ylim((low + high - metric.span) / 2, (low + high + metric.span) / 2)
 
-    return chart("accuracy", "Accuracy on held-out text by round", "% of tokens right", "round", draw, legend=2)
+    return chart(metric.name, f"{metric.label.capitalize()} on held-out text by round", metric.axis, "round", draw, legend=2)
 
 
 def gain_charts(evaluation: Json) -> dict[str, Json]:
-    """Histograms of the per-client gain on common axes, for the groups that have clients."""
-    by_group = {name: [gain for gain, _ in gains(evaluation["clients"], name == "seen")] for name in GROUPS}
+    """Histograms of the per-client gain in accuracy on common axes, for the sides that have clients."""
+    by_group = {name: [gain for gain, _ in gains(evaluation["clients"], name == "seen")] for name in SIDES}
     groups = {name: 100 * np.array(values) for name, values in by_group.items() if values}
     if not groups:
         return {}
@@ -151,7 +157,7 @@ def gain_charts(evaluation: Json) -> dict[str, Json]:
             axes.axvline(0, color=COLOUR["muted"], linewidth=0.8)
             axes.set_ylim(0, top)
 
-        about = f"Histogram of the gain per client, {GROUPS[name].lower()}"
+        about = f"Histogram of the gain per client, {SIDES[name].label}"
         return chart(f"gain-{name}", about, "clients (%)", "gain of the client (percentage points)", draw)
 
     result: dict[str, Json] = {}

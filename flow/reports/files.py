@@ -1,14 +1,16 @@
 """What a report reads: the files of a run folder, checked field by field before anything is drawn from them."""
 
 import json
-import math
 import pathlib
 from types import NoneType
 from typing import Any
 
+from flow.evaluation import metrics
+from flow.evaluation.metrics import ACCURACY
+from flow.evaluation.select import SIDES
+from flow.evaluation.summaries import BINS, QUANTILES
+
 Json = dict[str, Any]
-BINS = 20  # of the histogram of q, and steps of its colour scale
-GROUPS = {"seen": "Clients seen in training", "unseen": "Clients never seen"}
 
 # A schema is a tuple of types, a list with the schema of every element, or a dict of required keys and their schemas.
 _BOOL, _INTEGER, _TEXT, _NUMBER, _MAYBE = (bool,), (int,), (str,), (int, float), (int, float, NoneType)
@@ -18,13 +20,12 @@ def _keys(names: str, schema: object) -> Json:
     return dict.fromkeys(names.split(), schema)
 
 
-_SUMMARY = _keys("clients skipped tokens", _INTEGER) | _keys("global_token personal_token soft_token", _MAYBE)
-_SUMMARY |= _keys("global_client personal_client soft_client helped hurt", _MAYBE)
-_GROUPS = _keys("seen unseen", _SUMMARY)
+_SUMMARY = _keys("clients skipped tokens", _INTEGER) | dict.fromkeys([*ACCURACY.summary_keys(), "helped", "hurt"], _MAYBE)
+_SIDES = dict.fromkeys(SIDES, _SUMMARY)
 _CONFIG = {"algorithm": {"name": _TEXT}}
 _ROUND = _keys("round clients skipped", _INTEGER) | _keys("seconds upload_bytes download_bytes", _NUMBER)
 _ROUND |= _keys("loss sequences_per_second", _MAYBE) | {"evaluation": (dict, NoneType)}
-_CLIENT = {"seen": _BOOL, "tokens": _INTEGER, "global_correct": _MAYBE, "personal_correct": _MAYBE}
+_CLIENT = {"seen": _BOOL, "tokens": _INTEGER} | {ACCURACY.client_key(model): _MAYBE for model in ("global", "personal")}
 _PASSAGE: Json = {
     "client": _TEXT,
     "group": (str, NoneType),
@@ -32,7 +33,7 @@ _PASSAGE: Json = {
     "tokens": [_TEXT],
 }
 _PASSAGE |= _keys("global_correct personal_correct local_weight", (list, NoneType))
-_EVALUATION = _keys("unit dataset about", _TEXT) | {"round": _INTEGER, "personalized": _BOOL, "summary": _GROUPS}
+_EVALUATION = _keys("unit dataset about", _TEXT) | {"round": _INTEGER, "personalized": _BOOL, "summary": _SIDES}
 _EVALUATION |= {"clients": [_CLIENT], "texts": [_PASSAGE], "routing": (dict, NoneType)}
 _STEPS = [{"step": _INTEGER, "tokens": _INTEGER, "quantiles": [_MAYBE]}]
 _ROUTING = {"steps": _STEPS, "histogram": {"edges": [_NUMBER], "counts": [_NUMBER]}}
@@ -62,6 +63,14 @@ def _expect(path: pathlib.Path, value: object, schema: object, where: str) -> No
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
             names = " or ".join("null" if kind is NoneType else kind.__name__ for kind in kinds)
             raise _problem(path, f"{where} is {value!r}, expected {names}")
+
+
+def _complete(path: pathlib.Path, summaries: Json, where: str) -> None:
+    """Put null where a run that is older than a metric says nothing of it."""
+    for side in SIDES:
+        for metric in metrics.METRICS:
+            for key in metric.summary_keys():
+                _expect(path, summaries[side].setdefault(key, None), _MAYBE, f"{where}.{side}.{key}")
 
 
 def _text_of(path: pathlib.Path) -> str:
@@ -98,7 +107,8 @@ def read_metrics(folder: pathlib.Path) -> list[Json]:
         row = _parsed(path, line, where)
         _expect(path, row, _ROUND, where)
         if row["evaluation"] is not None:
-            _expect(path, row["evaluation"], _GROUPS, f"{where}.evaluation")
+            _expect(path, row["evaluation"], _SIDES, f"{where}.evaluation")
+            _complete(path, row["evaluation"], f"{where}.evaluation")
         if rows and row["round"] <= rows[-1]["round"]:
             wrong = f"round {row['round']} after round {rows[-1]['round']}"
             raise _problem(path, f"{where} is {wrong}, rounds must increase")
@@ -110,6 +120,7 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     path = folder / "evaluation.json"
     evaluation: Json = _parsed(path, _text_of(path), "the file")
     _expect(path, evaluation, _EVALUATION, "evaluation")
+    _complete(path, evaluation["summary"], "evaluation.summary")
     for index, text in enumerate(evaluation["texts"]):
         for key, schema in (("global_correct", _BOOL), ("personal_correct", _BOOL), ("local_weight", _NUMBER)):
             where, values = f"evaluation.texts[{index}].{key}", text[key]
@@ -123,9 +134,9 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     if evaluation["routing"] is not None:
         _expect(path, evaluation["routing"], _ROUTING, "evaluation.routing")
         for index, step in enumerate(evaluation["routing"]["steps"]):
-            if len(step["quantiles"]) != 5:
-                found = len(step["quantiles"])
-                raise _problem(path, f"evaluation.routing.steps[{index}].quantiles has {found} entries, expected 5")
+            if len(step["quantiles"]) != len(QUANTILES):
+                entries = f"{len(step['quantiles'])} entries, expected {len(QUANTILES)}"
+                raise _problem(path, f"evaluation.routing.steps[{index}].quantiles has {entries}")
         histogram = evaluation["routing"]["histogram"]
         if len(histogram["counts"]) != BINS or len(histogram["edges"]) != BINS + 1:
             sizes = f"{len(histogram['counts'])} counts and {len(histogram['edges'])} edges"
@@ -133,15 +144,11 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     return evaluation
 
 
-def finite(value: float | None) -> bool:
-    return value is not None and math.isfinite(value)
-
-
 def gains(clients: list[Json], seen: bool) -> list[tuple[float, int]]:
-    """(personal - global accuracy, scored tokens) of every client of the group that has scored tokens."""
+    """(personal - global accuracy, scored tokens) of every client of one side that has scored tokens."""
     result = []
     for client in clients:
-        personal, base = client["personal_correct"], client["global_correct"]
+        personal, base = client[ACCURACY.client_key("personal")], client[ACCURACY.client_key("global")]
         if client["seen"] is seen and client["tokens"] > 0 and personal is not None and base is not None:
             difference = personal - base
             result.append((difference / client["tokens"], client["tokens"]))

@@ -12,53 +12,21 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flow.reports.charts import accuracy_chart, gain_charts, history, loss_chart, routing_histogram, smoothing, steps_chart
-from flow.reports.files import BINS, GROUPS, Json, finite, gains, read_config, read_evaluation, read_metrics
+from flow.evaluation import metrics
+from flow.evaluation.metrics import ACCURACY, AVERAGES, Average, Metric
+from flow.evaluation.select import SIDES
+from flow.evaluation.summaries import BINS
+from flow.reports.charts import gain_charts, history, loss_chart, metric_chart, routing_histogram, smoothing, steps_chart
+from flow.reports.files import Json, gains, read_config, read_evaluation, read_metrics
+from flow.reports.format import BYTES_IN_FULL, DASH, count, duration, finite, metric_value, percent, points, scaled
 from flow.reports.page import template
 from flow.storage import files
 
-DASH = "\N{EN DASH}"
 SHOWN_TOKENS = 6000  # more coloured text than this would make the file heavy and nobody reads it
 UNCLEAR_WITHIN = 2.0  # standard errors: a gain this close to zero is not called a gain
 SPECIAL = frozenset({"<pad>", "<oov>", "<bos>", "<eos>"})
 
-# ---- words for numbers ----------------------------------------------------------------------------------------------
-
-
-def hundredths(value: float | None) -> str:
-    """A share in 0..1 as a percentage without its sign; a dash for what does not exist."""
-    return f"{100 * value:.2f}" if value is not None and math.isfinite(value) else DASH
-
-
-def percent(value: float | None, digits: int = 2) -> str:
-    return f"{100 * value:.{digits}f} %" if value is not None and math.isfinite(value) else DASH
-
-
-def points(value: float | None) -> str:
-    """A difference of shares as signed percentage points; never a signed zero."""
-    if value is None or not math.isfinite(value):
-        return DASH
-    text = f"{100 * value:+.2f}"
-    return "0.00" if float(text) == 0 else text.replace("-", "\N{MINUS SIGN}")
-
-
-def count(value: float | None) -> str:
-    return f"{value:,.0f}".replace(",", "\N{NARROW NO-BREAK SPACE}") if value is not None and math.isfinite(value) else DASH
-
-
-def size(value: float) -> str:
-    """Bytes in decimal units, three digits."""
-    if value < 1000:
-        return f"{value:.0f} bytes"
-    power = min(4, int(math.log10(value)) // 3)
-    scaled = value / 1000**power
-    return f"{scaled:.{0 if scaled >= 100 else 1 if scaled >= 10 else 2}f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.3g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+# ---- what the numbers say -------------------------------------------------------------------------------------------
 
 
 def _options(values: object, leave_out: Sequence[str] = ()) -> str:
@@ -74,9 +42,6 @@ def _options(values: object, leave_out: Sequence[str] = ()) -> str:
     return ", ".join(flat(values, "")) if values not in (None, {}, "") else DASH
 
 
-# ---- what the numbers say -------------------------------------------------------------------------------------------
-
-
 def _standard_errors(gains: list[tuple[float, int]]) -> tuple[float | None, float | None]:
     """Standard errors over clients: of the token-weighted gain (a ratio estimate, linearized), of the mean gain."""
     n = len(gains)
@@ -87,13 +52,13 @@ def _standard_errors(gains: list[tuple[float, int]]) -> tuple[float | None, floa
     return math.sqrt(n / (n - 1) * (residual**2).sum()) / float(tokens.sum()), float(gain.std(ddof=1)) / math.sqrt(n)
 
 
-def _difference(summary: Json, kind: str) -> float | None:
-    personal, base = summary[f"personal_{kind}"], summary[f"global_{kind}"]
+def _difference(summary: Json, average: Average) -> float | None:
+    personal, base = (summary[ACCURACY.summary_key(model, average)] for model in ("personal", "global"))
     return personal - base if finite(personal) and finite(base) else None
 
 
 def _verdict(gain: float | None, error: float | None) -> tuple[str, str]:
-    """(better | worse | unclear, sentence) for the mean gain over clients of one group and its standard error."""
+    """(better | worse | unclear, sentence) for the mean gain over clients of one side and its standard error."""
     if gain is None:
         return "unclear", "Nothing was measured here."
     amount = points(abs(gain)).lstrip("+")
@@ -108,13 +73,13 @@ def _verdict(gain: float | None, error: float | None) -> tuple[str, str]:
     return "worse", f"Personalization hurts: {amount} points less {than}"
 
 
-def _group(name: str, evaluation: Json) -> Json:
-    """One of the two client groups as the template shows it."""
+def _side(name: str, evaluation: Json) -> Json:
+    """One of the two sides as the template shows it."""
     summary = evaluation["summary"][name]
     errors = _standard_errors(gains(evaluation["clients"], name == "seen"))
-    result: Json = {"title": GROUPS[name], "summary": summary, "present": summary["clients"] > 0}
-    result["gain"] = {kind: _difference(summary, kind) for kind in ("token", "client")}
-    result["error"] = dict(zip(("token", "client"), errors, strict=True))
+    result: Json = {"title": SIDES[name].title, "summary": summary, "present": summary["clients"] > 0}
+    result["gain"] = {average: _difference(summary, average) for average in AVERAGES}
+    result["error"] = dict(zip(AVERAGES, errors, strict=True))
     result["sign"], result["verdict"] = _verdict(result["gain"]["client"], errors[1])
     helped, hurt = summary["helped"], summary["hurt"]
     result["same"] = max(0.0, 1 - helped - hurt) if finite(helped) and finite(hurt) else None
@@ -122,6 +87,10 @@ def _group(name: str, evaluation: Json) -> Json:
     if by_token is not None and (by_token > 0) != (by_client > 0):
         result["verdict"] += f" Counted by tokens, where clients with much text weigh more, it is {points(by_token)}."
     return result
+
+
+def _size(value: float) -> str:
+    return scaled(value, BYTES_IN_FULL)
 
 
 def _server(options: object) -> tuple[str, str]:
@@ -132,22 +101,22 @@ def _server(options: object) -> tuple[str, str]:
     return str(options.get("server", DASH)), _options(used) if used else ""
 
 
-def _facts(config: Json, metrics: list[Json], evaluation: Json) -> list[tuple[str, str, str]]:
+def _facts(config: Json, rows: list[Json], evaluation: Json) -> list[tuple[str, str, str]]:
     """(term, value, smaller print) of the definition list."""
 
     def configured(key: str) -> str:
         return DASH if config.get(key) is None else str(config[key])
 
-    speeds = [row["sequences_per_second"] for row in metrics if finite(row["sequences_per_second"])]
+    speeds = [row["sequences_per_second"] for row in rows if finite(row["sequences_per_second"])]
     keys = ("seconds", "clients", "skipped", "dropped", "late", "upload_bytes", "download_bytes")
     # rows of older runs know nothing of dropped and late
-    seconds, trained, *silent, up, down = (sum(row.get(key, 0) for row in metrics) for key in keys)
+    seconds, trained, *silent, up, down = (sum(row.get(key, 0) for row in rows) for key in keys)
     # A client that was skipped, or whose upload was lost, has received the model and sends nothing.
-    each = f"per client and round: {size(up / trained)} up, {size(down / (trained + sum(silent)))} down" if trained else ""
+    each = f"per client and round: {_size(up / trained)} up, {_size(down / (trained + sum(silent)))} down" if trained else ""
     speed = f"{count(float(np.median(speeds)))} client-sequences per second" if speeds else DASH
     planned = config.get("rounds")
-    short = isinstance(planned, int) and planned != len(metrics)
-    rounds = f"{count(len(metrics))} of {planned}" if short else count(len(metrics))
+    short = isinstance(planned, int) and planned != len(rows)
+    rounds = f"{count(len(rows))} of {planned}" if short else count(len(rows))
     first_version, _, other_versions = _options(config.get("versions")).partition(", ")
     return [
         ("Algorithm", config["algorithm"]["name"], _options(config["algorithm"], leave_out=["name"])),
@@ -156,7 +125,7 @@ def _facts(config: Json, metrics: list[Json], evaluation: Json) -> list[tuple[st
         ("Model", f"next {evaluation['unit']}", _options(config.get("model"))),
         ("Rounds", rounds, f"cohort {configured('cohort')} clients a round, seed {configured('seed')}"),
         ("Speed", speed, f"median over rounds; {duration(seconds)} for all rounds"),
-        ("Traffic", f"{size(up)} up, {size(down)} down", each),
+        ("Traffic", f"{_size(up)} up, {_size(down)} down", each),
         ("Versions", first_version, other_versions),
     ]
 
@@ -195,34 +164,43 @@ def _passages(evaluation: Json) -> tuple[list[Json], int]:
         tokens = [_token(*row) for row in zip(*columns, strict=True)]
         weights = text["local_weight"] or []
         mean = f"mean q {sum(weights) / len(weights):.2f}" if weights else ""
-        passages.append({key: text[key] for key in ("client", "group", "seen")} | {"mean": mean, "tokens": tokens})
+        kind = SIDES["seen" if text["seen"] else "unseen"].singular
+        passages.append({key: text[key] for key in ("client", "group")} | {"kind": kind, "mean": mean, "tokens": tokens})
     return passages, len(evaluation["texts"]) - len(passages)
 
 
 # ---- the page -------------------------------------------------------------------------------------------------------
 
 
-def _page(config: Json, metrics: list[Json], evaluation: Json) -> str:
+def _measured(evaluation: Json) -> list[Metric]:
+    """The accuracy, and every other metric of which the run says something."""
+    known = {key for summary in evaluation["summary"].values() for key, value in summary.items() if value is not None}
+    return [metric for metric in metrics.METRICS if metric is ACCURACY or known.intersection(metric.summary_keys())]
+
+
+def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
     routing = evaluation["routing"]
     passages, left_out = _passages(evaluation)
-    alone = any(client["global_correct"] is None for client in evaluation["clients"])
-    page = template("report.html.j2", hundredths=hundredths, percent=percent, points=points, count=count)
+    alone = any(client[ACCURACY.client_key("global")] is None for client in evaluation["clients"])
+    measured = _measured(evaluation)
+    page = template("report.html.j2", value=metric_value, percent=percent, points=points, count=count)
     return page.render(
         evaluation=evaluation,
         algorithm=config["algorithm"]["name"],
         cohort=config.get("cohort"),
-        draws=sum(row["clients"] for row in metrics),
-        last_round=metrics[-1]["round"],
+        draws=sum(row["clients"] for row in rows),
+        last_round=rows[-1]["round"],
         personalized=evaluation["personalized"] and not alone,
         alone=alone,
         routed=routing is not None,
-        groups={name: _group(name, evaluation) for name in GROUPS},
-        facts=_facts(config, metrics, evaluation),
-        loss_chart=loss_chart(metrics),
-        window=smoothing(len(metrics)),
-        lost=sum(not finite(row["loss"]) for row in metrics),
-        sample=history(metrics, evaluation)[-1][1],
-        accuracy_chart=accuracy_chart(metrics, evaluation),
+        metrics=measured,
+        sides={name: _side(name, evaluation) for name in SIDES},
+        facts=_facts(config, rows, evaluation),
+        loss_chart=loss_chart(rows),
+        window=smoothing(len(rows)),
+        lost=sum(not finite(row["loss"]) for row in rows),
+        sample=history(rows, evaluation)[-1][1],
+        metric_charts={metric.name: metric_chart(metric, rows, evaluation) for metric in measured},
         gain_charts=gain_charts(evaluation) if evaluation["personalized"] else {},
         steps_chart=steps_chart(routing) if routing else None,
         routing_chart=routing_histogram(routing) if routing else None,

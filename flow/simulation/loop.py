@@ -19,14 +19,15 @@ from flow.engine.participation import Group, Turnout, grouped, turnout
 from flow.engine.run import RunState, begin
 from flow.engine.task import Task, prepare
 from flow.errors import Diverged
-from flow.evaluation import select
+from flow.evaluation.gather import evaluate, final_evaluation
+from flow.evaluation.select import choose
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors
 from flow.parallel.processes import joined
 from flow.parallel.workers import Workers
 from flow.server import aggregators
 from flow.server.uploads import Received, Uploads, all_finite, collect, combine
-from flow.simulation import summary
+from flow.simulation import summary, timing
 from flow.storage import files, run_folder
 from flow.training.fused import refusal
 
@@ -108,7 +109,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     config, algorithm, ranks = task.config, task.algorithm, run.ranks
     folder = run.folder if ranks.first else None  # the others write nothing
     ranks.agree("a configuration or data", run.digest)
-    curve = select.choose(task, config.evaluate_clients, "curve")
+    curve = choose(task, config.evaluate_clients, "curve")
     name = None if folder is None else str(folder)
     bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
     with Workers(task.model, task.workers) as workers, bar:
@@ -129,26 +130,26 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
             now, kept = time.perf_counter(), run.states.nbytes
             row = summary.row(round, uploads, who, kept, now - started, ranks.size * workers.count)
             if config.evaluate_every and round % config.evaluate_every == 0:
-                row["evaluation"], _ = select.score(task, workers, run, curve, Draw(config.seed, round, "curve"))
+                row["evaluation"], _ = evaluate(task, workers, run, curve, Draw(config.seed, round, "curve"))
                 row["evaluation_seconds"] = time.perf_counter() - now
             metrics.append(row)
             if folder is not None:
                 run_folder.append_metrics(folder, row)
             if run.folder is not None and (round % config.checkpoint_every == 0 or round == config.rounds):
                 run.save(round)
-            bar.set_postfix(summary.shown(row))
+            bar.set_postfix(summary.progress_fields(row))
             bar.update()
         bar.close()
         ranks.where, started = "the final evaluation", time.perf_counter()
-        evaluation = select.fully(task, workers, run, progress)
+        evaluation = final_evaluation(task, workers, run, progress)
         slow = refusal(task.model, dict(task.model.named_parameters()))
-        about = summary.of_run(ranks, metrics, time.perf_counter() - started, workers.count, slow)
+        about = timing.run_summary(ranks, metrics, time.perf_counter() - started, workers.count, slow)
     if folder is not None:
         files.write_json(folder / "evaluation.json", evaluation)
         files.write_json(folder / "run.json", about)
     if progress:
-        print("\n".join(summary.said(task, metrics, evaluation["summary"])))
-        tqdm.write(summary.in_words(about), file=sys.stderr)
+        print("\n".join(summary.final_lines(task, metrics, evaluation["summary"])))
+        tqdm.write(timing.timing_lines(about), file=sys.stderr)
     report = None if folder is None else _write_report(folder)
     return Result(config, run.state, metrics, evaluation, run.folder, report, about)
 

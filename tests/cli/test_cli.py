@@ -214,13 +214,13 @@ def test_the_terminal_says_why_nobody_was_scored(here, capsys):
     assert shown[:2] == [
         f"{kind} clients: no accuracy, none of the {count} could be scored ({count} with fewer than min_texts=1000 texts); "
         "lower min_texts, or give clients more text"
-        for kind, count in (("seen", 7), ("new", 2))
+        for kind, count in (("seen", 7), ("unseen", 2))
     ]
     assert shown[2].startswith("report: ")
     assert main(["run", *MINE, *TINY, "--min-texts", "12", "--folder", "other"]) == 0
     shown = capsys.readouterr().out
     assert "global, over tokens" in shown and "seen clients: no accuracy, none of the 7" in shown
-    assert "new clients: " not in shown
+    assert "unseen clients: " not in shown
 
 
 def test_the_message_of_a_user_error_is_one_line(here, capsys):

@@ -9,7 +9,8 @@ import pytest
 from flow.algorithms import NAMES
 from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.fedavg import FedAvgOptions
-from flow.comparison.table import MEASURES, Row, csv_table, row_of, scaled, text_table
+from flow.comparison.table import Row, csv_table, descriptions, row_of, text_table
+from flow.reports.format import HYPHEN, scaled
 
 
 def test_the_classes_of_the_poster():
@@ -26,7 +27,7 @@ def test_the_classes_of_the_poster():
 
 
 def numbers(value):
-    return dict.fromkeys(MEASURES, value)
+    return dict.fromkeys(descriptions(), value)
 
 
 def test_the_table_of_known_numbers():
@@ -48,7 +49,7 @@ def test_the_table_of_known_numbers():
     assert len(widths) == 1  # columns line up
     line = list(csv.DictReader(io.StringIO(csv_table([row, nothing]))))
     assert line[0]["flops"] == "2000000000.0" and line[1]["flops"] == "" and line[1]["diverged"] == "1"
-    assert [scaled(value) for value in (0.0, 999.0, 999.6, 12345.0, 999_600.0, 2e15, None)] == [
+    assert [scaled(value, missing=HYPHEN) for value in (0.0, 999.0, 999.6, 12345.0, 999_600.0, 2e15, None)] == [
         "0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "2000 TB", "-",
     ]  # fmt: skip
     assert isinstance(row, Row)

@@ -15,8 +15,8 @@ from flow.data import prepared, synthetic
 from flow.draws import Draw
 from flow.engine.participation import turnout
 from flow.engine.task import prepare
-from flow.evaluation import select
-from flow.simulation import summary
+from flow.evaluation.select import choose
+from flow.simulation import timing
 from flow.simulation.loop import sample
 
 POPULATION = oracles.population(sizes=(5, 1, 11, 2, 8, 3, 4, 6, 7), held_out=(6, 9, 5, 3))
@@ -46,7 +46,7 @@ def test_a_sample_is_another_for_another_seed_and_for_the_curve():
 
     def ids(seed, what):
         task = prepare(dataclasses.replace(SMALL, seed=seed), population)
-        return select.choose(task, 5, what)["seen"].places.tolist()
+        return choose(task, 5, what)["seen"].places.tolist()
 
     drawn = [ids(0, "final"), ids(1, "final"), ids(0, "curve")]
     assert ids(0, "final") == drawn[0] and len(set(map(tuple, drawn))) == 3
@@ -76,10 +76,10 @@ def test_the_summary_adds_up_the_rounds(tmp_path, capsys):
 
 
 def test_the_peak_is_that_of_this_process():
-    before = summary.peak_memory()
+    before = timing.peak_memory()
     block = bytearray(before + (1 << 27))
     block[:: 1 << 12] = b"\1" * len(block[:: 1 << 12])
-    assert summary.peak_memory() > before + (1 << 26)
+    assert timing.peak_memory() > before + (1 << 26)
 
 
 def test_a_population_costs_a_few_bytes_a_client(tmp_path):
@@ -90,7 +90,7 @@ def test_a_population_costs_a_few_bytes_a_client(tmp_path):
         prepared.write(folder, synthetic.population(synthetic.Shape(clients, 2), 3, 20, 1))
         tracemalloc.start()
         task = prepare(config, prepared.read(folder))
-        select.choose(task, 20, "curve")
+        choose(task, 20, "curve")
         for round in range(1, 4):
             cohort = sample(task.clients, 20, Draw(0, round, "cohort"))
             for client in turnout(config, cohort, 1, task.population.numbers(cohort), round).able:

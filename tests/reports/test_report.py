@@ -20,13 +20,13 @@ from report_cases import (
 )
 from report_folder import MESSAGES, VERSES, write_run_folder
 
-from flow.reports.run_page import count, duration, points, size
+from flow.reports.format import BYTES_IN_FULL, count, duration, points, scaled
 
 
 def test_numbers_as_words() -> None:
     assert [points(x) for x in (0.0123, -0.0123, -0.00001, None)] == ["+1.23", "−1.23", "0.00", "–"]
-    assert [size(x) for x in (0, 999, 1000, 999_600, 1_450_000, 3.48e10, 2e16)] == [
-        "0 bytes", "999 bytes", "1.00 kB", "1000 kB", "1.45 MB", "34.8 GB", "20000 TB",
+    assert [scaled(x, BYTES_IN_FULL) for x in (0, 999, 1000, 999_600, 1_450_000, 3.48e10, 2e16)] == [
+        "0 bytes", "999 bytes", "1.00 kB", "1.00 MB", "1.45 MB", "34.8 GB", "20000 TB",
     ]  # fmt: skip
     assert [duration(x) for x in (2.5, 300, 9000)] == ["2.5 s", "5 min", "2.5 h"]
     assert count(1234567) == "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567"
@@ -42,7 +42,7 @@ def test_says_what_was_run(flow_page: Page) -> None:
     shown = flow_page.shown("run")
     for fact in (
         "flow trained one shared model to predict the next character for 120 rounds, 20 clients a round",
-        "180 clients of the training pool and 60 that were held out of it",
+        "180 seen clients, of the training pool, and 60 unseen clients, each on that client’s own held-out text",
         "local_epochs 1, local_lr 0.5, router.lr 0.1, gamma 0.001",
         "yogi",
         "server_lr 0.01",
@@ -117,7 +117,7 @@ def test_charts_have_axes_with_units(flow_page: Page) -> None:
     assert len(svgs) == 6
     assert all(svgs)
     for section, labels in {
-        "learning": ["nats per token", "% of tokens right", "round", "personalized, never seen", "global, seen"],
+        "learning": ["nats per token", "% of tokens right", "round", "personalized, unseen", "global, seen"],
         "clients": ["clients (%)", "gain of the client (percentage points)"],
         "routing": [
             "weight of the local expert, q",

@@ -14,8 +14,11 @@ from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
 from flow.data import Vocabulary
 from flow.engine.task import automatic_chunk, prepare
-from flow.evaluation import score as evaluate
+from flow.evaluation.score import Cost, Score
+from flow.evaluation.select import nobody
+from flow.evaluation.summaries import passages
 from flow.model.language_model import LanguageModel
+from flow.reports.terminal import summary_table
 from flow.storage import run_folder
 
 
@@ -153,13 +156,13 @@ def test_routing_and_passages_describe_the_same_tokens(finished):  # noqa: F811
 
 def test_passages_come_from_the_clients_with_the_most_text_and_the_largest_gain():
     def score(name, held_out, tokens, gain):
-        client = dataclasses.replace(POPULATION.clients[0], id=name, held_out=held_out)
-        return evaluate.Score(client, tokens, 10, 10 + gain, 10 + gain, None, None, name, evaluate.Cost(0, 0, 0.0), 0)
+        counts = {"global": {"accuracy": 10}, "personal": {"accuracy": 10 + gain}, "soft": {"accuracy": 10 + gain}}
+        return Score(name, "", held_out, 9, 0, tokens, counts, None, None, name, Cost(0, 0, 0.0))
 
     seen = [score("a", False, 100, 0), score("b", False, 300, 9), score("c", False, 200, -5), score("d", False, 50, 4)]
     seen += [score("e", False, 60, 4), score("f", False, 70, 4)]
     unseen = [score("x", True, 40, 0), score("y", True, 30, -1)]
-    assert evaluate.passages([*seen, *unseen]) == ["b", "c", "d", "e", "x", "y"]
+    assert passages([*seen, *unseen]) == ["b", "c", "d", "e", "x", "y"]
 
 
 def test_an_algorithm_without_personalization_says_so():
@@ -168,7 +171,7 @@ def test_an_algorithm_without_personalization_says_so():
     assert evaluation["routing"] is None
     assert evaluation["summary"]["seen"]["personal_token"] is evaluation["summary"]["seen"]["helped"] is None
     assert evaluation["texts"][0]["local_weight"] is evaluation["texts"][0]["personal_correct"] is None
-    table = evaluate.table(evaluation["summary"])
+    table = summary_table(evaluation["summary"])
     assert "personal" not in table
     assert "global, over tokens" in table
 
@@ -221,12 +224,12 @@ def test_the_reasons_why_nobody_is_scored_are_counted():
     )
     few = dataclasses.replace(population.clients[2], texts=9)
     population = dataclasses.replace(population, clients=(population.clients[0], silent, few))
-    assert evaluate.nobody(population, False, 10, 2) == (
+    assert nobody(population, "seen", 10, 2) == (
         "seen clients: no accuracy, none of the 3 could be scored (1 with fewer than the 2 training sequences needed, "
         "1 with no known token to be tested on, 1 with fewer than min_texts=10 texts); "
         "lower min_texts, or give clients more text"
     )
-    assert evaluate.nobody(population, True, 10, 2).startswith("new clients: no accuracy, the data have none; give more")
+    assert nobody(population, "unseen", 10, 2).startswith("unseen clients: no accuracy, the data have none; give more")
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 2])

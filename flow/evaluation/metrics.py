@@ -1,0 +1,105 @@
+"""The registry of metrics: what is counted over a client's held-out tokens, and what tables and pages say of it.
+
+A new metric is one more record in METRICS. The summaries, evaluation.json, the terminal, the pages and the CSV read it there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from flow.training.predict import Guess
+
+MODELS = ("global", "personal", "soft")
+"""Whose predictions are counted: the model before personalization, the client's own, and that one under soft routing."""
+Average = Literal["token", "client"]
+"""Over all tokens of a side's clients, or the mean of the clients' own numbers."""
+AVERAGES: tuple[Average, ...] = ("token", "client")
+
+
+def over_tokens(counts: Sequence[float], tokens: Sequence[int]) -> float:
+    """The sum of all clients' counts over the sum of their tokens."""
+    return sum(counts) / sum(tokens)
+
+
+def over_clients(counts: Sequence[float], tokens: Sequence[int]) -> float:
+    """The mean over clients of count over tokens."""
+    return float(np.mean([count / own for count, own in zip(counts, tokens, strict=True)]))
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number that the held-out tokens of every client give, for every model that predicts them."""
+
+    name: str
+    """A word of its own, which the names of charts and rows on pages contain."""
+    label: str
+    """The name in tables and titles, in lower case."""
+    unit: str
+    """The unit of what is printed."""
+    axis: str
+    """The label of a chart's axis, the unit included."""
+    column: str
+    """The end of the keys of a client's counts: ``personal_<column>``."""
+    infix: str
+    """The middle of the keys of a summary, ``personal_<infix>token``, and of CSV columns, ``personal_<infix>seen``."""
+    count: Callable[[Guess, npt.NDArray[np.int32], npt.NDArray[np.bool_]], float]
+    """(predictions [n, T] of one client, targets [n, T], the targets that are scored [n, T]) -> a Python number."""
+    over_tokens: Callable[[Sequence[float], Sequence[int]], float] = over_tokens
+    """(counts, scored tokens) of at least one client -> the summary over tokens."""
+    over_clients: Callable[[Sequence[float], Sequence[int]], float] = over_clients
+    """The same arguments -> the summary in which every client counts once."""
+    scale: float = 1.0
+    """What a summary is multiplied by where it is printed."""
+    digits: int = 2
+    """Digits after the point where a summary is printed."""
+    span: float = 0.0
+    """The least length of a chart's axis, in printed units: on a shorter one noise would look like a difference."""
+    higher_is_better: bool = True
+
+    @property
+    def heading(self) -> str:
+        """The label with the unit, as a table shows them."""
+        return f"{self.label}, {self.unit}"
+
+    def client_key(self, model: str) -> str:
+        """The key of a client's count in evaluation.json."""
+        return f"{model}_{self.column}"
+
+    def summary_key(self, model: str, average: Average) -> str:
+        """The key of a side's summary in evaluation.json and metrics.jsonl."""
+        return f"{model}_{self.infix}{average}"
+
+    def summary_keys(self) -> list[str]:
+        """All of these keys."""
+        return [self.summary_key(model, average) for average in AVERAGES for model in MODELS]
+
+    def measure(self, model: str, side: str, average: Average) -> str:
+        """The name of a comparison's measure, which is a column of its CSV."""
+        return f"{model}_{self.infix}{side}" + ("_by_token" if average == "token" else "")
+
+
+def correct_tokens(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> int:
+    """How many of the scored targets are the most likely token."""
+    return int(((guess.tokens == targets) & scored).sum())
+
+
+ACCURACY = Metric(
+    name="accuracy",
+    label="accuracy",
+    unit="%",
+    axis="% of tokens right",
+    column="correct",
+    infix="",
+    count=correct_tokens,
+    scale=100.0,
+    span=4.0,
+)
+"""Gains, and the shares of clients helped and hurt, are those of the accuracy; every run folder has it."""
+
+METRICS: tuple[Metric, ...] = (ACCURACY,)
+"""In the order in which they are shown; the accuracy comes first."""

@@ -1,0 +1,84 @@
+"""Scores of clients as evaluation.json and metrics.jsonl have them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from flow.evaluation import metrics
+from flow.evaluation.metrics import MODELS
+from flow.evaluation.score import Cost, Score
+from flow.evaluation.select import SIDES
+
+QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90)
+BINS = 20  # of the histogram of routing weights
+
+
+def side_summary(scores: Sequence[Score], skipped: int) -> dict[str, Any]:
+    """One side's metrics, over tokens and over clients, the shares of clients helped and hurt, and the mean costs."""
+    tokens = [score.tokens for score in scores]
+    result: dict[str, Any] = {"clients": len(scores), "skipped": skipped, "tokens": sum(tokens)}
+    models = scores[0].counts.keys() if scores else ()
+    for metric in metrics.METRICS:
+        for model in MODELS:
+            counts = [score.counts[model][metric.name] for score in scores] if model in models else []
+            result[metric.summary_key(model, "token")] = metric.over_tokens(counts, tokens) if counts else None
+            result[metric.summary_key(model, "client")] = metric.over_clients(counts, tokens) if counts else None
+    compared = {"global", "personal"} <= set(models)
+    result["helped"] = float(np.mean([score.gain() > 0 for score in scores])) if compared else None
+    result["hurt"] = float(np.mean([score.gain() < 0 for score in scores])) if compared else None
+    for name in Cost._fields:
+        result[name] = float(np.mean([getattr(score.cost, name) for score in scores])) if scores else None
+    return result
+
+
+def routing_quantiles(scores: Sequence[Score]) -> dict[str, Any] | None:
+    """How much the GRU's local expert is used at all scored tokens, by time step and altogether; None if not routed."""
+    routed = [(score.local_weights, score.steps) for score in scores if score.local_weights is not None]
+    if not routed:
+        return None
+    weights, steps = np.concatenate([w for w, _ in routed]), np.concatenate([t for _, t in routed])
+    order = np.argsort(steps, kind="stable")
+    ends = np.cumsum(np.bincount(steps))
+    rows = []
+    for step, own in enumerate(np.split(weights[order], ends[:-1]), start=1):
+        if len(own):
+            quantiles = np.quantile(own, QUANTILES).astype(float).tolist()
+            rows.append({"step": step, "tokens": len(own), "mean": float(own.mean(dtype=np.float64)), "quantiles": quantiles})
+    counts, edges = np.histogram(weights, bins=BINS, range=(0, 1))
+    return {"steps": rows, "histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
+
+
+def passages(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """Held-out text of the clients with the most scored tokens and of those with the largest gain, both sides."""
+    chosen: dict[str, Score] = {}
+    for side in SIDES.values():
+        own = sorted((s for s in scores if s.held_out == side.held_out), key=lambda s: (-s.tokens, s.id))
+        gained = sorted((s for s in own if s.gain() > 0), key=lambda s: (-s.gain() / s.tokens, s.id))
+        for score in (*own[:2], *gained[:2]):
+            chosen.setdefault(score.id, score)
+    return [score.passage for score in chosen.values()]
+
+
+def client_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
+    """One object per client, in the order of their ids."""
+    return [
+        {
+            "id": score.id,
+            "group": score.group,
+            "seen": not score.held_out,
+            "texts": score.texts,
+            "train_tokens": score.train_tokens,
+            "tokens": score.tokens,
+            **{
+                metric.client_key(model): score.counts[model][metric.name] if model in score.counts else None
+                for metric in metrics.METRICS
+                for model in MODELS
+            },
+            "local_weight": None if score.local_weights is None else float(score.local_weights.mean(dtype=np.float64)),
+            **score.cost._asdict(),
+        }
+        for score in sorted(scores, key=lambda score: score.id)
+    ]

@@ -1,0 +1,42 @@
+"""What a run prints of its evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flow.evaluation import metrics
+from flow.evaluation.metrics import ACCURACY, Average, Metric
+from flow.evaluation.select import SIDES
+from flow.reports.format import HYPHEN, metric_value
+
+AVERAGES: dict[Average, str] = {"token": "over tokens", "client": "mean of clients"}
+WIDTH = 26, 16  # of the labels, and of a side's column
+
+
+def summary_table(summaries: dict[str, dict[str, Any]]) -> str:
+    """All metrics of both sides as a table; lines without a number are left out.
+
+    summaries: by side, see :func:`flow.evaluation.summaries.side_summary`.
+    """
+    lines = [_line(ACCURACY.heading, [side.label for side in SIDES.values()])]
+    for metric in metrics.METRICS:
+        rows = [(label, [summaries[side][key] for side in SIDES]) for label, key in _rows(metric)]
+        measured = [(label, values) for label, values in rows if values != [None] * len(SIDES)]
+        if measured and metric is not ACCURACY:
+            lines.append(metric.heading)
+        lines += [_line(label, [metric_value(value, metric, HYPHEN) for value in values]) for label, values in measured]
+    counts = [f"{summaries[side]['clients']} ({summaries[side]['skipped']})" for side in SIDES]
+    return "\n".join([*lines, _line("clients (left out)", counts)])
+
+
+def _rows(metric: Metric) -> list[tuple[str, str]]:
+    """(label, key of a summary) of the lines of a metric."""
+    rows = []
+    for average, words in AVERAGES.items():
+        rows += [(f"{model}, {words}", metric.summary_key(model, average)) for model in ("global", "personal")]
+        rows.append(("  soft routing", metric.summary_key("soft", average)))
+    return [*rows, ("clients helped", "helped"), ("clients hurt", "hurt")] if metric is ACCURACY else rows
+
+
+def _line(label: str, values: list[str]) -> str:
+    return f"{label:<{WIDTH[0]}}" + "".join(f"{value:>{WIDTH[1]}}" for value in values)
