@@ -36,6 +36,7 @@ tested() {
     "$root"/tests/kernels/test_cpu_kernels.py "$root"/tests/kernels/test_threads.py "$root"/tests/kernels/test_isa.py \
     "$root"/tests/kernels/test_functional.py "$root"/tests/kernels/test_ops.py "$root"/tests/kernels/test_bfloat16.py \
     "$root"/tests/kernels/test_fast_path.py "$root"/tests/kernels/test_training_kernels.py \
+    "$root"/tests/kernels/test_training_gru.py \
     "$root"/tests/training/test_descent.py
   cd "$root"
 }
