@@ -1,0 +1,80 @@
+"""The GRU's forward and backward pass for hand-written training: the bits of the registered op, and its errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from problems import make
+from torch import Tensor
+
+import flow_kernels
+from flow_kernels.call import NAMES
+from flow_kernels.training import Weights, gru
+
+K, T, B, INPUTS, H = 2, 4, 3, 5, 7
+pytestmark = pytest.mark.usefixtures("poisoned")
+
+
+def problem(route: str = "mixture", lengths: bool = True) -> tuple[Tensor, Tensor, Weights, Tensor | None]:
+    made = make(K, T, B, INPUTS, H, lengths=lengths, batch_first=True)
+    weights = Weights(*(made.tensors[name] for name in Weights._fields)).used_by(route)
+    return made.tensors["input"], made.tensors["hx"], weights, made.options.get("lengths")
+
+
+def buffers(x: Tensor, route: str = "mixture") -> dict[str, Tensor]:
+    return dict(
+        y=x.new_empty(K, B, T, H), h_n=x.new_empty(K, B, H), q=x.new_empty(K, B, T, 2),
+        gates=x.new_empty(gru.gates_shape(K, B, T, H, route)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("lengths", [False, True])
+@pytest.mark.parametrize("routing", ["soft", "straight_through"])
+@pytest.mark.parametrize("route", ["mixture", "global", "local"])
+def test_the_bits_of_the_op(route: str, routing: str, lengths: bool) -> None:
+    x, h0, weights, valid = problem(route, lengths)
+    options: dict[str, Any] = dict(lengths=valid, route=route, routing=routing, temperature=0.7)
+    out = buffers(x, route)
+    gru.forward(x, h0, weights, **options, **out)
+
+    leaves = [None if t is None else t.clone().requires_grad_() for t in (x, h0, *weights)]
+    want = flow_kernels.routed_gru(*leaves, **options, batch_first=True, backend="cpu")  # type: ignore[arg-type]
+    for name, value in zip(("y", "h_n", "q"), want, strict=True):
+        assert torch.equal(out[name], value), name
+
+    dy, dh_n, dq = (torch.randn_like(t) for t in want)
+    torch.autograd.backward(want, (dy, dh_n, dq))
+    dx, dh0 = torch.empty_like(x), torch.empty_like(h0)
+    gradients = Weights(*(None if t is None else torch.empty_like(t) for t in weights))
+    saved = {name: out[name] for name in ("y", "q", "gates")}
+    gru.backward(x, h0, weights, **options, **saved, dy=dy, dh_n=dh_n, dq=dq, dx=dx, dh0=dh0, gradients=gradients)
+    for name, leaf, got in zip(NAMES, leaves, (dx, dh0, *gradients), strict=True):
+        assert leaf is got is None or torch.equal(leaf.grad, got), name  # type: ignore[union-attr, arg-type]
+
+    # without what was saved, and only what is wanted
+    alone = Weights(bias_hh=x.new_empty(K, 3 * H))
+    if route != "local":
+        gru.backward(x, h0, weights, **options, **saved | {"gates": None}, dy=dy, dh_n=dh_n, dq=dq, gradients=alone)
+        assert torch.equal(alone.bias_hh, gradients.bias_hh)  # type: ignore[arg-type]
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    x, h0, weights, valid = problem()
+    assert valid is not None
+    out, options = buffers(x), dict[str, Any](lengths=valid, route="mixture", temperature=1.0)
+    for bad in (0, T + 1):
+        with pytest.raises(RuntimeError, match=r"lengths: every length must lie in 1\.\.T"):
+            gru.forward(x, h0, weights, **options | {"lengths": torch.full_like(valid, bad)}, **out)
+    with pytest.raises(RuntimeError, match="a weight that the route needs is missing"):
+        gru.forward(x, h0, weights._replace(router_weight=None), **options, **out)
+    with pytest.raises(RuntimeError, match="temperature must be a finite number > 0"):
+        gru.forward(x, h0, weights, **options | {"temperature": 0.0}, **out)
+    with pytest.raises(RuntimeError, match=r"gates is .* and must be"):
+        gru.forward(x, h0, weights, **options, **out | {"gates": out["gates"][..., :H].contiguous()})
+    gru.forward(x, h0, weights, **options, **out)
+    del out["h_n"]
+    short = Weights(weight_ih=torch.empty(K, 3 * H, INPUTS - 1, dtype=x.dtype))
+    with pytest.raises(RuntimeError, match=r"weight_ih is .* and must be"):
+        gru.backward(x, h0, weights, **options, **out, dy=torch.ones_like(out["y"]), gradients=short)
