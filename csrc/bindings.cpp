@@ -53,7 +53,7 @@ class Call {
   FlowRoutedGru p{};
 
   Call(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets, const std::string &route,
-       const std::string &routing, double temperature, bool batch_first, bool reverse, int threads, const char *op)
+       const std::string &routing, double temperature, bool batch_first, bool reverse, bool ragged, int threads, const char *op)
       : reader_(reader), op_(op) {
     if (tensors.size() != kTensors) throw flow::Misfit("flow_kernels::routed_gru: twelve tensors are expected");
     Tensor t[kTensors];
@@ -70,7 +70,8 @@ class Call {
     p.dtype = dtype_of(x.type);
     p.route = index_of(route, {"mixture", "global", "local"}, "route");
     p.routing = index_of(routing, {"soft", "hard", "straight_through"}, "routing");
-    p.temperature = temperature, p.batch_first = batch_first, p.reverse = reverse, p.threads = threads;
+    p.temperature = temperature, p.batch_first = batch_first, p.reverse = reverse, p.ragged = ragged;
+    p.threads = threads;
     p.K = clients_ ? h0.shape[0] : 1, p.B = h0.shape[clients_], p.H = h0.shape[clients_ + 1];
     p.I = x.shape[clients_ + rows];
     rows_ = x.shape[clients_];
@@ -164,8 +165,8 @@ class Call {
 
 int forward(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
             const std::string &route, const std::string &routing, double temperature, bool batch_first, bool reverse,
-            int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
-  Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, threads, "routed_gru");
+            bool ragged, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
+  Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads, "routed_gru");
   FlowRoutedGru &p = call.p;
   p.y = call.row_tensor(y, "y", {p.H}), p.q = call.row_tensor(q, "q", {2});
   p.h_n = call.tensor(h_n, "h_n", {p.B, p.H});
@@ -188,9 +189,9 @@ PYBIND11_MODULE(_C, m) {
           "try_forward",
           [](const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
              const std::string &route, const std::string &routing, double temperature, bool batch_first, bool reverse,
-             int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
+             bool ragged, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
             try {
-              return forward(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, threads, y,
+              return forward(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads, y,
                              h_n, q, gates);
             } catch (const flow::Misfit &) {
               return -1;
@@ -199,9 +200,9 @@ PYBIND11_MODULE(_C, m) {
           "forward, or -1 where that raises because of a tensor.")
       .def("backward", [](const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
                           const std::string &route, const std::string &routing, double temperature, bool batch_first,
-                          bool reverse, int threads, py::handle y, py::handle q, py::handle gates, py::handle dy,
+                          bool reverse, bool ragged, int threads, py::handle y, py::handle q, py::handle gates, py::handle dy,
                           py::handle dh_n, py::handle dq, const py::tuple &grads) {
-        Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, threads,
+        Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads,
                   "routed_gru_backward");
         FlowRoutedGru &p = call.p;
         p.y = call.row_tensor(y, "y", {p.H}), p.q = call.row_tensor(q, "q", {2});

@@ -35,6 +35,25 @@ typedef struct {
 int64_t flow_head_workspace(const FlowHead *p);  // -1 for bad sizes or options
 int flow_head(const FlowHead *p);
 
+// q = softmax((W x + b) / temperature) for every row with a target, one-hot argmax with FLOW_HARD (a tie goes to the first);
+// zero for the others. Backward, with soft routing: from dq the gradients dw, db, and dx, to which is added.
+typedef struct {
+  int64_t K, N, H;
+  int32_t dtype, threads, routing;
+  double temperature;
+
+  const void *x;           // [K, N, H]
+  const int64_t *targets;  // [K, N]; negative: the row is not computed
+  const void *w, *b;       // [K, 2, H], [K, 2]
+  void *q;                 // [K, N, 2]; read by backward
+
+  const void *dq;          // [K, N, 2]
+  void *dx, *dw, *db;      // each may be null
+} FlowRouter;
+
+int flow_router_forward(const FlowRouter *p);
+int flow_router_backward(const FlowRouter *p);
+
 // One parameter tensor of K clients, n numbers each, and its gradient: dense, or rows to be added up where several have the
 // same number.
 typedef struct {
@@ -63,7 +82,8 @@ typedef struct {
 int64_t flow_sgd_workspace(const FlowSgd *p);
 int flow_sgd(const FlowSgd *p);
 
-// total[i] += sum over k, in that order, of weights[k] * uploads[k][i], in double
+// total [3][n]: the sum over k of weights[k] * uploads[k][i] joins it, cut into multiples of 2^-12, 2^-45 and 2^-78. Sums of
+// these are exact, in whatever order, while they stay below 2^41 in absolute value, for up to 2^20 uploads.
 int flow_accumulate(int64_t K, int64_t n, int32_t dtype, const void *uploads, const double *weights, double *total);
 
 #ifdef __cplusplus

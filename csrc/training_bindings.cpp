@@ -90,6 +90,27 @@ int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple
   return run(reader, p, flow_head_workspace(&p), flow_head);
 }
 
+// weight [K, 2, H] and bias [K, 2] of a router; with dq backward, else forward
+int router(const Reader &reader, py::handle x, py::handle targets, py::handle weight, py::handle bias, py::handle q, bool hard,
+           double temperature, py::handle dq, py::handle dx, py::handle dw, py::handle db, int threads) {
+  const Tensor input = reader.read(x, "x");
+  if (input.dimensions != 3) throw Misfit("x must be [K, N, H]");
+  const dlpack::Type type = input.type;
+  FlowRouter p{};
+  p.dtype = dtype_of(type), p.threads = threads, p.routing = hard ? FLOW_HARD : FLOW_SOFT, p.temperature = temperature;
+  p.K = input.shape[0], p.N = input.shape[1], p.H = input.shape[2];
+  p.x = input.data;
+  p.targets = static_cast<const int64_t *>(fitting(reader, targets, "targets", {p.K, p.N}, kInt64));
+  p.w = fitting(reader, weight, "router weight", {p.K, 2, p.H}, type);
+  p.b = fitting(reader, bias, "router bias", {p.K, 2}, type);
+  p.q = fitting(reader, q, "q", {p.K, p.N, 2}, type), p.dq = fitting(reader, dq, "q gradient", {p.K, p.N, 2}, type);
+  p.dx = fitting(reader, dx, "x gradient", {p.K, p.N, p.H}, type);
+  p.dw = fitting(reader, dw, "router weight gradient", {p.K, 2, p.H}, type);
+  p.db = fitting(reader, db, "router bias gradient", {p.K, 2}, type);
+  const py::gil_scoped_release release;
+  return p.dq ? flow_router_backward(&p) : flow_router_forward(&p);
+}
+
 // parameters: tuples (parameter, gradient, anchor, momentum, rows), all with a leading K
 int sgd(const Reader &reader, const py::list &parameters, py::handle present, double lr, double clip, double mu, double decay,
         double momentum, int threads) {
@@ -130,17 +151,17 @@ int sgd(const Reader &reader, const py::list &parameters, py::handle present, do
 
 int accumulate(const Reader &reader, py::handle total, py::handle uploads, py::handle weights) {
   const Tensor sum = reader.read(total, "total"), given = reader.read(uploads, "uploads");
-  if (sum.type.code != dlpack::kFloat || sum.type.bits != 64 || !given.dimensions || size_of(given, 1) != size_of(sum))
-    throw Misfit("total must be float64 [..] and uploads [K, ..]");
+  if (sum.type.code != dlpack::kFloat || sum.type.bits != 64 || !given.dimensions || 3 * size_of(given, 1) != size_of(sum))
+    throw Misfit("total must be float64 [3, ..] and uploads [K, ..]");
   const void *w = fitting(reader, weights, "weights", {given.shape[0]}, kFloat64);
   const int dtype = dtype_of(given.type);
   const py::gil_scoped_release release;
-  return flow_accumulate(given.shape[0], size_of(sum), dtype, given.data, static_cast<const double *>(w),
+  return flow_accumulate(given.shape[0], size_of(given, 1), dtype, given.data, static_cast<const double *>(w),
                          static_cast<double *>(sum.data));
 }
 
 }  // namespace
 
 void add_training(py::class_<Reader> &kernels) {
-  kernels.def("head", &head).def("sgd", &sgd).def("accumulate", &accumulate);
+  kernels.def("head", &head).def("router", &router).def("sgd", &sgd).def("accumulate", &accumulate);
 }

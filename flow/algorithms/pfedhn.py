@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from flow.algorithms.interface import Algorithm, Rate
-from flow.algorithms.shared.hypernetwork import fresh_phi, generate, pull_back
+from flow.algorithms.shared.hypernetwork import fresh_phi, generate, generate_each, pull_back, pull_back_each
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
@@ -185,7 +185,7 @@ def download(options: HyperOptions, model: LanguageModel, state: Tensors, to: Me
     vectors = state[VECTORS][rows]  # of a client held out somebody else's, but it is new
     if predicting:
         vectors = torch.where(new.unsqueeze(1), average_vector(state), vectors)
-    made, shared = generate(untagged("phi", state), vectors), shared_of(state)
+    made, shared = generate_each(untagged("phi", state), vectors), shared_of(state)
     tensors = {**broadcast(shared, len(rows)).tensors, **made}
     sizes = [nbytes(shared) + nbytes({name: tensor[0] for name, tensor in made.items()})] * len(rows)
     if not predicting:
@@ -250,11 +250,11 @@ def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Pe
         total = total.plus(work)
         own = {name: parameters[name] for name in own}
         delta = {name: theta[name] - parameters[name] for name in theta}
-        gradient = pull_back(phi, vectors, delta, frozen=True)[1]
+        gradient = pull_back_each(phi, vectors, delta)
         gradient *= shrink(options, torch.linalg.vector_norm(gradient, dim=1, keepdim=True))
         moved, buffer = momentum(options, vectors, gradient, buffer, vector_rate(options))
         vectors = torch.where(new.unsqueeze(1), moved, vectors)
-        made = generate(phi, vectors)
+        made = generate_each(phi, vectors)
         theta = {name: torch.where(per_client(new, t), made[name], t) for name, t in theta.items()}
     size = nbytes({name: tensor[0] for name, tensor in theta.items()})
     sent = [options.new_exchanges * size if one else 0 for one in new.tolist()]

@@ -39,7 +39,8 @@ def evaluate(
             scores += score_clients(task, workers, run.state, run.states, slab, draw, bar.update if bar else None)
         if run.ranks.size > 1:
             contents = run.ranks.contents(_encoded(scores))
-            scores = sorted((score for content in contents for score in _decoded(content)), key=lambda score: score.id)
+            scores = [score for content in contents for score in _decoded(content)]
+        scores.sort(key=lambda score: score.id)  # whoever shared a group: sums of shares depend on the order in the last bit
         summary[side] = side_summary(scores, clients.skipped)
         all_scores += scores
     return summary, all_scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -41,15 +42,17 @@ class Uploads:
     Of a client whose upload was lost only what it received and computed is counted."""
 
     total: Tensors = field(default_factory=dict)
-    """Sum of every upload times its weight."""
+    """[3, ..]: the sum of every upload times its weight, see :func:`flow_kernels.training.accumulate_`."""
     each: Tensors = field(default_factory=dict)
     """[n, ..], clients in the order of `rows`; empty unless asked for."""
     rows: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
     """int64 [n]: numbers of the clients, ascending."""
     weights: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
     """float64 [n]"""
-    nats: float = 0.0
+    client_nats: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
+    """float64 [n]: sum of the losses over each client's tokens in its last phase."""
     tokens: float = 0.0
+    """Of those sums; this and the next four are whole numbers, whose sums no order changes."""
     sequences: int = 0
     flops: float = 0.0
     upload_bytes: int = 0
@@ -66,14 +69,19 @@ class Uploads:
         """How many uploaded."""
         return len(self.rows)
 
+    @property
+    def nats(self) -> float:
+        """The sum of the clients' losses, rounded once, so that their order leaves no trace."""
+        return math.fsum(self.client_nats.tolist())
+
     def mean(self) -> Tensors:
         """The weighted mean, in float64."""
         weight = float(self.weights.sum())
-        return {name: tensor / weight for name, tensor in self.total.items()}
+        return {name: training.total_of(tensor) / weight for name, tensor in self.total.items()}
 
 
 SUMS = (
-    "nats", "tokens", "sequences", "flops", "upload_bytes", "download_bytes", "data_seconds", "training_seconds",
+    "tokens", "sequences", "flops", "upload_bytes", "download_bytes", "data_seconds", "training_seconds",
 )  # fmt: skip
 
 
@@ -84,19 +92,18 @@ def collect(received: Iterable[Received], one_by_one: bool = False) -> Uploads:
         started = time.perf_counter()
         every, last = upload, upload.phases[-1]
         found.finite &= all_finite([last.nats, *(upload.kept or {}).values()])
-        nats, tokens = last.nats, last.tokens
+        nats, tokens = last.nats.cpu(), last.tokens.cpu()
         if lost is not None and lost.any():
             there = np.flatnonzero(~lost)
             index = torch.from_numpy(there)
             rows, every = rows[there], _only(upload, index)
-            nats, tokens = nats[index.to(nats.device)], tokens[index.to(tokens.device)]
+            nats, tokens = nats[index], tokens[index]
         weights = torch.tensor(every.weights, dtype=torch.float64)
         for name, stacked in {} if one_by_one else every.tensors.items():
             if name not in found.total:
-                found.total[name] = torch.zeros(stacked.shape[1:], dtype=torch.float64, device=stacked.device)
+                found.total[name] = torch.zeros((3, *stacked.shape[1:]), dtype=torch.float64, device=stacked.device)
             _add(found.total[name], stacked, weights)
-        parts.append((rows, weights, every.tensors if one_by_one else {}))
-        found.nats += float(nats.sum())
+        parts.append((rows, weights, nats, every.tensors if one_by_one else {}))
         found.tokens += float(tokens.sum())
         found.sequences += sum(work.sequences for work in upload.phases)
         found.flops += sum(float(work.flops.sum()) for work in upload.phases)
@@ -107,9 +114,10 @@ def collect(received: Iterable[Received], one_by_one: bool = False) -> Uploads:
         found.aggregation_seconds += time.perf_counter() - started
     if parts:
         started = time.perf_counter()
-        rows = np.concatenate([rows for rows, _, _ in parts])
-        found.weights = torch.cat([weights for _, weights, _ in parts])
-        found.each = {name: torch.cat([tensors[name] for _, _, tensors in parts]) for name in parts[0][2]}
+        rows = np.concatenate([rows for rows, *_ in parts])
+        found.weights = torch.cat([weights for _, weights, _, _ in parts])
+        found.client_nats = torch.cat([nats for _, _, nats, _ in parts])
+        found.each = {name: torch.cat([tensors[name] for *_, tensors in parts]) for name in parts[0][-1]}
         _sort(found, rows)
         found.aggregation_seconds += time.perf_counter() - started
     return found
@@ -126,11 +134,12 @@ def weighted_sum(each: Tensors, shares: Tensor) -> Tensors:
 
 
 def _add(total: Tensor, stacked: Tensor, weights: Tensor) -> None:
-    """total += sum over k of weights[k] * stacked[k], in float64, in place; in one pass where there is a kernel for it."""
+    """total [3, ..] += sum over k of weights[k] * stacked[k], in place; in one pass where there is a kernel for it."""
     if not len(weights):  # every upload was lost
         return
     if training.refusal(stacked.dtype, stacked.device):
-        total += torch.tensordot(weights.to(stacked.device), stacked.double(), dims=1)
+        for weight, upload in zip(weights.tolist(), stacked, strict=True):
+            total += training.split(weight * upload.double())
     else:
         training.accumulate_(total, stacked, weights)
 
@@ -145,7 +154,7 @@ def _sort(found: Uploads, rows: Rows) -> None:
     """Put clients into the order of their numbers."""
     order = np.argsort(rows)
     index = torch.from_numpy(order)
-    found.rows, found.weights = rows[order], found.weights[index]
+    found.rows, found.weights, found.client_nats = rows[order], found.weights[index], found.client_nats[index]
     found.each = {name: tensor[index.to(tensor.device)] for name, tensor in found.each.items()}
 
 
@@ -163,14 +172,15 @@ def combine(ranks: Ranks, found: Uploads, parts: Sequence[Rows], trained: Sequen
         return
     started, counts = time.perf_counter(), [len(rows) for rows in parts]
     begin = sum(counts[: ranks.rank])
-    numbers = torch.zeros(len(SUMS) + 1 + sum(counts), dtype=torch.float64)
+    numbers = torch.zeros(len(SUMS) + 1 + 2 * sum(counts), dtype=torch.float64)
     numbers[: len(SUMS)] = torch.tensor([getattr(found, name) for name in SUMS], dtype=torch.float64)
     numbers[len(SUMS)] = not found.finite
-    numbers[len(SUMS) + 1 :][begin : begin + counts[ranks.rank]] = found.weights
+    own, of_clients = slice(begin, begin + counts[ranks.rank]), numbers[len(SUMS) + 1 :].view(2, -1)
+    of_clients[:, own] = torch.stack((found.weights, found.client_nats))
     numbers, found.total = ranks.sum(numbers, found.total, all(trained))
     for name, value in zip(SUMS, numbers.tolist(), strict=False):
         setattr(found, name, type(getattr(found, name))(value))
-    found.finite, found.weights = not numbers[len(SUMS)], numbers[len(SUMS) + 1 :]
+    found.finite, (found.weights, found.client_nats) = not numbers[len(SUMS)], numbers[len(SUMS) + 1 :].view(2, -1)
     found.each = ranks.gather(found.each, counts)
     _sort(found, np.concatenate(parts))
     found.aggregation_seconds += time.perf_counter() - started

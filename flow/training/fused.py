@@ -9,26 +9,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from flow.model.language_model import LanguageModel, embed, linear
-from flow.model.parameters import Tensors
-from flow_kernels.reference import choose
-from flow_kernels.training import Head, HeadLoss, Step, Weights, gru, head_loss
+from flow.model.language_model import LanguageModel, embed
+from flow.model.parameters import Route, Tensors
+from flow.training.batches import Batch
+from flow_kernels.training import Head, HeadLoss, Step, Weights, gru, head_loss, route, route_backward
 from flow_kernels.training import refusal as kernels_refusal
-
-if TYPE_CHECKING:
-    from flow.model.parameters import Route
-    from flow.training.batches import Batch
 
 GRU = tuple(f"gru.{name}_l0" for name in Weights._fields)
 HEAD = (
     "projection.weight", "projection.bias", "head.weight", "head.bias", "head.local_weight", "head.local_bias",
 )  # fmt: skip
-ROUTER = ("head.router_weight", "head.router_bias")
+ROUTER = WEIGHT, BIAS = "head.router_weight", "head.router_bias"
 EMBEDDING = "embedding.weight"
 
 
@@ -74,6 +70,11 @@ def _targets(batch: Batch) -> Tensor:
     return torch.where(batch.valid, batch.targets, -1).flatten(1)
 
 
+def _lengths(batch: Batch) -> Tensor:
+    """int64 [k, B]: 0 for rows that only fill up, which the kernels leave out."""
+    return batch.lengths * batch.valid[..., 0]
+
+
 class Fused:
     """The loss of K clients by one route, and its gradients by the parameters of these names.
 
@@ -113,9 +114,9 @@ class Fused:
             dense: whether the embedding's gradient is to have all rows; else it has those that were looked up.
         """
         k, b, t = batch.inputs.shape
-        states, q = self._below_head(p, batch, "soft")
-        x, flat = states.x, states.y.flatten(1, 2)
         targets, head = _targets(batch), self._weights_of_head(p)
+        states, q = self._below_head(p, batch, targets, "soft")
+        x, flat = states.x, states.y.flatten(1, 2)
         outs = [
             self.memory.get(f"d {name}", tuple(p[name].shape), x) if name in self.trained and name is not None else None
             for name in self.head
@@ -130,13 +131,13 @@ class Fused:
         dh = loss.x
         if routers:
             assert q is not None and loss.q is not None
-            ds = self._through_router(q, loss.q, share)
-            if "head.router_weight" in self.trained:
-                grads["head.router_weight"] = ds.mT @ flat
-            if "head.router_bias" in self.trained:
-                grads["head.router_bias"] = ds.sum(1)
-            if dh is not None:
-                dh.baddbmm_(ds, p["head.router_weight"])
+            grads |= {name: self.memory.get(f"d {name}", tuple(p[name].shape), x) for name in self.trained.intersection(ROUTER)}
+            if self.gamma:
+                loss.q[..., 0] += self._regulariser(q, share)
+            route_backward(
+                flat, targets, p[WEIGHT], p[BIAS], q, loss.q, temperature=self.model.temperature,
+                dx=dh, dweight=grads.get(WEIGHT), dbias=grads.get(BIAS),
+            )  # fmt: skip
         dx = None
         if dh is not None:
             dx = self._backward(p, states, batch, dh.view(k, b, t, -1), share.view(k, b, t), grads)
@@ -150,16 +151,17 @@ class Fused:
 
     def look(self, p: Tensors, batch: Batch, routing: str = "soft", best: bool = False) -> tuple[HeadLoss, Tensor]:
         """The loss, and if asked the most likely tokens, of k clients without a gradient; the GRU's routing [k, B, T, 2]."""
-        states, q = self._below_head(p, batch, routing)
-        return head_loss(states.y.flatten(1, 2), _targets(batch), self._weights_of_head(p), q, best=best), states.q
+        targets = _targets(batch)
+        states, q = self._below_head(p, batch, targets, routing)
+        return head_loss(states.y.flatten(1, 2), targets, self._weights_of_head(p), q, best=best), states.q
 
-    def _below_head(self, p: Tensors, batch: Batch, routing: str) -> tuple[States, Tensor | None]:
+    def _below_head(self, p: Tensors, batch: Batch, targets: Tensor, routing: str) -> tuple[States, Tensor | None]:
         """The GRU's states, and the routing [k, B * T, 2] of a routed head."""
         states = self._forward(p, embed(batch.inputs, p[EMBEDDING]), batch, routing)
         if not self.routed_head:
             return states, None
-        scores = linear(states.y.flatten(1, 2), p["head.router_weight"], p["head.router_bias"])
-        return states, choose(scores / self.model.temperature, routing)
+        flat, temperature = states.y.flatten(1, 2), self.model.temperature
+        return states, route(flat, targets, p[WEIGHT], p[BIAS], temperature=temperature, routing=routing)
 
     def _weights_of_gru(self, p: Tensors) -> Weights:
         return Weights(*(None if name is None else p[name] for name in self.gru))
@@ -173,12 +175,6 @@ class Fused:
         tiny = torch.finfo(q.dtype).tiny
         return torch.where(q[..., 0] >= tiny, -self.gamma / layers * share / q[..., 0], 0.0)
 
-    def _through_router(self, q: Tensor, dq: Tensor, share: Tensor) -> Tensor:
-        """Gradient by the head router's scores, [k, N, 2]."""
-        if self.gamma:
-            dq[..., 0] += self._regulariser(q, share)
-        return q * (dq - (q * dq).sum(-1, keepdim=True)) / self.model.temperature
-
     def _forward(self, p: Tensors, x: Tensor, batch: Batch, routing: str) -> States:
         (k, b, t, _), size = x.shape, self.model.gru.hidden_size
         h0 = self.memory.get("h0", (k, b, size), x).zero_()
@@ -186,7 +182,7 @@ class Fused:
         q = self.memory.get("q", (k, b, t, 2), x)
         gates = self.memory.get("gates", gru.gates_shape(k, b, t, size, self.route), x) if self.below_head else None
         gru.forward(
-            x, h0, self._weights_of_gru(p), lengths=batch.lengths, route=self.route, routing=routing,
+            x, h0, self._weights_of_gru(p), lengths=_lengths(batch), route=self.route, routing=routing,
             temperature=self.model.temperature, y=y, h_n=h_n, q=q, gates=gates,
         )  # fmt: skip
         return States(x, h0, y, q, gates)
@@ -202,7 +198,7 @@ class Fused:
         trained = [name if name in self.trained else None for name in self.gru]
         grads |= {name: self.memory.get(f"d {name}", tuple(p[name].shape), x) for name in trained if name is not None}
         gru.backward(
-            x, h0, self._weights_of_gru(p), lengths=batch.lengths, route=self.route, temperature=self.model.temperature,
+            x, h0, self._weights_of_gru(p), lengths=_lengths(batch), route=self.route, temperature=self.model.temperature,
             y=y, q=q, gates=gates, dy=dy, dq=dq, dx=dx,
             gradients=Weights(*(None if name is None else grads[name] for name in trained)),
         )  # fmt: skip

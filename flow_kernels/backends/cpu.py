@@ -92,7 +92,7 @@ def _forward(inputs: Inputs, save: bool) -> Outputs:
     y, h_n, q, gates = outputs = family.empty_outputs(inputs, save)
     threads = torch.get_num_threads()  # not among the arguments: torch.compile would warn of the kernel
     status = _kernels.forward(
-        inputs.tensors, inputs.lengths, inputs.offsets, *inputs.options, threads,
+        inputs.tensors, inputs.lengths, inputs.offsets, *inputs.options, False, threads,
         y, h_n, q, gates if save else None,
     )  # fmt: skip
     _check(status, inputs)
@@ -106,7 +106,7 @@ def _backward(gradients: OutputGradients, saved: Saved, inputs: Inputs, wanted: 
     grads = tuple(torch.empty_like(t) if want and t is not None else None for t, want in zip(tensors, wanted, strict=True))
     threads = torch.get_num_threads()  # not among the arguments: torch.compile would warn of the kernel
     status = _kernels.backward(
-        tensors, inputs.lengths, inputs.offsets, *inputs.options, threads,
+        tensors, inputs.lengths, inputs.offsets, *inputs.options, False, threads,
         y, q, gates if saved.gates.numel() else None, dy, dh_n, dq, grads,
     )  # fmt: skip
     _check(status, inputs)

@@ -17,7 +17,7 @@ RULES = {
     BAD_SIZE: "every size must be at least 1",
     BAD_OPTION: "temperature must be a finite number > 0",
     MISSING: "a weight that the route needs is missing; pass those of every expert that it uses, and the router with both",
-    BAD_LENGTH: "lengths: every length must lie in 1..T; drop empty sequences and cut longer ones",
+    BAD_LENGTH: "lengths: every length must lie in 0..T, and sequences of length 0 come last; cut longer ones",
 }
 
 
@@ -46,7 +46,8 @@ def forward(
         x: [K, B, T, I]
         h0: [K, B, H], the initial states.
         weights: with a leading K; what the route does not use may be None.
-        lengths: int64 [K, B], each in 1..T; None: every sequence has all T steps.
+        lengths: int64 [K, B], each in 0..T; None: every sequence has all T steps. A sequence of length 0 is not there; in a
+            client such sequences come last.
         route, routing, temperature: as for :func:`flow_kernels.routed_gru`.
         y: buffer [K, B, T, H] for the states, zero past a sequence's length.
         h_n: buffer [K, B, H] for the last states.
@@ -58,7 +59,7 @@ def forward(
     """
     options = Options(route, routing, temperature, batch_first=True)
     status = cpu._kernels.forward(
-        (x, h0, *weights), lengths, None, *options, torch.get_num_threads(), y, h_n, q, gates
+        (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(), y, h_n, q, gates
     )  # fmt: skip
     check(status, RULES)
 
@@ -97,7 +98,7 @@ def backward(
     """
     options = Options(route, routing, temperature, batch_first=True)
     status = cpu._kernels.backward(
-        (x, h0, *weights), lengths, None, *options, torch.get_num_threads(),
+        (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(),
         y, q, gates, dy, dh_n, dq, (dx, dh0, *gradients),
     )  # fmt: skip
     check(status, RULES)

@@ -58,8 +58,3 @@ def sgd_(
     """
     threads = torch.get_num_threads()
     check(cpu._kernels.sgd(list(map(tuple, steps)), present, lr, clip, mu, weight_decay, momentum, threads), RULES)
-
-
-def accumulate_(total: Tensor, uploads: Tensor, weights: Tensor) -> None:
-    """total [..] += sum over k, in that order, of weights[k] * uploads[k]; total and weights [K] are float64."""
-    check(cpu._kernels.accumulate(total, uploads.detach().contiguous(), weights), RULES)

@@ -64,8 +64,8 @@ def test_what_does_not_fit_is_refused() -> None:
     x, h0, weights, valid = problem()
     assert valid is not None
     out, options = buffers(x), dict[str, Any](lengths=valid, route="mixture", temperature=1.0)
-    for bad in (0, T + 1):
-        with pytest.raises(RuntimeError, match=r"lengths: every length must lie in 1\.\.T"):
+    for bad in (-1, T + 1):
+        with pytest.raises(RuntimeError, match=r"lengths: every length must lie in 0\.\.T"):
             gru.forward(x, h0, weights, **options | {"lengths": torch.full_like(valid, bad)}, **out)
     with pytest.raises(RuntimeError, match="a weight that the route needs is missing"):
         gru.forward(x, h0, weights._replace(router_weight=None), **options, **out)
@@ -78,3 +78,74 @@ def test_what_does_not_fit_is_refused() -> None:
     short = Weights(weight_ih=torch.empty(K, 3 * H, INPUTS - 1, dtype=x.dtype))
     with pytest.raises(RuntimeError, match=r"weight_ih is .* and must be"):
         gru.backward(x, h0, weights, **options, **out, dy=torch.ones_like(out["y"]), gradients=short)
+
+
+# ---- a client's bits are its own ------------------------------------------------------------------------------------
+
+
+def run_ragged(tensors: dict[str, Tensor], lengths: Tensor, dy: Tensor, route: str, saved: bool) -> dict[str, Tensor]:
+    """All outputs and gradients of one call, with a leading K."""
+    x, h0, weights = tensors["input"], tensors["hx"], Weights(*(tensors[n] for n in Weights._fields)).used_by(route)
+    k, b, t, _ = x.shape
+    hidden = h0.shape[-1]
+    out = dict(y=x.new_empty(k, b, t, hidden), h_n=torch.empty_like(h0), q=x.new_empty(k, b, t, 2))
+    gates = x.new_empty(gru.gates_shape(k, b, t, hidden, route)) if saved else None
+    options: dict[str, Any] = dict(lengths=lengths, route=route, temperature=0.7)
+    gru.forward(x, h0, weights, **options, **out, gates=gates)
+    dx, dh0 = torch.empty_like(x), torch.empty_like(h0)
+    gradients = Weights(*(None if w is None else torch.empty_like(w) for w in weights))
+    gru.backward(
+        x, h0, weights, **options, y=out["y"], q=out["q"], gates=gates, dy=dy, dx=dx, dh0=dh0, gradients=gradients
+    )  # fmt: skip
+    named = {f"d{name}": t for name, t in gradients._asdict().items() if t is not None}
+    return {**out, "dx": dx, "dh0": dh0, **named}
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("route", ["mixture", "global"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    ("sizes", "own"),
+    [
+        ((3, 5, 6, 4, 7), ((3, 4), (1, 1), (0, 0))),
+        ((2, 2, 9, 3, 33), ((1, 2), (2, 9))),
+        ((2, 40, 90, 3, 20), ((17, 61), (40, 33))),  # more rows than a chunk of the backward pass has
+    ],
+    ids=["small", "one row", "chunks"],
+)
+def test_padding_and_company_leave_no_trace(sizes: Any, own: Any, dtype: torch.dtype, route: str, saved: bool) -> None:
+    k, b, t, i, hidden = sizes
+    made = make(k, t, b, i, hidden, batch_first=True)
+    tensors = {name: value.to(dtype) for name, value in made.tensors.items()}
+    g = torch.Generator().manual_seed(1)
+    lengths = torch.zeros(k, b, dtype=torch.int64)
+    for client, (rows, steps) in enumerate(own):
+        if rows:
+            lengths[client, :rows] = torch.randint(1, steps + 1, (rows,), generator=g)
+            lengths[client, 0] = steps
+    dy = torch.randn(k, b, t, hidden, generator=g, dtype=torch.float64).to(dtype)
+    whole = run_ragged(tensors, lengths, dy, route, saved)
+    assert all(value.isfinite().all() for value in whole.values())
+    past = torch.arange(t) >= lengths.unsqueeze(-1)
+    assert all((whole[name][past] == 0).all() for name in ("y", "q", "dx"))
+    for client, (rows, steps) in enumerate(own):
+        if not rows:
+            assert all((value[client] == 0).all() for name, value in whole.items() if "weight" in name or "bias" in name)
+            continue
+        alone = {name: value[client : client + 1] for name, value in tensors.items()}
+        alone["input"], alone["hx"] = alone["input"][:, :rows, :steps].contiguous(), alone["hx"][:, :rows].contiguous()
+        slope = dy[client : client + 1, :rows, :steps].contiguous()
+        single = run_ragged(alone, lengths[client : client + 1, :rows].contiguous(), slope, route, saved)
+        for name, value in single.items():
+            mine = whole[name][client : client + 1]
+            mine = mine[:, :rows, :steps] if name in ("y", "q", "dx") else mine[:, :rows] if name in ("h_n", "dh0") else mine
+            assert torch.equal(mine, value), f"client {client}: {name}"
+
+
+def test_lengths_of_zero_come_last() -> None:
+    x, h0, weights, valid = problem()
+    assert valid is not None
+    bad = valid.clone()
+    bad[0, 0] = 0
+    with pytest.raises(RuntimeError, match=r"sequences of length 0 come last"):
+        gru.forward(x, h0, weights, lengths=bad, route="mixture", temperature=1.0, **buffers(x))

@@ -1,11 +1,13 @@
 """The head with its loss, SGD and sums of uploads, against the same written plainly in float64."""
 
+from fractions import Fraction
+
 import pytest
 import torch
 import torch.nn.functional as F
 
 from flow_kernels.backends import cpu
-from flow_kernels.training import Head, Step, accumulate_, head_loss, sgd_
+from flow_kernels.training import Head, Step, accumulate_, head_loss, route, route_backward, sgd_, split, total_of
 
 # clients, rows, inputs, projection, vocabulary, experts
 SHAPES = [
@@ -194,14 +196,103 @@ def test_a_gradient_of_what_is_not_there_is_refused():
 
 def test_sums_need_their_weights():
     with pytest.raises(RuntimeError, match="a tensor is missing"):
-        accumulate_(torch.zeros(3, dtype=torch.float64), torch.zeros(2, 3), None)
+        accumulate_(torch.zeros(3, 3, dtype=torch.float64), torch.zeros(2, 3), None)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_accumulate(dtype):
     g = torch.Generator().manual_seed(2)
     uploads = torch.randn(5, 3000, 3, generator=g, dtype=torch.float64).to(dtype)
-    weights, total = torch.rand(5, generator=g, dtype=torch.float64), torch.randn(3000, 3, generator=g, dtype=torch.float64)
-    expected = total + (weights.view(-1, 1, 1) * uploads.double()).sum(0)
+    weights, total = torch.rand(5, generator=g, dtype=torch.float64), torch.zeros(3, 3000, 3, dtype=torch.float64)
+    expected = (weights.view(-1, 1, 1) * uploads.double()).sum(0)
     accumulate_(total, uploads, weights)
-    torch.testing.assert_close(total, expected, rtol=1e-14, atol=1e-14)
+    torch.testing.assert_close(total_of(total), expected, rtol=1e-14, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_sums_of_uploads_know_no_order(dtype, each_isa):
+    """Numbers of very different sizes, whose plain sum depends on the order; against exact fractions."""
+    g = torch.Generator().manual_seed(3)
+    sizes = 10.0 ** torch.randint(-9, 4, (40, 257), generator=g)
+    uploads = (torch.randn(40, 257, generator=g, dtype=torch.float64) * sizes).to(dtype)
+    weights = torch.randint(1, 2000, (40,), generator=g).double()
+    plain, sums = set(), []
+    for seed in range(5):
+        order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
+        total = torch.zeros(3, 257, dtype=torch.float64)
+        for part in order.split(1 + 3 * seed):
+            accumulate_(total, uploads[part], weights[part])
+        sums.append(total)
+        plain.add(float(torch.cumsum((weights * uploads[:, 0].double())[order], 0)[-1]))
+    assert all(torch.equal(total, sums[0]) for total in sums) and len(plain) > 1
+    other = torch.zeros(3, 257, dtype=torch.float64)
+    for weight, upload in zip(weights.tolist(), uploads, strict=True):
+        other += split(weight * upload.double())
+    assert torch.equal(other, sums[0]), "the same parts in plain PyTorch"
+    exact = [sum(Fraction(float(w * u)) for w, u in zip(weights, uploads[:, i].double(), strict=True)) for i in range(257)]
+    for found, wanted in zip(total_of(sums[0]).tolist(), exact, strict=True):
+        assert abs(Fraction(found) - wanted) <= Fraction(40, 2**78) + abs(wanted) / 2**52
+
+
+def test_what_is_no_number_stays_so():
+    total = torch.zeros(3, 2, dtype=torch.float64)
+    accumulate_(total, torch.tensor([[1.0, float("nan")], [float("inf"), 1.0]]), torch.ones(2, dtype=torch.float64))
+    assert not total_of(total).isfinite().any()
+
+
+# ---- the router -----------------------------------------------------------------------------------------------------
+
+
+def router_problem(k, n, h, dtype, seed=0):
+    g = torch.Generator().manual_seed(seed)
+
+    def random(*size):
+        return torch.randn(size, generator=g, dtype=torch.float64).to(dtype)
+
+    targets = torch.randint(-1, 4, (k, n), generator=g)
+    return random(k, n, h), targets, random(k, 2, h), random(k, 2), random(k, n, 2)
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 70, 7), (2, 5, 65)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_router_against_autograd(sizes, dtype, each_isa):
+    x, targets, weight, bias, dq = router_problem(*sizes, dtype)
+    q = route(x, targets, weight, bias, temperature=0.7)
+    wide = [t.double().requires_grad_() for t in (x, weight, bias)]
+    scores = torch.baddbmm(wide[2].unsqueeze(1), wide[0], wide[1].mT) / 0.7
+    expected = torch.where((targets >= 0).unsqueeze(-1), scores.softmax(-1), 0.0)
+    (expected * dq.double()).sum().backward()
+    before = torch.randn_like(x)
+    dx, dweight, dbias = before.clone(), torch.full_like(weight, torch.nan), torch.full_like(bias, torch.nan)
+    route_backward(x, targets, weight, bias, q, dq, temperature=0.7, dx=dx, dweight=dweight, dbias=dbias)
+    tight = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-6 * sizes[1]}
+    for found, wanted in ((q, expected), (dx - before, wide[0].grad), (dweight, wide[1].grad), (dbias, wide[2].grad)):
+        torch.testing.assert_close(found.double(), wanted, **tight)
+    hard = route(x, targets, weight, bias, temperature=0.7, routing="hard")
+    valid = targets >= 0
+    assert torch.equal(hard[valid].argmax(-1), expected[valid].argmax(-1)) and (hard[~valid] == 0).all()
+    route_backward(x, targets, weight, bias, q, dq, temperature=0.7)  # nothing is wanted
+
+
+def test_rows_without_a_target_leave_no_trace(each_isa):
+    x, targets, weight, bias, dq = router_problem(1, 90, 33, torch.float32)
+    rows = (targets[0] >= 0).nonzero().squeeze(1)
+    some = [t[:, rows].contiguous() for t in (x, targets, dq)]
+    gradients = []
+    for inputs, goals, slope in ((x, targets, dq), (some[0], some[1], some[2])):
+        q, out = route(inputs, goals, weight, bias), [torch.empty_like(weight), torch.empty_like(bias)]
+        route_backward(inputs, goals, weight, bias, q, slope, dweight=out[0], dbias=out[1])
+        gradients.append(out)
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+
+
+def test_what_a_router_refuses():
+    x, targets, weight, bias, _ = router_problem(2, 3, 5, torch.float32)
+    with pytest.raises(RuntimeError, match=r"router bias is \[2\] of 32 bits and must be \[2, 2\]"):
+        route(x, targets, weight, bias[0])
+    with pytest.raises(RuntimeError, match="temperature must be a number > 0"):
+        route(x, targets, weight, bias, temperature=0.0)
+    with pytest.raises(ValueError, match="routing must be one of 'soft', 'hard', got 'straight_through'"):
+        route(x, targets, weight, bias, routing="straight_through")
+    nan = route(x * torch.nan, targets, weight, bias, routing="hard")
+    assert nan[targets >= 0].isnan().all()

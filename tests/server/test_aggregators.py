@@ -21,6 +21,7 @@ from flow.server import aggregators
 from flow.server.optimizers import OPTIMIZERS, average, resolve
 from flow.server.options import ServerOptions
 from flow.server.uploads import Received, Uploads, collect
+from flow_kernels.training import split
 
 DRAW = Draw(SEED, ROUND, "server")
 RULES = {
@@ -167,7 +168,7 @@ def test_buckets_are_means_of_random_groups_and_change_with_the_round():
 def test_the_mean_of_single_uploads_is_that_of_their_sum():
     vectors, weights = draws(6, "random"), [1.0, 2.0, 5.0, 0.5, 3.0, 9.0]
     one = uploads(vectors, weights)
-    total = Uploads(total={n: (t * per_client(one.weights, t)).sum(0) for n, t in one.each.items()}, weights=one.weights)
+    total = Uploads(total={n: split((t * per_client(one.weights, t)).sum(0)) for n, t in one.each.items()}, weights=one.weights)
     how = ServerOptions()
     for name, tensor in aggregators.aggregate(total, {}, resolve(how), DRAW)[0].items():
         torch.testing.assert_close(aggregators.aggregate(one, {}, resolve(how), DRAW)[0][name], tensor, **TIGHT)

@@ -49,6 +49,16 @@ int check_targets(const FlowHead &p) {
   return FLOW_OK;
 }
 
+int check_router(const FlowRouter &p, bool backward) {
+  const int64_t limit = (int64_t)1 << 31;
+  if (p.K < 1 || p.N < 1 || p.H < 1 || p.K > limit || p.N > limit || p.H > limit) return FLOW_BAD_SIZE;
+  if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64) || p.threads < 1 || !(p.temperature > 0) || p.routing < FLOW_SOFT ||
+      p.routing > FLOW_HARD)
+    return FLOW_BAD_OPTION;
+  if (!p.x || !p.targets || !p.w || !p.b || !p.q || (backward && !p.dq)) return FLOW_MISSING;
+  return FLOW_OK;
+}
+
 // What a client's rows take, in all tensors that have their gradients by rows: the sums, their names, and a table of slots.
 struct SgdScratch {
   int64_t sums = 0, names = 0, slots = 0, total;
@@ -101,6 +111,22 @@ int flow_head(const FlowHead *p) {
   if (!p->workspace || p->workspace_bytes < flow_head_workspace(p) || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
   for_clients(p->K, p->threads,
               [&](int64_t k, int me) { f.head(p, k, static_cast<char *>(p->workspace) + me * scratch); });
+  return FLOW_OK;
+}
+
+int flow_router_forward(const FlowRouter *p) {
+  const int status = check_router(*p, false);
+  if (status) return status;
+  const FlowTraining &f = training_for(p->dtype);
+  for_clients(p->K, p->threads, [&](int64_t k, int) { f.router_forward(p, k); });
+  return FLOW_OK;
+}
+
+int flow_router_backward(const FlowRouter *p) {
+  const int status = check_router(*p, true);
+  if (status) return status;
+  const FlowTraining &f = training_for(p->dtype);
+  for_clients(p->K, p->threads, [&](int64_t k, int) { f.router_backward(p, k); });
   return FLOW_OK;
 }
 

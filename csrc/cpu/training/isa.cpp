@@ -2,7 +2,9 @@
 #include "kernels.h"
 
 #include "head.h"
+#include "router.h"
 #include "sgd.h"
+#include "uploads.h"
 
 namespace {
 
@@ -24,7 +26,10 @@ struct TrainingEntry {
     accumulate<T>(K, n, static_cast<const T *>(uploads), weights, total);
   }
 
-  static constexpr FlowTraining table = {head_scratch_size, head, sgd, add};
+  static void router_forward(const FlowRouter *p, int64_t k) { RouterClient<T>(*p, k).forward(); }
+  static void router_backward(const FlowRouter *p, int64_t k) { RouterClient<T>(*p, k).backward(); }
+
+  static constexpr FlowTraining table = {head_scratch_size, head, router_forward, router_backward, sgd, add};
 };
 
 }  // namespace

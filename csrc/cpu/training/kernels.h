@@ -6,6 +6,8 @@
 struct FlowTraining {
   int64_t (*head_scratch_size)(const FlowHead *);
   void (*head)(const FlowHead *, int64_t client, void *scratch);
+  void (*router_forward)(const FlowRouter *, int64_t client);
+  void (*router_backward)(const FlowRouter *, int64_t client);
   void (*sgd)(const FlowSgd *, int64_t client, void *sums, int64_t *named, int32_t *slots);
   void (*accumulate)(int64_t K, int64_t n, const void *uploads, const double *weights, double *total);
 };

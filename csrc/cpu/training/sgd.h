@@ -117,18 +117,4 @@ struct SgdRun {
   }
 };
 
-// total[i] += sum over k of weights[k] * uploads[k][i]; a piece at a time, so that its sums stay in the first cache.
-template <class T>
-inline void accumulate(int64_t K, int64_t n, const T *uploads, const double *weights, double *total) {
-  constexpr int64_t kPiece = 2048;
-  for (int64_t first = 0; first < n; first += kPiece) {
-    const int64_t end = n - first < kPiece ? n : first + kPiece;
-    for (int64_t k = 0; k < K; ++k) {
-      const double weight = weights[k];
-      const T *one = uploads + k * n;
-      for (int64_t i = first; i < end; ++i) total[i] += weight * (double)one[i];
-    }
-  }
-}
-
 }  // namespace

@@ -57,6 +57,20 @@ def generate(phi: Tensors, vectors: Tensor) -> Tensors:
     return found
 
 
+def generate_each(phi: Tensors, vectors: Tensor) -> Tensors:
+    """:func:`generate`, one client after the other, so that a client's bits do not depend on its company."""
+    each = [generate(phi, vector) for vector in torch.split(vectors, 1)]
+    return {name: torch.cat([made[name] for made in each]) for name in each[0]}
+
+
+def pull_back_each(phi: Tensors, vectors: Tensor, delta: Tensors) -> Tensor:
+    """J_v(theta_i)^T delta_i [K, D] of :func:`pull_back`, one client after the other."""
+    own = ({name: tensor[k : k + 1] for name, tensor in delta.items()} for k in range(len(vectors)))
+    return torch.cat(
+        [pull_back(phi, vector, d, frozen=True)[1] for vector, d in zip(torch.split(vectors, 1), own, strict=True)]
+    )
+
+
 def pull_back(phi: Tensors, vectors: Tensor, delta: Tensors, frozen: bool = False) -> tuple[Tensors, Tensor]:
     """(sum_i J_phi(theta_i)^T delta_i, J_v(theta_i)^T delta_i [K, D]), in one vector-Jacobian product.
 

@@ -1,0 +1,75 @@
+"""The router of a vocabulary head: weights of its two experts at every token, and their gradients."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flow_kernels.backends import cpu
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check
+
+RULES = {
+    BAD_SIZE: "every size must be at least 1",
+    BAD_OPTION: "temperature must be a number > 0",
+    MISSING: "a tensor is missing: x, targets, weight and bias come together",
+}
+ROUTINGS = ("soft", "hard")
+
+
+def route(
+    x: Tensor, targets: Tensor, weight: Tensor, bias: Tensor, *, temperature: float = 1.0, routing: str = "soft"
+) -> Tensor:
+    """q = softmax((x W^T + b) / temperature) -> [K, N, 2], zero in rows without a target.
+
+    A row's numbers depend on that row alone, to the bit.
+
+    Args:
+        x: [K, N, H] float32 or float64 on the CPU.
+        targets: int64 [K, N]; negative where a row counts for nothing and is not computed.
+        weight, bias: [K, 2, H] and [K, 2]; row 0 is the global expert.
+        temperature: the scores are divided by it; > 0.
+        routing: ``"soft"``, or ``"hard"`` for the one-hot argmax; a tie goes to the global expert.
+
+    Raises:
+        RuntimeError: a tensor that does not fit. ValueError: no such routing.
+    """
+    if routing not in ROUTINGS:
+        raise ValueError(f"routing must be one of {', '.join(map(repr, ROUTINGS))}, got {routing!r}")
+    q = x.new_empty((*targets.shape, 2))
+    status = cpu._kernels.router(
+        x.detach().contiguous(), targets.contiguous(), weight.detach().contiguous(), bias.detach().contiguous(), q,
+        routing == "hard", temperature, None, None, None, None, torch.get_num_threads(),
+    )  # fmt: skip
+    check(status, RULES)
+    return q
+
+
+def route_backward(
+    x: Tensor,
+    targets: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    q: Tensor,
+    dq: Tensor,
+    *,
+    temperature: float = 1.0,
+    dx: Tensor | None = None,
+    dweight: Tensor | None = None,
+    dbias: Tensor | None = None,
+) -> None:
+    """Gradients after :func:`route` with soft routing, whose arguments come again. Rows are taken in order.
+
+    Args:
+        q: what :func:`route` returned.
+        dq: [K, N, 2], the gradient by q.
+        dx: [K, N, H]; the gradient by x is added to it. None: not wanted.
+        dweight, dbias: buffers for the gradients by weight and bias; None: not wanted.
+
+    Raises:
+        RuntimeError: a tensor that does not fit.
+    """
+    status = cpu._kernels.router(
+        x.detach().contiguous(), targets.contiguous(), weight.detach().contiguous(), bias.detach().contiguous(), q,
+        False, temperature, dq.contiguous(), dx, dweight, dbias, torch.get_num_threads(),
+    )  # fmt: skip
+    check(status, RULES)

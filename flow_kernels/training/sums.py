@@ -1,0 +1,49 @@
+"""Sums of uploads that come out the same, to the bit, in whatever order and groups the uploads are added up."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from flow_kernels.backends import cpu
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check
+
+RULES = {
+    BAD_SIZE: "there must be at least one upload of at least one number",
+    BAD_OPTION: "uploads must be float32 or float64",
+    MISSING: "a tensor is missing: total, uploads and weights come together",
+}
+UNITS = (2.0**-12, 2.0**-45, 2.0**-78)
+
+
+def accumulate_(total: Tensor, uploads: Tensor, weights: Tensor) -> None:
+    """Add the sum over k of weights[k] * uploads[k] to a sum that no order changes; :func:`total_of` reads it.
+
+    Every summand is cut into multiples of 2^-12, 2^-45 and 2^-78, whose sums float64 holds exactly: neither the order of the
+    uploads nor how they are dealt to calls, threads and processes leaves a trace, as long as a sum stays below 2^41 in
+    absolute value, of at most 2^20 uploads.
+
+    Args:
+        total: float64 [3, ..], zero at first; changed in place.
+        uploads: [K, ..] float32 or float64.
+        weights: float64 [K].
+
+    Raises:
+        RuntimeError: tensors that do not fit.
+    """
+    check(cpu._kernels.accumulate(total, uploads.detach().contiguous(), weights), RULES)
+
+
+def total_of(total: Tensor) -> Tensor:
+    """What :func:`accumulate_` has added up: [3, ..] -> float64 [..]."""
+    return (total[0] + total[1]) + total[2]
+
+
+def split(values: Tensor) -> Tensor:
+    """The three parts of float64 values, [..] -> [3, ..], as :func:`accumulate_` adds them up, on any device."""
+    parts, rest = [], values
+    for unit in UNITS:
+        part = (rest + 1.5 * 2.0**52 * unit) - 1.5 * 2.0**52 * unit
+        parts.append(part)
+        rest = rest - part
+    return torch.stack(parts)
