@@ -73,7 +73,8 @@ class Vocabulary:
         if len(set(self.tokens)) != len(self.tokens):
             raise UserError("tokens: a token occurs twice; every id needs a token of its own")
         for number, token in enumerate(self.tokens):
-            check_text(f"tokens[{number}]", token)
+            if not token.isascii():
+                check_text(f"tokens[{number}]", token)
         most = len(self.tokens) - len(SPECIALS) + 1
         if type(self.oov_buckets) is not int or not 1 <= self.oov_buckets <= most:
             raise UserError(

@@ -246,6 +246,16 @@ def test_help(capsys):
     assert "--gamma" not in shown
 
 
+def test_the_help_says_what_may_stand_beside_resume(capsys):
+    assert main(["--help"]) == 0
+    assert "or with --rounds N lengthen one; --data FILE: its file moved" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    shown = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
+    assert "--rounds, the number of rounds that the run has from now on, and --data, the path to which its file moved." in shown
+    assert "runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is taken." in shown
+
+
 def test_every_command_has_a_usage_line_and_a_help_text(capsys):
     assert list(COMMANDS) == ["run", "report", "compare", "prepare"]
     assert main(["--help"]) == 0

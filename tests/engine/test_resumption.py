@@ -243,3 +243,26 @@ def test_another_population_is_refused_before_the_first_checkpoint_too(tmp_path)
         resume(tmp_path / "run", population=oracles.population(seed=4), progress=False)
     with pytest.raises(UserError, match=r"data='mine\.jsonl' does nothing beside population.*leave either out"):
         resume(tmp_path / "run", data="mine.jsonl", population=POPULATION, progress=False)
+
+
+@pytest.mark.parametrize("build", ["new", "old"])
+def test_a_comparison_goes_on_from_any_folder(build, here, monkeypatch):
+    """One of an older build, which kept the path as it was given, goes on in the working directory that it was started in."""
+    monkeypatch.setattr("flow.comparison.page._charts", lambda rows: [])
+    arguments = ["compare", "fedavg", *TINY, "--data", "mine.jsonl.gz", "--evaluate-every", "0", "--folder", str(here / "c")]
+    assert main(arguments) == 0
+    run = here / "c" / "runs" / "fedavg-seed0"
+    record = here / "c" / "comparison.json"
+    content = json.loads(record.read_text())
+    assert content["config"]["data"]["data"] == run_folder.read_config(run)["data"]["data"] == str(here / "mine.jsonl.gz")
+    (run / "report.html").unlink()
+    if build == "old":
+        aged(run)
+        content["config"]["data"]["data"] = "mine.jsonl.gz"
+        record.write_text(json.dumps(content))
+    else:
+        (here / "elsewhere").mkdir()
+        monkeypatch.chdir(here / "elsewhere")
+    assert main(["compare", "--resume", str(here / "c")]) == 0
+    assert (run / "report.html").is_file()
+    assert main(arguments) == (0 if build == "old" else 2), "the path that was given names another file, or none"
