@@ -5,6 +5,7 @@ from typing import Any
 
 import oracles
 import pytest
+from algorithm_cases import CASES
 
 from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms import REGISTRY, algorithm_of
@@ -50,3 +51,12 @@ def test_derived_options_never_run_the_algorithm_that_they_derive_from(tmp_path,
     simulate(CONFIG, population=oracles.population(), progress=False)
     assert called == [1.0] * len(called) and called
     assert algorithm_of(FedAvgOptions()).name == "fedavg"
+
+
+@pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+def test_resolved_options_are_not_resolved_again_for_another_number_of_rounds(options):
+    """A run that goes on with more rounds relies on this."""
+    algorithm = algorithm_of(options)
+    for given in (options, algorithm.options()):
+        resolved = algorithm.resolve(given, 4)
+        assert algorithm.resolve(resolved, 60) == resolved
