@@ -10,7 +10,7 @@ import torch
 
 from flow.algorithms import DEFAULT, REGISTRY, algorithm_of
 from flow.checks import _default, typed
-from flow.data import DataOptions
+from flow.data import DataOptions, located
 from flow.errors import UserError
 from flow.server.optimizers import resolve
 from flow.server.options import ServerOptions
@@ -128,6 +128,7 @@ def checked(config: Config[Any]) -> Config[Any]:
                 rule = f"at least {low}" if value < low else f"at most {LARGEST}"
                 raise UserError(f"{one.name} must be {rule}, got {value}{_default(one)}")
     config = replace(config, algorithm=algorithm.resolve(options, config.rounds), server=resolve(config.server))
+    config = replace(config, data=replace(config.data, data=located(config.data.data)))
     # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
     return replace(config, threads=config.threads or (torch.get_num_threads() if on_cpu(config.model) else 1))
 
@@ -146,12 +147,11 @@ def read_config(folder: Path) -> Config[Any]:
     path, remedy = folder / "config.json", "put back the file that the run was started with"
     stored = run_folder.read_config(folder)
     try:
-        content = completed(stored)
+        content = completed(run_folder.options(stored))
         kinds = _kinds(content)
         del content["algorithm"]["name"]
         parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "data", "model", "server")}
         config = Config(**parts, **{name: content.pop(name) for name in _names(Config) if name not in parts})
-        content.pop("versions", None)
         if content:
             raise TypeError(f"{', '.join(content)} is not an option")
     except (KeyError, TypeError, AttributeError) as error:
@@ -176,6 +176,9 @@ def completed(content: dict[str, Any], algorithm: type[Any] | None = None) -> di
     for name, kind in kinds.items():
         if isinstance(content.get(name, {}), dict):
             content[name] = {**_absent(kind), **content.get(name, {})}
+    data = content["data"]
+    if isinstance(data, dict) and isinstance(data["data"], str):  # of an older build: relative to the working directory
+        data["data"] = located(data["data"])
     return content
 
 

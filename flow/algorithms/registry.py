@@ -73,9 +73,22 @@ NAMES: dict[str, Name] = {name: Name(algorithm, ServerOptions(), algorithm.about
 
 
 def algorithm_of(options: object) -> Algorithm[Any]:
-    """The algorithm whose options these are."""
+    """The algorithm whose options these are, decided by their exact class.
+
+    Raises:
+        TypeError: no algorithm has options of this class; the message names those that do.
+    """
     for algorithm in REGISTRY.values():
-        if isinstance(options, algorithm.options):
+        if type(options) is algorithm.options:
             return algorithm
     known = ", ".join(algorithm.options.__name__ for algorithm in REGISTRY.values())
-    raise TypeError(f"algorithm must be an instance of one of {known}, got {options!r}")
+    parent = next((kind.__name__ for kind in type(options).__mro__ if kind in _classes()), None)
+    derived = parent and (
+        f"; {type(options).__name__} derives from {parent}, but no algorithm in REGISTRY has it as its options, and that of "
+        f"{parent} does not run in its place"
+    )
+    raise TypeError(f"algorithm must be an instance of one of {known}, got {options!r}{derived or ''}")
+
+
+def _classes() -> set[type[Any]]:
+    return {algorithm.options for algorithm in REGISTRY.values()}

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from flow.checks import check_text
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
+
+RUNS = Path("runs")
 
 
 class Command(NamedTuple):
@@ -33,3 +38,47 @@ def named_folder(option: str, folder: str) -> Path:
         raise UserError(f"{option}={folder!r} is empty; give the name of a folder")
     check_text(option, folder)
     return Path(folder)
+
+
+@contextmanager
+def default_folder(kind: str, data: str, ranks: Ranks) -> Iterator[Path]:
+    """A new folder's path, runs/KIND-DATA-DATE-TIME, or with the next free of -2, -3, ... after it.
+
+    The processes of a run get the path that the first of them chose. No other command gets it while the block runs.
+    """
+    if not ranks.first:
+        yield Path(ranks.texts("")[0])
+        return
+    with _claimed(f"{kind}-{Path(data).name.split('.')[0]}-{time.strftime('%Y%m%d-%H%M%S')}") as folder:
+        ranks.texts(str(folder))
+        yield folder
+
+
+@contextmanager
+def _claimed(name: str) -> Iterator[Path]:
+    """A path below runs/ that is free; an empty hidden folder beside it, made by mkdir, keeps it for this process."""
+    was_there = RUNS.exists()
+    folder, claim = _claim(name)
+    try:
+        yield folder
+    finally:
+        for path in (claim, *([] if was_there else [RUNS])):
+            with suppress(OSError, ValueError):  # never made, or in use by others
+                path.rmdir()
+
+
+def _claim(name: str) -> tuple[Path, Path]:
+    """The first free path, and the folder that claims it. Where none can be made, the run says why it cannot have its own."""
+    suffixes = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    while True:
+        folder = RUNS / f"{name}{next(suffixes)}"
+        claim = folder.with_name(f".{folder.name}.claim")
+        try:
+            claim.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except (OSError, ValueError):
+            return folder, claim
+        if not folder.exists():
+            return folder, claim
+        claim.rmdir()

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import sys
-import time
 import tomllib
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from flow.checks import check_text
-from flow.cli.command import Command
-from flow.comparison.run import RECORD, SharedOptions, compare, listing, resume_comparison
+from flow.cli.command import Command, default_folder, named_folder
+from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.config import Config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
@@ -41,7 +40,8 @@ class Compare(Config[SharedOptions]):
     """With --tune: rounds of a run that tries one; 0: as many as the final ones have."""
 
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """New folder for everything, or that of the same comparison, which then goes on. None: runs/compare-DATA-DATE-TIME."""
+    """New folder for everything, or that of the same comparison, which then goes on. None: runs/compare-DATA-DATE-TIME, with
+    -2, -3, ... after a name that is taken."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the comparison in this folder, with its configuration. Takes no other option."""
@@ -57,23 +57,26 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
     while arguments and not arguments[0].startswith("-"):
         names.append(arguments.pop(0))
     chosen = _parsed(names, arguments)
-    folder = _folder(chosen)
+    with _folder(chosen, ranks) as folder:
+        result = _result(names, chosen, folder)
+    print(f"report: {result.report}")
+
+
+def _result(names: list[str], chosen: Compare, folder: Path) -> Comparison:
     config: Config[Any] = Config(**{one.name: getattr(chosen, one.name) for one in fields(Config)})
     try:
         if chosen.resume is not None:
-            result = resume_comparison(folder)
-        else:
-            result = compare(
-                names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
-                tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds,
-            )  # fmt: skip
+            return resume_comparison(folder)
+        return compare(
+            names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
+            tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds,
+        )  # fmt: skip
     except KeyboardInterrupt:
-        if (Path(folder) / RECORD).exists():
+        if (folder / RECORD).exists():
             print(f"\nflow: stopped; go on with `flow compare --resume {folder}`", file=sys.stderr)
         raise
     except OSError as error:
         raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}`") from error
-    print(f"report: {result.report}")
 
 
 def _parsed(names: list[str], arguments: list[str]) -> Compare:
@@ -100,12 +103,9 @@ def _parsed(names: list[str], arguments: list[str]) -> Compare:
     return chosen
 
 
-def _folder(chosen: Compare) -> str:
+def _folder(chosen: Compare, ranks: Ranks) -> AbstractContextManager[Path]:
     given = chosen.resume if chosen.resume is not None else chosen.folder
-    data = Path(chosen.data.data).name.split(".")[0]
-    folder = f"runs/compare-{data}-{time.strftime('%Y%m%d-%H%M%S')}" if given is None else given
-    check_text("folder", folder)
-    return folder
+    return default_folder("compare", chosen.data.data, ranks) if given is None else nullcontext(named_folder("folder", given))
 
 
 def _settings(path: str | None) -> dict[str, Any] | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
@@ -11,11 +11,11 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from flow.algorithms import DEFAULT, NAMES
-from flow.cli.command import Command, named_folder
+from flow.cli.command import Command, default_folder, named_folder
 from flow.config import Config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
-from flow.simulation.loop import resume, simulate
+from flow.simulation.loop import Result, resume, simulate
 
 Options = TypeVar("Options")
 
@@ -26,10 +26,12 @@ class Run(Config[Options], Generic[Options]):
 
     # Strings, not paths: Path("") is the working directory.
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """New folder for everything the run writes. None: runs/ALGORITHM-DATA-DATE-TIME."""
+    """New folder for everything the run writes. None: runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is
+    taken."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Go on with the run in this folder, with the configuration it was started with. Takes no other option."""
+    """Go on with the run in this folder, with the configuration it was started with. Two other options may stand beside it:
+    --rounds, the number of rounds that the run has from now on, and --data, the path to which its file moved."""
 
 
 def _run(arguments: list[str], ranks: Ranks) -> None:
@@ -37,18 +39,28 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
     if name not in NAMES:
         raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(NAMES)}")
     run = _parsed(name, arguments)
-    config = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
-    folder = _folder(run, name, ranks)
+    with _folder(run, name, ranks) as folder:
+        result = _result(run, folder, _given(arguments), ranks)
+    if ranks.first:
+        print(f"report: {result.report}")
+
+
+def _result(run: Run[Any], folder: Path, given: set[str], ranks: Ranks) -> Result:
     try:
-        result = simulate(config, folder) if run.resume is None else resume(folder)
+        if run.resume is None:
+            return simulate(Config(**{field.name: getattr(run, field.name) for field in fields(Config)}), folder)
+        return resume(folder, data=run.data.data if "data" in given else None, rounds=run.rounds if "rounds" in given else None)
     except KeyboardInterrupt:
         if ranks.first and (folder / "config.json").exists():
             print(f"\nflow: stopped; go on with `flow run --resume {folder}`", file=sys.stderr)
         raise
     except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
         raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}`") from error
-    if ranks.first:
-        print(f"report: {result.report}")
+
+
+def _given(arguments: list[str]) -> set[str]:
+    """The names of the options among the arguments."""
+    return {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
 
 
 def _parsed(name: str, arguments: list[str]) -> Run[Any]:
@@ -61,20 +73,20 @@ def _parsed(name: str, arguments: list[str]) -> Run[Any]:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    if run.resume is not None and len(arguments) != (1 if arguments[0].startswith("--resume=") else 2):
+    if run.resume is not None and not _given(arguments) <= {"resume", "rounds", "data"}:
         raise UserError(
-            f"--resume {run.resume} takes its configuration from that folder; leave the other options out, or start a new run"
+            f"--resume {run.resume} takes its configuration from that folder; leave the other options out but --rounds and "
+            "--data, or start a new run"
         )
     return run
 
 
-def _folder(run: Run[Any], name: str, ranks: Ranks) -> Path:
+def _folder(run: Run[Any], name: str, ranks: Ranks) -> AbstractContextManager[Path]:
     if run.resume is not None:
-        return named_folder("resume", run.resume)
+        return nullcontext(named_folder("resume", run.resume))
     if run.folder is not None:
-        return named_folder("folder", run.folder)
-    # A new folder is named after the time, which every process reads a moment later: the first one's name counts.
-    return Path(ranks.texts(str(_new_folder(name, run.data.data)))[0])
+        return nullcontext(named_folder("folder", run.folder))
+    return default_folder(name, run.data.data, ranks)
 
 
 def _describe(name: str) -> str:
@@ -85,12 +97,8 @@ def _describe(name: str) -> str:
     )
 
 
-def _new_folder(algorithm: str, data: str) -> Path:
-    return Path("runs") / f"{algorithm}-{Path(data).name.split('.')[0]}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
 USAGE = """\
   run [ALGORITHM]     train, evaluate and write a report; `flow run --help` lists algorithms and options
-  run --resume FOLDER go on with a run that was stopped
+  run --resume FOLDER go on with a run that was stopped, or with --rounds N lengthen one; --data FILE: its file moved
 """
 COMMAND = Command("run", USAGE, _run, distributed=True)

@@ -229,14 +229,14 @@ def _brought_to_its_end(job: Job, progress: bool) -> str | None:
         UserError: its folder holds a run with another configuration, or something else.
     """
     folder, config, population = job
-    expected = run_folder.describe(checked(config), algorithm_of(config.algorithm).name)
+    expected = run_folder.describe(checked(config), algorithm_of(config.algorithm).name, population)
     if folder.exists() and not (folder / "config.json").is_file():
         _clear(folder)
     there = folder.exists()
     if there:
         stored = run_folder.read_config(folder)
-        versions = {"versions": stored.get("versions")}  # it goes on under others, too
-        changed = differences(completed(stored), {**json.loads(json.dumps(expected)), **versions})
+        # It goes on under other versions, too, and comparison.json names the data.
+        changed = differences(run_folder.options(completed(stored)), run_folder.options(json.loads(json.dumps(expected))))
         if changed:
             raise UserError(
                 f"{folder}: its config.json is not the one that this comparison wrote ({'; '.join(changed)}); put the file "

@@ -14,6 +14,7 @@ from flow.data import prepared, registry
 from flow.data.options import DataOptions
 from flow.data.population import Population, check_at_least_one
 from flow.data.source import Source
+from flow.data.validation import trusted
 from flow.errors import UserError
 
 REMEDY = (
@@ -43,6 +44,16 @@ def load(options: DataOptions, progress: bool = False) -> Population:
             f"data={options.data!r} with sequence_length={options.sequence_length} does not fit into memory "
             f"({error}); lower sequence_length or max_clients"
         ) from error
+
+
+def is_file(data: str) -> bool:
+    """Whether a value of `data` is the path of a file, of which its source knows the ending."""
+    return any(source.suffixes and source.recognises(data) for source in registry.SOURCES)
+
+
+def located(data: str) -> str:
+    """A value of `data`, with an absolute path where it names a file, so that it holds in every working directory."""
+    return str(Path(data).absolute()) if is_file(data) else data
 
 
 def prepared_folder(options: DataOptions) -> Path | None:
@@ -77,7 +88,7 @@ def _check(source: Source, options: DataOptions) -> None:
 def _load(source: Source, options: DataOptions, progress: bool) -> Population:
     folder = _folder(source, options)
     if folder is None:
-        return source.read(options)
+        return trusted(source.read(options))
     with _usable(folder.parent):
         is_prepared = (folder / prepared.INDEX).is_file()
     if not is_prepared:

@@ -11,7 +11,7 @@ class DataOptions:
 
     data: str = "shakespeare"
     """The data set: "shakespeare" (next character), the path of your own .jsonl or .jsonl.gz file (next word), or
-    "synthetic" (next word, of no meaning, any number of clients)."""
+    "synthetic" (next word, of no meaning, any number of clients). A run records the absolute path of a file."""
 
     sequence_length: int = 0
     """Targets per training sequence; 0: the source's own default, 80 characters or 20 words."""

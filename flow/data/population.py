@@ -1,6 +1,7 @@
 """What every data source becomes: clients whose texts are cut into fixed windows, and one vocabulary."""
 
 import hashlib
+import reprlib
 import sys
 import zlib
 from abc import abstractmethod
@@ -12,6 +13,7 @@ from typing import NamedTuple, overload
 import numpy as np
 import numpy.typing as npt
 
+from flow.checks import check_text
 from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, SPLITTERS, Numbering
 from flow.errors import UserError
 
@@ -61,13 +63,24 @@ class Vocabulary:
 
     def __post_init__(self) -> None:
         if self.unit not in SPLITTERS:
-            raise ValueError(f"unit={self.unit!r}: a vocabulary's unit must be one of {', '.join(map(repr, SPLITTERS))}")
+            raise UserError(f"unit={self.unit!r}: a vocabulary's unit must be one of {', '.join(map(repr, SPLITTERS))}")
+        if not isinstance(self.tokens, tuple) or not all(isinstance(token, str) for token in self.tokens):
+            raise UserError(f"tokens={reprlib.repr(self.tokens)} must be a tuple of strings; write tuple(tokens)")
         if self.tokens[: len(SPECIALS)] != SPECIALS:
-            raise ValueError(
+            raise UserError(
                 f"tokens={self.tokens[: len(SPECIALS)]!r}...: the first ids are reserved; start tokens with {SPECIALS!r}"
             )
         if len(set(self.tokens)) != len(self.tokens):
-            raise ValueError("tokens: a token occurs twice; every id needs a token of its own")
+            raise UserError("tokens: a token occurs twice; every id needs a token of its own")
+        for number, token in enumerate(self.tokens):
+            if not token.isascii():
+                check_text(f"tokens[{number}]", token)
+        most = len(self.tokens) - len(SPECIALS) + 1
+        if type(self.oov_buckets) is not int or not 1 <= self.oov_buckets <= most:
+            raise UserError(
+                f"oov_buckets={self.oov_buckets!r} must be an integer from 1 to {most}, as {len(self.tokens)} tokens leave no "
+                "more ids beside the reserved ones; end tokens with a name for every bucket after the first"
+            )
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -129,14 +142,17 @@ class Population:
     about: str
 
     @cached_property
+    def survey(self) -> "Survey":
+        """Table and fingerprint, by one reading of every client."""
+        survey = Survey(self.vocabulary)
+        for client in self.clients:
+            survey.add(client)
+        return survey
+
+    @cached_property
     def table(self) -> Table:
         """What is asked of all clients, in their order."""
-        if isinstance(self.clients, Indexed):
-            return self.clients.table
-        scored = self.vocabulary.scored
-        rows = [(c.held_out, c.texts, len(c.train.lengths), scored_targets(c.test, scored)) for c in self.clients]
-        held_out, *counts = np.array(rows, dtype=np.int64).reshape(len(rows), 4).T
-        return Table(held_out.astype(np.bool_), *counts)
+        return self.clients.table if isinstance(self.clients, Indexed) else self.survey.table()
 
     @cached_property
     def training(self) -> npt.NDArray[np.int64]:
@@ -150,12 +166,7 @@ class Population:
     @cached_property
     def fingerprint(self) -> str:
         """SHA-256 of all clients: ids, which are held out, numbers of texts, and tokens."""
-        if isinstance(self.clients, Indexed):
-            return self.clients.fingerprint
-        sha = hashlib.sha256()
-        for client in self.clients:
-            add_to_fingerprint(sha, client)
-        return sha.hexdigest()
+        return self.clients.fingerprint if isinstance(self.clients, Indexed) else self.survey.fingerprint()
 
     def numbers(self, clients: Sequence[Client]) -> npt.NDArray[np.int64]:
         """int64 [n]: the clients' numbers among those that may train, in the order of their ids; -1 for one held out."""
@@ -167,6 +178,30 @@ class Population:
     @cached_property
     def _places(self) -> dict[str, int]:
         return {client.id: place for place, client in enumerate(self.clients)}
+
+
+class Survey:
+    """Collects what must be known of all clients of a population, while they are read one by one in their order."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._scored = vocabulary.scored
+        self._rows: list[tuple[bool, int, int, int]] = []
+        self._sha = hashlib.sha256()
+
+    def add(self, client: Client) -> None:
+        """Take the next client in."""
+        scored = scored_targets(client.test, self._scored)
+        self._rows.append((client.held_out, client.texts, len(client.train.lengths), scored))
+        add_to_fingerprint(self._sha, client)
+
+    def table(self) -> Table:
+        """See :attr:`Population.table`."""
+        held_out, *counts = np.array(self._rows, dtype=np.int64).reshape(len(self._rows), 4).T
+        return Table(held_out.astype(np.bool_), *counts)
+
+    def fingerprint(self) -> str:
+        """See :attr:`Population.fingerprint`."""
+        return self._sha.hexdigest()
 
 
 class _Part(Sequence[Client]):

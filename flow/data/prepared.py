@@ -43,6 +43,7 @@ from flow.data.population import (
     add_to_fingerprint,
     scored_targets,
 )
+from flow.data.validation import trusted
 from flow.errors import UserError
 
 VERSION = 1
@@ -138,7 +139,7 @@ def read(folder: Path) -> Population:
     index = _read_index(folder)
     clients = StoredClients(folder, index)
     vocabulary = Vocabulary(tuple(index["vocabulary"]), index["unit"], index["oov_buckets"])
-    return Population(index["name"], clients, vocabulary, index["sequence_length"], index["about"])
+    return trusted(Population(index["name"], clients, vocabulary, index["sequence_length"], index["about"]))
 
 
 def _read_index(folder: Path) -> dict[str, Any]:

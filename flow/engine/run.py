@@ -27,7 +27,8 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
     draw = Draw(config.seed, 0, "train")
     one = nbytes(task.visit(task.model, state, nowhere, task.clients[:1], draw, "train").kept.tensors)
     clients = min(len(task.clients), config.cohort * config.rounds)
-    if one * clients <= config.client_memory * 2**20:
+    on_disk = folder is not None and (folder / "clients").exists()  # a run that goes on with fewer rounds keeps them there
+    if one * clients <= config.client_memory * 2**20 and not on_disk:
         return nowhere
     if folder is None:
         raise UserError(
@@ -90,7 +91,7 @@ def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: d
             build which knows more options reads them too. None: what the configuration says now.
     """
     options = task.config.algorithm
-    described = run_folder.describe(task.config, task.algorithm.name) if stored is None else stored
+    described = run_folder.describe(task.config, task.algorithm.name, task.population) if stored is None else stored
     digest = run_folder.digest(described, task.population)
     state = task.algorithm.init(options, task.model, task.config.seed, len(task.clients))
     return RunState(folder, digest, state, {}, client_states(task, state, folder, digest), ranks or Ranks())

@@ -11,7 +11,7 @@ import torch
 import flow_kernels
 from flow.algorithms import Algorithm, algorithm_of
 from flow.config import Config, ModelOptions, checked, on_cpu
-from flow.data import Client, Population, load
+from flow.data import Client, Population, load, validated
 from flow.draws import Draw
 from flow.engine import participation
 from flow.errors import UserError
@@ -65,7 +65,9 @@ class Task(NamedTuple):
 def prepare(config: Config[Any], population: Population | None = None, progress: bool = False) -> Task:
     """Check a configuration, load its data and build its model; nothing is written but prepared data.
 
-    progress: whether to draw a bar on stderr while data are being prepared.
+    Args:
+        population: clients in place of ``config.data``; checked where they were not loaded by flow.data.
+        progress: whether to draw a bar on stderr while data are being prepared.
 
     Raises:
         UserError: see :func:`simulate`.
@@ -74,8 +76,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     algorithm = algorithm_of(config.algorithm)
     participation.check(config)
     _check_device(config.model)  # said before anything is read: a large file takes a while
-    if population is None:
-        population = load(config.data, progress)
+    population = load(config.data, progress) if population is None else validated(population)
     clients = population.trainable()
     if not algorithm.averages and config.server != optimizers.resolve(ServerOptions()):
         raise UserError(

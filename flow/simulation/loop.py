@@ -12,10 +12,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from flow.config import Config, read_config
+from flow.config import Config
 from flow.data import Client, Population
 from flow.draws import Draw
 from flow.engine.participation import Group, Turnout, grouped, turnout
+from flow.engine.resumption import record, reopened
 from flow.engine.run import RunState, begin
 from flow.engine.task import Task, prepare
 from flow.errors import Diverged
@@ -76,7 +77,7 @@ def simulate(
         task = prepare(Config() if config is None else config, population, progress and ranks.first)
         run = begin(task, path, ranks)
         if path is not None and ranks.first:
-            run_folder.create(path, run_folder.describe(task.config, task.algorithm.name))
+            run_folder.create(path, run_folder.describe(task.config, task.algorithm.name, task.population))
         return task, run
 
     with ranks.together(partial(_remedy, folder)):
@@ -84,9 +85,24 @@ def simulate(
         return _run(task, run, [], progress and ranks.first)
 
 
-def resume(folder: Path | str, *, population: Population | None = None, progress: bool = True) -> Result:
+def resume(
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    rounds: int | None = None,
+    population: Population | None = None,
+    progress: bool = True,
+) -> Result:
     """Go on after the last checkpoint of a run, on any number of processes; the numbers are those of a run that was never
     interrupted.
+
+    Args:
+        folder: of the run.
+        data: the path to which the run's file moved, which must give the same population; None: the file is where it was.
+        rounds: the number of rounds that the run has from now on, at least those of its last checkpoint; options that were
+            resolved from the number before stay as they are. None: as many as before.
+        population: clients to train on instead of loading the run's data.
+        progress: as in :func:`simulate`.
 
     Raises:
         UserError: as :func:`simulate`; the folder holds no run, or its files were damaged or belong to other data.
@@ -94,10 +110,12 @@ def resume(folder: Path | str, *, population: Population | None = None, progress
     path, ranks = Path(folder), joined()
 
     def start() -> tuple[Task, RunState, list[dict[str, Any]]]:
-        task = prepare(read_config(path), population, progress and ranks.first)
-        run = begin(task, path, ranks, run_folder.read_config(path))
+        task, content = reopened(path, None if data is None else str(data), rounds, population, progress and ranks.first)
+        run = begin(task, path, ranks, content)
         checkpoints = run_folder.stored(path / "checkpoints")
         done = run.load(checkpoints[-1], task.config.model.device) if checkpoints else run.load(None)
+        if ranks.first:
+            record(path, content)
         return task, run, run_folder.cut_metrics(path, done, write_back=ranks.first)
 
     with ranks.together(partial(_remedy, folder)):

@@ -161,6 +161,11 @@ class ClientStates:
                 path.unlink()
             else:
                 self._rounds.setdefault(row, []).append(written)
+        if saved and "rounds" not in saved:  # made in memory, before more rounds made it too small
+            self._rounds = {}
+            kept = {name.removeprefix("kept/"): tensor for name, tensor in saved.items() if name != "rows"}
+            self.write(np.array(rows), kept, round)
+            return self.commit(round)
         self._row_bytes = int(saved["row_bytes"]) if saved else 0
         for row, written in zip(rows, saved["rounds"].tolist() if saved else [], strict=True):
             if self._rounds.get(row, [None])[-1] != written:

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from flow.data import Population
 
 KEEP = 2
+BESIDE = ("versions", "population", "digested")
+"""Keys of config.json beside the options: versions of libraries; the SHA-256 of the data, which older builds lack; in a
+folder of an older build, the options that its files are tied to though they were changed."""
 
 
 def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
@@ -56,17 +59,28 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> tuple[T
     return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, round
 
 
-def describe(config: Any, algorithm: str) -> dict[str, Any]:
-    """The content of config.json: a configuration as nested dictionaries, the algorithm's name and library versions."""
+def describe(config: Any, algorithm: str, population: Population) -> dict[str, Any]:
+    """The content of config.json: a configuration as nested dictionaries, the algorithm's name, and :data:`BESIDE`."""
     content = asdict(config)
     content["algorithm"] = {"name": algorithm, **content["algorithm"]}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    return {**content, "versions": versions}
+    return {**content, "versions": versions, "population": digest({}, population)}
+
+
+def options(described: dict[str, Any]) -> dict[str, Any]:
+    """The options among the content of config.json."""
+    return {name: value for name, value in described.items() if name not in BESIDE}
 
 
 def digest(described: dict[str, Any], population: Population) -> str:
-    """SHA-256 of a configuration (library versions left out) together with the data."""
-    content = {name: value for name, value in described.items() if name != "versions"}
+    """SHA-256 of a configuration together with the data, which ties the files of a run to both.
+
+    It leaves out the number of rounds and where the data lie, which may change. A folder of an older build, whose config.json
+    does not name its population, has both in its digest: as they are, or as they were when they were changed.
+    """
+    content = options(described) | described.get("digested", {})
+    if "population" in described:
+        content |= {"rounds": None, "data": content["data"] | {"data": None}}
     return hashlib.sha256(
         json.dumps([content, population.vocabulary.tokens, population.fingerprint], sort_keys=True).encode()
     ).hexdigest()

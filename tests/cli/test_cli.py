@@ -109,7 +109,8 @@ def test_resume_from_the_command(here, capsys):
     assert (here / "mine" / "evaluation.json").read_text() == before
     assert tensors(last.read_bytes()) == tensors(state)
     assert main(["run", "flow", "--resume=mine"]) == 0
-    assert "leave the other options out" in fails(["run", "--resume", "mine", "--rounds", "9"], capsys)
+    assert "leave the other options out" in fails(["run", "--resume", "mine", "--cohort", "9"], capsys)
+    assert "leave the other options out" in fails(["run", "--resume", "mine", "--rounds", "9", "--lr=0.1"], capsys)
     assert "leave the other options out" in fails(["run", "--lr", "0.1", "--resume", "mine"], capsys)
 
 
@@ -243,6 +244,16 @@ def test_help(capsys):
         shown = capsys.readouterr().out
         assert all(text in shown for text in expected), shown
     assert "--gamma" not in shown
+
+
+def test_the_help_says_what_may_stand_beside_resume(capsys):
+    assert main(["--help"]) == 0
+    assert "or with --rounds N lengthen one; --data FILE: its file moved" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    shown = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
+    assert "--rounds, the number of rounds that the run has from now on, and --data, the path to which its file moved." in shown
+    assert "runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is taken." in shown
 
 
 def test_every_command_has_a_usage_line_and_a_help_text(capsys):

@@ -73,7 +73,7 @@ def test_any_number_of_processes_gives_the_same_bits(single, processes, tmp_path
         same(*(json.loads((folder / "evaluation.json").read_text()) for folder in (several, one)), f"{name}: evaluation")
         stored = [run_folder.stored(folder / "checkpoints") for folder in (several, one)]
         assert [path.name for path in stored[0]] == [path.name for path in stored[1]]
-        digest = run_folder.digest(run_folder.describe(read_config(one), json_name(one)), POPULATION)
+        digest = run_folder.digest(run_folder.describe(read_config(one), json_name(one), POPULATION), POPULATION)
         for path, other in zip(*stored, strict=True):
             found, expected = run_folder.load(path, digest)[0], run_folder.load(other, digest)[0]
             assert found.keys() == expected.keys()

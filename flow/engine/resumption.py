@@ -1,0 +1,97 @@
+"""A run that goes on: with its configuration, or with more rounds, or with its data in another place."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flow.config import Config, checked, read_config
+from flow.data import Population, is_file, located
+from flow.engine.task import Task, prepare
+from flow.errors import UserError
+from flow.storage import files, run_folder
+
+RESULTS = ("evaluation.json", "run.json", "report.html")
+
+
+def reopened(
+    folder: Path, data: str | None, rounds: int | None, population: Population | None, progress: bool
+) -> tuple[Task, dict[str, Any]]:
+    """The task of a run that goes on, and the content that its config.json must have from now on; nothing is written.
+
+    Args:
+        data: where the run's file lies now; None: where it was.
+        rounds: of the run from now on; None: as many as before.
+        population: clients to train on instead of loading the run's data.
+        progress: whether to draw a bar on stderr while data are being prepared.
+
+    Raises:
+        UserError: the folder holds no run, an argument is wrong, or the data are gone or others.
+    """
+    config, content = read_config(folder), run_folder.read_config(folder)
+    if data is not None:
+        if population is not None:
+            raise UserError(f"data={data!r} does nothing beside population, which takes its place; leave either out")
+        config, content = _moved(config, content, data)
+    if rounds is not None:
+        config, content = _lengthened(folder, config, content, rounds)
+    if population is None and is_file(config.data.data) and not os.path.exists(config.data.data):
+        raise UserError(
+            f"data={config.data.data!r}: there is no such file, which the run in {folder} was started with; put it back, or "
+            f"say where it is now with `flow run --resume {folder} --data FILE`"
+        )
+    task = prepare(config, population, progress)
+    if data is not None or not run_folder.stored(folder / "checkpoints"):  # else the checkpoint tells, in older folders too
+        _check_population(folder, content, task.population, "population" if population else f"data={config.data.data!r}")
+    return task, content
+
+
+def record(folder: Path, content: dict[str, Any]) -> None:
+    """Write config.json anew where its content changed; the results of a run with other rounds go before that.
+
+    A crash in between leaves a run without results, which writes them when it goes on.
+    """
+    before = run_folder.read_config(folder)
+    if content == before:
+        return
+    if content.get("rounds") != before.get("rounds"):
+        for name in RESULTS:
+            (folder / name).unlink(missing_ok=True)
+    files.write_json(folder / "config.json", content)
+
+
+def _moved(config: Config[Any], content: dict[str, Any], data: str) -> tuple[Config[Any], dict[str, Any]]:
+    config = checked(replace(config, data=replace(config.data, data=data)))
+    return config, _changed(content, "data", {**content["data"], "data": located(data)})
+
+
+def _lengthened(folder: Path, config: Config[Any], content: dict[str, Any], rounds: int) -> tuple[Config[Any], dict[str, Any]]:
+    config = checked(replace(config, rounds=rounds))
+    done = max(run_folder.rounds(folder / "checkpoints"), default=0)
+    if rounds < done:
+        raise UserError(
+            f"rounds={rounds} is fewer than the {done} that the run in {folder} has done; give {done} or more, or start a new "
+            "run in another folder"
+        )
+    return config, _changed(content, "rounds", rounds)
+
+
+def _changed(content: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
+    """The content of config.json with another value; what an older build tied its files to is kept beside it."""
+    if value == content.get(name):
+        return content
+    changed = {**content, name: value}
+    if "population" not in content:
+        changed["digested"] = {name: content.get(name), **content.get("digested", {})}
+    return changed
+
+
+def _check_population(folder: Path, content: dict[str, Any], population: Population, name: str) -> None:
+    now = run_folder.digest({}, population)
+    if content.get("population", now) != now:
+        raise UserError(
+            f"{name} holds other clients, texts or words than the run in {folder} was started with; give those, or start a new "
+            "run in another folder"
+        )
