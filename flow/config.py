@@ -60,14 +60,14 @@ class Config(Generic[Options]):
     """Clients per round, drawn without replacement from those not held out."""
 
     seed: int = 0
-    """Decides the initial model and every random choice; with the same groups of clients (chunk, threads) the same seed
-    gives the same run, with others the same to rounding. 0 to 2**63 - 1."""
+    """Decides the initial model and every random choice. Where the CPU kernels train, the same seed leaves the same bits on one
+    instruction set and version of torch, whatever chunk, threads and processes are. 0 to 2**63 - 1."""
 
     evaluate_every: int = 20
     """Rounds between small evaluations for the learning curve; 0: none. The full one comes at the end anyway."""
 
     evaluate_clients: int = 20
-    """Clients of each kind (seen in training, never seen) in a small evaluation, the same ones every time."""
+    """Clients of each kind, seen and unseen in training, in a small evaluation, the same ones every time."""
 
     final_clients: int = 0
     """Clients of each kind in the evaluation at the end, drawn at random; 0: all. For populations that take too long."""
@@ -89,16 +89,16 @@ class Config(Generic[Options]):
     """Rounds between checkpoints; the last two are kept, and the last round is always saved."""
 
     chunk: int = 0
-    """Most clients in a group, which is computed side by side on a core; bounds memory, changes results only to rounding.
-    0: few of a large model, many of a small one."""
+    """Most clients in a group, which is computed side by side on a core; bounds memory. Where the CPU kernels
+    train it changes no bit, elsewhere results to rounding. 0: few of a large model, many of a small one."""
 
     client_memory: int = 1024
     """MB of memory for what clients keep between rounds, by algorithms that let them; what may need more is kept in the run's
     folder, memory-mapped."""
 
     threads: int = 0
-    """Cores to use in each process, one group of clients on each; changes results only to rounding. 0: as many as torch
-    would, a number that the run keeps when it is resumed elsewhere."""
+    """Cores to use in each process, one group of clients on each. Where the CPU kernels train their number changes no
+    bit, elsewhere results to rounding. 0: as many as torch would, a number that the run keeps when it is resumed elsewhere."""
 
 
 LEAST = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}

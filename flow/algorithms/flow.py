@@ -186,7 +186,7 @@ def local(options: FlowOptions, model: LanguageModel, visit: Visit) -> Upload:
 
 
 def personalize(options: FlowOptions, model: LanguageModel, visit: Visit) -> Personal:
-    """Make w_l, then train psi alone. Nothing is remembered: a client never seen does the same as one that trained."""
+    """Make w_l, then train psi alone. Nothing is remembered: an unseen client does the same as one that trained."""
     sgd, personal, gamma, _, split_in_two = settings(options)
     if options.ablation == "instance":
         return Personal(visit.received, "mixture", "hard")
