@@ -4,33 +4,58 @@
 #pragma once
 
 #include <stdint.h>
+#include <string.h>
+
+#include "../common/simd.h"
 
 namespace {
 
 constexpr int kLevels = 3;
 constexpr double kUnits[kLevels] = {0x1p-12, 0x1p-45, 0x1p-78};
+constexpr double kRound[kLevels] = {0x1.8p52 * kUnits[0], 0x1.8p52 * kUnits[1], 0x1.8p52 * kUnits[2]};  // x + r - r rounds x
 
-// total [3][n] += the parts of weights[k] * uploads[k][i]; a piece at a time, so that its sums stay in the first cache.
+// A product as it is rounded, not contracted with the sums that follow: the same parts on every instruction set.
+template <class V>
+inline V rounded(V value) {
+#if defined(__x86_64__)
+  __asm__("" : "+v"(value));
+#elif defined(__aarch64__)
+  __asm__("" : "+w"(value));
+#endif
+  return value;
+}
+
+// The parts of `value`, a number or a vector of them, join the sums.
+template <class V>
+inline void add_parts(V value, V (&sums)[kLevels]) {
+  const V a = (value + kRound[0]) - kRound[0], rest = value - a;
+  const V b = (rest + kRound[1]) - kRound[1];
+  sums[0] += a, sums[1] += b, sums[2] += ((rest - b) + kRound[2]) - kRound[2];
+}
+
+// total [3][n] += the parts of weights[k] * uploads[k][i]. The sums of a few numbers stay in registers through all clients.
 template <class T>
 inline void accumulate(int64_t K, int64_t n, const T *uploads, const double *weights, double *total) {
-  constexpr int64_t kPiece = 1024;
-  constexpr double kRound[kLevels] = {0x1.8p52 * kUnits[0], 0x1.8p52 * kUnits[1], 0x1.8p52 * kUnits[2]};
-  double *const high = total, *const middle = total + n, *const low = total + 2 * n;
-  for (int64_t first = 0; first < n; first += kPiece) {
-    const int64_t end = n - first < kPiece ? n : first + kPiece;
-    for (int64_t k = 0; k < K; ++k) {
-      const double weight = weights[k];
-      const T *one = uploads + k * n;
-      double products[kPiece];  // in memory, so that they are rounded: no instruction set joins them with what follows
-      for (int64_t i = first; i < end; ++i) products[i - first] = weight * (double)one[i];
-      for (int64_t i = first; i < end; ++i) {
-        const double value = products[i - first];
-        const double a = (value + kRound[0]) - kRound[0], rest = value - a;
-        const double b = (rest + kRound[1]) - kRound[1];
-        const double c = ((rest - b) + kRound[2]) - kRound[2];
-        high[i] += a, middle[i] += b, low[i] += c;
+  constexpr int64_t W = Simd<double>::width, kSome = 2;
+  typedef T Lanes __attribute__((vector_size(W * sizeof(T))));
+  int64_t i = 0;
+  for (; i + kSome * W <= n; i += kSome * W) {
+    Vec<double> sums[kSome][kLevels];
+    for (int64_t s = 0; s < kSome; ++s)
+      for (int level = 0; level < kLevels; ++level) sums[s][level] = load(total + level * n + i + s * W);
+    for (int64_t k = 0; k < K; ++k)
+      for (int64_t s = 0; s < kSome; ++s) {
+        Lanes lanes;
+        memcpy(&lanes, uploads + k * n + i + s * W, sizeof lanes);
+        add_parts(rounded(__builtin_convertvector(lanes, Vec<double>) * weights[k]), sums[s]);
       }
-    }
+    for (int64_t s = 0; s < kSome; ++s)
+      for (int level = 0; level < kLevels; ++level) store(total + level * n + i + s * W, sums[s][level]);
+  }
+  for (; i < n; ++i) {
+    double sums[kLevels] = {total[i], total[n + i], total[2 * n + i]};
+    for (int64_t k = 0; k < K; ++k) add_parts(rounded((double)uploads[k * n + i] * weights[k]), sums);
+    for (int level = 0; level < kLevels; ++level) total[level * n + i] = sums[level];
   }
 }
 
