@@ -6,6 +6,8 @@ import pathlib
 from types import NoneType
 from typing import Any
 
+from flow.storage.files import WRONG_CHECKSUM, intact
+
 Json = dict[str, Any]
 BINS = 20  # of the histogram of q, and steps of its colour scale
 GROUPS = {"seen": "Clients seen in training", "unseen": "Clients never seen"}
@@ -75,9 +77,13 @@ def _text_of(path: pathlib.Path) -> str:
 
 def _parsed(path: pathlib.Path, text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        whole = intact(content)
     except (ValueError, RecursionError) as error:
         raise _problem(path, f"{where} is not valid JSON ({error})") from error
+    if not whole:
+        raise _problem(path, f"{where} is damaged or changed, {WRONG_CHECKSUM}")
+    return content
 
 
 def read_config(folder: pathlib.Path) -> Json:
