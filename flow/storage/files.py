@@ -164,8 +164,13 @@ def say_unchecked(folder: Path, contents: Mapping[str, Iterable[Any]]) -> None:
     """
     names = [name for name, objects in contents.items() if not all(map(has_checksum, objects))]
     if names:
-        have = "have no checksums" if len(names) > 1 else "has no checksum"
-        say(f"{folder}: {' and '.join(names)} {have}, as older builds wrote them, and cannot be checked for changes")
+        listed = " and ".join(", ".join(names).rsplit(", ", 1))
+        have = (
+            "has no checksum, as older builds wrote it,"
+            if len(names) == 1
+            else "have no checksums, as older builds wrote them,"
+        )
+        say(f"{folder}: {listed} {have} and cannot be checked for changes")
 
 
 @cache

@@ -1,5 +1,6 @@
-"""What resume does with damaged and foreign files: it goes back to what is whole and says so, or refuses and removes nothing."""
+"""Damaged and foreign files: resume goes back to what is whole and says so, or refuses and removes nothing."""
 
+import hashlib
 import json
 import shutil
 
@@ -174,7 +175,7 @@ def test_a_client_state_that_is_not_whole_makes_a_run_go_back(damage, what, whol
 
 
 def test_a_client_state_on_which_all_checkpoints_count_is_named(folder):
-    """Client 0 of a run whose last two checkpoints know the same file of it."""
+    """The last two checkpoints know the same file of a client."""
     names = [path.stem.split("-") for path in sorted((folder / "clients").glob("*/*"))]
     rounds = {client: [int(round) for other, round in names if other == client] for client, _ in names}
     client, round = next((client, own[-1]) for client, own in rounds.items() if own[-1] <= 4)
@@ -184,7 +185,7 @@ def test_a_client_state_on_which_all_checkpoints_count_is_named(folder):
 
 
 def copied_over(folder):
-    """FAULT: the state of a client in the place of another one's."""
+    """The state of a client in the place of another client's."""
     path = newest(folder)
     other = next(one for one in sorted((folder / "clients").glob("*/*")) if one.name[:7] != path.name[:7])
     shutil.copy(other, path)
@@ -291,8 +292,6 @@ def test_every_json_file_of_a_run_carries_a_checksum(whole, tmp_path, plain):
     assert not any(files.has_checksum(row) for row in whole.metrics)
     content = {"b": [1, None], "a": {"d": 0.5, "c": "\u00e4"}}
     spelled = b'{"a":{"c":"\\u00e4","d":0.5},"b":[1,null]}'
-    import hashlib
-
     assert files.with_checksum(content)["sha256"] == hashlib.sha256(spelled).hexdigest()
 
 
@@ -336,7 +335,7 @@ def test_files_without_checksums_are_read_and_said_to_be_unchecked(whole, folder
     (folder / "metrics.jsonl").write_text("\n".join([json.dumps(plain(line)) for line in lines[:4]] + lines[4:]) + "\n")
     write_report(folder)
     assert capsys.readouterr().err == (
-        f"flow: {folder}: config.json and metrics.jsonl and evaluation.json have no checksums, as older builds wrote them, and "
+        f"flow: {folder}: config.json, metrics.jsonl and evaluation.json have no checksums, as older builds wrote them, and "
         "cannot be checked for changes\n"
     )
     same(again(folder), whole)
