@@ -165,12 +165,8 @@ def say_unchecked(folder: Path, contents: Mapping[str, Iterable[Any]]) -> None:
     names = [name for name, objects in contents.items() if not all(map(has_checksum, objects))]
     if names:
         listed = " and ".join(", ".join(names).rsplit(", ", 1))
-        have = (
-            "has no checksum, as older builds wrote it,"
-            if len(names) == 1
-            else "have no checksums, as older builds wrote them,"
-        )
-        say(f"{folder}: {listed} {have} and cannot be checked for changes")
+        have = "has no checksum" if len(names) == 1 else "have no checksums"
+        say(f"{folder}: {listed} {have}, as in older builds, and cannot be checked for changes")
 
 
 @cache

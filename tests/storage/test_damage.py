@@ -335,12 +335,12 @@ def test_files_without_checksums_are_read_and_said_to_be_unchecked(whole, folder
     (folder / "metrics.jsonl").write_text("\n".join([json.dumps(plain(line)) for line in lines[:4]] + lines[4:]) + "\n")
     write_report(folder)
     assert capsys.readouterr().err == (
-        f"flow: {folder}: config.json, metrics.jsonl and evaluation.json have no checksums, as older builds wrote them, and "
+        f"flow: {folder}: config.json, metrics.jsonl and evaluation.json have no checksums, as in older builds, and "
         "cannot be checked for changes\n"
     )
     same(again(folder), whole)
     assert capsys.readouterr().err == (
-        f"flow: {folder}: config.json and metrics.jsonl have no checksums, as older builds wrote them, and cannot be checked "
+        f"flow: {folder}: config.json and metrics.jsonl have no checksums, as in older builds, and cannot be checked "
         "for changes\n"
     )
 
