@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -15,7 +14,7 @@ from flow.data import DataOptions, Population, located
 from flow.errors import UserError
 from flow.server.optimizers import OPTIMIZERS
 from flow.server.options import ServerOptions
-from flow.storage import run_folder
+from flow.storage import files, run_folder
 
 SERVER_FACTOR = 10**0.5  # first step of server_lr in tuning; grids of google-research/federated have it
 
@@ -182,7 +181,7 @@ def read_plan(path: Path) -> Plan:
     """
     remedy = "put back the file that the comparison was started with"
     try:
-        content = completed_plan(json.loads(path.read_text(encoding="utf-8")))
+        content = completed_plan(files.read_json(path, remedy))
         stored = content["config"]
         parts = {"algorithm": SharedOptions, "data": DataOptions, "model": ModelOptions, "server": ServerOptions}
         config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})

@@ -25,7 +25,7 @@ from flow.data import Population
 from flow.engine.task import prepare
 from flow.errors import Diverged, UserError
 from flow.simulation.loop import resume, simulate
-from flow.storage import files, run_folder
+from flow.storage import files, lock, run_folder
 
 RECORD = "comparison.json"
 DIVERGED = "diverged.json"
@@ -87,7 +87,9 @@ def compare(
         UserError: an option, the data or the folder is wrong, or the folder holds a comparison with another configuration.
     """
     plan = planned(algorithms, config, seeds, settings, tune, tune_rounds)
-    return _compare(plan, _folder(folder), population, progress)
+    folder = _folder(folder)
+    with _locked(folder):
+        return _compare(plan, folder, population, progress)
 
 
 def resume_comparison(folder: Path | str, *, population: Population | None = None, progress: bool = True) -> Comparison:
@@ -101,7 +103,8 @@ def resume_comparison(folder: Path | str, *, population: Population | None = Non
         raise UserError(
             f"{folder}: not the folder of a comparison, there is no {RECORD}; give the folder that one was started in"
         )
-    return _compare(read_plan(folder / RECORD), folder, population, progress)
+    with _locked(folder):
+        return _compare(read_plan(folder / RECORD), folder, population, progress)
 
 
 def listing() -> str:
@@ -114,6 +117,32 @@ def _folder(folder: Path | str) -> Path:
     if not str(folder).strip():
         raise UserError(f"folder={str(folder)!r} is empty; give the name of a folder")
     return Path(folder)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a comparison's folder; where it is new, make it, and remove it again where nothing is written to it.
+
+    Raises:
+        UserError: the folder holds something else, cannot be made, or is in use by another process.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            if not folder.exists():
+                stack.enter_context(lock.made(folder))
+            elif (folder / RECORD).is_file() or lock.empty(folder):
+                if stack.enter_context(lock.held(folder)):
+                    files.remove_unfinished(folder)
+            else:
+                raise FileExistsError
+        except FileExistsError as error:
+            raise UserError(f"folder={str(folder)!r} exists already and is left as it is; give another folder") from error
+        except OSError as error:
+            raise UserError(
+                f"folder={str(folder)!r} cannot be created ({error}); give a folder whose parent is a folder that you may "
+                "write to"
+            ) from error
+        yield
 
 
 def _compare(plan: Plan, folder: Path, population: Population | None, progress: bool) -> Comparison:
@@ -170,30 +199,24 @@ def _ready(plan: Plan, population: Population | None) -> Population:
 
 
 def _record(folder: Path, described: dict[str, Any]) -> None:
-    """Start the comparison's folder, or make sure that the comparison there is this one.
+    """Write what the comparison is made of into its new folder, or make sure that the comparison there is this one.
 
     Raises:
-        UserError: it is another one, or the folder holds something else, or cannot be created.
+        UserError: it is another one.
     """
     path = folder / RECORD
-    try:
-        if path.is_file():
-            stored = completed_plan(json.loads(path.read_text(encoding="utf-8")))
-            changed = differences(stored, json.loads(json.dumps(described)))
-            if changed:
-                raise UserError(
-                    f"folder={str(folder)!r} holds a comparison with another configuration ({'; '.join(changed)}); go on with "
-                    f"that one by `flow compare --resume {folder}`, or give another folder"
-                )
-            return
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise UserError(f"folder={str(folder)!r} exists already and is left as it is; give another folder")
-        folder.mkdir(parents=True, exist_ok=True)
-        files.write_json(path, described)
-    except OSError as error:
+    if not path.is_file():
+        files.write_json(path, files.with_checksum(described))
+        return
+    content = files.read_json(path, "put back the file that the comparison was started with")
+    files.say_unchecked(folder, {RECORD: [content]})
+    stored = completed_plan({name: value for name, value in content.items() if name != files.CHECKSUM})
+    changed = differences(stored, json.loads(json.dumps(described)))
+    if changed:
         raise UserError(
-            f"folder={str(folder)!r} cannot be created ({error}); give a folder whose parent is a folder that you may write to"
-        ) from error
+            f"folder={str(folder)!r} holds a comparison with another configuration ({'; '.join(changed)}); go on with "
+            f"that one by `flow compare --resume {folder}`, or give another folder"
+        )
 
 
 def _tune(
@@ -259,12 +282,16 @@ def _brought_to_its_end(job: Job, progress: bool) -> str | None:
 
 
 def _clear(folder: Path) -> None:
-    """Remove a run's folder that was made, but has no configuration yet."""
-    left = list(folder.iterdir())
-    if any(not (path.name.startswith(".config.json.") and path.suffix == ".tmp") for path in left):
+    """Remove a run's folder that was made, but has no configuration yet.
+
+    Raises:
+        UserError: the folder holds something else, or is in use by another process.
+    """
+    if not lock.empty(folder):
         raise UserError(f"{folder}: not the folder of a run, there is no config.json; move it away, and the run is done again")
-    for path in left:
-        path.unlink()
+    with lock.held(folder):
+        for path in files.unfinished(folder):
+            path.unlink()
     folder.rmdir()
 
 
@@ -291,7 +318,7 @@ def _write(
         "tuning": {name: [trial._asdict() for trial in found] for name, found in tried.items()},
         "chosen": chosen,
     }
-    files.write_json(folder / "results.json", content)
+    files.write_json(folder / "results.json", files.with_checksum(content))
     files.write(folder / "table.csv", csv_table(rows).encode())
     files.write(folder / "table.txt", (text_table(rows) + "\n").encode())
     return write_comparison(folder, plan, rows, tried, chosen)

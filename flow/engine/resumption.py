@@ -59,7 +59,7 @@ def record(folder: Path, content: dict[str, Any]) -> None:
     if content.get("rounds") != before.get("rounds"):
         for name in RESULTS:
             (folder / name).unlink(missing_ok=True)
-    files.write_json(folder / "config.json", content)
+    files.write_json(folder / "config.json", files.with_checksum(content))
 
 
 def _moved(config: Config[Any], content: dict[str, Any], data: str) -> tuple[Config[Any], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from flow.engine.task import Task
 from flow.errors import UserError
 from flow.model.parameters import Tensors, nbytes
 from flow.parallel.processes import Ranks
-from flow.storage import run_folder
+from flow.storage import files, metrics, run_folder
 from flow.storage.client_states import ClientStates
 
 
@@ -60,17 +61,66 @@ class RunState:
         assert self.folder is not None
         if not self.ranks.first:
             return self.states.forget([], remove=False)
+        run_folder.sync_metrics(self.folder)
         checkpoints = self.folder / "checkpoints"
         parts = {"": self.state, "moments:": self.moments, "clients:": self.states.save()}
         everything = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
         run_folder.save(checkpoints, everything, round, self.digest)
         self.states.forget(run_folder.rounds(checkpoints))
 
-    def load(self, path: Path | None, device: str = "cpu") -> int:
-        """Go back to a checkpoint, None: to the start; returns the round after which it was made."""
-        if path is None:
+    def go_back(self, device: str = "cpu") -> list[dict[str, Any]]:
+        """Go back to the newest checkpoint that is covered by rows of metrics.jsonl and by files of client states.
+
+        Without any checkpoint the run starts again. The first process leaves the folder as it was at that checkpoint, and says
+        so on stderr where something newer was damaged or missing; rounds that came later are computed again.
+
+        Returns:
+            The rows up to the checkpoint.
+
+        Raises:
+            UserError: there are checkpoints, and none that is covered; a checkpoint is damaged or of another run.
+        """
+        assert self.folder is not None
+        known, folder = metrics.read(self.folder), self.folder / "checkpoints"
+        done, reason = self._restored(run_folder.stored(folder), known, device)
+        if self.ranks.first:
+            run_folder.say_unchecked(self.folder, known)
+            if reason:
+                bad = known.damage or reason == known.end()
+                kept = f"; the file is kept as {metrics.keep_damaged(known).name}" if bad else ""
+                files.say(f"went back to {f'round {done}' if done else 'the start'}: {reason}{kept}")
+            run_folder.remove_later(folder, done)
+            metrics.cut(known, done)
+        return known.until(done)
+
+    def _restored(self, checkpoints: Sequence[Path], known: metrics.Metrics, device: str) -> tuple[int, str]:
+        """Take over the newest checkpoint that can be; returns its round, and what kept from newer rounds, if anything."""
+        reason = known.end() if known.damage else ""
+        if not checkpoints:
             self.states.restore({}, 0)
-            return 0
+            return 0, reason
+        newest = run_folder.round_of(checkpoints[-1])
+        covered = [path for path in checkpoints if run_folder.round_of(path) <= len(known.rows)]
+        if not covered:
+            raise UserError(
+                f"{known.path}: does not hold rounds 1 to {newest}, which the checkpoint has behind it, nor those of an older "
+                f"checkpoint: {known.end()}; put back the file, or start a new run in another folder"
+            )
+        if covered[-1] != checkpoints[-1]:
+            reason = known.end()
+        lost: list[files.Damaged] = []
+        for path in reversed(covered):
+            round, clients = self._load(path, device)
+            try:
+                self.states.restore(clients, round, verify=self.ranks.first)
+            except files.Damaged as error:
+                lost.append(error)
+            else:
+                return round, lost[0].reason if lost else reason
+        raise lost[0]
+
+    def _load(self, path: Path, device: str) -> tuple[int, Tensors]:
+        """Take over the server's part of a checkpoint; returns its round and the clients' part."""
         everything, round = run_folder.load(path, self.digest, device)
         # In the order of the start, not of the file: sums over parameters depend on it in the last bit.
         self.state = {name: everything[name] for name in self.state}
@@ -78,8 +128,7 @@ class RunState:
             {name.removeprefix(prefix): tensor for name, tensor in everything.items() if name.startswith(prefix)}
             for prefix in ("moments:", "clients:")
         )
-        self.states.restore(clients, round)
-        return round
+        return round, clients
 
 
 def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: dict[str, Any] | None = None) -> RunState:

@@ -9,6 +9,7 @@ from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS, QUANTILES
+from flow.storage.files import WRONG_CHECKSUM, intact
 
 Json = dict[str, Any]
 
@@ -84,9 +85,13 @@ def _text_of(path: pathlib.Path) -> str:
 
 def _parsed(path: pathlib.Path, text: str, where: str) -> Any:
     try:
-        return json.loads(text)
+        content = json.loads(text)
+        whole = intact(content)
     except (ValueError, RecursionError) as error:
         raise _problem(path, f"{where} is not valid JSON ({error})") from error
+    if not whole:
+        raise _problem(path, f"{where} is damaged or changed, {WRONG_CHECKSUM}")
+    return content
 
 
 def read_config(folder: pathlib.Path) -> Json:

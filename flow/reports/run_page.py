@@ -217,7 +217,9 @@ def write_report(folder: pathlib.Path) -> pathlib.Path:
 
     The file is written whole or not at all. ValueError when one of the three files is missing or damaged.
     """
-    page = _page(read_config(folder), read_metrics(folder), read_evaluation(folder))
+    config, metrics, evaluation = read_config(folder), read_metrics(folder), read_evaluation(folder)
+    files.say_unchecked(folder, {"config.json": [config], "metrics.jsonl": metrics, "evaluation.json": [evaluation]})
+    page = _page(config, metrics, evaluation)
     target = folder / "report.html"
     # A lone surrogate (JSON can carry one) has no UTF-8 form; it is shown as "?".
     files.write(target, page.encode("utf-8", errors="replace"))

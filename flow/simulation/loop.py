@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -71,16 +72,17 @@ def simulate(
             message says what to do.
     """
     ranks = joined()
+    path = None if folder is None else Path(folder)
 
     def start() -> tuple[Task, RunState]:
-        path = None if folder is None else run_folder.new_folder(folder) if ranks.first else Path(folder)
         task = prepare(Config() if config is None else config, population, progress and ranks.first)
         run = begin(task, path, ranks)
         if path is not None and ranks.first:
             run_folder.create(path, run_folder.describe(task.config, task.algorithm.name, task.population))
         return task, run
 
-    with ranks.together(partial(_remedy, folder)):
+    own = run_folder.started(folder) if folder is not None and ranks.first else nullcontext()
+    with ranks.together(partial(_remedy, folder)), own:
         task, run = ranks.in_turn(start)
         return _run(task, run, [], progress and ranks.first)
 
@@ -112,13 +114,13 @@ def resume(
     def start() -> tuple[Task, RunState, list[dict[str, Any]]]:
         task, content = reopened(path, None if data is None else str(data), rounds, population, progress and ranks.first)
         run = begin(task, path, ranks, content)
-        checkpoints = run_folder.stored(path / "checkpoints")
-        done = run.load(checkpoints[-1], task.config.model.device) if checkpoints else run.load(None)
+        rows = run.go_back(task.config.model.device)
         if ranks.first:
             record(path, content)
-        return task, run, run_folder.cut_metrics(path, done, write_back=ranks.first)
+        return task, run, rows
 
-    with ranks.together(partial(_remedy, folder)):
+    own = run_folder.reopened(path) if ranks.first else nullcontext()
+    with ranks.together(partial(_remedy, folder)), own:
         return _run(*ranks.in_turn(start), progress and ranks.first)
 
 
@@ -163,8 +165,8 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
         slow = refusal(task.model, dict(task.model.named_parameters()))
         about = timing.run_summary(ranks, metrics, time.perf_counter() - started, workers.count, slow)
     if folder is not None:
-        files.write_json(folder / "evaluation.json", evaluation)
-        files.write_json(folder / "run.json", about)
+        files.write_json(folder / "evaluation.json", files.with_checksum(evaluation))
+        files.write_json(folder / "run.json", files.with_checksum(about))
     if progress:
         print("\n".join(summary.final_lines(task, metrics, evaluation["summary"])))
         tqdm.write(timing.timing_lines(about), file=sys.stderr)

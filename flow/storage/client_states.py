@@ -5,10 +5,11 @@ within a round everybody sees the end of the last one, in whichever order groups
 
 A run that stops anywhere goes on with the states that belong to its checkpoint. In memory that is simple: they are part
 of the checkpoint. On disk a file is never changed: a client that trains in round r writes a new file, named by its
-number and r, whole and on the disk before the checkpoint that counts on it. The state of a client at a checkpoint is its file
-with the largest round up to the checkpoint's, and the checkpoint holds these rounds, so that a file which went missing
-shows. A file goes only when none of the checkpoints that are kept counts on it any more; what was written after the
-checkpoint that a run goes on from goes before it starts, and is computed again to the same numbers.
+number and r, whole and on the disk before the checkpoint that counts on it. The file itself says the same number and r, and a
+file that says another is refused. The state of a client at a checkpoint is its file with the largest round up to the
+checkpoint's, and the checkpoint holds these rounds, so that a file which went missing shows. A file goes only when none of the
+checkpoints that are kept counts on it any more; what was written after the checkpoint that a run goes on from goes before it
+starts, and is computed again to the same numbers.
 
 Where a run has several processes, each writes what the clients that it trained keep. In memory every process holds the
 states of all clients, brought together at the end of a round; on disk all read the same files.
@@ -16,7 +17,8 @@ states of all clients, brought together at the end of a round; on disk all read 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from flow.parallel.processes import Ranks
 
 FOLDER_SIZE = 1000  # clients whose files share a folder
+NAMED = re.compile(r"(\d+)-(\d+)\.safetensors")
+REMEDY = "put the file back from a copy, or start a new run in another folder"
 
 
 class ClientStates:
@@ -67,7 +71,7 @@ class ClientStates:
         """[n, ..]: the states of clients that have one, as of the end of the last round.
 
         Raises:
-            UserError: a file is missing or damaged.
+            UserError: a file is missing, damaged, or of another client, round or run.
             KeyError: a client has no state.
         """
         found = [self._row(int(row)) for row in rows]
@@ -92,7 +96,7 @@ class ClientStates:
             else:
                 path = self._path(row, round)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                files.write_tensors(path, own, round, self._digest)
+                files.write_tensors(path, own, round, self._digest, row)
                 self._pending[row] = None
 
     def share(self, ranks: Ranks, parts: Sequence[Rows]) -> None:
@@ -140,13 +144,20 @@ class ClientStates:
         rounds = [self._rounds[row][-1] for row in rows.tolist()]
         return {"rows": torch.from_numpy(rows), "rounds": torch.tensor(rounds), "row_bytes": torch.tensor(self._row_bytes)}
 
-    def restore(self, saved: Tensors, round: int) -> None:
+    def restore(self, saved: Tensors, round: int, verify: bool = True) -> None:
         """Go back to the states of a checkpoint that was made after this round; 0 and nothing saved: to the start.
 
-        Of several processes the first goes ahead: it removes the files that came later.
+        Every file is checked before the first one is removed. Of several processes the first goes ahead: it removes the files
+        that came later.
+
+        Args:
+            saved: what :meth:`save` returned.
+            round: after which the checkpoint was made.
+            verify: whether to read the content of all files that the checkpoint counts on.
 
         Raises:
-            UserError: a file that the checkpoint counts on is missing.
+            Damaged: a file that the checkpoint counts on is missing or damaged; an older checkpoint may do without it.
+            UserError: a file is not one of this run's.
         """
         rows = saved["rows"].tolist() if saved else []
         if self._folder is None:
@@ -154,22 +165,32 @@ class ClientStates:
             self._rows = {row: {name: tensor[n].clone() for name, tensor in kept.items()} for n, row in enumerate(rows)}
             self._row_bytes = nbytes(self._rows[rows[0]]) if rows else 0
             return
+        stored, later = list(self._stored()), []
+        from_memory = bool(saved) and "rounds" not in saved  # before more rounds made the memory too small
+        last = {} if from_memory else dict(zip(rows, saved["rounds"].tolist() if saved else [], strict=True))
         self._rounds = {}
-        for path in sorted(self._folder.glob("*/*.safetensors")):
-            row, written = map(int, path.stem.split("-"))
+        for row, written, path in stored:
             if written > round:
-                path.unlink()
+                later.append(path)
+            elif not from_memory and written > last.get(row, 0):
+                raise UserError(f"{path}: unknown to the checkpoint of round {round}; move the file out of the run's folder")
             else:
                 self._rounds.setdefault(row, []).append(written)
-        if saved and "rounds" not in saved:  # made in memory, before more rounds made it too small
+        if from_memory:
+            for path in later:
+                path.unlink(missing_ok=True)
             self._rounds = {}
             kept = {name.removeprefix("kept/"): tensor for name, tensor in saved.items() if name != "rows"}
             self.write(np.array(rows), kept, round)
             return self.commit(round)
         self._row_bytes = int(saved["row_bytes"]) if saved else 0
-        for row, written in zip(rows, saved["rounds"].tolist() if saved else [], strict=True):
+        for row, written in last.items():
             if self._rounds.get(row, [None])[-1] != written:
-                raise UserError(f"{self._path(row, written)}: missing; {self._remedy()}")
+                raise files.Damaged(f"{self._path(row, written)}: missing", REMEDY)
+            if verify:
+                self._row(row)
+        for path in later:
+            path.unlink(missing_ok=True)
 
     def forget(self, kept: Sequence[int], remove: bool = True) -> None:
         """Remove the files on which none of the checkpoints of these rounds counts, nor the next round.
@@ -187,12 +208,53 @@ class ClientStates:
     def _row(self, row: int) -> Tensors:
         if self._folder is None:
             return self._rows[row]
-        tensors, _ = files.read_tensors(self._path(row, self._rounds[row][-1]), self._digest, self._remedy)
+        round = self._rounds[row][-1]
+        path = self._path(row, round)
+        tensors, labels = files.read_tensors(path, self._digest, lambda: REMEDY)
+        _check(path, labels, row, round)
         return tensors
+
+    def _stored(self) -> Iterator[tuple[int, int, Path]]:
+        """Client, round and path of every file, the rounds of a client ascending.
+
+        Raises:
+            UserError: a file is of another client, round or run than its place says, or its name is none of this run's.
+        """
+        assert self._folder is not None
+        for path in _visible(self._folder):
+            for inner in _visible(path) if path.is_dir() else (path,):
+                name = NAMED.fullmatch(inner.name)
+                row, round = (int(name[1]), int(name[2])) if name else (0, 0)
+                if inner != self._path(row, round):
+                    raise UserError(
+                        f"{inner}: no file of what a client keeps has this name; move the file out of the run's folder"
+                    )
+                self._check_labels(inner, row, round)
+                yield row, round, inner
+
+    def _check_labels(self, path: Path, row: int, round: int) -> None:
+        """Raise UserError where a file says that it is another client's, round's or run's; a damaged one says nothing."""
+        try:
+            labels = files.read_labels(path, REMEDY)
+        except files.Damaged:  # named when a checkpoint counts on it
+            return
+        _check(path, labels, row, round)
+        files.check_run(path, labels, self._digest)
 
     def _path(self, row: int, round: int) -> Path:
         assert self._folder is not None
         return self._folder / f"{row // FOLDER_SIZE:04d}" / f"{row:07d}-{round:06d}.safetensors"
 
-    def _remedy(self) -> str:
-        return "put the file back from a copy, or start a new run in another folder"
+
+def _visible(folder: Path) -> list[Path]:
+    """What is in a folder, in order; systems keep hidden files of their own there."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
+
+
+def _check(path: Path, labels: files.Labels, row: int, round: int) -> None:
+    """Raise UserError unless a file belongs to this client and round; those of older builds say only the round."""
+    if labels.round != round or labels.client not in (None, row):
+        own = f"round {labels.round}" if labels.client is None else f"client {labels.client} in round {labels.round}"
+        raise UserError(
+            f"{path}: holds the state of {own}, not that of client {row} in round {round} as its name says; {REMEDY}"
+        )

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,22 +22,23 @@ import torch
 
 from flow.errors import UserError
 from flow.model.parameters import Tensors
-from flow.storage.files import read_tensors, write, write_json, write_tensors
+from flow.storage import files, lock, metrics
 
 if TYPE_CHECKING:
     from flow.data import Population
 
 KEEP = 2
-BESIDE = ("versions", "population", "digested")
+BESIDE = ("versions", "population", "digested", files.CHECKSUM)
 """Keys of config.json beside the options: versions of libraries; the SHA-256 of the data, which older builds lack; in a
-folder of an older build, the options that its files are tied to though they were changed."""
+folder of an older build, the options that its files are tied to though they were changed; the file's checksum."""
+CHECKPOINT = re.compile(r"round_(\d+)\.safetensors")
 
 
 def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
     """Write ``round_000012.safetensors`` and remove all but the last two; digest is the run's, see :func:`digest`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"round_{round:06d}.safetensors"
-    write_tensors(path, state, round, digest)
+    files.write_tensors(path, state, round, digest)
     for old in stored(folder)[:-KEEP]:
         old.unlink()
     return path
@@ -41,22 +46,36 @@ def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
 
 def stored(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted(folder.glob("round_*.safetensors"))
+    return sorted((path for path in folder.glob("round_*.safetensors") if CHECKPOINT.fullmatch(path.name)), key=round_of)
 
 
 def rounds(folder: Path) -> list[int]:
     """After which rounds they were made."""
-    return [int(path.stem.removeprefix("round_")) for path in stored(folder)]
+    return [round_of(path) for path in stored(folder)]
+
+
+def remove_later(folder: Path, round: int) -> None:
+    """Remove the checkpoints that were made after a later round than this one."""
+    for path in stored(folder):
+        if round_of(path) > round:
+            path.unlink()
+
+
+def round_of(path: Path) -> int:
+    """After which round a checkpoint was made, by its name."""
+    return int(path.stem.removeprefix("round_"))
 
 
 def load(path: Path, digest: str, device: torch.device | str = "cpu") -> tuple[Tensors, int]:
     """Read a checkpoint of the run with this digest -> state, round.
 
     Raises:
-        UserError: the file is cut, changed or of another run; the message names it and what to do.
+        UserError: the file is cut, changed or of another round or run; the message names it and what to do.
     """
-    tensors, round = read_tensors(path, digest, lambda: _remedy(path))
-    return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, round
+    tensors, labels = files.read_tensors(path, digest, lambda: _remedy(path))
+    if labels.round != round_of(path) or labels.client is not None:
+        raise UserError(f"{path}: not the checkpoint of round {round_of(path)}, as its name says; {_remedy(path)}")
+    return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, labels.round
 
 
 def describe(config: Any, algorithm: str, population: Population) -> dict[str, Any]:
@@ -87,45 +106,73 @@ def digest(described: dict[str, Any], population: Population) -> str:
 
 
 def new_folder(folder: Path | str) -> Path:
-    """The path of a folder that a run may create.
+    """The path of a folder that a run may create, or that a process left which was killed before it wrote anything.
 
     Raises:
-        UserError: it has no name, or is there already.
+        UserError: it has no name, is there already, or is in use by another process.
     """
     if not str(folder).strip():
         raise UserError(f"folder={str(folder)!r} is empty; give the name of a folder that does not exist yet, or leave it out")
     folder = Path(folder)
     try:
-        there, run = folder.exists(), (folder / "config.json").is_file()
+        usable = not folder.exists() or lock.abandoned(folder)
     except OSError as error:  # a name too long, or a parent that may not be looked into
         raise _not_created(folder, error) from error
-    if there:
-        then = f"continue that run with `flow run --resume {folder}`, or give" if run else "give"
-        raise UserError(f"folder={str(folder)!r} exists already and is left as it is; {then} another folder")
+    if not usable:
+        raise _exists(folder)
     return folder
 
 
-def create(folder: Path, described: dict[str, Any]) -> None:
-    """Start a run folder with its config.json and an empty metrics.jsonl, or leave nothing.
+@contextmanager
+def started(folder: Path | str) -> Iterator[Path]:
+    """Make the folder of a new run and hold its lock; where nothing is written to it, it is removed in the end.
 
     Raises:
-        UserError: the folder cannot be created or written to.
+        UserError: as :func:`new_folder`; the folder cannot be made.
     """
-    made: list[Path] = []
+    folder = new_folder(folder)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock.made(folder))
+        except FileExistsError as error:
+            raise _exists(folder) from error
+        except OSError as error:
+            raise _not_created(folder, error) from error
+        yield folder
+
+
+@contextmanager
+def reopened(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run that goes on, and remove what its last process did not finish writing.
+
+    Raises:
+        UserError: there is no run in the folder, or another process has the lock.
+    """
+    _config_path(folder)
+    with lock.held(folder) as alone:
+        if alone:
+            files.remove_unfinished(folder, folder / "checkpoints", *(folder / "clients").glob("*/"))
+        yield
+
+
+def create(folder: Path, described: dict[str, Any]) -> None:
+    """Write config.json and an empty metrics.jsonl into the folder of a new run, or neither.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
     try:
-        for path in (*reversed(folder.parents), folder):
-            if path == folder or not path.exists():
-                path.mkdir(exist_ok=path != folder)  # a parent may have come from another run that starts now
-                made.append(path)
-        write_json(folder / "config.json", described)
-        (folder / "metrics.jsonl").touch()
+        files.write_json(folder / "config.json", files.with_checksum(described))
+        (folder / metrics.NAME).touch()
     except OSError as error:
-        if folder in made:
-            (folder / "config.json").unlink(missing_ok=True)
-        for path in reversed(made):
-            if not any(path.iterdir()):
-                path.rmdir()
+        (folder / "config.json").unlink(missing_ok=True)
         raise _not_created(folder, error) from error
+
+
+def _exists(folder: Path) -> UserError:
+    run = (folder / "config.json").is_file()
+    then = f"continue that run with `flow run --resume {folder}`, or give" if run else "give"
+    return UserError(f"folder={str(folder)!r} exists already and is left as it is; {then} another folder")
 
 
 def _not_created(folder: Path, error: OSError) -> UserError:
@@ -135,50 +182,40 @@ def _not_created(folder: Path, error: OSError) -> UserError:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The content of config.json.
+    """The content of config.json, without its checksum.
 
     Raises:
-        UserError: there is no such file, or it is not JSON.
+        UserError: there is no such file, it is not JSON, or it was changed.
     """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise UserError(f"{folder}: not the folder of a run, there is no config.json; give the folder that a run printed")
-    try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not JSON ({error}); put back the file that the run was started with") from error
+    content: dict[str, Any] = files.read_json(_config_path(folder), "put back the file that the run was started with")
+    if files.has_checksum(content):
+        del content[files.CHECKSUM]
     return content
 
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
-    """Add a round to metrics.jsonl."""
-    with (folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(row, allow_nan=False) + "\n")
+    """Add a round to metrics.jsonl; the row is on the disk for certain after :func:`sync_metrics`."""
+    with (folder / metrics.NAME).open("a", encoding="utf-8") as file:
+        file.write(json.dumps(files.with_checksum(row), allow_nan=False) + "\n")
 
 
-def cut_metrics(folder: Path, rounds: int, write_back: bool = True) -> list[dict[str, Any]]:
-    """Cut metrics.jsonl back to the first rounds and return them; what came after the checkpoint will be done again.
+def sync_metrics(folder: Path) -> None:
+    """Have all rows of metrics.jsonl on the disk, before a checkpoint that counts on them."""
+    with (folder / metrics.NAME).open("ab") as file:
+        os.fsync(file.fileno())
 
-    write_back: False leaves the file as it is.
 
-    Raises:
-        UserError: those rounds are not all there.
-    """
-    path = folder / "metrics.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines()[:rounds] if path.is_file() else []
-    try:
-        rows = [json.loads(line) for line in lines]
-        whole = [row["round"] for row in rows] == list(range(1, rounds + 1))
-    except (ValueError, RecursionError, KeyError, TypeError):
-        whole = False
-    if not whole:
-        raise UserError(
-            f"{path}: does not hold rounds 1 to {rounds}, which the checkpoint has behind it; put back the file, or "
-            "start a new run in another folder"
-        )
-    if write_back:
-        write(path, "".join(line + "\n" for line in lines).encode())
-    return rows
+def say_unchecked(folder: Path, known: metrics.Metrics) -> None:
+    """Name those of config.json and metrics.jsonl that were written without checksums."""
+    config = json.loads(_config_path(folder).read_text(encoding="utf-8"))
+    files.say_unchecked(folder, {"config.json": [config], metrics.NAME: known.rows})
+
+
+def _config_path(folder: Path) -> Path:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise UserError(f"{folder}: not the folder of a run, there is no config.json; give the folder that a run printed")
+    return path
 
 
 def _remedy(path: Path) -> str:

@@ -7,6 +7,7 @@ import json
 import math
 from pathlib import Path
 
+import checksums
 import pytest
 from comparisons import (
     ARGUMENTS,
@@ -86,10 +87,7 @@ def test_the_numbers_are_those_of_single_runs(here):
             assert main(["run", name, *ARGUMENTS, "--lr", "0.5", "--seed", str(seed), "--folder", str(alone)]) == 0
             for file in ("config.json", "evaluation.json"):
                 assert (own / file).read_text() == (alone / file).read_text(), file
-            rows = [
-                [{k: v for k, v in json.loads(line).items() if "second" not in k} for line in (f / "metrics.jsonl").open()]
-                for f in (own, alone)
-            ]
+            rows = [[{k: v for k, v in row.items() if "second" not in k} for row in checksums.rows(f)] for f in (own, alone)]
             assert rows[0] == rows[1]
 
 

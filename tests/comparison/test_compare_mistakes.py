@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import checksums
 import harness
 import pytest
 from comparisons import (
@@ -52,7 +53,8 @@ def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path, plain
 def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
     compare(["fedavg"], tmp_path / "c", TINY, **QUIET)
     config = tmp_path / "c" / "runs" / "fedavg-seed0" / "config.json"
-    config.write_text(config.read_text().replace('"rounds": 2', '"rounds": 1'))
+    content = checksums.plain(config.read_text())
+    checksums.rewrite(config, content | {"rounds": 1})
     before = tree(tmp_path)
     with pytest.raises(UserError, match=r"is not the one that this comparison wrote .rounds is 1 there, 2 here"):
         compare(["fedavg"], tmp_path / "c", TINY, **QUIET)
@@ -61,7 +63,7 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
         compare(["fedavg"], tmp_path / "c", TINY, **QUIET)
     config.with_name("other.json").rename(config)
     assert tree(tmp_path) == before
-    config.write_text(config.read_text().replace('"rounds": 1', '"rounds": 2'))
+    checksums.rewrite(config, content)
     (config.parent / "evaluation.json").write_text("{}")
     with pytest.raises(UserError, match=r"fedavg-seed0: its files are damaged .*remove the folder, and the run is done again"):
         compare(["fedavg"], tmp_path / "c", TINY, **QUIET)
@@ -174,7 +176,7 @@ def test_a_comparison_of_an_older_build_goes_on(tmp_path, plain):
     report = folder / "runs" / "fedavg-seed0" / "report.html"
     before = report.stat().st_mtime_ns
     for path, part in ((folder / "comparison.json", "config"), (folder / "runs" / "fedavg-seed0" / "config.json", None)):
-        content = json.loads(path.read_text())
+        content = checksums.plain(path.read_text())
         inner = content if part is None else content[part]
         del inner["late"], inner["server"]["weiszfeld_steps"], inner["algorithm"]["clip"]
         path.write_text(json.dumps(content))

@@ -3,6 +3,7 @@
 import json
 import os
 
+import checksums
 import oracles
 import pytest
 import ranks
@@ -68,9 +69,8 @@ def test_any_number_of_processes_gives_the_same_bits(single, processes, tmp_path
     assert not ran.returncode, ran.stderr
     for name in ranks.configurations():
         one, several = single / name, tmp_path / name
-        rows = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (several, one)]
-        same(*([json.loads(line) for line in lines] for lines in rows), f"{name}: metrics")
-        same(*(json.loads((folder / "evaluation.json").read_text()) for folder in (several, one)), f"{name}: evaluation")
+        same(*map(checksums.rows, (several, one)), f"{name}: metrics")
+        same(*(checksums.plain((folder / "evaluation.json").read_text()) for folder in (several, one)), f"{name}: evaluation")
         stored = [run_folder.stored(folder / "checkpoints") for folder in (several, one)]
         assert [path.name for path in stored[0]] == [path.name for path in stored[1]]
         digest = run_folder.digest(run_folder.describe(read_config(one), json_name(one), POPULATION), POPULATION)

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import checksums
 import numpy as np
 import oracles
 import pytest
@@ -35,11 +36,12 @@ def test_a_run_leaves_what_the_report_reads(finished):  # noqa: F811
     assert config["algorithm"]["name"] == "flow"
     assert config["algorithm"]["epochs"] == 2
     assert config["rounds"] == 5
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    rows = checksums.rows(folder)
     assert rows == finished.metrics
     assert [row["round"] for row in rows] == [1, 2, 3, 4, 5]
     assert [row["evaluation"] is not None for row in rows] == [False, True, False, True, False]
-    assert json.loads((folder / "evaluation.json").read_text()) == finished.evaluation
+    assert checksums.plain((folder / "evaluation.json").read_text()) == finished.evaluation
+    assert checksums.plain((folder / "run.json").read_text()) == finished.run
     assert finished.report == folder / "report.html"
 
 

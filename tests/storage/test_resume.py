@@ -5,6 +5,7 @@ import json
 import oracles
 import pytest
 import torch
+from checksums import plain, rewrite, rows
 from runs import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
 
 from flow import Diverged, ModelOptions, UserError, resume
@@ -35,8 +36,7 @@ def test_resume_equals_the_unbroken_run_to_the_bit(algorithm, stop, tmp_path, mo
         file.write('{"round": 6, "lo')  # and killed while writing
     broken = resume(tmp_path / "broken", population=POPULATION, progress=False)
     assert timeless(broken.metrics) == timeless(whole.metrics)
-    written = (tmp_path / "broken" / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line) for line in written] == broken.metrics
+    assert rows(tmp_path / "broken") == broken.metrics
     assert broken.evaluation == whole.evaluation
     assert broken.config == whole.config
     for name, tensor in whole.state.items():
@@ -46,7 +46,7 @@ def test_resume_equals_the_unbroken_run_to_the_bit(algorithm, stop, tmp_path, mo
 def test_resuming_a_finished_run_repeats_its_evaluation(finished, copied):  # noqa: F811
     (copied / "evaluation.json").unlink()
     again = resume(copied, population=POPULATION, progress=False)
-    assert json.loads((copied / "evaluation.json").read_text()) == finished.evaluation
+    assert plain((copied / "evaluation.json").read_text()) == finished.evaluation
     assert again.metrics == finished.metrics
 
 
@@ -123,9 +123,9 @@ def test_a_damaged_configuration_is_named(copied, text, message):  # noqa: F811
     ],
 )
 def test_a_changed_value_in_the_configuration_is_named(copied, part, name, value, message):  # noqa: F811
-    config = json.loads((copied / "config.json").read_text())
+    config = plain((copied / "config.json").read_text())
     (config if part is None else config[part])[name] = value
-    (copied / "config.json").write_text(json.dumps(config))
+    rewrite(copied / "config.json", config)
     with pytest.raises(UserError, match=rf"config\.json: {message}; .*put back the file that the run was started with"):
         resume(copied, population=POPULATION)
 
@@ -160,9 +160,9 @@ def test_a_damaged_checkpoint_is_named_and_the_remedy_works(finished, copied, da
 def test_a_checkpoint_of_another_configuration_or_of_other_data_is_refused(copied):  # noqa: F811
     with pytest.raises(UserError, match="another configuration or other data"):
         resume(copied, population=oracles.population(seed=4))
-    config = json.loads((copied / "config.json").read_text())
+    config = plain((copied / "config.json").read_text())
     config["algorithm"]["lr"] = 0.25
-    (copied / "config.json").write_text(json.dumps(config))
+    rewrite(copied / "config.json", config)
     with pytest.raises(UserError, match="another configuration or other data"):
         resume(copied, population=POPULATION)
 

@@ -121,10 +121,11 @@ def test_missing_damaged_and_foreign_files_are_named(tmp_path):
     path.unlink()
     with pytest.raises(UserError, match=r"0000002-000006\.safetensors: missing; put the file back"):
         ClientStates(tmp_path, "run").restore(saved, 6)
+    before = sorted(tmp_path.glob("*/*"))
     other = ClientStates(tmp_path, "another run")
-    other.restore({"rows": torch.tensor([0]), "rounds": torch.tensor([3]), "row_bytes": torch.tensor(12)}, 6)
     with pytest.raises(UserError, match="another configuration or other data"):
-        other.read(rows(0))
+        other.restore({"rows": torch.tensor([0]), "rounds": torch.tensor([3]), "row_bytes": torch.tensor(12)}, 6)
+    assert sorted(tmp_path.glob("*/*")) == before
 
 
 def test_a_file_that_cannot_be_written_leaves_the_last_state(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import oracles
 import pytest
 
 from flow import Config, ModelOptions, simulate
+from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.flow import FlowOptions
 from flow.simulation.loop import Result
 
@@ -16,6 +17,8 @@ SMALL = Config(
     model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
     rounds=5, cohort=4, evaluate_every=2, evaluate_clients=2, checkpoint_every=2, chunk=3,
 )  # fmt: skip
+KEPT = dataclasses.replace(SMALL, algorithm=DittoOptions(batch_size=4), client_memory=0, rounds=6, threads=1)
+"""What clients keep is on disk; checkpoints after rounds 2, 4 and 6, of which the last two stay."""
 
 
 def run(config=SMALL, folder=None, population=POPULATION) -> Result:

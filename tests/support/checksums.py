@@ -1,0 +1,23 @@
+"""JSON files of a run, which carry a checksum over the rest of their content: read without it, and changed with a right one."""
+
+import json
+from pathlib import Path
+
+from flow.storage import files
+
+
+def plain(text: str):
+    """The content of a JSON text, without its checksum."""
+    content = json.loads(text)
+    assert files.has_checksum(content) and files.intact(content)
+    return {name: value for name, value in content.items() if name != files.CHECKSUM}
+
+
+def rows(folder: Path):
+    """The rows of metrics.jsonl, without their checksums."""
+    return [plain(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def rewrite(path: Path, content) -> None:
+    """Write other content into a JSON file, as a build would that has it so from the start."""
+    path.write_text(json.dumps(files.with_checksum(content)), encoding="utf-8")
