@@ -32,7 +32,9 @@ def population(sizes=(5, 1, 11, 2, 8, 3, 4), held_out=(6, 9), texts=12, seed=3):
         for index, n in enumerate((*sizes, *held_out))
     ]
     names = ("<pad>", "<oov>", "<bos>", "<eos>", *(chr(97 + i) for i in range(VOCABULARY - 4)))
-    return Population("tiny", tuple(clients), Vocabulary(names, "character"), STEPS, "made up")
+    return Population(
+        "tiny", tuple(sorted(clients, key=lambda client: client.id)), Vocabulary(names, "character"), STEPS, "made up"
+    )
 
 
 def stream(seed, round, purpose, *labels):
