@@ -149,15 +149,30 @@ int sgd(const Reader &reader, const py::list &parameters, py::handle present, do
   return run(reader, p, flow_sgd_workspace(&p), flow_sgd);
 }
 
-int accumulate(const Reader &reader, py::handle total, py::handle uploads, py::handle weights) {
-  const Tensor sum = reader.read(total, "total"), given = reader.read(uploads, "uploads");
-  if (sum.type.code != dlpack::kFloat || sum.type.bits != 64 || !given.dimensions || 3 * size_of(given, 1) != size_of(sum))
-    throw Misfit("total must be float64 [3, ..] and uploads [K, ..]");
-  const void *w = fitting(reader, weights, "weights", {given.shape[0]}, kFloat64);
-  const int dtype = dtype_of(given.type);
+// uploads: tuple of [K, ..], weights: tuple of float64 [K], all clients of which join the sum in one pass
+int accumulate(const Reader &reader, py::handle total, const py::tuple &uploads, const py::tuple &weights, bool fresh) {
+  const Tensor sum = reader.read(total, "total");
+  if (sum.type.code != dlpack::kFloat || sum.type.bits != 64 || sum.dimensions < 1 || sum.shape[0] != 3)
+    throw Misfit("total must be float64 [3, ..]");
+  if (uploads.size() != weights.size()) throw Misfit("uploads and weights must be as many");
+  const int64_t n = size_of(sum, 1);
+  std::vector<const void *> rows;
+  std::vector<double> factors;
+  int dtype = FLOW_F32;
+  for (size_t u = 0; u < uploads.size(); ++u) {
+    const Tensor given = reader.read(uploads[u], "uploads");
+    if (!given.dimensions || size_of(given, 1) != n) throw Misfit("uploads must be [K, ..] of a total [3, ..]");
+    if (u && dtype != dtype_of(given.type)) throw Misfit("uploads must be of one dtype");
+    dtype = dtype_of(given.type);
+    const void *w = fitting(reader, weights[u], "weights", {given.shape[0]}, kFloat64);
+    if (!w) return FLOW_MISSING;
+    for (int64_t k = 0; k < given.shape[0]; ++k) {
+      rows.push_back(static_cast<const char *>(given.data) + k * n * (given.type.bits / 8));
+      factors.push_back(static_cast<const double *>(w)[k]);
+    }
+  }
   const py::gil_scoped_release release;
-  return flow_accumulate(given.shape[0], size_of(given, 1), dtype, given.data, static_cast<const double *>(w),
-                         static_cast<double *>(sum.data));
+  return flow_accumulate((int64_t)rows.size(), n, dtype, rows.data(), factors.data(), static_cast<double *>(sum.data), fresh);
 }
 
 }  // namespace

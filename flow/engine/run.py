@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,8 @@ class RunState:
     """Of the server's optimiser and aggregator."""
     states: ClientStates
     ranks: Ranks
+    sums: Tensors = field(default_factory=dict)
+    """Memory for the sums of a round's uploads, used again in the next."""
 
     def save(self, round: int) -> None:
         """Write a checkpoint; only then may files of clients go that no checkpoint counts on any more.

@@ -77,7 +77,7 @@ class Uploads:
     def mean(self) -> Tensors:
         """The weighted mean, in float64."""
         weight = float(self.weights.sum())
-        return {name: training.total_of(tensor) / weight for name, tensor in self.total.items()}
+        return {name: training.total_of(tensor).div_(weight) for name, tensor in self.total.items()}
 
 
 SUMS = (
@@ -85,9 +85,12 @@ SUMS = (
 )  # fmt: skip
 
 
-def collect(received: Iterable[Received], one_by_one: bool = False) -> Uploads:
-    """Add up the uploads of a round; with one_by_one keep every single one instead."""
-    found, parts = Uploads(), []
+def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Tensors | None = None) -> Uploads:
+    """Add up the uploads of a round; with one_by_one keep every single one instead.
+
+    buffers: what the sums of the round before were kept in, to be used again: fresh memory costs a page fault every 4 KiB.
+    """
+    found, parts, sums = Uploads(), [], Sums({} if buffers is None else buffers)
     for rows, upload, down, lost, data_seconds, training_seconds in received:
         started = time.perf_counter()
         every, last = upload, upload.phases[-1]
@@ -99,10 +102,8 @@ def collect(received: Iterable[Received], one_by_one: bool = False) -> Uploads:
             rows, every = rows[there], _only(upload, index)
             nats, tokens = nats[index], tokens[index]
         weights = torch.tensor(every.weights, dtype=torch.float64)
-        for name, stacked in {} if one_by_one else every.tensors.items():
-            if name not in found.total:
-                found.total[name] = torch.zeros((3, *stacked.shape[1:]), dtype=torch.float64, device=stacked.device)
-            _add(found.total[name], stacked, weights)
+        if not one_by_one and len(weights):
+            sums.add(every.tensors, weights)
         parts.append((rows, weights, nats, every.tensors if one_by_one else {}))
         found.tokens += float(tokens.sum())
         found.sequences += sum(work.sequences for work in upload.phases)
@@ -114,6 +115,7 @@ def collect(received: Iterable[Received], one_by_one: bool = False) -> Uploads:
         found.aggregation_seconds += time.perf_counter() - started
     if parts:
         started = time.perf_counter()
+        found.total = sums.finished()
         rows = np.concatenate([rows for rows, *_ in parts])
         found.weights = torch.cat([weights for _, weights, _, _ in parts])
         found.client_nats = torch.cat([nats for _, _, nats, _ in parts])
@@ -133,15 +135,54 @@ def weighted_sum(each: Tensors, shares: Tensor) -> Tensors:
     return {name: torch.tensordot(shares.to(t.device), t.double(), dims=1) for name, t in each.items()}
 
 
-def _add(total: Tensor, stacked: Tensor, weights: Tensor) -> None:
-    """total [3, ..] += sum over k of weights[k] * stacked[k], in place; in one pass where there is a kernel for it."""
-    if not len(weights):  # every upload was lost
-        return
-    if training.refusal(stacked.dtype, stacked.device):
-        for weight, upload in zip(weights.tolist(), stacked, strict=True):
+class Sums:
+    """Uploads added up, many in one pass over the sums, which takes longer than the passes over the uploads.
+
+    buffers: memory to keep the sums in, by name; what it lacks is added.
+    """
+
+    PENDING = 32 << 20
+    """Bytes of uploads that wait until they are added up together."""
+
+    def __init__(self, buffers: Tensors) -> None:
+        self._buffers = buffers
+        self._waiting: list[tuple[Tensors, Tensor]] = []
+        self._bytes = 0
+        self._total: Tensors = {}
+
+    def add(self, tensors: Tensors, weights: Tensor) -> None:
+        """Add the uploads [K, ..] of at least one client, each times its weight, float64 [K]."""
+        self._waiting.append((tensors, weights))
+        self._bytes += nbytes(tensors)
+        if self._bytes >= self.PENDING:
+            self._pass()
+
+    def finished(self) -> Tensors:
+        """The sums [3, ..], see :func:`flow_kernels.training.accumulate_`."""
+        if self._waiting:
+            self._pass()
+        return self._total
+
+    def _pass(self) -> None:
+        weights = [weights for _, weights in self._waiting]
+        for name, first in self._waiting[0][0].items():
+            if name not in self._buffers:
+                self._buffers[name] = torch.empty((3, *first.shape[1:]), dtype=torch.float64, device=first.device)
+            total, uploads = self._buffers[name], [tensors[name] for tensors, _ in self._waiting]
+            fresh = name not in self._total
+            if training.refusal(first.dtype, first.device):
+                _plain_accumulate_(total.zero_() if fresh else total, uploads, weights)
+            else:
+                training.accumulate_(total, uploads, weights, fresh=fresh)
+            self._total[name] = total
+        self._waiting, self._bytes = [], 0
+
+
+def _plain_accumulate_(total: Tensor, uploads: Sequence[Tensor], weights: Sequence[Tensor]) -> None:
+    """:func:`flow_kernels.training.accumulate_` in plain PyTorch, on any device."""
+    for stacked, factors in zip(uploads, weights, strict=True):
+        for weight, upload in zip(factors.tolist(), stacked, strict=True):
             total += training.split(weight * upload.double())
-    else:
-        training.accumulate_(total, stacked, weights)
 
 
 def _only(upload: Upload, index: Tensor) -> Upload:

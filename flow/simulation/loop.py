@@ -188,7 +188,7 @@ def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw
             reading += time.perf_counter() - started
             yield group
 
-    uploads = collect(workers.map(partial(_local, task, run, draw), ahead()), one_by_one)
+    uploads = collect(workers.map(partial(_local, task, run, draw), ahead()), one_by_one, run.sums)
     uploads.data_seconds += reading
     combine(run.ranks, uploads, who.arrived(), [len(rows) for rows in who.trained()])
     run.states.share(run.ranks, who.trained())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -16,8 +18,8 @@ RULES = {
 UNITS = (2.0**-12, 2.0**-45, 2.0**-78)
 
 
-def accumulate_(total: Tensor, uploads: Tensor, weights: Tensor) -> None:
-    """Add the sum over k of weights[k] * uploads[k] to a sum that no order changes; :func:`total_of` reads it.
+def accumulate_(total: Tensor, uploads: Sequence[Tensor], weights: Sequence[Tensor], *, fresh: bool = False) -> None:
+    """Add every client's upload times its weight to a sum that no order changes; :func:`total_of` reads it.
 
     Every summand is cut into multiples of 2^-12, 2^-45 and 2^-78, whose sums float64 holds exactly: neither the order of the
     uploads nor how they are dealt to calls, threads and processes leaves a trace, as long as a sum stays below 2^41 in
@@ -25,18 +27,20 @@ def accumulate_(total: Tensor, uploads: Tensor, weights: Tensor) -> None:
 
     Args:
         total: float64 [3, ..], zero at first; changed in place.
-        uploads: [K, ..] float32 or float64.
-        weights: float64 [K].
+        uploads: tensors [K, ..], float32 or float64. All join the sum in one pass over it.
+        weights: a float64 [K] beside each of them.
+        fresh: whether `total` holds nothing yet, and may be uninitialised.
 
     Raises:
         RuntimeError: tensors that do not fit.
     """
-    check(cpu._kernels.accumulate(total, uploads.detach().contiguous(), weights), RULES)
+    plain = tuple(upload.detach().contiguous() for upload in uploads)
+    check(cpu._kernels.accumulate(total, plain, tuple(weights), fresh), RULES)
 
 
 def total_of(total: Tensor) -> Tensor:
     """What :func:`accumulate_` has added up: [3, ..] -> float64 [..]."""
-    return (total[0] + total[1]) + total[2]
+    return (total[0] + total[1]).add_(total[2])
 
 
 def split(values: Tensor) -> Tensor:

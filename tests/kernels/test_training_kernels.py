@@ -196,7 +196,7 @@ def test_a_gradient_of_what_is_not_there_is_refused():
 
 def test_sums_need_their_weights():
     with pytest.raises(RuntimeError, match="a tensor is missing"):
-        accumulate_(torch.zeros(3, 3, dtype=torch.float64), torch.zeros(2, 3), None)
+        accumulate_(torch.zeros(3, 3, dtype=torch.float64), [torch.zeros(2, 3)], [None])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -205,7 +205,7 @@ def test_accumulate(dtype):
     uploads = torch.randn(5, 3000, 3, generator=g, dtype=torch.float64).to(dtype)
     weights, total = torch.rand(5, generator=g, dtype=torch.float64), torch.zeros(3, 3000, 3, dtype=torch.float64)
     expected = (weights.view(-1, 1, 1) * uploads.double()).sum(0)
-    accumulate_(total, uploads, weights)
+    accumulate_(total, [uploads], [weights])
     torch.testing.assert_close(total_of(total), expected, rtol=1e-14, atol=1e-14)
 
 
@@ -221,10 +221,13 @@ def test_sums_of_uploads_know_no_order(dtype, each_isa):
         order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
         total = torch.zeros(3, 257, dtype=torch.float64)
         for part in order.split(1 + 3 * seed):
-            accumulate_(total, uploads[part], weights[part])
+            accumulate_(total, [uploads[part]], [weights[part]])
         sums.append(total)
         plain.add(float(torch.cumsum((weights * uploads[:, 0].double())[order], 0)[-1]))
     assert all(torch.equal(total, sums[0]) for total in sums) and len(plain) > 1
+    fresh = torch.full((3, 257), torch.nan, dtype=torch.float64)
+    accumulate_(fresh, uploads.split(7), weights.split(7), fresh=True)
+    assert torch.equal(fresh, sums[0]), "several tensors at once, into memory that held anything"
     other = torch.zeros(3, 257, dtype=torch.float64)
     for weight, upload in zip(weights.tolist(), uploads, strict=True):
         other += split(weight * upload.double())
@@ -236,7 +239,7 @@ def test_sums_of_uploads_know_no_order(dtype, each_isa):
 
 def test_what_is_no_number_stays_so():
     total = torch.zeros(3, 2, dtype=torch.float64)
-    accumulate_(total, torch.tensor([[1.0, float("nan")], [float("inf"), 1.0]]), torch.ones(2, dtype=torch.float64))
+    accumulate_(total, [torch.tensor([[1.0, float("nan")], [float("inf"), 1.0]])], [torch.ones(2, dtype=torch.float64)])
     assert not total_of(total).isfinite().any()
 
 

@@ -147,11 +147,12 @@ int flow_sgd(const FlowSgd *p) {
   return FLOW_OK;
 }
 
-int flow_accumulate(int64_t K, int64_t n, int32_t dtype, const void *uploads, const double *weights, double *total) {
+int flow_accumulate(int64_t K, int64_t n, int32_t dtype, const void *const *uploads, const double *weights, double *total,
+                    int32_t fresh) {
   if (K < 1 || n < 1) return FLOW_BAD_SIZE;
   if (dtype != FLOW_F32 && dtype != FLOW_F64) return FLOW_BAD_OPTION;
   if (!uploads || !weights || !total) return FLOW_MISSING;
-  training_for(dtype).accumulate(K, n, uploads, weights, total);
+  training_for(dtype).accumulate(K, n, uploads, weights, total, fresh != 0);
   return FLOW_OK;
 }
 

@@ -22,8 +22,8 @@ struct TrainingEntry {
   static void sgd(const FlowSgd *p, int64_t k, void *sums, int64_t *named, int32_t *slots) {
     SgdRun<T>(*p, k, static_cast<T *>(sums), named, slots).run();
   }
-  static void add(int64_t K, int64_t n, const void *uploads, const double *weights, double *total) {
-    accumulate<T>(K, n, static_cast<const T *>(uploads), weights, total);
+  static void add(int64_t K, int64_t n, const void *const *uploads, const double *weights, double *total, bool fresh) {
+    accumulate<T>(K, n, uploads, weights, total, fresh);
   }
 
   static void router_forward(const FlowRouter *p, int64_t k) { RouterClient<T>(*p, k).forward(); }

@@ -33,28 +33,31 @@ inline void add_parts(V value, V (&sums)[kLevels]) {
   sums[0] += a, sums[1] += b, sums[2] += ((rest - b) + kRound[2]) - kRound[2];
 }
 
-// total [3][n] += the parts of weights[k] * uploads[k][i]. The sums of a few numbers stay in registers through all clients.
+// total [3][n] += the parts of weights[k] * uploads[k][i], uploads[k] a client's, or = them where it is fresh. The sums of a few numbers stay in
+// registers through all clients.
 template <class T>
-inline void accumulate(int64_t K, int64_t n, const T *uploads, const double *weights, double *total) {
+inline void accumulate(int64_t K, int64_t n, const void *const *uploads, const double *weights, double *total, bool fresh) {
   constexpr int64_t W = Simd<double>::width, kSome = 2;
   typedef T Lanes __attribute__((vector_size(W * sizeof(T))));
   int64_t i = 0;
   for (; i + kSome * W <= n; i += kSome * W) {
     Vec<double> sums[kSome][kLevels];
     for (int64_t s = 0; s < kSome; ++s)
-      for (int level = 0; level < kLevels; ++level) sums[s][level] = load(total + level * n + i + s * W);
+      for (int level = 0; level < kLevels; ++level)
+        sums[s][level] = fresh ? Vec<double>{} : load(total + level * n + i + s * W);
     for (int64_t k = 0; k < K; ++k)
       for (int64_t s = 0; s < kSome; ++s) {
         Lanes lanes;
-        memcpy(&lanes, uploads + k * n + i + s * W, sizeof lanes);
+        memcpy(&lanes, static_cast<const T *>(uploads[k]) + i + s * W, sizeof lanes);
         add_parts(rounded(__builtin_convertvector(lanes, Vec<double>) * weights[k]), sums[s]);
       }
     for (int64_t s = 0; s < kSome; ++s)
       for (int level = 0; level < kLevels; ++level) store(total + level * n + i + s * W, sums[s][level]);
   }
   for (; i < n; ++i) {
-    double sums[kLevels] = {total[i], total[n + i], total[2 * n + i]};
-    for (int64_t k = 0; k < K; ++k) add_parts(rounded((double)uploads[k * n + i] * weights[k]), sums);
+    double sums[kLevels] = {};
+    for (int level = 0; level < kLevels && !fresh; ++level) sums[level] = total[level * n + i];
+    for (int64_t k = 0; k < K; ++k) add_parts(rounded((double)static_cast<const T *>(uploads[k])[i] * weights[k]), sums);
     for (int level = 0; level < kLevels; ++level) total[level * n + i] = sums[level];
   }
 }
