@@ -71,7 +71,7 @@ class RunState:
         self.states.forget(run_folder.rounds(checkpoints))
 
     def go_back(self, device: str = "cpu") -> list[dict[str, Any]]:
-        """Go back to the newest checkpoint that is covered by rows of metrics.jsonl and by files of client states.
+        """Go back to the newest checkpoint that is whole, and covered by rows of metrics.jsonl and by files of client states.
 
         Without any checkpoint the run starts again. The first process leaves the folder as it was at that checkpoint, and says
         so on stderr where something newer was damaged or missing; rounds that came later are computed again.
@@ -80,27 +80,33 @@ class RunState:
             The rows up to the checkpoint.
 
         Raises:
-            UserError: there are checkpoints, and none that is covered; a checkpoint is damaged or of another run.
+            UserError: there are checkpoints, and none that is whole and covered; a checkpoint is of another run.
         """
         assert self.folder is not None
         known, folder = metrics.read(self.folder), self.folder / "checkpoints"
-        done, reason = self._restored(run_folder.stored(folder), known, device)
+        done, reason, damaged = self._restored(run_folder.stored(folder), known, device)
         if self.ranks.first:
             run_folder.say_unchecked(self.folder, known)
             if reason:
                 bad = known.damage or reason == known.end()
-                kept = f"; the file is kept as {metrics.keep_damaged(known).name}" if bad else ""
+                copies = [metrics.keep_damaged(known)] if bad else []
+                copies += [run_folder.set_aside(path) for path in damaged]
+                kept = f"; kept as {', '.join(copy.name for copy in copies)}" if copies else ""
                 files.say(f"went back to {f'round {done}' if done else 'the start'}: {reason}{kept}")
             run_folder.remove_later(folder, done)
             metrics.cut(known, done)
         return known.until(done)
 
-    def _restored(self, checkpoints: Sequence[Path], known: metrics.Metrics, device: str) -> tuple[int, str]:
-        """Take over the newest checkpoint that can be; returns its round, and what kept from newer rounds, if anything."""
+    def _restored(self, checkpoints: Sequence[Path], known: metrics.Metrics, device: str) -> tuple[int, str, list[Path]]:
+        """Take over the newest checkpoint that can be.
+
+        Returns:
+            Its round; what kept from newer rounds, if anything; the newer checkpoints that are damaged.
+        """
         reason = known.end() if known.damage else ""
         if not checkpoints:
             self.states.restore({}, 0)
-            return 0, reason
+            return 0, reason, []
         newest = run_folder.round_of(checkpoints[-1])
         covered = [path for path in checkpoints if run_folder.round_of(path) <= len(known.rows)]
         if not covered:
@@ -111,14 +117,20 @@ class RunState:
         if covered[-1] != checkpoints[-1]:
             reason = known.end()
         lost: list[files.Damaged] = []
+        damaged: list[Path] = []
         for path in reversed(covered):
-            round, clients = self._load(path, device)
+            try:
+                round, clients = self._load(path, device)
+            except files.Damaged as error:
+                lost.append(error)
+                damaged.append(path)
+                continue
             try:
                 self.states.restore(clients, round, verify=self.ranks.first)
             except files.Damaged as error:
                 lost.append(error)
             else:
-                return round, lost[0].reason if lost else reason
+                return round, lost[0].reason if lost else reason, damaged
         raise lost[0]
 
     def _load(self, path: Path, device: str) -> tuple[int, Tensors]:

@@ -54,6 +54,11 @@ def rounds(folder: Path) -> list[int]:
     return [round_of(path) for path in stored(folder)]
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a damaged checkpoint to ``round_000012.safetensors.damaged``, which nothing reads; returns that path."""
+    return path.replace(path.with_name(f"{path.name}.damaged"))
+
+
 def remove_later(folder: Path, round: int) -> None:
     """Remove the checkpoints that were made after a later round than this one."""
     for path in stored(folder):
@@ -70,11 +75,14 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> tuple[T
     """Read a checkpoint of the run with this digest -> state, round.
 
     Raises:
-        UserError: the file is cut, changed or of another round or run; the message names it and what to do.
+        Damaged: the file is missing, cut, changed or of another round; the message names it and what to do.
+        UserError: it is of another run.
     """
-    tensors, labels = files.read_tensors(path, digest, lambda: _remedy(path))
+    folder = path.parent
+    remedy = f"put it back from a copy, or remove {folder}, and `flow run --resume {folder.parent}` starts again at round 1"
+    tensors, labels = files.read_tensors(path, digest, lambda: remedy)
     if labels.round != round_of(path) or labels.client is not None:
-        raise UserError(f"{path}: not the checkpoint of round {round_of(path)}, as its name says; {_remedy(path)}")
+        raise files.Damaged(f"{path}: not the checkpoint of round {round_of(path)}, as its name says", remedy)
     return {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}, labels.round
 
 
@@ -216,9 +224,3 @@ def _config_path(folder: Path) -> Path:
     if not path.is_file():
         raise UserError(f"{folder}: not the folder of a run, there is no config.json; give the folder that a run printed")
     return path
-
-
-def _remedy(path: Path) -> str:
-    earlier = [other.name for other in stored(path.parent) if other < path]
-    then = f"goes on after {earlier[-1]}" if earlier else "starts again at round 1"
-    return f"delete it, and `flow run --resume {path.parents[1]}` {then}"

@@ -94,7 +94,7 @@ def test_a_damaged_row_makes_a_run_go_back_to_the_checkpoint_before_it(name, who
     assert len(said) == 1 and said[0].startswith(
         f"flow: went back to round 4: line 5 of {folder / 'metrics.jsonl'} is damaged ("
     )
-    assert what in said[0] and said[0].endswith("; the file is kept as metrics.jsonl.damaged-1")
+    assert what in said[0] and said[0].endswith("; kept as metrics.jsonl.damaged-1")
     assert (folder / "metrics.jsonl.damaged-1").read_bytes() == content
 
 
@@ -115,7 +115,7 @@ def test_rows_that_end_early_make_a_run_go_back(lines, end, whole, folder, capsy
     same(again(folder), whole)
     what = "damaged (not JSON)" if end else "missing"
     assert capsys.readouterr().err == (
-        f"flow: went back to round 4: line {lines + 1} of {path} is {what}; the file is kept as metrics.jsonl.damaged-1\n"
+        f"flow: went back to round 4: line {lines + 1} of {path} is {what}; kept as metrics.jsonl.damaged-1\n"
     )
 
 
@@ -270,14 +270,24 @@ def test_the_label_of_the_client_is_covered_by_the_checksum(folder):
         files.read_tensors(path, "", str)
 
 
-def test_checkpoints_are_known_by_their_names(whole, folder):
+def test_checkpoints_are_known_by_their_names(whole, folder, capsys):
     path = folder / "checkpoints" / "round_000006.safetensors"
     shutil.copy(path, path.with_name("round_000006 (copy).safetensors"))
     same(again(folder), whole)
     shutil.copy(path.with_name("round_000004.safetensors"), path)
-    refused(
-        folder, r"round_000006\.safetensors: not the checkpoint of round 6, as its name says; delete it, and .*round_000004"
-    )
+    same(again(folder), whole)
+    said = f"{path}: not the checkpoint of round 6, as its name says; kept as round_000006.safetensors.damaged\n"
+    assert capsys.readouterr().err == f"flow: went back to round 4: {said}"
+
+
+def test_where_all_checkpoints_are_damaged_the_remedy_works(whole, folder):
+    for path in run_folder.stored(folder / "checkpoints"):
+        flip(path)
+    before = {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()}
+    refused(folder, r"round_000006\.safetensors: damaged, .*; put it back from a copy, or remove \S+checkpoints, and `flow run")
+    assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
+    shutil.rmtree(folder / "checkpoints")
+    same(again(folder), whole)
 
 
 # ---- checksums of JSON files ----------------------------------------------------------------------------------------
