@@ -1,7 +1,7 @@
 """The layer against what else computes it, on the device: `python -m benchmarks.gpu.measure cohort|alone|sweep FILE SECONDS`
 
-Whoever is timed has shown the float64 reference's numbers before. All contenders of a row take turns (benchmarks/timing.py).
-The file is written after every row.
+Whoever is timed has shown the float64 reference's numbers before. All contenders of a row take turns
+(benchmarks/common/timing.py). The file is written after every row.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # mypy: ignore-errors
-"""Forward kernels. Both take all K clients at once; layouts are those of flow_kernels/backends/products.py.
+"""Forward kernels. Both take all K clients at once; layouts are those of flow_kernels/backends/gpu/products.py.
 
 step_forward: one launch a time step, any H. A program computes BH hidden units of BM sequences of one client, for which it
 reads the whole state of these sequences; the state is kept in float32 by the program that owns it (state), and in the dtype
