@@ -82,8 +82,9 @@ typedef struct {
 int64_t flow_sgd_workspace(const FlowSgd *p);
 int flow_sgd(const FlowSgd *p);
 
-// total [3][n]: the sum over k of weights[k] * uploads[k][i] joins it, uploads[k] the n numbers of client k, cut into multiples of 2^-12, 2^-45 and 2^-78. Sums of
-// these are exact, in whatever order, while they stay below 2^41 in absolute value, for up to 2^20 uploads.
+// total [3][n]: the sum over k of weights[k] * uploads[k][i] joins it, uploads[k] the n numbers of client k, cut into multiples of
+// 2^-12, 2^-45 and 2^-78. Sums of these are exact, in whatever order, while they stay below 2^41 in absolute value, for up to
+// 2^20 uploads.
 // A fresh total may hold anything before; then the sum takes its place.
 int flow_accumulate(int64_t K, int64_t n, int32_t dtype, const void *const *uploads, const double *weights, double *total,
                     int32_t fresh);

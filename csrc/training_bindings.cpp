@@ -129,7 +129,8 @@ int sgd(const Reader &reader, const py::list &parameters, py::handle present, do
     for (const Tensor *t : {&parameter, &gradient, &anchor, &velocity}) {
       if (!t->there) continue;
       const bool by_rows = t == &gradient && rows.there;
-      if (t->dimensions < 1 || t->type.code != type.code || t->type.bits != type.bits || t->shape[0] != p.K || (!by_rows && size_of(*t, 1) != f.n))
+      if (t->dimensions < 1 || t->type.code != type.code || t->type.bits != type.bits || t->shape[0] != p.K ||
+          (!by_rows && size_of(*t, 1) != f.n))
         throw Misfit("parameters, gradients, anchors and momenta must be [K, ..] of one size and dtype");
     }
     f.parameter = parameter.data, f.gradient = gradient.data, f.anchor = anchor.data, f.momentum = velocity.data;

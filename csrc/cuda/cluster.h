@@ -1,5 +1,6 @@
 // The cluster kernels' C interface: one problem, its tensors as device addresses. Knows neither Python nor torch, and is all
-// that bindings.cpp sees. flow_kernels/backends/gpu/cuda/launch.py fills the struct (field by field, in this order) and has checked it.
+// that bindings.cpp sees. flow_kernels/backends/gpu/cuda/launch.py fills the struct (field by field, in this order) and has
+// checked it.
 //
 // Row-major, contiguous. "rows" are the N rows of x of a client: the row of step t of sequence b is t * step_stride + b *
 // batch_stride, or offsets[t] + b in packed input. T is the storage type, bfloat16 or float16. E: experts that the route uses.

@@ -33,8 +33,8 @@ inline void add_parts(V value, V (&sums)[kLevels]) {
   sums[0] += a, sums[1] += b, sums[2] += ((rest - b) + kRound[2]) - kRound[2];
 }
 
-// total [3][n] += the parts of weights[k] * uploads[k][i], uploads[k] a client's, or = them where it is fresh. The sums of a few numbers stay in
-// registers through all clients.
+// total [3][n] += the parts of weights[k] * uploads[k][i], uploads[k] a client's, or = them where it is fresh. The sums of a few
+// numbers stay in registers through all clients.
 template <class T>
 inline void accumulate(int64_t K, int64_t n, const void *const *uploads, const double *weights, double *total, bool fresh) {
   constexpr int64_t W = Simd<double>::width, kSome = 2;
