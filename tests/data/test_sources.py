@@ -30,10 +30,11 @@ def test_a_new_source_is_one_record_in_the_registry(monkeypatch, tmp_path, mine)
         clients = (population.ClientTexts("ann", "", False, ("a b c",) * (options.clients or 4)),)
         return source.cut(population.Corpus("lines", clients, "word", 3, continuous=False, about="made up"), options)
 
-    one_of_few = registry.SOURCES[-1]._replace(options=("sequences", "data_seed"))
+    own = {"synthetic": ("sequences", "data_seed")}  # `clients` is the new source's
+    before = [one._replace(options=own.get(one.name, one.options)) for one in registry.SOURCES]
     lines = source.Source("lines", lambda data: source.Content(data, "1"), read, options=("clients",))
     paths = source.Source("paths", lambda data: source.Content("x", "1"), read, suffixes=(".csv",))
-    monkeypatch.setattr(registry, "SOURCES", (*registry.SOURCES[:-1], one_of_few, lines, paths))
+    monkeypatch.setattr(registry, "SOURCES", (*before, lines, paths))
     made = load(DataOptions(data="lines", clients=7))
     assert (made.name, made.sequence_length, made.clients[0].texts) == ("lines", 3, 7)
     assert {path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()} == {"lines"}
@@ -41,7 +42,8 @@ def test_a_new_source_is_one_record_in_the_registry(monkeypatch, tmp_path, mine)
     with pytest.raises(UserError, match=r"clients=7 is an option of data='lines', not of data='.*mine\.jsonl'; leave it out"):
         load(DataOptions(data=mine, clients=7))
     with pytest.raises(
-        UserError, match=r"names \(shakespeare, synthetic, lines\), or .* must end in \.jsonl or \.jsonl\.gz or \.csv and exist"
+        UserError,
+        match=r"names \(shakespeare, synthetic, .*lines\), or .* must end in \.jsonl or \.jsonl\.gz or .*\.csv and exist",
     ):
         load(DataOptions(data="nothing"))
 
