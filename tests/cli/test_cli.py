@@ -86,6 +86,15 @@ def tensors(safetensors: bytes) -> bytes:
     return safetensors[8 + int.from_bytes(safetensors[:8], "little") :]
 
 
+def test_a_reader_that_leaves_early_gets_no_traceback():
+    """As `flow run --help | head`."""
+    read, write = os.pipe()
+    os.close(read)
+    ran = subprocess.run([sys.executable, "-m", "flow", "run", "--help"], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
 def test_an_interrupted_run_says_how_to_go_on(here, capsys, monkeypatch):
     def interrupted(folder, row):
         raise KeyboardInterrupt
