@@ -120,12 +120,12 @@ def _check_sequences(client: Client, side: str, population: Population) -> None:
     tokens, lengths, steps = sequences.tokens, sequences.lengths, population.sequence_length
     if not _integers(tokens, 2) or tokens.shape[1] != steps + 1:
         raise UserError(
-            f"{where}.tokens is {_kind(tokens)} and must be an int32 array [n, {steps + 1}], as sequence_length={steps} says; "
+            f"{where}.tokens is {_kind(tokens)} and must be integers [n, {steps + 1}], as sequence_length={steps} says; "
             "cut or pad sequences to that width"
         )
     if not _integers(lengths, 1) or len(lengths) != len(tokens):
         raise UserError(
-            f"{where}.lengths is {_kind(lengths)} and must be an int32 array [{len(tokens)}], as there are rows of tokens; "
+            f"{where}.lengths is {_kind(lengths)} and must be integers [{len(tokens)}], as there are rows of tokens; "
             "give every sequence its number of targets"
         )
     size = len(population.vocabulary)

@@ -55,16 +55,16 @@ FAULTS = {
     "length beyond T": (poked("lengths", (0,), T + 1, "test"), r"client 2', test.lengths, sequence 0: length 7 must be from 1"),
     "too wide": (
         changed(side="train", tokens=np.zeros((11, T + 2), np.int32)),
-        r"client 'client 2', train.tokens is int32 \[11, 8\] and must be an int32 array \[n, 7\], as sequence_length=6 says;",
+        r"client 'client 2', train.tokens is int32 \[11, 8\] and must be integers \[n, 7\], as sequence_length=6 says;",
     ),
     "one dimension": (changed(side="test", tokens=np.zeros(7, np.int32)), r"test.tokens is int32 \[7\] and must be"),
     "fractions": (changed(side="train", tokens=TRAIN.tokens.astype(float)), r"train.tokens is float64 \[11, 7\] and must be"),
-    "truth": (changed(side="train", lengths=TRAIN.lengths > 1), r"train.lengths is bool \[11\] and must be an int32"),
+    "truth": (changed(side="train", lengths=TRAIN.lengths > 1), r"train.lengths is bool \[11\] and must be integers"),
     "too large a type": (changed(side="train", tokens=TRAIN.tokens.astype(np.uint64)), r"train.tokens is uint64"),
-    "lists": (changed(side="train", tokens=TRAIN.tokens.tolist()), r"train.tokens is a list and must be an int32 array"),
+    "lists": (changed(side="train", tokens=TRAIN.tokens.tolist()), r"train.tokens is a list and must be integers"),
     "fewer lengths": (
         changed(side="train", lengths=TRAIN.lengths[:-1]),
-        r"client 'client 2', train.lengths is int32 \[10\] and must be an int32 array \[11\], .*; give every sequence its",
+        r"client 'client 2', train.lengths is int32 \[10\] and must be integers \[11\], .*; give every sequence its",
     ),
     "no sequences": (changed(test=None), r"client 'client 2', test must be a flow.data.Sequences, got None"),
     "equal ids": (
