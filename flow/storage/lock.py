@@ -6,9 +6,11 @@ happens, so a file that a killed process left behind keeps nobody out. The file 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -108,7 +110,7 @@ def check_free(folder: Path) -> None:
     if fcntl is None:
         return
     try:
-        descriptor = os.open(folder / NAME, os.O_RDWR)
+        descriptor = os.open(folder / NAME, os.O_RDWR | os.O_NOFOLLOW)
     except OSError:  # no lock, or a folder that nobody may write to
         return
     try:
@@ -124,8 +126,9 @@ def _acquired(path: Path) -> int | None:
         _say_unlocked(path.parent, "this system")
         return None
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
         try:
+            _check_own(path, descriptor)
             locked = _locked(descriptor)
             if locked is False:
                 raise _in_use(path.parent, descriptor)
@@ -154,6 +157,13 @@ def _locked(descriptor: int) -> bool | None:
         except OSError:
             return None
     return False
+
+
+def _check_own(path: Path, descriptor: int) -> None:
+    """Raise OSError for what no lock is, before anything is written into it: a pipe, or a file that has other names."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        raise OSError(errno.EEXIST, "something else has the name of the lock; move it away", str(path))
 
 
 def _is_file(path: Path, descriptor: int) -> bool:

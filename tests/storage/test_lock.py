@@ -174,3 +174,15 @@ def test_the_lock_is_given_up_where_a_run_fails(tmp_path, monkeypatch):
             run(KEPT, tmp_path / "run")
     assert not (tmp_path / "run" / lock.NAME).exists()
     again(tmp_path / "run")
+
+
+@pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe"])
+def test_what_is_no_lock_is_neither_written_into_nor_removed(kind, tmp_path):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    run(KEPT, folder)
+    other.write_text("precious " * 9)
+    path = folder / lock.NAME
+    {"symbolic link": path.symlink_to, "hard link": path.hardlink_to, "pipe": lambda _: os.mkfifo(path)}[kind](other)
+    with pytest.raises(OSError, match=re.escape(str(path))):
+        again(folder)
+    assert other.read_text() == "precious " * 9 and os.path.lexists(path)
