@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flow.storage import files
 
 NAME = "metrics.jsonl"
+LARGEST = 1e100  # more than any run counts; sums of rows are numbers still
 _INTEGER, _NUMBER, _MAYBE = (int,), (int, float), (int, float, NoneType)
 # What the summary at the end of a run, the report and the comparison read of a row.
 ROW: dict[str, tuple[type, ...]] = {
@@ -89,6 +90,8 @@ def _checked(line: bytes, round: int) -> tuple[Any, str]:
     except (ValueError, RecursionError):
         return None, "not JSON"
     damage = _mistyped(row, ROW, "the row")
+    if not damage and not row["seconds"]:
+        damage = "seconds of the row is 0"
     if not damage and row["evaluation"] is not None:
         damage = _mistyped(row["evaluation"], dict.fromkeys(SIDES, (dict,)), "evaluation")
         for side in SIDES if not damage else ():
@@ -107,4 +110,6 @@ def _mistyped(content: Any, types: dict[str, tuple[type, ...]], where: str) -> s
             return f"{where} has no {name!r}"
         if not isinstance(content[name], kinds) or isinstance(content[name], bool):
             return f"{name} of {where} is {content[name]!r}"
+        if isinstance(content[name], int | float) and not 0 <= content[name] <= LARGEST:  # not a number, infinite, too large
+            return f"{name} of {where} is {'too large' if content[name] > LARGEST else content[name]}"
     return ""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 
 import pytest
@@ -359,3 +360,12 @@ def test_a_rewritten_file_with_a_right_checksum_is_read(folder):
     content = plain((folder / "config.json").read_text())
     rewrite(folder / "config.json", content)
     assert run_folder.read_config(folder) == content
+
+
+@pytest.mark.parametrize("changes", [{"loss": 10**400}, {"seconds": float("inf")}, {"flops": -1}, {"seconds": 0}], ids=str)
+def test_a_number_that_no_round_has_makes_a_run_go_back(changes, whole, folder, capsys):
+    path = folder / "metrics.jsonl"
+    lines = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([*lines[:5], edited(lines[5], unsigned=True, **changes)]) + b"\n")
+    same(again(folder), whole)
+    assert "went back to round 4: line 6 of" in capsys.readouterr().err
