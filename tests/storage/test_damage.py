@@ -369,3 +369,12 @@ def test_a_number_that_no_round_has_makes_a_run_go_back(changes, whole, folder, 
     path.write_bytes(b"\n".join([*lines[:5], edited(lines[5], unsigned=True, **changes)]) + b"\n")
     same(again(folder), whole)
     assert "went back to round 4: line 6 of" in capsys.readouterr().err
+
+
+def test_a_pipe_in_the_place_of_a_client_state_is_not_waited_for(whole, folder):
+    path = max((folder / "clients").glob("*/*-000006.safetensors"))
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(UserError, match="a pipe"):
+        files.read_labels(path, "")
+    same(again(folder), whole)
