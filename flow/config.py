@@ -154,6 +154,8 @@ def read_config(folder: Path) -> Config[Any]:
         config = Config(**parts, **{name: content.pop(name) for name in _names(Config) if name not in parts})
         if content:
             raise TypeError(f"{', '.join(content)} is not an option")
+        if not isinstance(stored.get("digested", {}), dict):
+            raise TypeError(f"digested is {stored['digested']!r}")
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the configuration of a run of this version ({error!r}); {remedy}") from error
     try:

@@ -378,3 +378,13 @@ def test_a_pipe_in_the_place_of_a_client_state_is_not_waited_for(whole, folder):
     with pytest.raises(UserError, match="a pipe"):
         files.read_labels(path, "")
     same(again(folder), whole)
+
+
+def test_a_configuration_whose_digested_options_are_none_is_refused(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(plain_content(path) | {"digested": "x"}))
+    refused(folder, r"config\.json: not the configuration of a run.*digested is 'x'")
+
+
+def plain_content(path):
+    return {name: value for name, value in json.loads(path.read_text()).items() if name != files.CHECKSUM}
