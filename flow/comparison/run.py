@@ -20,7 +20,7 @@ from flow.algorithms import NAMES, algorithm_of
 from flow.comparison import tuning
 from flow.comparison.plan import Plan, SharedOptions, completed_plan, configuration, describe, differences, planned, read_plan
 from flow.comparison.table import Row, csv_table, measures, row_of, text_table
-from flow.config import Config, checked, completed
+from flow.config import Config, checked, completed, read_config
 from flow.data import Population
 from flow.engine.task import prepare
 from flow.errors import Diverged, UserError
@@ -257,6 +257,7 @@ def _brought_to_its_end(job: Job, progress: bool) -> str | None:
         _clear(folder)
     there = folder.exists()
     if there:
+        read_config(folder)  # whatever is wrong with it is said there
         stored = run_folder.read_config(folder)
         # It goes on under other versions, too, and comparison.json names the data.
         changed = differences(run_folder.options(completed(stored)), run_folder.options(json.loads(json.dumps(expected))))
@@ -266,7 +267,7 @@ def _brought_to_its_end(job: Job, progress: bool) -> str | None:
                 "back, or move the folder away, and the run is done again"
             )
         if (folder / DIVERGED).is_file():
-            return str(json.loads((folder / DIVERGED).read_text(encoding="utf-8"))["reason"])
+            return _reason(folder / DIVERGED)
         if (folder / "evaluation.json").is_file() and (folder / "report.html").is_file():
             return None
     try:
@@ -279,6 +280,19 @@ def _brought_to_its_end(job: Job, progress: bool) -> str | None:
         files.write_json(folder / DIVERGED, {"reason": str(error)})
         return str(error)
     return None
+
+
+def _reason(path: Path) -> str:
+    """Why a run diverged, as it was written down.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    remedy = "remove the file, and the run goes on"
+    content = files.read_json(path, remedy)
+    if not (isinstance(content, dict) and isinstance(content.get("reason"), str)):
+        raise UserError(f"{path}: does not say why the run diverged; {remedy}")
+    return str(content["reason"])
 
 
 def _clear(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import itertools
+import math
 import statistics
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -104,9 +105,13 @@ def measures(folder: Path) -> Measures:
             values["personal_" + name] = statistics.fmean(everybody) if everybody else None
         values["client_state_bytes"] = rows[-1]["client_state_bytes"]
         values["seconds"] = sum(row["seconds"] for row in rows)
-    except (ValueError, KeyError, TypeError) as error:
+        found = {name: None if values[name] is None else float(values[name] or 0) for name in descriptions()}
+        for name, value in found.items():
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"{name} is {value}")
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UserError(f"{folder}: its files are damaged ({error}); remove the folder, and the run is done again") from error
-    return {name: None if values[name] is None else float(values[name] or 0) for name in descriptions()}
+    return found
 
 
 def row_of(name: str, options: Any, runs: list[Measures | None]) -> Row:

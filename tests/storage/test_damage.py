@@ -388,3 +388,24 @@ def test_a_configuration_whose_digested_options_are_none_is_refused(folder):
 
 def plain_content(path):
     return {name: value for name, value in json.loads(path.read_text()).items() if name != files.CHECKSUM}
+
+
+@pytest.mark.parametrize("name", ["diverged.json", "config.json"])
+def test_a_file_of_another_form_in_a_run_of_a_comparison_is_named(name, tmp_path, plain):
+    folder = tmp_path / "comparison"
+    compare(["fedavg"], folder, TINY, **QUIET)
+    (folder / "runs" / "fedavg-seed0" / name).write_text("[]")
+    with pytest.raises(UserError, match=rf"fedavg-seed0/{name}: "):
+        compare(["fedavg"], folder, TINY, **QUIET)
+
+
+@pytest.mark.parametrize("value", [10**400, float("nan")], ids=["huge", "nan"])
+def test_a_result_that_is_no_number_is_named_by_a_comparison(value, tmp_path, plain):
+    folder = tmp_path / "comparison"
+    compare(["fedavg"], folder, TINY, **QUIET)
+    path = folder / "runs" / "fedavg-seed0" / "evaluation.json"
+    content = plain_content(path)
+    content["summary"]["seen"]["global_token"] = value
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="its files are damaged"):
+        compare(["fedavg"], folder, TINY, **QUIET)
