@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
+from torch import Tensor
 
 from flow_kernels.backends import cpu
 
@@ -24,3 +25,13 @@ def check(status: int, rules: Mapping[int, str]) -> None:
     if status:
         rule = rules.get(status, f"status {status}")
         raise RuntimeError(f"flow_kernels.training: the kernel refused its arguments: {rule}")
+
+
+def refuse_negated(tensors: Iterable[Tensor | None]) -> None:
+    """Raise RuntimeError for a view of numbers that are to be read with the other sign, as ``.imag`` of a conjugate is.
+
+    The kernels read memory as it lies; for a registered op torch's dispatcher makes a copy first, for a function nobody does.
+    """
+    for t in tensors:
+        if t is not None and t.is_neg():
+            raise RuntimeError("flow_kernels.training: a tensor is a view with its negative bit set; pass tensor.resolve_neg()")

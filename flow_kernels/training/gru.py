@@ -11,7 +11,7 @@ from torch import Tensor
 
 from flow_kernels.backends import cpu
 from flow_kernels.call import Options, Weights
-from flow_kernels.training.checks import BAD_LENGTH, BAD_OPTION, BAD_SIZE, MISSING, check
+from flow_kernels.training.checks import BAD_LENGTH, BAD_OPTION, BAD_SIZE, MISSING, check, refuse_negated
 
 RULES = {
     BAD_SIZE: "every size must be at least 1",
@@ -58,6 +58,7 @@ def forward(
         RuntimeError: a tensor that does not fit, a length out of range, a missing weight.
     """
     options = Options(route, routing, temperature, batch_first=True)
+    refuse_negated((x, h0, *weights, y, h_n, q, gates))
     status = cpu._kernels.forward(
         (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(), y, h_n, q, gates
     )  # fmt: skip
@@ -97,6 +98,7 @@ def backward(
         RuntimeError: a tensor that does not fit, a length out of range, a missing weight.
     """
     options = Options(route, routing, temperature, batch_first=True)
+    refuse_negated((x, h0, *weights, y, q, gates, dy, dh_n, dq, dx, dh0, *gradients))
     status = cpu._kernels.backward(
         (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(),
         y, q, gates, dy, dh_n, dq, (dx, dh0, *gradients),

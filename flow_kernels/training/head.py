@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, BAD_TARGET, MISSING, check
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, BAD_TARGET, MISSING, check, refuse_negated
 
 RULES = {
     BAD_SIZE: "every size must be at least 1, and without a projection D must equal I",
@@ -80,6 +80,7 @@ def head_loss(
         RuntimeError: a tensor that does not fit the others.
         ValueError: a target of V or more.
     """
+    refuse_negated((x, *head, q, *out, x_out))
     nats = x.new_empty(len(targets), dtype=torch.float64)
     counts = targets.new_empty(len(targets))
     tokens = targets.new_empty(targets.shape) if best else None

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check, refuse_negated
 
 RULES = {
     BAD_SIZE: "every size must be at least 1",
@@ -35,6 +35,7 @@ def route(
     """
     if routing not in ROUTINGS:
         raise ValueError(f"routing must be one of {', '.join(map(repr, ROUTINGS))}, got {routing!r}")
+    refuse_negated((x, weight, bias))
     q = x.new_empty((*targets.shape, 2))
     status = cpu._kernels.router(
         x.detach().contiguous(), targets.contiguous(), weight.detach().contiguous(), bias.detach().contiguous(), q,
@@ -68,6 +69,7 @@ def route_backward(
     Raises:
         RuntimeError: a tensor that does not fit.
     """
+    refuse_negated((x, weight, bias, q, dq, dx, dweight, dbias))
     status = cpu._kernels.router(
         x.detach().contiguous(), targets.contiguous(), weight.detach().contiguous(), bias.detach().contiguous(), q,
         False, temperature, dq.contiguous(), dx, dweight, dbias, torch.get_num_threads(),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, BAD_TARGET, MISSING, check
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, BAD_TARGET, MISSING, check, refuse_negated
 
 RULES = {
     BAD_SIZE: "every size must be at least 1, and rows must divide their parameter",
@@ -56,5 +56,7 @@ def sgd_(
     Raises:
         RuntimeError: tensors that do not fit.
     """
+    for step in steps:
+        refuse_negated(step[:4])
     threads = torch.get_num_threads()
     check(cpu._kernels.sgd(list(map(tuple, steps)), present, lr, clip, mu, weight_decay, momentum, threads), RULES)

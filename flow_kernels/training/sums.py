@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check, refuse_negated
 
 RULES = {
     BAD_SIZE: "there must be at least one upload of at least one number",
@@ -34,6 +34,7 @@ def accumulate_(total: Tensor, uploads: Sequence[Tensor], weights: Sequence[Tens
     Raises:
         RuntimeError: tensors that do not fit.
     """
+    refuse_negated((total, *uploads, *weights))
     plain = tuple(upload.detach().contiguous() for upload in uploads)
     check(cpu._kernels.accumulate(total, plain, tuple(weights), fresh), RULES)
 

@@ -149,3 +149,15 @@ def test_lengths_of_zero_come_last() -> None:
     bad[0, 0] = 0
     with pytest.raises(RuntimeError, match=r"sequences of length 0 come last"):
         gru.forward(x, h0, weights, lengths=bad, route="mixture", temperature=1.0, **buffers(x))
+
+
+def test_negated_views_are_refused() -> None:
+    x, h0, weights, valid = problem()
+    out, options = buffers(x), dict[str, Any](lengths=valid, route="mixture", temperature=1.0)
+    for given, buffer in (({"x": torch._neg_view(x)}, {}), ({}, {"y": torch._neg_view(out["y"])})):
+        with pytest.raises(RuntimeError, match=r"pass tensor\.resolve_neg"):
+            gru.forward(**{"x": x, **given}, h0=h0, weights=weights, **options, **out | buffer)
+    gru.forward(x, h0, weights, **options, **out)
+    del out["h_n"]
+    with pytest.raises(RuntimeError, match=r"pass tensor\.resolve_neg"):
+        gru.backward(x, h0, weights, **options, **out, dy=torch._neg_view(out["y"]), gradients=Weights())

@@ -185,6 +185,24 @@ def test_sgd_refuses_what_it_would_get_wrong():
     assert not p.any()
 
 
+def test_negated_views_are_refused():
+    """What .imag of a conjugate is: the kernels would read it with the wrong sign."""
+    x, targets, head, q = draw(SHAPES[1], torch.float64)
+    router, p, total = (torch.randn(2, 2, 7).double(), torch.randn(2, 2).double()), torch.zeros(2, 4, 3), torch.zeros(3, 4, 3)
+    negated = torch._neg_view
+    for call in (
+        lambda: head_loss(negated(x), targets, head, q),
+        lambda: head_loss(x, targets, head._replace(bias=negated(head.bias)), q),
+        lambda: head_loss(x, targets, head, q, x_grad=True, x_out=negated(x.clone())),
+        lambda: route(x, targets, negated(router[0]), router[1]),
+        lambda: route_backward(x, targets, *router, q, q, dx=negated(x.clone())),
+        lambda: sgd_([Step(p, negated(p.clone()))], lr=1.0),
+        lambda: accumulate_(total.double(), [negated(p)], [torch.ones(2, dtype=torch.float64)]),
+    ):
+        with pytest.raises(RuntimeError, match=r"pass tensor\.resolve_neg"):
+            call()
+
+
 def test_a_gradient_of_what_is_not_there_is_refused():
     x, targets, head, _ = draw(SHAPES[4], torch.float32)
     assert head.local_weight is None and head.projection_weight is None
