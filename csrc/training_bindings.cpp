@@ -31,6 +31,13 @@ int64_t size_of(const Tensor &t, int first = 0) {
   return n;
 }
 
+// Whether two tensors have the same sizes from dimension 1 on.
+bool alike(const Tensor &a, const Tensor &b) {
+  bool same = a.dimensions == b.dimensions;
+  for (int i = 1; same && i < a.dimensions; ++i) same = a.shape[i] == b.shape[i];
+  return same;
+}
+
 // The data of a tensor of this shape and type; null for None.
 void *fitting(const Reader &reader, py::handle object, const char *name, std::initializer_list<int64_t> shape,
               dlpack::Type type) {
@@ -130,8 +137,8 @@ int sgd(const Reader &reader, const py::list &parameters, py::handle present, do
       if (!t->there) continue;
       const bool by_rows = t == &gradient && rows.there;
       if (t->dimensions < 1 || t->type.code != type.code || t->type.bits != type.bits || t->shape[0] != p.K ||
-          (!by_rows && size_of(*t, 1) != f.n))
-        throw Misfit("parameters, gradients, anchors and momenta must be [K, ..] of one size and dtype");
+          (!by_rows && !alike(*t, parameter)))
+        throw Misfit("parameters, gradients, anchors and momenta must be [K, ..] of one shape and dtype");
     }
     f.parameter = parameter.data, f.gradient = gradient.data, f.anchor = anchor.data, f.momentum = velocity.data;
     if (rows.there) {
@@ -162,7 +169,7 @@ int accumulate(const Reader &reader, py::handle total, const py::tuple &uploads,
   int dtype = FLOW_F32;
   for (size_t u = 0; u < uploads.size(); ++u) {
     const Tensor given = reader.read(uploads[u], "uploads");
-    if (!given.dimensions || size_of(given, 1) != n) throw Misfit("uploads must be [K, ..] of a total [3, ..]");
+    if (!given.dimensions || !alike(given, sum)) throw Misfit("uploads must be [K, ..] of a total [3, ..]");
     if (u && dtype != dtype_of(given.type)) throw Misfit("uploads must be of one dtype");
     dtype = dtype_of(given.type);
     const void *w = fitting(reader, weights[u], "weights", {given.shape[0]}, kFloat64);

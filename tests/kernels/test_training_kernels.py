@@ -175,8 +175,15 @@ def test_sgd_refuses_what_it_would_get_wrong():
     rows[1, 2] = 4
     with pytest.raises(RuntimeError, match="rows must be below the number of rows of their parameter"):
         sgd_([Step(p, g, rows=rows)], lr=1.0)
-    with pytest.raises(RuntimeError, match="one size and dtype"):
+    with pytest.raises(RuntimeError, match="one shape and dtype"):
         sgd_([Step(p, g)], lr=1.0)
+    for turned in (
+        Step(p, p.mT.contiguous()),
+        Step(p, p.clone(), anchor=p.mT.contiguous()),
+        Step(p, p.clone(), None, p.view(2, 12)),
+    ):
+        with pytest.raises(RuntimeError, match="one shape and dtype"):
+            sgd_([turned], lr=1.0)
     for parameter in (None, torch.tensor(1.0)):
         with pytest.raises(RuntimeError, match=r"parameter must be a tensor \[K, \.\.\]"):
             sgd_([Step(parameter, g)], lr=1.0)
@@ -210,6 +217,12 @@ def test_a_gradient_of_what_is_not_there_is_refused():
         out = [torch.empty_like(like) if n == place else None for n in range(6)]
         with pytest.raises(RuntimeError, match="a gradient with what it is the gradient of"):
             head_loss(x, targets, head, out=out)
+
+
+def test_sums_are_of_one_shape():
+    for shape in ((2, 3, 4), (2, 12), (2,)):
+        with pytest.raises(RuntimeError, match=r"uploads must be \[K, \.\.\] of a total"):
+            accumulate_(torch.zeros(3, 4, 3, dtype=torch.float64), [torch.zeros(shape)], [torch.ones(2, dtype=torch.float64)])
 
 
 def test_sums_need_their_weights():
