@@ -10,9 +10,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from flow.algorithms import DEFAULT, NAMES
+from flow.algorithms import DEFAULT, NAMES, algorithm_of
 from flow.cli.command import Command, default_folder, named_folder
-from flow.config import Config
+from flow.config import Config, read_config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
 from flow.simulation.loop import Result, resume, simulate
@@ -35,10 +35,13 @@ class Run(Config[Options], Generic[Options]):
 
 
 def _run(arguments: list[str], ranks: Ranks) -> None:
-    name = arguments.pop(0) if arguments and not arguments[0].startswith("-") else DEFAULT
+    named = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
+    name = named or DEFAULT
     if name not in NAMES:
         raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(NAMES)}")
     run = _parsed(name, arguments)
+    if named and run.resume is not None:
+        _check_name(named, named_folder("resume", run.resume))
     with _folder(run, name, ranks) as folder:
         result = _result(run, folder, _given(arguments), ranks)
     if ranks.first:
@@ -56,6 +59,13 @@ def _result(run: Run[Any], folder: Path, given: set[str], ranks: Ranks) -> Resul
         raise
     except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
         raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}`") from error
+
+
+def _check_name(name: str, folder: Path) -> None:
+    """Refuse to go on with a run under the name of an algorithm that is not the run's."""
+    stored = algorithm_of(read_config(folder).algorithm).name
+    if stored != NAMES[name].algorithm.name:
+        raise UserError(f"--resume {folder} is a run of {stored}, not of {name}; leave the name out, or start a new run")
 
 
 def _given(arguments: list[str]) -> set[str]:

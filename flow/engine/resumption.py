@@ -36,7 +36,8 @@ def reopened(
             raise UserError(f"data={data!r} does nothing beside population, which takes its place; leave either out")
         config, content = _moved(config, content, data)
     if rounds is not None:
-        config, content = _lengthened(folder, config, content, rounds)
+        config, content = checked(replace(config, rounds=rounds)), _changed(content, "rounds", rounds)
+    _check_rounds(folder, config.rounds)
     if population is None and is_file(config.data.data) and not os.path.exists(config.data.data):
         raise UserError(
             f"data={config.data.data!r}: there is no such file, which the run in {folder} was started with; put it back, or "
@@ -67,15 +68,13 @@ def _moved(config: Config[Any], content: dict[str, Any], data: str) -> tuple[Con
     return config, _changed(content, "data", {**content["data"], "data": located(data)})
 
 
-def _lengthened(folder: Path, config: Config[Any], content: dict[str, Any], rounds: int) -> tuple[Config[Any], dict[str, Any]]:
-    config = checked(replace(config, rounds=rounds))
+def _check_rounds(folder: Path, rounds: int) -> None:
     done = max(run_folder.rounds(folder / "checkpoints"), default=0)
     if rounds < done:
         raise UserError(
             f"rounds={rounds} is fewer than the {done} that the run in {folder} has done; give {done} or more, or start a new "
             "run in another folder"
         )
-    return config, _changed(content, "rounds", rounds)
 
 
 def _changed(content: dict[str, Any], name: str, value: Any) -> dict[str, Any]:

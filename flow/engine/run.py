@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -52,8 +53,14 @@ class RunState:
     """Of the server's optimiser and aggregator."""
     states: ClientStates
     ranks: Ranks
+    identity: str | None = None
+    """By which rows and results say of which run they are, see :func:`flow.storage.run_folder.identity`."""
     sums: Tensors = field(default_factory=dict)
     """Memory for the sums of a round's uploads, used again in the next."""
+
+    def labelled(self, content: dict[str, Any]) -> dict[str, Any]:
+        """A row or results, with the run that they are of."""
+        return content if self.identity is None else {**content, files.RUN: self.identity}
 
     def save(self, round: int) -> None:
         """Write a checkpoint; only then may files of clients go that no checkpoint counts on any more.
@@ -83,7 +90,7 @@ class RunState:
             UserError: there are checkpoints, and none that is whole and covered; a checkpoint is of another run.
         """
         assert self.folder is not None
-        known, folder = metrics.read(self.folder), self.folder / "checkpoints"
+        known, folder = metrics.read(self.folder, self.identity), self.folder / "checkpoints"
         done, reason, damaged = self._restored(run_folder.stored(folder), known, device)
         if self.ranks.first:
             run_folder.say_unchecked(self.folder, known)
@@ -106,10 +113,12 @@ class RunState:
         reason = known.end() if known.damage else ""
         if not checkpoints:
             self.states.restore({}, 0)
-            return 0, reason, []
+            return 0, reason or ("there is no checkpoint" if known.rows else ""), []
         newest = run_folder.round_of(checkpoints[-1])
         covered = [path for path in checkpoints if run_folder.round_of(path) <= len(known.rows)]
         if not covered:
+            with suppress(files.Damaged):  # rows of another run may mean that config.json is another run's
+                self._load(checkpoints[-1], device)
             raise UserError(
                 f"{known.path}: does not hold rounds 1 to {newest}, which the checkpoint has behind it, nor those of an older "
                 f"checkpoint: {known.end()}; put back the file, or start a new run in another folder"
@@ -157,4 +166,5 @@ def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: d
     described = run_folder.describe(task.config, task.algorithm.name, task.population) if stored is None else stored
     digest = run_folder.digest(described, task.population)
     state = task.algorithm.init(options, task.model, task.config.seed, len(task.clients))
-    return RunState(folder, digest, state, {}, client_states(task, state, folder, digest), ranks or Ranks())
+    states = client_states(task, state, folder, digest)
+    return RunState(folder, digest, state, {}, states, ranks or Ranks(), run_folder.identity(described))

@@ -9,7 +9,8 @@ from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS, QUANTILES
-from flow.storage.files import WRONG_CHECKSUM, intact
+from flow.storage.files import CHECKSUM, RUN, WRONG_CHECKSUM, intact
+from flow.storage.run_folder import identity
 
 Json = dict[str, Any]
 
@@ -94,6 +95,15 @@ def _parsed(path: pathlib.Path, text: str, where: str) -> Any:
     return content
 
 
+def _check_run(path: pathlib.Path, content: Json, where: str) -> None:
+    """Hold a row or results that say of which run they are against config.json."""
+    if RUN not in content:  # of an older build
+        return
+    config = read_config(path.parent)
+    if content[RUN] != identity({name: value for name, value in config.items() if name != CHECKSUM}):
+        raise _problem(path, f"{where} belongs to another run than config.json")
+
+
 def read_config(folder: pathlib.Path) -> Json:
     path = folder / "config.json"
     config: Json = _parsed(path, _text_of(path), "the file")
@@ -111,6 +121,7 @@ def read_metrics(folder: pathlib.Path) -> list[Json]:
         where = f"line {number}"
         row = _parsed(path, line, where)
         _expect(path, row, _ROUND, where)
+        _check_run(path, row, where)
         if row["evaluation"] is not None:
             _expect(path, row["evaluation"], _SIDES, f"{where}.evaluation")
             _complete(path, row["evaluation"], f"{where}.evaluation")
@@ -125,6 +136,9 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     path = folder / "evaluation.json"
     evaluation: Json = _parsed(path, _text_of(path), "the file")
     _expect(path, evaluation, _EVALUATION, "evaluation")
+    _check_run(path, evaluation, "the file")
+    if RUN in evaluation and evaluation["round"] != (rounds := read_config(folder)["rounds"]):
+        raise _problem(path, f"the file was made after round {evaluation['round']} of a run that has {rounds}")
     _complete(path, evaluation["summary"], "evaluation.summary")
     for index, text in enumerate(evaluation["texts"]):
         for key, schema in (("global_correct", _BOOL), ("personal_correct", _BOOL), ("local_weight", _NUMBER)):

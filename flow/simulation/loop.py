@@ -154,7 +154,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
                 row["evaluation_seconds"] = time.perf_counter() - now
             metrics.append(row)
             if folder is not None:
-                run_folder.append_metrics(folder, row)
+                run_folder.append_metrics(folder, run.labelled(row))
             if run.folder is not None and (round % config.checkpoint_every == 0 or round == config.rounds):
                 run.save(round)
             bar.set_postfix(summary.progress_fields(row))
@@ -165,8 +165,8 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
         slow = refusal(task.model, dict(task.model.named_parameters()))
         about = timing.run_summary(ranks, metrics, time.perf_counter() - started, workers.count, slow)
     if folder is not None:
-        files.write_json(folder / "evaluation.json", files.with_checksum(evaluation))
-        files.write_json(folder / "run.json", files.with_checksum(about))
+        files.write_json(folder / "evaluation.json", files.with_checksum(run.labelled(evaluation)))
+        files.write_json(folder / "run.json", files.with_checksum(run.labelled(about)))
     if progress:
         print("\n".join(summary.final_lines(task, metrics, evaluation["summary"])))
         tqdm.write(timing.timing_lines(about), file=sys.stderr)

@@ -24,6 +24,10 @@ WRONG_CHECKSUM = "its content does not have the SHA-256 stored with it"
 UNFINISHED = re.compile(r"\..+\.(\d+)\.tmp")  # what write() was writing when its process ended; the number is the process's
 
 
+RUN = "run"
+"""The key under which rows and results say of which run they are, see :func:`flow.storage.run_folder.identity`."""
+
+
 class Damaged(UserError):
     """A file is missing or not what was written.
 

@@ -46,19 +46,24 @@ class Metrics(NamedTuple):
         return f"{line} is damaged ({self.damage})" if self.damage else f"{line} is missing"
 
     def until(self, round: int) -> list[dict[str, Any]]:
-        """The rows of rounds 1 to this one, without their checksums."""
-        return [{name: value for name, value in row.items() if name != files.CHECKSUM} for row in self.rows[:round]]
+        """The rows of rounds 1 to this one, without their checksums and their run."""
+        return [
+            {name: value for name, value in row.items() if name not in (files.CHECKSUM, files.RUN)} for row in self.rows[:round]
+        ]
 
 
-def read(folder: Path) -> Metrics:
-    """Read the rows and check each; a file that is missing has none."""
+def read(folder: Path, run: str | None) -> Metrics:
+    """Read the rows and check each; a file that is missing has none.
+
+    run: of which run they must be, see :func:`flow.storage.run_folder.identity`.
+    """
     path = folder / NAME
     lines = path.read_bytes().split(b"\n") if path.is_file() else []
     if lines and not lines[-1]:
         lines.pop()
     rows: list[dict[str, Any]] = []
     for line in lines:
-        row, damage = _checked(line, len(rows) + 1)
+        row, damage = _checked(line, len(rows) + 1, run)
         if damage:
             return Metrics(path, lines[: len(rows)], rows, damage)
         rows.append(row)
@@ -79,7 +84,7 @@ def keep_damaged(metrics: Metrics) -> Path:
     return copy
 
 
-def _checked(line: bytes, round: int) -> tuple[Any, str]:
+def _checked(line: bytes, round: int, run: str | None) -> tuple[Any, str]:
     """A line read, and what is wrong with it; the latter is empty for the good row of this round."""
     try:
         row = json.loads(line.decode("utf-8"))
@@ -98,6 +103,8 @@ def _checked(line: bytes, round: int) -> tuple[Any, str]:
             damage = damage or _mistyped(row["evaluation"][side], SUMMARY, f"evaluation.{side}")
     if not damage and row["round"] != round:
         damage = f"round {row['round']} in the place of round {round}"
+    if not damage and row.get(files.RUN, run) != run:
+        damage = "a row of another run"
     return row, damage
 
 

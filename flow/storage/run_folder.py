@@ -37,7 +37,7 @@ CHECKPOINT = re.compile(r"round_(\d+)\.safetensors")
 def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
     """Write ``round_000012.safetensors`` and remove all but the last two; digest is the run's, see :func:`digest`."""
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"round_{round:06d}.safetensors"
+    path = _checkpoint(folder, round)
     files.write_tensors(path, state, round, digest)
     for old in stored(folder)[:-KEEP]:
         old.unlink()
@@ -46,7 +46,12 @@ def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
 
 def stored(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    return sorted((path for path in folder.glob("round_*.safetensors") if CHECKPOINT.fullmatch(path.name)), key=round_of)
+    found = (path for path in folder.glob("round_*.safetensors") if CHECKPOINT.fullmatch(path.name))
+    return sorted((path for path in found if path == _checkpoint(folder, round_of(path))), key=round_of)
+
+
+def _checkpoint(folder: Path, round: int) -> Path:
+    return folder / f"round_{round:06d}.safetensors"
 
 
 def rounds(folder: Path) -> list[int]:
@@ -111,6 +116,19 @@ def digest(described: dict[str, Any], population: Population) -> str:
     return hashlib.sha256(
         json.dumps([content, population.vocabulary.tokens, population.fingerprint], sort_keys=True).encode()
     ).hexdigest()
+
+
+def identity(described: dict[str, Any]) -> str | None:
+    """SHA-256 of the content of config.json, by which rows and results say of which run they are.
+
+    It leaves out what :func:`digest` leaves out. None for a run of an older build, whose config.json does not name its
+    population: its rows and results say nothing.
+    """
+    if "population" not in described:
+        return None
+    content = options(described)
+    content |= {"rounds": None, "data": content["data"] | {"data": None}, "population": described["population"]}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def new_folder(folder: Path | str) -> Path:

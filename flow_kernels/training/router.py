@@ -10,7 +10,7 @@ from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check, r
 
 RULES = {
     BAD_SIZE: "every size must be at least 1",
-    BAD_OPTION: "temperature must be a number > 0",
+    BAD_OPTION: "temperature must be a finite number > 0",
     MISSING: "a tensor is missing: x, targets, weight and bias come together",
 }
 ROUTINGS = ("soft", "hard")

@@ -118,6 +118,7 @@ def test_resume_from_the_command(here, capsys):
     assert (here / "mine" / "evaluation.json").read_text() == before
     assert tensors(last.read_bytes()) == tensors(state)
     assert main(["run", "flow", "--resume=mine"]) == 0
+    assert "mine is a run of flow, not of ditto; leave the name out" in fails(["run", "ditto", "--resume", "mine"], capsys)
     assert "leave the other options out" in fails(["run", "--resume", "mine", "--cohort", "9"], capsys)
     assert "leave the other options out" in fails(["run", "--resume", "mine", "--rounds", "9", "--lr=0.1"], capsys)
     assert "leave the other options out" in fails(["run", "--lr", "0.1", "--resume", "mine"], capsys)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -69,8 +70,9 @@ def test_what_does_not_fit_is_refused() -> None:
             gru.forward(x, h0, weights, **options | {"lengths": torch.full_like(valid, bad)}, **out)
     with pytest.raises(RuntimeError, match="a weight that the route needs is missing"):
         gru.forward(x, h0, weights._replace(router_weight=None), **options, **out)
-    with pytest.raises(RuntimeError, match="temperature must be a finite number > 0"):
-        gru.forward(x, h0, weights, **options | {"temperature": 0.0}, **out)
+    for temperature in (0.0, math.inf, math.nan):
+        with pytest.raises(RuntimeError, match="temperature must be a finite number > 0"):
+            gru.forward(x, h0, weights, **options | {"temperature": temperature}, **out)
     with pytest.raises(RuntimeError, match=r"gates is .* and must be"):
         gru.forward(x, h0, weights, **options, **out | {"gates": out["gates"][..., :H].contiguous()})
     gru.forward(x, h0, weights, **options, **out)

@@ -1,5 +1,6 @@
 """The head with its loss, SGD and sums of uploads, against the same written plainly in float64."""
 
+import math
 from fractions import Fraction
 
 import pytest
@@ -324,8 +325,9 @@ def test_what_a_router_refuses():
     x, targets, weight, bias, _ = router_problem(2, 3, 5, torch.float32)
     with pytest.raises(RuntimeError, match=r"router bias is \[2\] of 32 bits and must be \[2, 2\]"):
         route(x, targets, weight, bias[0])
-    with pytest.raises(RuntimeError, match="temperature must be a number > 0"):
-        route(x, targets, weight, bias, temperature=0.0)
+    for temperature in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(RuntimeError, match="temperature must be a finite number > 0"):
+            route(x, targets, weight, bias, temperature=temperature)
     with pytest.raises(ValueError, match="routing must be one of 'soft', 'hard', got 'straight_through'"):
         route(x, targets, weight, bias, routing="straight_through")
     nan = route(x * torch.nan, targets, weight, bias, routing="hard")

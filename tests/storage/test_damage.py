@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -281,6 +282,21 @@ def test_checkpoints_are_known_by_their_names(whole, folder, capsys):
     assert capsys.readouterr().err == f"flow: went back to round 4: {said}"
 
 
+def test_rounds_that_no_checkpoint_holds_are_computed_again_and_that_is_said(whole, folder, capsys):
+    path = folder / "checkpoints" / "round_000004.safetensors"
+    shutil.copy(path, path.with_name("round_4.safetensors"))
+    shutil.copy(path, path.with_name("round_9.safetensors"))
+    for path in run_folder.stored(folder / "checkpoints"):
+        path.unlink()
+    same(again(folder), whole)
+    assert capsys.readouterr().err == "flow: went back to the start: there is no checkpoint\n"
+
+
+def test_fewer_rounds_in_the_configuration_than_were_done_are_refused(folder):
+    rewrite(folder / "config.json", plain((folder / "config.json").read_text()) | {"rounds": 5})
+    refused(folder, r"rounds=5 is fewer than the 6 that the run in \S+ has done; give 6 or more")
+
+
 def test_where_all_checkpoints_are_damaged_the_remedy_works(whole, folder):
     for path in run_folder.stored(folder / "checkpoints"):
         flip(path)
@@ -289,6 +305,45 @@ def test_where_all_checkpoints_are_damaged_the_remedy_works(whole, folder):
     assert {path.name: path.read_bytes() for path in (folder / "checkpoints").iterdir()} == before
     shutil.rmtree(folder / "checkpoints")
     same(again(folder), whole)
+
+
+# ---- rows and results of another run --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """A run with the same clients, and another seed."""
+    return run(replace(KEPT, seed=KEPT.seed + 1), tmp_path_factory.mktemp("other") / "run")
+
+
+def test_rows_of_another_run_are_refused_and_nothing_is_lost(other, folder):
+    shutil.copy(other.folder / "metrics.jsonl", folder / "metrics.jsonl")
+    refused(
+        folder, r"metrics\.jsonl: does not hold rounds 1 to 6, .* line 1 of \S+ is damaged \(a row of another run\); put back"
+    )
+
+
+def test_a_row_of_another_run_makes_a_run_go_back(other, whole, folder, capsys):
+    foreign = (other.folder / "metrics.jsonl").read_bytes().split(b"\n")[4]
+    damaged(folder, 5, lambda line: foreign)
+    same(again(folder), whole)
+    assert "flow: went back to round 4: line 5 of" in (said := capsys.readouterr().err) and "(a row of another run)" in said
+
+
+def test_the_report_refuses_rows_and_results_of_another_run_or_of_fewer_rounds(other, folder):
+    for name, where in (("metrics.jsonl", "line 1"), ("evaluation.json", "the file")):
+        kept = (folder / name).read_bytes()
+        shutil.copy(other.folder / name, folder / name)
+        with pytest.raises(ValueError, match=rf"{name}: {where} belongs to another run than config\.json\. .*--resume"):
+            write_report(folder)
+        (folder / name).write_bytes(kept)
+    results = (folder / "evaluation.json").read_bytes()
+    longer = resume(folder, rounds=8, population=POPULATION, progress=False)
+    (folder / "evaluation.json").write_bytes(results)
+    with pytest.raises(ValueError, match=r"evaluation\.json: the file was made after round 6 of a run that has 8"):
+        write_report(folder)
+    resume(folder, population=POPULATION, progress=False)
+    assert plain((folder / "evaluation.json").read_text()) == longer.evaluation
 
 
 # ---- checksums of JSON files ----------------------------------------------------------------------------------------

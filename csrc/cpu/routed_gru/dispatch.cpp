@@ -1,5 +1,6 @@
 // Checks a problem, chooses the instruction set, divides the work over threads. Order of preference: clients, then batch
 // tiles; neither needs a barrier inside the sequence.
+#include <float.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -71,7 +72,7 @@ int check_problem(const FlowRoutedGru &p) {
       !fits(limit, {p.K, 8, p.H + 16, p.I + p.H + 16, 8}))
     return FLOW_BAD_SIZE;
   if (p.dtype < FLOW_F32 || p.dtype > FLOW_BF16 || p.route < FLOW_MIXTURE || p.route > FLOW_LOCAL || p.routing < FLOW_SOFT ||
-      p.routing > FLOW_STRAIGHT_THROUGH || p.threads < 1 || !(p.temperature > 0))
+      p.routing > FLOW_STRAIGHT_THROUGH || p.threads < 1 || !(p.temperature > 0 && p.temperature <= DBL_MAX))
     return FLOW_BAD_OPTION;
   return FLOW_OK;
 }

@@ -1,4 +1,5 @@
 // Checks a problem of local training and deals its clients over threads; nothing below a client is divided.
+#include <float.h>
 #include <string.h>
 
 #include <atomic>
@@ -52,7 +53,7 @@ int check_targets(const FlowHead &p) {
 int check_router(const FlowRouter &p, bool backward) {
   const int64_t limit = (int64_t)1 << 31;
   if (p.K < 1 || p.N < 1 || p.H < 1 || p.K > limit || p.N > limit || p.H > limit) return FLOW_BAD_SIZE;
-  if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64) || p.threads < 1 || !(p.temperature > 0) || p.routing < FLOW_SOFT ||
+  if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64) || p.threads < 1 || !(p.temperature > 0 && p.temperature <= DBL_MAX) || p.routing < FLOW_SOFT ||
       p.routing > FLOW_HARD)
     return FLOW_BAD_OPTION;
   if (!p.x || !p.targets || !p.w || !p.b || !p.q || (backward && !p.dq)) return FLOW_MISSING;
