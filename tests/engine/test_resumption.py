@@ -11,7 +11,7 @@ import checksums
 import oracles
 import pytest
 import torch
-from runs import timeless
+from run_cases import timeless
 from safetensors.torch import load_file
 
 from flow import Config, ModelOptions, UserError, resume, simulate

@@ -17,7 +17,7 @@ from report_cases import (
     undrawn_fixture,  # noqa: F401
 )
 from report_folder import write_run_folder
-from runs import POPULATION, SMALL
+from run_cases import POPULATION, SMALL
 
 from flow import compare, simulate
 from flow.evaluation import metrics

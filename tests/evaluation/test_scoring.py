@@ -7,7 +7,7 @@ import tracemalloc
 import checksums
 import oracles
 import pytest
-from runs import SMALL, run
+from run_cases import SMALL, run
 
 from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms.fedavg import FedAvgOptions

@@ -8,7 +8,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
-from runs import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
+from run_cases import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
 
 from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms.fedavg import FedAvgOptions

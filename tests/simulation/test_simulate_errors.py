@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from runs import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
+from run_cases import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
 
 from flow import Diverged, ModelOptions, UserError, simulate
 from flow.algorithms.fedavg import FedAvgOptions

@@ -15,7 +15,7 @@ from comparisons import (
     plain_fixture,  # noqa: F401
     tree,
 )
-from runs import KEPT, POPULATION, run, timeless
+from run_cases import KEPT, POPULATION, run, timeless
 
 from flow import UserError, compare, resume
 from flow.reports.run_page import write_report

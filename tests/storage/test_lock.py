@@ -14,7 +14,7 @@ from comparisons import (
     plain_fixture,  # noqa: F401
 )
 from holders import Holder
-from runs import KEPT, POPULATION, change, run, timeless
+from run_cases import KEPT, POPULATION, change, run, timeless
 
 from flow import UserError, compare, resume, resume_comparison
 from flow.reports.run_page import write_report

@@ -6,7 +6,7 @@ import oracles
 import pytest
 import torch
 from checksums import plain, rewrite, rows
-from runs import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
+from run_cases import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
 
 from flow import Diverged, ModelOptions, UserError, resume
 from flow.algorithms.fedavg import FedAvgOptions

@@ -71,7 +71,7 @@ def wait(word: str) -> None:
 def main(task: str, folder: str, stop: str) -> None:
     import torch
     from comparisons import QUIET, TINY
-    from runs import KEPT, POPULATION
+    from run_cases import KEPT, POPULATION
 
     import flow
     from flow.comparison import run as comparison_run
