@@ -9,7 +9,7 @@ from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS, QUANTILES
-from flow.storage.files import CHECKSUM, RUN, WRONG_CHECKSUM, intact
+from flow.storage.files import RUN, WRONG_CHECKSUM, intact
 from flow.storage.run_folder import identity
 
 Json = dict[str, Any]
@@ -95,13 +95,13 @@ def _parsed(path: pathlib.Path, text: str, where: str) -> Any:
     return content
 
 
-def _check_run(path: pathlib.Path, content: Json, where: str) -> None:
-    """Hold a row or results that say of which run they are against config.json."""
-    if RUN not in content:  # of an older build
-        return
-    config = read_config(path.parent)
-    if content[RUN] != identity({name: value for name, value in config.items() if name != CHECKSUM}):
-        raise _problem(path, f"{where} belongs to another run than config.json")
+def _check_run(path: pathlib.Path, contents: dict[str, Json]) -> None:
+    """Hold rows or results, by their place in the file, against config.json; those of older builds say nothing of their run."""
+    said = {where: content[RUN] for where, content in contents.items() if RUN in content}
+    run = identity(read_config(path.parent)) if said else None
+    for where, own in said.items():
+        if own != run:
+            raise _problem(path, f"{where} belongs to another run than config.json")
 
 
 def read_config(folder: pathlib.Path) -> Json:
@@ -121,7 +121,6 @@ def read_metrics(folder: pathlib.Path) -> list[Json]:
         where = f"line {number}"
         row = _parsed(path, line, where)
         _expect(path, row, _ROUND, where)
-        _check_run(path, row, where)
         if row["evaluation"] is not None:
             _expect(path, row["evaluation"], _SIDES, f"{where}.evaluation")
             _complete(path, row["evaluation"], f"{where}.evaluation")
@@ -129,6 +128,7 @@ def read_metrics(folder: pathlib.Path) -> list[Json]:
             wrong = f"round {row['round']} after round {rows[-1]['round']}"
             raise _problem(path, f"{where} is {wrong}, rounds must increase")
         rows.append(row)
+    _check_run(path, {f"line {number}": row for number, row in enumerate(rows, start=1)})
     return rows
 
 
@@ -136,7 +136,7 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     path = folder / "evaluation.json"
     evaluation: Json = _parsed(path, _text_of(path), "the file")
     _expect(path, evaluation, _EVALUATION, "evaluation")
-    _check_run(path, evaluation, "the file")
+    _check_run(path, {"the file": evaluation})
     if RUN in evaluation and evaluation["round"] != (rounds := read_config(folder)["rounds"]):
         raise _problem(path, f"the file was made after round {evaluation['round']} of a run that has {rounds}")
     _complete(path, evaluation["summary"], "evaluation.summary")

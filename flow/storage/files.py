@@ -20,12 +20,10 @@ from flow.errors import UserError
 from flow.model.parameters import Tensors
 
 CHECKSUM = "sha256"
-WRONG_CHECKSUM = "its content does not have the SHA-256 stored with it"
-UNFINISHED = re.compile(r"\..+\.(\d+)\.tmp")  # what write() was writing when its process ended; the number is the process's
-
-
 RUN = "run"
 """The key under which rows and results say of which run they are, see :func:`flow.storage.run_folder.identity`."""
+WRONG_CHECKSUM = "its content does not have the SHA-256 stored with it"
+UNFINISHED = re.compile(r"\..+\.(\d+)\.tmp")  # what write() was writing when its process ended; the number is the process's
 
 
 class Damaged(UserError):

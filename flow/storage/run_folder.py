@@ -104,15 +104,20 @@ def options(described: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in described.items() if name not in BESIDE}
 
 
+def _lasting(described: dict[str, Any]) -> dict[str, Any]:
+    """The options among the content of config.json, without the number of rounds and where the data lie."""
+    content = options(described)
+    return content | {"rounds": None, "data": content["data"] | {"data": None}}
+
+
 def digest(described: dict[str, Any], population: Population) -> str:
     """SHA-256 of a configuration together with the data, which ties the files of a run to both.
 
     It leaves out the number of rounds and where the data lie, which may change. A folder of an older build, whose config.json
     does not name its population, has both in its digest: as they are, or as they were when they were changed.
     """
-    content = options(described) | described.get("digested", {})
-    if "population" in described:
-        content |= {"rounds": None, "data": content["data"] | {"data": None}}
+    content = described | described.get("digested", {})
+    content = _lasting(content) if "population" in described else options(content)
     return hashlib.sha256(
         json.dumps([content, population.vocabulary.tokens, population.fingerprint], sort_keys=True).encode()
     ).hexdigest()
@@ -126,8 +131,7 @@ def identity(described: dict[str, Any]) -> str | None:
     """
     if "population" not in described:
         return None
-    content = options(described)
-    content |= {"rounds": None, "data": content["data"] | {"data": None}, "population": described["population"]}
+    content = _lasting(described) | {"population": described["population"]}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
