@@ -26,6 +26,7 @@ typedef struct {
   double *nats;                   // [K] sum of the rows' cross-entropies
   int64_t *counts;                // [K] rows with a target
   int64_t *best;                  // [K, N] the first of the largest logits; -1 where there is no target
+  void *row_nats, *probability;   // [K, N] a row's cross-entropy, the probability of its best token; 0 without a target
   void *dx, *dq, *dproj_w, *dproj_b, *dw[2], *db[2];
 
   void *workspace;  // 64-byte aligned, flow_head_workspace() bytes

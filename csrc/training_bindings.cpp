@@ -70,7 +70,7 @@ int run(const Reader &reader, Problem &p, int64_t bytes, int (*kernel)(const Pro
 
 // The tensors of FlowHead, in the order of flow_kernels/training/head.py
 int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple &weights, py::handle q, py::handle nats,
-         py::handle counts, py::handle best, py::handle dx, py::handle dq, const py::tuple &grads, int threads) {
+         py::handle counts, const py::tuple &best, py::handle dx, py::handle dq, const py::tuple &grads, int threads) {
   const Tensor input = reader.read(x, "x"), table = reader.read(weights[2], "weight");
   if (input.dimensions != 3 || table.dimensions != 3) throw Misfit("x must be [K, N, I] and weight [K, V, D]");
   const dlpack::Type type = input.type;
@@ -93,7 +93,9 @@ int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple
   p.dx = fitting(reader, dx, "x gradient", {p.K, p.N, p.I}, type);
   p.nats = static_cast<double *>(fitting(reader, nats, "nats", {p.K}, kFloat64));
   p.counts = static_cast<int64_t *>(fitting(reader, counts, "counts", {p.K}, kInt64));
-  p.best = static_cast<int64_t *>(fitting(reader, best, "best", {p.K, p.N}, kInt64));
+  p.best = static_cast<int64_t *>(fitting(reader, best[0], "best", {p.K, p.N}, kInt64));
+  p.row_nats = fitting(reader, best[1], "row_nats", {p.K, p.N}, type);
+  p.probability = fitting(reader, best[2], "probability", {p.K, p.N}, type);
   return run(reader, p, flow_head_workspace(&p), flow_head);
 }
 

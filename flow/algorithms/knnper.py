@@ -73,7 +73,7 @@ def local(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> Upload:
 def personalize(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Fill the stores by the received model; every client predicts with (1 - lam) p_model + lam p_knn."""
     found, work = stores(options, model, visit)
-    return Personal(visit.received, "global", phases=(work,), scores=partial(mixture, options, found))
+    return Personal(visit.received, "global", phases=(work,), probabilities=partial(mixture, options, found))
 
 
 @torch.no_grad()

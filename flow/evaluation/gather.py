@@ -12,8 +12,9 @@ from safetensors.numpy import save as to_bytes
 from tqdm import tqdm
 
 from flow.draws import Draw
+from flow.evaluation.calibration import calibration
 from flow.evaluation.score import Cost, Score, score_clients
-from flow.evaluation.select import Chosen, choose
+from flow.evaluation.select import SIDES, Chosen, choose
 from flow.evaluation.summaries import client_rows, passages, routing_quantiles, side_summary
 from flow.model.parameters import Rows
 from flow.parallel.processes import shard
@@ -63,6 +64,10 @@ def final_evaluation(task: Task, workers: Workers, run: RunState, progress: bool
         "eligible": {side: clients.eligible for side, clients in chosen.items()},
         "summary": summary,
         "clients": client_rows(scores),
+        "calibration": {
+            name: calibration([score.calibration for score in scores if score.held_out == side.held_out])
+            for name, side in SIDES.items()
+        },
         "routing": routing_quantiles(scores),
         "texts": passages(scores),
     }

@@ -14,8 +14,9 @@ import numpy.typing as npt
 
 from flow.training.predict import Guess
 
-MODELS = ("global", "personal", "soft")
-"""Whose predictions are counted: the model before personalization, the client's own, and that one under soft routing."""
+MODELS = ("global", "personal", "hard", "soft")
+"""Whose predictions are counted: the model before personalization, the client's own, and that one with every router choosing
+one expert or mixing both."""
 Average = Literal["token", "client"]
 """Over all tokens of a side's clients, or the mean of the clients' own numbers."""
 AVERAGES: tuple[Average, ...] = ("token", "client")
@@ -60,6 +61,8 @@ class Metric:
     span: float = 0.0
     """The least length of a chart's axis, in printed units: on a shorter one noise would look like a difference."""
     higher_is_better: bool = True
+    charted: bool = True
+    """Whether pages draw it. What follows from another metric need not be drawn twice."""
 
     @property
     def heading(self) -> str:
@@ -101,5 +104,50 @@ ACCURACY = Metric(
 )
 """Gains, and the shares of clients helped and hurt, are those of the accuracy; every run folder has it."""
 
-METRICS: tuple[Metric, ...] = (ACCURACY,)
+
+def nats(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> float:
+    """The sum of the cross-entropies of the scored targets."""
+    return float(guess.nats[scored].sum(dtype=np.float64))
+
+
+LOSS = Metric(
+    name="loss",
+    label="loss",
+    unit="nats a token",
+    axis="nats a token",
+    column="nats",
+    infix="loss_",
+    count=nats,
+    digits=4,
+    higher_is_better=False,
+)
+"""Minus the logarithm of the probability of the tokens that the accuracy counts, on average; over the whole vocabulary."""
+
+
+def _perplexity(
+    average: Callable[[Sequence[float], Sequence[int]], float],
+) -> Callable[[Sequence[float], Sequence[int]], float]:
+    def of(counts: Sequence[float], tokens: Sequence[int]) -> float:
+        with np.errstate(over="ignore"):
+            return float(np.exp(average(counts, tokens)))
+
+    return of
+
+
+PERPLEXITY = Metric(
+    name="perplexity",
+    label="perplexity",
+    unit="exp of the loss",
+    axis="perplexity",
+    column=LOSS.column,
+    infix="perplexity_",
+    count=nats,
+    over_tokens=_perplexity(over_tokens),
+    over_clients=_perplexity(over_clients),
+    higher_is_better=False,
+    charted=False,
+)
+"""The exponential of the loss. Over clients it is that of their mean loss, the geometric mean of their perplexities."""
+
+METRICS: tuple[Metric, ...] = (ACCURACY, LOSS, PERPLEXITY)
 """In the order in which they are shown; the accuracy comes first."""

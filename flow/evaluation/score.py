@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from flow.draws import Draw
 from flow.evaluation import metrics
+from flow.evaluation.calibration import reliability
 from flow.evaluation.metrics import ACCURACY
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors
@@ -51,6 +52,8 @@ class Score(NamedTuple):
     """[tokens]: weight of the GRU's local expert at every scored token under soft routing."""
     steps: npt.NDArray[np.int64]
     """[tokens]: the time step of each of them, from 0."""
+    calibration: npt.NDArray[np.float64]
+    """[3, bins]: :func:`flow.evaluation.calibration.reliability` of what the client predicts with in the end."""
     passage: dict[str, Any]
     """A part of the held-out text, as evaluation.json has it."""
     cost: Cost
@@ -120,8 +123,9 @@ def _guesses(task: Task, model: LanguageModel, state: Tensors, personal: Persona
     if personal is not None:
         guesses["personal"] = predict(model, personal, test)
         if personal.route == "mixture":
-            soft = personal.routing == "soft"
-            guesses["soft"] = guesses["personal"] if soft else predict(model, personal, test, "soft")
+            for routing in ("hard", "soft"):
+                own = personal.routing == routing
+                guesses[routing] = guesses["personal"] if own else predict(model, personal, test, routing)
         if general is None and personal.before is not None:
             guesses["global"] = predict(model, personal.before, test)
     return guesses
@@ -160,6 +164,7 @@ def _score(client: Client, guesses: dict[str, Guess], vocabulary: Vocabulary, co
         },
         local_weights=guesses["soft"].local_weight[mask] if "soft" in guesses else None,
         steps=np.nonzero(mask)[1],
+        calibration=reliability(guesses.get("personal") or guesses["global"], targets, mask),
         passage=_passage(client, guesses, vocabulary, targets, valid),
         cost=cost,
     )

@@ -8,12 +8,18 @@ from typing import Any
 import numpy as np
 
 from flow.evaluation import metrics
-from flow.evaluation.metrics import MODELS
+from flow.evaluation.metrics import AVERAGES, MODELS
 from flow.evaluation.score import Cost, Score
 from flow.evaluation.select import SIDES
+from flow.storage.metrics import LARGEST
 
 QUANTILES = (0.10, 0.25, 0.50, 0.75, 0.90)
 BINS = 20  # of the histogram of routing weights
+
+
+def finite(value: float) -> float | None:
+    """A number that files may hold; None for one that is not finite, as the loss of a model that diverged, or enormous."""
+    return value if abs(value) <= LARGEST else None
 
 
 def side_summary(scores: Sequence[Score], skipped: int) -> dict[str, Any]:
@@ -24,8 +30,9 @@ def side_summary(scores: Sequence[Score], skipped: int) -> dict[str, Any]:
     for metric in metrics.METRICS:
         for model in MODELS:
             counts = [score.counts[model][metric.name] for score in scores] if model in models else []
-            result[metric.summary_key(model, "token")] = metric.over_tokens(counts, tokens) if counts else None
-            result[metric.summary_key(model, "client")] = metric.over_clients(counts, tokens) if counts else None
+            by_token, by_client = (metric.summary_key(model, average) for average in AVERAGES)
+            result[by_token] = finite(metric.over_tokens(counts, tokens)) if counts else None
+            result[by_client] = finite(metric.over_clients(counts, tokens)) if counts else None
     compared = {"global", "personal"} <= set(models)
     result["helped"] = float(np.mean([score.gain() > 0 for score in scores])) if compared else None
     result["hurt"] = float(np.mean([score.gain() < 0 for score in scores])) if compared else None
@@ -73,7 +80,7 @@ def client_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "train_tokens": score.train_tokens,
             "tokens": score.tokens,
             **{
-                metric.client_key(model): score.counts[model][metric.name] if model in score.counts else None
+                metric.client_key(model): finite(score.counts[model][metric.name]) if model in score.counts else None
                 for metric in metrics.METRICS
                 for model in MODELS
             },

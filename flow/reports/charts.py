@@ -135,6 +135,27 @@ def metric_chart(metric: Metric, rows: list[Json], evaluation: Json) -> Markup:
     return chart(metric.name, f"{metric.label.capitalize()} on held-out text by round", metric.axis, "round", draw, legend=2)
 
 
+def calibration_chart(calibration: Json) -> Markup | None:
+    """How often the predicted token is right over how probable it was said to be; None where nothing is known."""
+    sides = {name: own for name, own in calibration.items() if own is not None and sum(own["tokens"])}
+    if not sides:
+        return None
+
+    def draw(axes: "Axes") -> None:
+        axes.plot([0, 100], [0, 100], ":", color=COLOUR["muted"], linewidth=1)
+        for name, own in sides.items():
+            known = [(p, a, n) for p, a, n in zip(own["probability"], own["accuracy"], own["tokens"], strict=True) if n]
+            x, y, tokens = np.array(known).T
+            style, face = ("--", COLOUR["card"]) if name == "seen" else ("-", COLOUR["ink"])
+            axes.plot(100 * x, 100 * y, style, color=COLOUR["ink"], linewidth=1.2, label=SIDES[name].label)
+            axes.scatter(100 * x, 100 * y, 6 + 90 * tokens / tokens.sum(), color=face, edgecolor=COLOUR["ink"], zorder=3)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 100)
+
+    about = "Share of predicted tokens that is right over their probability"
+    return chart("calibration", about, "% of them right", "probability of the predicted token (%)", draw, legend=2)
+
+
 def gain_charts(evaluation: Json) -> dict[str, Json]:
     """Histograms of the per-client gain in accuracy on common axes, for the sides that have clients."""
     by_group = {name: [gain for gain, _ in gains(evaluation["clients"], name == "seen")] for name in SIDES}

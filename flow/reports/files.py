@@ -6,7 +6,7 @@ from types import NoneType
 from typing import Any
 
 from flow.evaluation import metrics
-from flow.evaluation.metrics import ACCURACY
+from flow.evaluation.metrics import ACCURACY, AVERAGES
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS, QUANTILES
 from flow.storage.files import RUN, WRONG_CHECKSUM, intact
@@ -22,11 +22,13 @@ def _keys(names: str, schema: object) -> Json:
     return dict.fromkeys(names.split(), schema)
 
 
-_SUMMARY = _keys("clients skipped tokens", _INTEGER) | dict.fromkeys([*ACCURACY.summary_keys(), "helped", "hurt"], _MAYBE)
+_FIRST = [ACCURACY.summary_key(model, average) for model in ("global", "personal") for average in AVERAGES]  # of every build
+_SUMMARY = _keys("clients skipped tokens", _INTEGER) | dict.fromkeys([*_FIRST, "helped", "hurt"], _MAYBE)
 _SIDES = dict.fromkeys(SIDES, _SUMMARY)
 _CONFIG = {"algorithm": {"name": _TEXT}}
 _ROUND = _keys("round clients skipped", _INTEGER) | _keys("seconds upload_bytes download_bytes", _NUMBER)
 _ROUND |= _keys("loss sequences_per_second", _MAYBE) | {"evaluation": (dict, NoneType)}
+_CALIBRATION = {"error": _NUMBER, "tokens": [_INTEGER], "probability": [_MAYBE], "accuracy": [_MAYBE]}
 _CLIENT = {"seen": _BOOL, "tokens": _INTEGER} | {ACCURACY.client_key(model): _MAYBE for model in ("global", "personal")}
 _PASSAGE: Json = {
     "client": _TEXT,
@@ -140,6 +142,9 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     if RUN in evaluation and evaluation["round"] != (rounds := read_config(folder)["rounds"]):
         raise _problem(path, f"the file was made after round {evaluation['round']} of a run that has {rounds}")
     _complete(path, evaluation["summary"], "evaluation.summary")
+    for side, own in _calibration(path, evaluation).items():
+        if own is not None:
+            _expect(path, own, _CALIBRATION, f"evaluation.calibration.{side}")
     for index, text in enumerate(evaluation["texts"]):
         for key, schema in (("global_correct", _BOOL), ("personal_correct", _BOOL), ("local_weight", _NUMBER)):
             where, values = f"evaluation.texts[{index}].{key}", text[key]
@@ -161,6 +166,13 @@ def read_evaluation(folder: pathlib.Path) -> Json:
             sizes = f"{len(histogram['counts'])} counts and {len(histogram['edges'])} edges"
             raise _problem(path, f"evaluation.routing.histogram has {sizes}, expected {BINS} and {BINS + 1}")
     return evaluation
+
+
+def _calibration(path: pathlib.Path, evaluation: Json) -> Json:
+    """By side; a run that is older than this measurement has none."""
+    own: Json = evaluation.setdefault("calibration", dict.fromkeys(SIDES))
+    _expect(path, own, dict.fromkeys(SIDES, (dict, NoneType)), "evaluation.calibration")
+    return own
 
 
 def gains(clients: list[Json], seen: bool) -> list[tuple[float, int]]:

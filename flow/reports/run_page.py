@@ -16,7 +16,16 @@ from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, AVERAGES, Average, Metric
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS
-from flow.reports.charts import gain_charts, history, loss_chart, metric_chart, routing_histogram, smoothing, steps_chart
+from flow.reports.charts import (
+    calibration_chart,
+    gain_charts,
+    history,
+    loss_chart,
+    metric_chart,
+    routing_histogram,
+    smoothing,
+    steps_chart,
+)
 from flow.reports.files import Json, gains, read_config, read_evaluation, read_metrics
 from flow.reports.format import BYTES_IN_FULL, DASH, count, duration, finite, metric_value, percent, points, scaled
 from flow.reports.page import template
@@ -174,15 +183,20 @@ def _passages(evaluation: Json) -> tuple[list[Json], int]:
 
 def _measured(evaluation: Json) -> list[Metric]:
     """The accuracy, and every other metric of which the run says something."""
-    known = {key for summary in evaluation["summary"].values() for key, value in summary.items() if value is not None}
+    known = _known(evaluation)
     return [metric for metric in metrics.METRICS if metric is ACCURACY or known.intersection(metric.summary_keys())]
+
+
+def _known(evaluation: Json) -> set[str]:
+    """The keys of the summaries that have a value."""
+    return {key for summary in evaluation["summary"].values() for key, value in summary.items() if value is not None}
 
 
 def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
     routing = evaluation["routing"]
     passages, left_out = _passages(evaluation)
     alone = any(client[ACCURACY.client_key("global")] is None for client in evaluation["clients"])
-    measured = _measured(evaluation)
+    measured, known = _measured(evaluation), _known(evaluation)
     page = template("report.html.j2", value=metric_value, percent=percent, points=points, count=count)
     return page.render(
         evaluation=evaluation,
@@ -194,13 +208,16 @@ def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
         alone=alone,
         routed=routing is not None,
         metrics=measured,
+        routings=[way for way in ("hard", "soft") if known.intersection(ACCURACY.summary_key(way, a) for a in AVERAGES)],
         sides={name: _side(name, evaluation) for name in SIDES},
         facts=_facts(config, rows, evaluation),
         loss_chart=loss_chart(rows),
         window=smoothing(len(rows)),
         lost=sum(not finite(row["loss"]) for row in rows),
         sample=history(rows, evaluation)[-1][1],
-        metric_charts={metric.name: metric_chart(metric, rows, evaluation) for metric in measured},
+        metric_charts={metric.name: metric_chart(metric, rows, evaluation) for metric in measured if metric.charted},
+        calibration=evaluation["calibration"],
+        calibration_chart=calibration_chart(evaluation["calibration"]),
         gain_charts=gain_charts(evaluation) if evaluation["personalized"] else {},
         steps_chart=steps_chart(routing) if routing else None,
         routing_chart=routing_histogram(routing) if routing else None,

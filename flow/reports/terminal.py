@@ -7,16 +7,18 @@ from typing import Any
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Average, Metric
 from flow.evaluation.select import SIDES
-from flow.reports.format import HYPHEN, metric_value
+from flow.reports.format import HYPHEN, metric_value, number
 
 AVERAGES: dict[Average, str] = {"token": "over tokens", "client": "mean of clients"}
-WIDTH = 26, 16  # of the labels, and of a side's column
+WIDTH = 28, 16  # of the labels, and of a side's column
 
 
-def summary_table(summaries: dict[str, dict[str, Any]]) -> str:
+def summary_table(summaries: dict[str, dict[str, Any]], calibration: dict[str, dict[str, Any] | None] | None = None) -> str:
     """All metrics of both sides as a table; lines without a number are left out.
 
-    summaries: by side, see :func:`flow.evaluation.summaries.side_summary`.
+    Args:
+        summaries: by side, see :func:`flow.evaluation.summaries.side_summary`.
+        calibration: by side, see :func:`flow.evaluation.calibration.calibration`; None where it was not measured.
     """
     lines = [_line(ACCURACY.heading, [side.label for side in SIDES.values()])]
     for metric in metrics.METRICS:
@@ -25,6 +27,9 @@ def summary_table(summaries: dict[str, dict[str, Any]]) -> str:
         if measured and metric is not ACCURACY:
             lines.append(metric.heading)
         lines += [_line(label, [metric_value(value, metric, HYPHEN) for value in values]) for label, values in measured]
+    errors = [calibration_error(calibration, side) for side in SIDES]
+    if errors != [None] * len(SIDES):
+        lines.append(_line("calibration error (ECE), %", [number(error, 2, 100, HYPHEN) for error in errors]))
     counts = [f"{summaries[side]['clients']} ({summaries[side]['skipped']})" for side in SIDES]
     return "\n".join([*lines, _line("clients (left out)", counts)])
 
@@ -34,8 +39,14 @@ def _rows(metric: Metric) -> list[tuple[str, str]]:
     rows = []
     for average, words in AVERAGES.items():
         rows += [(f"{model}, {words}", metric.summary_key(model, average)) for model in ("global", "personal")]
-        rows.append(("  soft routing", metric.summary_key("soft", average)))
+        rows += [(f"  {routing} routing", metric.summary_key(routing, average)) for routing in ("hard", "soft")]
     return [*rows, ("clients helped", "helped"), ("clients hurt", "hurt")] if metric is ACCURACY else rows
+
+
+def calibration_error(calibration: dict[str, dict[str, Any] | None] | None, side: str) -> float | None:
+    """The expected calibration error of one side; None where there is none."""
+    own = (calibration or {}).get(side)
+    return None if own is None else own["error"]
 
 
 def _line(label: str, values: list[str]) -> str:

@@ -47,9 +47,10 @@ def progress_fields(row: dict[str, Any]) -> dict[str, str]:
     return {"loss": number(row["loss"], 3, missing=HYPHEN), "sequences/s": number(row["sequences_per_second"], 0)}
 
 
-def final_lines(task: Task, metrics: list[dict[str, Any]], summary: dict[str, dict[str, Any]]) -> list[str]:
-    """What a run prints at its end: the table of accuracies, and what is missing from it and why."""
-    lines = [summary_table(summary)] if any(side["clients"] for side in summary.values()) else []
+def final_lines(task: Task, metrics: list[dict[str, Any]], evaluation: dict[str, Any]) -> list[str]:
+    """What a run prints at its end: the table of its final evaluation, and what is missing from it and why."""
+    summary = evaluation["summary"]
+    lines = [summary_table(summary, evaluation["calibration"])] if any(side["clients"] for side in summary.values()) else []
     for side in SIDES:
         if not summary[side]["clients"]:
             lines.append(nobody(task.population, side, task.config.min_texts, task.minimum))

@@ -100,12 +100,19 @@ def _checked(line: bytes, round: int, run: str | None) -> tuple[Any, str]:
     if not damage and row["evaluation"] is not None:
         damage = _mistyped(row["evaluation"], dict.fromkeys(SIDES, (dict,)), "evaluation")
         for side in SIDES if not damage else ():
-            damage = damage or _mistyped(row["evaluation"][side], SUMMARY, f"evaluation.{side}")
+            damage = damage or _mistyped(
+                row["evaluation"][side], SUMMARY | _further(row["evaluation"][side]), f"evaluation.{side}"
+            )
     if not damage and row["round"] != round:
         damage = f"round {row['round']} in the place of round {round}"
     if not damage and row.get(files.RUN, run) != run:
         damage = "a row of another run"
     return row, damage
+
+
+def _further(summary: dict[str, Any]) -> dict[str, tuple[type, ...]]:
+    """The types of what a summary has beyond SUMMARY, which are metrics all."""
+    return dict.fromkeys(summary.keys() - SUMMARY.keys(), _MAYBE)
 
 
 def _mistyped(content: Any, types: dict[str, tuple[type, ...]], where: str) -> str:

@@ -14,6 +14,8 @@ from flow.data import Client
 from flow.draws import Draw
 from flow.model.parameters import Rows
 
+MANY = 8  # groups for every worker, from which on the last one at work costs little against all
+
 
 class Data(NamedTuple):
     """The sequences of K clients in one table."""
@@ -71,15 +73,19 @@ def split(data: Data, draw: Draw, share: float = 0.5) -> tuple[Data, Data]:
 
 
 def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[Client]]:
-    """Deal a cohort into groups of at most `size` clients (the option --chunk) that cost about the same, as many for every
-    worker.
+    """Deal a cohort into groups of at most `size` clients (the option --chunk), as many for every worker.
 
-    The next largest client goes to the group with the least to do, so that workers end together; inside a group clients
-    with much data come first, so that those still at work are a prefix. The costliest group comes first.
+    Few groups cost about the same: the next largest client goes to the group with the least to do, so that workers end
+    together. Where every worker gets many, the next worker takes the next group and they end together anyway. Then a group
+    has clients of about one size, which work side by side to the end. Inside a group clients with much data come first, so
+    that those still at work are a prefix. The costliest group comes first.
     """
     ordered = sorted(clients, key=lambda client: (-len(client.train), client.id))
     count = -(-len(ordered) // size)
     count = min(len(ordered), -(-count // workers) * workers)
+    if count >= MANY * workers:
+        ends = [len(ordered) * n // count for n in range(count + 1)]
+        return [ordered[a:b] for a, b in pairwise(ends)]
     dealt: list[list[Client]] = [[] for _ in range(count)]
     load = [0] * count
     for client in ordered:

@@ -105,8 +105,8 @@ class Personal(NamedTuple):
     """The work that personalization took."""
     before: Personal | None = None
     """What the clients predict with before any step of their own, reported as "global" where there is no general model."""
-    scores: Callable[[Prediction, Batch], Tensor] | None = None
-    """(prediction for the first k clients, their batch) -> [k, B, T, V] scores in place of the model's logits."""
+    probabilities: Callable[[Prediction, Batch], Tensor] | None = None
+    """(prediction for the first k clients, their batch) -> [k, B, T, V] in place of the softmax of the model's logits."""
     sent: Sequence[int] | None = None
     """Bytes each client sent to the server for its personalization; None: none."""
     received: Sequence[int] | None = None

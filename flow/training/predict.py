@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from flow.model.language_model import LanguageModel
-from flow.training.batches import Data, batches
+from flow.model.language_model import LanguageModel, Prediction
+from flow.training.batches import Batch, Data, batches
 from flow.training.fused import Fused, refusal
 from flow.training.messages import Personal
 
@@ -21,21 +22,25 @@ class Guess(NamedTuple):
     """[N, T]: the most likely next token; -1 where there was nothing to predict."""
     local_weight: npt.NDArray[np.float32]
     """[N, T]: weight of the GRU's local expert."""
+    nats: npt.NDArray[np.float32]
+    """[N, T]: cross-entropy of the target, minus the natural logarithm of its probability; 0 where there was none."""
+    probability: npt.NDArray[np.float32]
+    """[N, T]: of the most likely token; 0 where there was nothing to predict."""
 
 
 @torch.no_grad()
 def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None = None, logits: int = 1 << 22) -> Guess:
-    """Predict every target of K clients with their own parameters; at most `logits` scores are held at a time, or about as
-    many numbers of the layers below where the kernels, which hold no scores, compute them.
+    """Predict every target of K clients with their own parameters; at most `logits` logits are held at a time, or about as
+    many numbers of the layers below where the kernels, which hold no logits, compute them.
 
     routing: in place of the clients' own.
     """
     parameters, routing = own.parameters, routing or own.routing
     count, width = len(data.lengths), data.tokens.shape[1] - 1
     tokens = torch.full((count, width), -1, dtype=torch.int32)
-    local_weight = torch.zeros(count, width)
+    local_weight, nats, probability = torch.zeros(3, count, width)
     fused, size = None, 256
-    if own.scores is None and not refusal(model, parameters):
+    if own.probabilities is None and not refusal(model, parameters):
         fused = Fused(model, own.route)  # which holds no logits, but states
         wide = model.gru.input_size + 2 * model.gru.hidden_size
         size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
@@ -47,14 +52,25 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
         active = {name: tensor[:k] for name, tensor in parameters.items()}
         if fused is not None:
             found, q = fused.look(active, batch, routing, best=True)
-            assert found.best is not None
-            best = found.best.view(batch.valid.shape)
+            assert found.best is not None and found.row_nats is not None and found.probability is not None
+            best, lost, sure = (part.view(batch.valid.shape) for part in (found.best, found.row_nats, found.probability))
         else:
             how = {"route": own.route, "routing": routing}
             out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), how)
-            scores, q = out.logits if own.scores is None else own.scores(out, batch), out.gru_routing
-            best = scores.argmax(-1).where(batch.valid, -1)
+            log_p, q = _log_probabilities(own, out, batch), out.gru_routing
+            top = log_p.max(-1)
+            lost = -log_p.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
+            best = top.indices.where(batch.valid, -1)
+            lost, sure = (part.where(batch.valid, 0) for part in (lost, top.values.exp()))
         rows = batch.rows.cpu()
-        tokens[rows, :steps] = best.int().cpu()
-        local_weight[rows, :steps] = q[..., 1].float().cpu()
-    return Guess(tokens[:-1].numpy(), local_weight[:-1].numpy())
+        for table, part in ((tokens, best), (local_weight, q[..., 1]), (nats, lost), (probability, sure)):
+            table[rows, :steps] = part.to("cpu", table.dtype)
+    return Guess(*(table[:-1].numpy() for table in (tokens, local_weight, nats, probability)))
+
+
+def _log_probabilities(own: Personal, out: Prediction, batch: Batch) -> Tensor:
+    """[k, B, T, V]; a probability of zero counts as the smallest normal number, so that no loss is infinite."""
+    if own.probabilities is None:
+        return out.logits.log_softmax(-1)
+    p = own.probabilities(out, batch)
+    return p.clamp(torch.finfo(p.dtype).tiny, 1).log()

@@ -44,6 +44,10 @@ class HeadLoss(NamedTuple):
     """int64 [K]: how many rows that sum has."""
     best: Tensor | None
     """int64 [K, N]: the most likely token, the first of equals; -1 for rows that do not count."""
+    probability: Tensor | None
+    """[K, N]: the probability of that token; 0 for rows that do not count."""
+    row_nats: Tensor | None
+    """[K, N]: a row's cross-entropy in nats; 0 for rows that do not count."""
     x: Tensor | None
     """[K, N, I]: gradient of the client's mean over its rows."""
     q: Tensor | None
@@ -74,7 +78,7 @@ def head_loss(
         x_grad, q_grad: whether to compute the gradients by x and q.
         out: tensors for the gradients by the weights, in the order of :class:`Head`; None where one is not wanted.
         x_out: where the gradient by x goes; None: a new tensor.
-        best: whether to find the most likely tokens.
+        best: whether to find the most likely tokens, their probabilities, and the cross-entropy of every row.
 
     Raises:
         RuntimeError: a tensor that does not fit the others.
@@ -84,17 +88,19 @@ def head_loss(
     nats = x.new_empty(len(targets), dtype=torch.float64)
     counts = targets.new_empty(len(targets))
     tokens = targets.new_empty(targets.shape) if best else None
+    probability, row_nats = (x.new_empty(targets.shape) if best else None for _ in range(2))
     tensors = [None if t is None else t.detach().contiguous() for t in head]
     x, q = x.detach().contiguous(), None if q is None else q.detach().contiguous()
     dx = (torch.empty_like(x) if x_out is None else x_out) if x_grad else None
     dq = torch.empty_like(q) if q_grad and q is not None else None
     status = cpu._kernels.head(
-        x, targets.contiguous(), tuple(tensors), q, nats, counts, tokens, dx, dq, tuple(out), torch.get_num_threads()
-    )
+        x, targets.contiguous(), tuple(tensors), q, nats, counts, (tokens, row_nats, probability), dx, dq, tuple(out),
+        torch.get_num_threads(),
+    )  # fmt: skip
     if status == BAD_TARGET:
         raise ValueError(
             f"targets: every target must be below the V={head.weight.shape[1]} rows of the head's weight, got "
             f"{int(targets.max())}; map unknown tokens to one of them, or pass -1 to leave a row out"
         )
     check(status, RULES)
-    return HeadLoss(nats, counts, tokens, dx, dq)
+    return HeadLoss(nats, counts, tokens, probability, row_nats, dx, dq)

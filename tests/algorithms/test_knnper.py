@@ -1,8 +1,10 @@
 """kNN-Per against its oracle, and what is known to go wrong in it."""
 
 import dataclasses
+import math
 
 import harness
+import numpy as np
 import oracles
 import pytest
 import torch
@@ -27,7 +29,7 @@ def scores(bench, clients, size=2):
     for batch in batches(test, size):
         active = {name: t[: len(batch.lengths)] for name, t in own.parameters.items()}
         out = torch.func.functional_call(bench.model, active, (batch.inputs, batch.lengths), {"route": own.route})
-        mixed = own.scores(out, batch)
+        mixed = own.probabilities(out, batch)
         assert mixed.shape == out.logits.shape
         for k in range(len(batch.lengths)):
             for b, number in enumerate(batch.rows[k].tolist()):
@@ -69,7 +71,12 @@ def test_every_probability(options, monkeypatch):
                     torch.testing.assert_close(one, torch.tensor(other, dtype=torch.float64), **TIGHT)
                 clear, tied = clear + (other is not None), tied + (other is None)
             torch.testing.assert_close(mixed.sum(1), torch.ones(int(length), dtype=torch.float64), **TIGHT)
-            assert guess.tokens[test.rows[k][number], :length].tolist() == mixed.argmax(1).tolist()
+            row = test.rows[k][number]
+            assert guess.tokens[row, :length].tolist() == mixed.argmax(1).tolist()
+            for t, p in enumerate(mixed.tolist()):  # by the vote alone a token may have no chance at all
+                target = max(p[int(sequence[t + 1])], float(np.finfo(np.float64).tiny))
+                np.testing.assert_allclose(guess.nats[row, t], -math.log(target), rtol=1e-6, atol=1e-7)
+                np.testing.assert_allclose(guess.probability[row, t], max(p), rtol=1e-6)
     assert clear > 4 * tied
 
 

@@ -81,14 +81,14 @@ def test_a_new_metric_is_in_everything_that_a_run_leaves_and_prints(tmp_path, ca
     printed = capsys.readouterr().out.splitlines()
     heading = printed.index("early misses, per mille")
     assert printed[heading + 1].split()[-2:] == [f"{1000 * side['global_early_token']:.1f}" for side in (seen, unseen)]
-    assert printed[heading + 6].startswith("  soft routing") and printed[heading + 7].startswith("clients (left out)")
+    assert printed[heading + 8].startswith("  soft routing") and printed[heading + 9].startswith("calibration error (ECE), %")
 
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert page.shown("metric-early") == "Early misses, per mille"
     values = [f"{1000 * side[f'personal_early_{kind}']:.1f}" for side in (seen, unseen) for kind in ("token", "client")]
     assert re.findall(r"\d+\.\d", page.shown("row-early_personal")) == values
     assert "Early misses on held-out text" in page.text["learning"] and "Lower is better, counted" in page.text["learning"]
-    assert EARLY.axis in page.text["learning"] and page.source.count("<svg") == 7
+    assert EARLY.axis in page.text["learning"] and page.source.count("<svg") == 8
 
 
 def test_a_new_metric_is_in_every_table_of_a_comparison(tmp_path):
@@ -142,9 +142,9 @@ def test_the_terminal_leaves_out_what_was_not_measured():
     keys = [f"{model}_{infix}{kind}" for model in MODELS for infix in ("", "early_") for kind in ("token", "client")]
     table = summary_table({side: summary | dict.fromkeys(keys) | {"global_token": 0.25} for side in ("seen", "unseen")})
     assert table.splitlines() == [
-        "accuracy, %                   seen clients  unseen clients",
-        "global, over tokens                  25.00           25.00",
-        "clients helped                       50.00           50.00",
-        "clients hurt                          0.00            0.00",
-        "clients (left out)                   2 (1)           2 (1)",
+        "accuracy, %                     seen clients  unseen clients",
+        "global, over tokens                    25.00           25.00",
+        "clients helped                         50.00           50.00",
+        "clients hurt                            0.00            0.00",
+        "clients (left out)                     2 (1)           2 (1)",
     ]

@@ -63,6 +63,13 @@ def plainly(x, targets, head, q, dtype=torch.float64):
     return nats.sum(1).detach(), logits.detach(), [None if t is None else next(grads) for t in given]
 
 
+def by_row(logits, targets):
+    """Cross-entropy of every row, and the probability of its most likely token; 0 without a target."""
+    log_p = logits.log_softmax(-1)
+    both = -log_p.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1), log_p.amax(-1).exp()
+    return [torch.where(targets >= 0, values, 0.0) for values in both]
+
+
 def poison(head):
     return tuple(None if t is None else torch.full_like(t, float("nan")) for t in head)
 
@@ -80,10 +87,15 @@ def test_head_loss_and_all_gradients(shape, dtype, threads, each_isa):
     out = poison(head)
     found = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=out, best=True)
     nats, logits, exact = plainly(x, targets, head, q)
-    torch_nats, _, torch_grads = plainly(x, targets, head, q, dtype)
+    torch_nats, torch_logits, torch_grads = plainly(x, targets, head, q, dtype)
     assert torch.equal(found.counts, (targets >= 0).sum(1))
     assert torch.equal(found.best, torch.where(targets >= 0, logits.argmax(-1), -1)) or dtype == torch.float32
     floor = 20 * torch.finfo(dtype).eps
+    for got, want, same in zip(
+        (found.row_nats, found.probability), by_row(logits, targets), by_row(torch_logits, targets), strict=True
+    ):
+        assert error(got, want) <= max(2 * error(same, want), floor)
+        assert not got[targets < 0].any()
     assert error(found.nats, nats) <= max(2 * error(torch_nats, nats), floor)
     for got, want, same in zip((found.x, found.q, *out), exact, torch_grads, strict=True):
         assert (got is None) == (want is None)
@@ -101,7 +113,7 @@ def test_a_head_twice_gives_the_same_bits_and_writes_what_was_asked_for():
     )
     alone = torch.full_like(head.weight, float("nan"))
     only = head_loss(x, targets, head, q, out=(None, None, alone, None, None, None))
-    assert only.x is None and only.q is None and only.best is None and torch.equal(alone, first[2])
+    assert only.x is None and only.q is None and only[2:5] == (None, None, None) and torch.equal(alone, first[2])
 
 
 def test_the_first_of_equal_logits_is_chosen_and_large_ones_do_not_overflow():

@@ -159,7 +159,7 @@ def test_routing_and_passages_describe_the_same_tokens(finished):  # noqa: F811
 def test_passages_come_from_the_clients_with_the_most_text_and_the_largest_gain():
     def score(name, held_out, tokens, gain):
         counts = {"global": {"accuracy": 10}, "personal": {"accuracy": 10 + gain}, "soft": {"accuracy": 10 + gain}}
-        return Score(name, "", held_out, 9, 0, tokens, counts, None, None, name, Cost(0, 0, 0.0))
+        return Score(name, "", held_out, 9, 0, tokens, counts, None, None, None, name, Cost(0, 0, 0.0))
 
     seen = [score("a", False, 100, 0), score("b", False, 300, 9), score("c", False, 200, -5), score("d", False, 50, 4)]
     seen += [score("e", False, 60, 4), score("f", False, 70, 4)]

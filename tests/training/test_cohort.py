@@ -1,5 +1,7 @@
 """The engine: who shares a cohort changes nothing, frozen parameters stay, every sequence is visited once per epoch."""
 
+import math
+
 import numpy as np
 import oracles
 import pytest
@@ -172,3 +174,8 @@ def test_predictions_are_those_of_every_sequence_alone(logits):
             assert guess.tokens[row, :length].tolist() == out.logits[0].argmax(-1).tolist()
             assert (guess.tokens[row, length:] == -1).all()
             assert guess.local_weight[row, :length].tolist() == out.gru_routing[0, :, 1].tolist()
+            p = [probabilities.tolist() for probabilities in out.logits[0].softmax(-1)]
+            nats = [-math.log(p[t][int(tokens[t + 1])]) for t in range(length)]
+            np.testing.assert_allclose(guess.nats[row, :length], nats, rtol=1e-6)
+            np.testing.assert_allclose(guess.probability[row, :length], list(map(max, p)), rtol=1e-6)
+            assert not guess.nats[row, length:].any() and not guess.probability[row, length:].any()

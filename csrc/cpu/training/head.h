@@ -22,6 +22,7 @@ struct HeadClient {
   const int64_t *targets;
   double *nats;
   int64_t *count, *best;
+  T *row_nats, *probability;
   T *dx, *dq, *dproj_w, *dproj_b, *dw[2], *db[2];
 
   HeadClient(const FlowHead &p, long k) : N(p.N), V(p.V), I(p.I), D(p.D), experts(p.w[1] ? 2 : 1) {
@@ -34,6 +35,7 @@ struct HeadClient {
     targets = p.targets + k * N;
     nats = p.nats + k, count = p.counts + k;
     best = p.best ? p.best + k * N : nullptr;
+    row_nats = of(p.row_nats, k * N), probability = of(p.probability, k * N);
   }
   static const T *of(const void *base, long offset) { return base ? static_cast<const T *>(base) + offset : nullptr; }
   static T *of(void *base, long offset) { return base ? static_cast<T *>(base) + offset : nullptr; }
@@ -99,6 +101,7 @@ struct HeadRun {
     *c.count = valid;
     *c.nats = 0;
     clear(c.dx, c.N * c.I), clear(c.dq, c.N * 2);
+    clear(c.row_nats, c.N), clear(c.probability, c.N);
     if (c.best)
       for (long n = 0; n < c.N; ++n) c.best[n] = -1;
     if (!valid) {
@@ -232,7 +235,7 @@ struct HeadRun {
       }
     }
 
-    // logits <- exp(logit - biggest), their sums, and the loss
+    // logits <- exp(logit - biggest), their sums, and the loss, also row by row
     void exponentials() {
       const bool keep = c.backward();
       for (long i = 0; i < n; ++i) h.factor[i] = h.logits[target(i) * ld + i];
@@ -252,7 +255,12 @@ struct HeadRun {
         store(h.sums + i, all);
       }
       double nats = 0;
-      for (long i = 0; i < n; ++i) nats += log((double)h.sums[i]) + ((double)h.biggest[i] - (double)h.factor[i]);
+      for (long i = 0; i < n; ++i) {
+        const double row = log((double)h.sums[i]) + ((double)h.biggest[i] - (double)h.factor[i]);
+        nats += row;
+        if (c.row_nats) c.row_nats[h.rows[first + i]] = (T)row;
+        if (c.probability) c.probability[h.rows[first + i]] = T(1) / h.sums[i];
+      }
       *c.nats += nats;
     }
 
