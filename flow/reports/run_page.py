@@ -29,6 +29,7 @@ from flow.reports.charts import (
 from flow.reports.files import Json, gains, read_config, read_evaluation, read_metrics
 from flow.reports.format import BYTES_IN_FULL, DASH, count, duration, finite, metric_value, percent, points, scaled
 from flow.reports.page import template
+from flow.reports.terminal import other_routings
 from flow.storage import files
 
 SHOWN_TOKENS = 6000  # more coloured text than this would make the file heavy and nobody reads it
@@ -183,20 +184,15 @@ def _passages(evaluation: Json) -> tuple[list[Json], int]:
 
 def _measured(evaluation: Json) -> list[Metric]:
     """The accuracy, and every other metric of which the run says something."""
-    known = _known(evaluation)
+    known = {key for summary in evaluation["summary"].values() for key, value in summary.items() if value is not None}
     return [metric for metric in metrics.METRICS if metric is ACCURACY or known.intersection(metric.summary_keys())]
-
-
-def _known(evaluation: Json) -> set[str]:
-    """The keys of the summaries that have a value."""
-    return {key for summary in evaluation["summary"].values() for key, value in summary.items() if value is not None}
 
 
 def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
     routing = evaluation["routing"]
     passages, left_out = _passages(evaluation)
     alone = any(client[ACCURACY.client_key("global")] is None for client in evaluation["clients"])
-    measured, known = _measured(evaluation), _known(evaluation)
+    measured, others = _measured(evaluation), other_routings(evaluation["summary"])
     page = template("report.html.j2", value=metric_value, percent=percent, points=points, count=count)
     return page.render(
         evaluation=evaluation,
@@ -208,7 +204,8 @@ def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
         alone=alone,
         routed=routing is not None,
         metrics=measured,
-        routings=[way for way in ("hard", "soft") if known.intersection(ACCURACY.summary_key(way, a) for a in AVERAGES)],
+        own_routing=", soft routing" if others == ["hard"] else ", hard routing" if others == ["soft"] else "",
+        other_routings=others,
         sides={name: _side(name, evaluation) for name in SIDES},
         facts=_facts(config, rows, evaluation),
         loss_chart=loss_chart(rows),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 from flow.evaluation import metrics
@@ -20,9 +21,10 @@ def summary_table(summaries: dict[str, dict[str, Any]], calibration: dict[str, d
         summaries: by side, see :func:`flow.evaluation.summaries.side_summary`.
         calibration: by side, see :func:`flow.evaluation.calibration.calibration`; None where it was not measured.
     """
+    routings = other_routings(summaries)
     lines = [_line(ACCURACY.heading, [side.label for side in SIDES.values()])]
     for metric in metrics.METRICS:
-        rows = [(label, [summaries[side][key] for side in SIDES]) for label, key in _rows(metric)]
+        rows = [(label, [summaries[side][key] for side in SIDES]) for label, key in _rows(metric, routings)]
         measured = [(label, values) for label, values in rows if values != [None] * len(SIDES)]
         if measured and metric is not ACCURACY:
             lines.append(metric.heading)
@@ -34,13 +36,24 @@ def summary_table(summaries: dict[str, dict[str, Any]], calibration: dict[str, d
     return "\n".join([*lines, _line("clients (left out)", counts)])
 
 
-def _rows(metric: Metric) -> list[tuple[str, str]]:
+def _rows(metric: Metric, routings: list[str]) -> list[tuple[str, str]]:
     """(label, key of a summary) of the lines of a metric."""
     rows = []
     for average, words in AVERAGES.items():
         rows += [(f"{model}, {words}", metric.summary_key(model, average)) for model in ("global", "personal")]
-        rows += [(f"  {routing} routing", metric.summary_key(routing, average)) for routing in ("hard", "soft")]
+        rows += [(f"  {routing} routing", metric.summary_key(routing, average)) for routing in routings]
     return [*rows, ("clients helped", "helped"), ("clients hurt", "hurt")] if metric is ACCURACY else rows
+
+
+def other_routings(summaries: dict[str, dict[str, Any]]) -> list[str]:
+    """Of hard and soft routing those by which clients do not predict: their results are others than the personalized ones."""
+
+    def differs(routing: str, side: str, metric: Metric, average: Average) -> bool:
+        own, other = (summaries[side].get(metric.summary_key(model, average)) for model in ("personal", routing))
+        return other is not None and other != own
+
+    every = list(itertools.product(SIDES, metrics.METRICS, AVERAGES))
+    return [routing for routing in ("hard", "soft") if any(differs(routing, *one) for one in every)]
 
 
 def calibration_error(calibration: dict[str, dict[str, Any] | None] | None, side: str) -> float | None:

@@ -81,7 +81,7 @@ def test_a_new_metric_is_in_everything_that_a_run_leaves_and_prints(tmp_path, ca
     printed = capsys.readouterr().out.splitlines()
     heading = printed.index("early misses, per mille")
     assert printed[heading + 1].split()[-2:] == [f"{1000 * side['global_early_token']:.1f}" for side in (seen, unseen)]
-    assert printed[heading + 8].startswith("  soft routing") and printed[heading + 9].startswith("calibration error (ECE), %")
+    assert printed[heading + 6].startswith("  soft routing") and printed[heading + 7].startswith("calibration error (ECE), %")
 
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert page.shown("metric-early") == "Early misses, per mille"
