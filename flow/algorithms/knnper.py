@@ -25,7 +25,7 @@ from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import fit
 
-DISTANCES = 1 << 24  # at most so many are held at a time
+DISTANCES = 1 << 18  # at most so many are held at a time: they stay in the cache until the nearest are found
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Store(NamedTuple):
     """[n, H]"""
     labels: Tensor
     """int64 [n]: the true next tokens."""
+    squares: Tensor
+    """[n]: the squared length of every feature."""
 
 
 def check(options: KNNPerOptions) -> None:
@@ -83,13 +85,14 @@ def stores(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> tuple[
     tally = Tally(visit.data)
     for batch in batches(visit.data, options.batch_size):
         k = len(batch.lengths)
-        own = {name: tensor[:k] for name, tensor in visit.received.items()}
-        out = torch.func.functional_call(model, own, (batch.inputs, batch.lengths), {"route": "global"})
+        active = {name: tensor[:k] for name, tensor in visit.received.items()}
+        out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), {"route": "global"})
         losses = F.cross_entropy(out.logits.flatten(0, 2), batch.targets.flatten(), reduction="none").view_as(batch.targets)
         tally.add(batch, (losses.double() * batch.valid).sum((1, 2)))
         for client in range(k):
             valid = batch.valid[client]
-            parts[client].append(Store(out.features[client][valid], batch.targets[client][valid]))
+            own = out.features[client][valid]
+            parts[client].append(Store(own, batch.targets[client][valid], own.square().sum(1)))
     found = []
     for id, own_parts in zip(visit.data.ids, parts, strict=True):
         store = Store(*(torch.cat(tensors) for tensors in zip(*own_parts, strict=True)))
@@ -121,10 +124,10 @@ def _pieces(queries: Tensor, store: Store) -> list[tuple[int, Tensor]]:
 
 def votes(options: KNNPerOptions, store: Store, query: Tensor) -> tuple[Tensor, Tensor]:
     """Weights and labels of the nearest neighbours, [n, k] each: exp(-d / (H scale)) over the sum, d the squared distance."""
-    square = torch.cdist(query, store.features).square()
-    nearest = square.topk(min(options.neighbours, len(store.labels)), dim=1, largest=False)
-    weights = (-nearest.values / (query.shape[1] * options.scale)).softmax(1)
-    return weights, store.labels[nearest.indices]
+    order = torch.addmm(store.squares, query, store.features.T, alpha=-2)  # d without the query's own square
+    nearest = order.topk(min(options.neighbours, len(store.labels)), dim=1, largest=False).indices
+    square = (query.unsqueeze(1) - store.features[nearest]).square().sum(2)
+    return (-square / (query.shape[1] * options.scale)).softmax(1), store.labels[nearest]
 
 
 ALGORITHM = Algorithm(
