@@ -57,7 +57,11 @@ class Config(Generic[Options]):
     """Rounds of training."""
 
     cohort: int = 16
-    """Clients per round, drawn without replacement from those not held out."""
+    """Clients per round, drawn without replacement from those that may train."""
+
+    validation_share: float = field(default=0.1, metadata={"absent": 0.0})
+    """Share of the clients not held out that are validation clients, chosen by a hash of the id: they never train and are never
+    tested. At least 0 and below 1."""
 
     seed: int = 0
     """Decides the initial model and every random choice. Where the CPU kernels train, the same seed leaves the same bits on one
@@ -127,6 +131,10 @@ def checked(config: Config[Any]) -> Config[Any]:
             if low is not None and value is not None and not low <= value <= LARGEST:
                 rule = f"at least {low}" if value < low else f"at most {LARGEST}"
                 raise UserError(f"{one.name} must be {rule}, got {value}{_default(one)}")
+    if not 0 <= config.validation_share < 1:
+        raise UserError(
+            f"validation_share must be at least 0 and below 1, got {config.validation_share!r}; 0 sets nobody aside"
+        )
     config = replace(config, algorithm=algorithm.resolve(options, config.rounds), server=resolve(config.server))
     config = replace(config, data=replace(config.data, data=located(config.data.data)))
     # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
@@ -165,10 +173,10 @@ def read_config(folder: Path) -> Config[Any]:
 
 
 def completed(content: dict[str, Any], algorithm: type[Any] | None = None) -> dict[str, Any]:
-    """The content of a config.json with a value for every option that this version knows.
+    """The content of a config.json with a value for every option that this version knows, under the name that it has now.
 
     An option that came later than the run gets what such runs did: the ``absent`` of its field's metadata, where there is
-    one, else its default.
+    one, else its default. The ``formerly`` of that metadata is the name that the option had in older builds.
 
     Args:
         algorithm: the class of the algorithm's options; None: the content names the algorithm.
@@ -177,11 +185,17 @@ def completed(content: dict[str, Any], algorithm: type[Any] | None = None) -> di
     kinds = _kinds(content) if algorithm is None else {**_kinds(content), "algorithm": algorithm}
     for name, kind in kinds.items():
         if isinstance(content.get(name, {}), dict):
-            content[name] = {**_absent(kind), **content.get(name, {})}
+            content[name] = {**_absent(kind), **renamed(kind, content.get(name, {}))}
     data = content["data"]
     if isinstance(data, dict) and isinstance(data["data"], str):  # of an older build: relative to the working directory
         data["data"] = located(data["data"])
     return content
+
+
+def renamed(kind: type[Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Options by the names that the fields of their class have now."""
+    now = {one.metadata["formerly"]: one.name for one in fields(kind) if "formerly" in one.metadata}
+    return {now[name] if name in now and now[name] not in options else name: value for name, value in options.items()}
 
 
 def _kinds(content: dict[str, Any]) -> dict[str, type[Any]]:

@@ -33,6 +33,7 @@ CLIENTS = DataOptions(
     data="synthetic", clients=24, sequences=9, sequence_length=7, vocabulary_size=40, oov_buckets=3
 )  # fmt: skip
 BASE: dict[str, Any] = dict(rounds=2, cohort=5, evaluate_every=1, evaluate_clients=2, min_texts=1, chunk=3, threads=1)
+BASE |= dict(validation_share=0.0)  # every client that is not held out trains, as in builds that set none aside
 SIZES: dict[str, Any] = dict(embedding_dim=5, hidden_size=7)
 # name: (algorithm, its options, options of the run by part)
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = {
@@ -43,6 +44,7 @@ VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = {
     "flow, reference": ("flow", {}, {"model": {"backend": "reference"}}),
     "fedavg, momentum": ("fedavg", {"momentum": 0.5, "weight_decay": 1e-3}, {}),
     "fedavg, stragglers": ("fedavg", {}, {"run": {"dropout": 0.3, "stragglers": 0.5, "late": "partial"}}),
+    "ditto, validation clients": ("ditto", {}, {"run": {"validation_share": 0.4}}),
     "fedavg, krum": ("fedavg", {}, {"server": {"aggregator": "krum", "bucket_size": 2}}),
     "fedavg, clipping": ("fedavg", {}, {"server": {"aggregator": "centered_clipping"}}),
     "fedavg, median": ("fedavg", {}, {"server": {"aggregator": "geometric_median"}}),

@@ -73,8 +73,9 @@ def config(algorithm: Any, size: Size, where: torch.device, **model: Any) -> flo
     """No evaluation: with fewer texts than min_texts nobody is scored."""
     options = flow.ModelOptions(embedding_dim=size.embedding, hidden_size=size.hidden, device=str(where), **model)
     return flow.Config(
-        algorithm=algorithm, model=options, rounds=size.rounds, cohort=size.cohort, evaluate_every=0, min_texts=2
-    )
+        algorithm=algorithm, model=options, rounds=size.rounds, cohort=size.cohort, validation_share=0.0, evaluate_every=0,
+        min_texts=2,
+    )  # fmt: skip
 
 
 def on_kernels(configuration: flow.Config[Any], size: Size) -> dict[str, Any]:

@@ -8,7 +8,7 @@ sequences, its target distribution.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -46,7 +46,7 @@ class FedFomoOptions(Sgd):
     epsilon_decay: float = 0.05
     """By how much that chance falls per round, down to 0. (NVlabs/FedFomo: 0.05.)"""
 
-    validation_share: float = 0.2
+    weighing_share: float = field(default=0.2, metadata={"formerly": "validation_share"})
     """Share of a client's training sequences on which models are weighed and which it is not trained on. (NVlabs/FedFomo:
     0.2.)"""
 
@@ -64,9 +64,9 @@ def check(options: FedFomoOptions) -> None:
     check_number("models", options.models, 1)
     check_number("epsilon", options.epsilon, 0, 1)
     check_number("epsilon_decay", options.epsilon_decay, 0, remedy="0 explores as much in every round")
-    if not 0 < options.validation_share < 1:
+    if not 0 < options.weighing_share < 1:
         raise UserError(
-            f"validation_share must lie between 0 and 1, got {options.validation_share!r}; both the training and the weighing "
+            f"weighing_share must lie between 0 and 1, got {options.weighing_share!r}; both the training and the weighing "
             "of models need sequences"
         )
 
@@ -175,7 +175,7 @@ def personalize(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> 
 
 def parts(options: FedFomoOptions, data: Data, draw: Draw) -> tuple[Data, Data]:
     """What a client trains on and what it weighs models on, the same in every round and at prediction."""
-    return split(data, draw._replace(round=0, purpose="validation"), 1 - options.validation_share)
+    return split(data, draw._replace(round=0, purpose="validation"), 1 - options.weighing_share)
 
 
 def only(data: Data, who: Tensor) -> Data:

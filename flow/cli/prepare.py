@@ -25,7 +25,7 @@ def _prepare(arguments: list[str], ranks: Ranks) -> None:
     population, folder = load(options, progress=True), prepared_folder(options)
     if folder is None:
         raise UserError("FLOW_CACHE='' keeps nothing prepared; give a folder, or leave the variable out")
-    print(f"{len(population.clients)} clients, {len(population.training)} of them train: {folder}")
+    print(f"{len(population.clients)} clients, {len(population.training)} of them not held out: {folder}")
 
 
 USAGE = "  prepare             read data and keep them prepared, which `flow run` otherwise does when it first meets them\n"

@@ -17,7 +17,7 @@ class DataOptions:
     """Targets per training sequence; 0: the source's own default, 80 characters or 20 words."""
 
     vocabulary_size: int = 10_000
-    """How many of the most frequent tokens get an id, counted on the training clients' training texts only."""
+    """How many of the most frequent tokens get an id, counted on training texts of clients that are not held out only."""
 
     oov_buckets: int = 1
     """How many ids the other tokens share, by their hash. (FedRecon: 500.)"""

@@ -6,7 +6,7 @@ import sys
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NamedTuple, overload
 
@@ -130,20 +130,38 @@ class Indexed(Sequence[Client]):
     def position(self, client_id: str) -> int:
         """The place of the client with this id; KeyError where there is none."""
 
+    def ids(self) -> Sequence[str]:
+        """The ids of all clients, in their order; no sequence is read."""
+        return [client.id for client in self]
+
 
 @dataclass(frozen=True, eq=False)
 class Population:
-    """All clients of a data set, sorted by id: a tuple, or clients on disk. ``about`` is its source and licence in one line."""
+    """All clients of a data set, sorted by id: a tuple, or clients on disk. ``about`` is its source and licence in one line.
+
+    ``validation_share`` is the share of the clients that are not held out which validate: they neither train nor are tested.
+    A run sets it to that of its configuration, see :meth:`setting_aside`.
+    """
 
     name: str
     clients: Sequence[Client]
     vocabulary: Vocabulary
     sequence_length: int
     about: str
+    validation_share: float = 0.0
+
+    def setting_aside(self, share: float) -> "Population":
+        """The same clients, of which this share of those that are not held out validates; from 0, and below 1."""
+        if share == self.validation_share:
+            return self
+        found = replace(self, validation_share=share)
+        if "survey" in self.__dict__:  # the clients are the same, so nobody has to read them again
+            found.__dict__["survey"] = self.survey
+        return found
 
     @cached_property
     def survey(self) -> "Survey":
-        """Table and fingerprint, by one reading of every client."""
+        """Ids, table and fingerprint, by one reading of every client."""
         survey = Survey(self.vocabulary)
         for client in self.clients:
             survey.add(client)
@@ -155,9 +173,17 @@ class Population:
         return self.clients.table if isinstance(self.clients, Indexed) else self.survey.table()
 
     @cached_property
+    def validation(self) -> npt.NDArray[np.bool_]:
+        """bool [N]: the validation clients, by their ids alone."""
+        if not self.validation_share:
+            return np.zeros(len(self.clients), dtype=np.bool_)
+        chosen = (is_validation(client_id, self.validation_share) for client_id in self._ids)
+        return np.fromiter(chosen, np.bool_, len(self.clients)) & ~self.table.held_out
+
+    @cached_property
     def training(self) -> npt.NDArray[np.int64]:
-        """int64: the places of the clients that may train."""
-        return np.flatnonzero(~self.table.held_out)
+        """int64: the places of the clients that may train: neither held out nor validation clients."""
+        return np.flatnonzero(~(self.table.held_out | self.validation))
 
     def trainable(self) -> Sequence[Client]:
         """Those clients, in their order."""
@@ -169,21 +195,27 @@ class Population:
         return self.clients.fingerprint if isinstance(self.clients, Indexed) else self.survey.fingerprint()
 
     def numbers(self, clients: Sequence[Client]) -> npt.NDArray[np.int64]:
-        """int64 [n]: the clients' numbers among those that may train, in the order of their ids; -1 for one held out."""
+        """int64 [n]: the clients' numbers among those that may train, in the order of their ids; -1 for one that may not."""
         find = self.clients.position if isinstance(self.clients, Indexed) else self._places.__getitem__
         places = np.array([find(client.id) for client in clients], dtype=np.int64)
         found = np.searchsorted(self.training, places)
-        return np.where(self.table.held_out[places], -1, found)
+        return np.where(self.table.held_out[places] | self.validation[places], -1, found)
+
+    @cached_property
+    def _ids(self) -> Sequence[str]:
+        return self.clients.ids() if isinstance(self.clients, Indexed) else self.survey.ids
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        return {client.id: place for place, client in enumerate(self.clients)}
+        return {client_id: place for place, client_id in enumerate(self._ids)}
 
 
 class Survey:
     """Collects what must be known of all clients of a population, while they are read one by one in their order."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
+        self.ids: list[str] = []
+        """Of all clients, in their order."""
         self._scored = vocabulary.scored
         self._rows: list[tuple[bool, int, int, int]] = []
         self._sha = hashlib.sha256()
@@ -191,6 +223,7 @@ class Survey:
     def add(self, client: Client) -> None:
         """Take the next client in."""
         scored = scored_targets(client.test, self._scored)
+        self.ids.append(client.id)
         self._rows.append((client.held_out, client.texts, len(client.train.lengths), scored))
         add_to_fingerprint(self._sha, client)
 
@@ -271,6 +304,16 @@ def is_held_out(client_id: str) -> bool:
     return client_hash(client_id) % 10 == 0
 
 
+def is_validation(client_id: str, share: float) -> bool:
+    """Whether a client that is not held out validates: where the SHA-256 of its id, as a fraction of 1, is below the share.
+
+    It depends on the id alone, so a client that validates by a small share does by every larger one. crc32 decides who is held
+    out, and its remainders say little about SHA-256, so the two choices do not depend on each other.
+    """
+    digest = hashlib.sha256(f"validation client\n{client_id}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48 < share
+
+
 def split_by_time(texts: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """The first 80 % (rounded down) to train on and the rest to test on; from two texts on, at least one on each side.
 
@@ -312,7 +355,8 @@ def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int,
     """Splits, numbers and cuts the texts of a corpus.
 
     vocabulary_size: how many of the most frequent tokens get an id of their own, the four special ones not included.
-    Only the training clients' training texts are counted; equally frequent tokens are taken in the order of their text.
+    Only training texts of clients that are not held out are counted, those of validation clients among them; equally frequent
+    tokens are taken in the order of their text.
     oov_buckets: how many ids the other tokens share.
     Raises UserError for a size or length below 1 and where no client has anything to train on.
     """

@@ -235,6 +235,10 @@ class StoredClients(Indexed):
             raise KeyError(client_id)
         return place
 
+    def ids(self) -> Sequence[str]:
+        """See :class:`flow.data.population.Indexed`; no client is made."""
+        return self._ids
+
     def __len__(self) -> int:
         return self._count
 

@@ -12,6 +12,7 @@ import flow_kernels
 from flow.algorithms import Algorithm, algorithm_of
 from flow.config import Config, ModelOptions, checked, on_cpu
 from flow.data import Client, Population, load, validated
+from flow.data.validation import trusted
 from flow.draws import Draw
 from flow.engine import participation
 from flow.errors import UserError
@@ -32,7 +33,7 @@ class Task(NamedTuple):
     algorithm: Algorithm[Any]
     population: Population
     clients: Sequence[Client]
-    """Those that may train; made or read when they are asked for."""
+    """Those that may train, neither held out nor validation clients; made or read when they are asked for."""
     model: LanguageModel
     minimum: int
     """Clients with fewer training sequences are skipped."""
@@ -66,7 +67,8 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     """Check a configuration, load its data and build its model; nothing is written but prepared data.
 
     Args:
-        population: clients in place of ``config.data``; checked where they were not loaded by flow.data.
+        population: clients in place of ``config.data``; checked where they were not loaded by flow.data. The task's has the
+            validation clients of the configuration set aside.
         progress: whether to draw a bar on stderr while data are being prepared.
 
     Raises:
@@ -77,6 +79,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     participation.check(config)
     _check_device(config.model)  # said before anything is read: a large file takes a while
     population = load(config.data, progress) if population is None else validated(population)
+    population = trusted(population.setting_aside(config.validation_share))
     clients = population.trainable()
     if not algorithm.averages and config.server != optimizers.resolve(ServerOptions()):
         raise UserError(
@@ -84,15 +87,25 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
             f"{algorithm.name} has none; leave the options of the server out"
         )
     algorithm.check_server(config.algorithm, config.server)
-    if config.cohort > len(clients):
+    aside = int(population.validation.sum())
+    share = f"validation_share={config.validation_share}"
+    if aside and not len(clients):
         raise UserError(
-            f"cohort={config.cohort} is more than the {len(clients)} clients that may train; lower cohort, or take more clients"
+            f"{share} makes validation clients of all {aside} clients that are not held out, and none is left to train; lower "
+            "validation_share, or take more clients"
+        )
+    if config.cohort > len(clients):
+        beside, remedy = (f" beside the {aside} that {share} sets aside", " or validation_share") if aside else ("", "")
+        raise UserError(
+            f"cohort={config.cohort} is more than the {len(clients)} clients that may train{beside}; lower cohort{remedy}, or "
+            "take more clients"
         )
     minimum = algorithm.minimum_sequences(config.algorithm)
     if (population.table.train[population.training] < minimum).all():
+        remedy = f", or {share}, which sets {aside} clients aside" if aside else ""
         raise UserError(
             f"data={population.name!r}: none of the {len(clients)} clients that may train has the {minimum} training sequences "
-            f"that {algorithm.name} needs; give them more text, or lower sequence_length={population.sequence_length}"
+            f"that {algorithm.name} needs; give them more text, or lower sequence_length={population.sequence_length}{remedy}"
         )
     model = _build_model(config, algorithm, population)
     chunk = config.chunk or automatic_chunk(config, population, model)

@@ -36,7 +36,8 @@ class Side(NamedTuple):
 
 
 SIDES = {"seen": Side("seen clients", held_out=False), "unseen": Side("unseen clients", held_out=True)}
-"""By their keys in JSON and CSV. A round may draw seen clients for training, and never draws unseen ones."""
+"""By their keys in JSON and CSV. A round may draw seen clients for training, and never draws unseen ones. Validation clients
+are on neither side."""
 
 
 class Chosen(NamedTuple):
@@ -52,10 +53,10 @@ class Chosen(NamedTuple):
 
 def choose(task: Task, most: int, what: str) -> dict[str, Chosen]:
     """At most so many clients of each side, drawn at random, the same ones every time; 0: all that can be scored."""
-    config, table, chosen = task.config, task.population.table, {}
+    config, table, validation, chosen = task.config, task.population.table, task.population.validation, {}
     able = (table.texts >= config.min_texts) & (table.train >= task.minimum) & (table.scored > 0)
     for name, side in SIDES.items():
-        members = table.held_out == side.held_out
+        members = (table.held_out == side.held_out) & ~validation
         places = np.flatnonzero(members & able)
         eligible = len(places)
         if most and (most < eligible or what == "curve"):
@@ -82,7 +83,8 @@ def obstacle(client: Client, min_texts: int, min_sequences: int, scored: npt.NDA
 def nobody(population: Population, side: str, min_texts: int, min_sequences: int) -> str:
     """Why a side has no accuracy, for the terminal."""
     label, held_out = SIDES[side]
-    clients = [client for client in population.clients if client.held_out == held_out]
+    members = (population.table.held_out == held_out) & ~population.validation
+    clients = [population.clients[place] for place in np.flatnonzero(members).tolist()]
     if not clients:
         return f"{label}: no accuracy, the data have none; give more clients, or raise max_clients where it is set"
     scored = population.vocabulary.scored

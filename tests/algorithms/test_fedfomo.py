@@ -237,7 +237,7 @@ def test_clients_of_planted_clusters_find_each_other(seed):
     options = FedFomoOptions(lr=1.0, batch_size=4, epochs=2, models=4)
     config = Config(
         algorithm=options, model=ModelOptions(embedding_dim=8, hidden_size=12), rounds=15, cohort=len(clients), seed=seed,
-        evaluate_every=0,
+        evaluate_every=0, validation_share=0.0,
     )  # fmt: skip
     result = simulate(config, None, population=population, progress=False)
     preference = result.state["preference"].numpy()
@@ -261,8 +261,8 @@ def test_clients_of_planted_clusters_find_each_other(seed):
         ({"models": 0}, "models must be a finite number at least 1, got 0"),
         ({"epsilon": 1.5}, "epsilon must be a finite number from 0 to 1, got 1.5"),
         ({"epsilon_decay": -0.1}, "epsilon_decay must be a finite number at least 0, got -0.1; 0 explores as much"),
-        ({"validation_share": 1.0}, "validation_share must lie between 0 and 1, got 1.0; both"),
-        ({"validation_share": float("nan")}, "validation_share must lie between 0 and 1, got nan"),
+        ({"weighing_share": 1.0}, "weighing_share must lie between 0 and 1, got 1.0; both"),
+        ({"weighing_share": float("nan")}, "weighing_share must lie between 0 and 1, got nan"),
     ],
 )
 def test_options_out_of_range_are_refused(change, message):

@@ -321,7 +321,7 @@ def test_data_prepared_ahead_of_a_run_are_found_by_it(here, capsys, monkeypatch)
     assert main(["prepare", *options]) == 0
     (folder,) = (here / "cache").iterdir()
     said = capsys.readouterr().out
-    assert re.fullmatch(r"30 clients, 2\d of them train: .*\n", said) and said.endswith(f"{folder}\n")
+    assert re.fullmatch(r"30 clients, 2\d of them not held out: .*\n", said) and said.endswith(f"{folder}\n")
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert main(["run", "fedavg", *options, *TINY, "--folder", "mine"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before and len(list((here / "cache").iterdir())) == 1

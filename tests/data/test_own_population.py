@@ -20,7 +20,7 @@ from flow.simulation import loop
 GOOD = oracles.population()
 CONFIG = Config(
     algorithm=DittoOptions(lr=0.5, batch_size=4), model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=1, cohort=4,
-    min_texts=1, evaluate_every=0, threads=1,
+    min_texts=1, evaluate_every=0, threads=1, validation_share=0.0,
 )  # fmt: skip
 
 

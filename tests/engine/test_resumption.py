@@ -28,7 +28,7 @@ POPULATION = oracles.population()
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BASE = Config(
     algorithm=FedAvgOptions(lr=0.5, batch_size=4), model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    rounds=4, cohort=4, evaluate_every=3, evaluate_clients=2, chunk=3,
+    rounds=4, cohort=4, evaluate_every=3, evaluate_clients=2, chunk=3, validation_share=0.0,
 )  # fmt: skip
 CASES = {
     "fedavg": BASE,

@@ -38,7 +38,7 @@ def chosen(row, id, there, liking, options, seed, round, purpose, new):
 def parts(client, options, seed):
     """Numbers of the sequences to train on and of those to weigh models on."""
     order = [int(i) for i in stream(seed, 0, "validation", "split", client.id).permutation(len(client.train))]
-    cut = min(max(int((1 - options["validation_share"]) * len(order)), 1), len(order) - 1)
+    cut = min(max(int((1 - options["weighing_share"]) * len(order)), 1), len(order) - 1)
     return order[:cut], order[cut:]
 
 

@@ -5,12 +5,15 @@ import json
 import shutil
 from pathlib import Path
 
+import oracles
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from flow import Config, UserError, config, resume
+from flow import Config, UserError, config, resume, simulate
+from flow.algorithms.fedfomo import FedFomoOptions
 from flow.config import completed, read_config
+from flow.data import population
 from flow.engine.task import prepare
 from flow.storage import files, run_folder
 
@@ -82,6 +85,32 @@ def test_a_later_option_may_say_what_runs_did_before_it(monkeypatch):
     monkeypatch.setattr(config, "Config", Newer)
     content = completed(run_folder.read_config(FIXTURES / "old_run"))
     assert (content["split"], content["plain"], content["cohort"]) == ("random", 3, 3)
+
+
+def test_a_run_from_before_validation_clients_has_none(old, monkeypatch):
+    """Whoever would be one where the option were read as today's default."""
+    assert read_config(old).validation_share == 0.0 < Config().validation_share
+    monkeypatch.setattr(population, "is_validation", lambda client_id, share: client_id[-1] in "147")
+    assert prepare(dataclasses.replace(read_config(old), validation_share=0.1)).population.validation.sum() >= 2
+    resume(old, progress=False)
+    same(end(old))
+
+
+def test_an_option_that_has_another_name_now_is_read_under_the_old_one(tmp_path):
+    """FedFomo's validation_share is called weighing_share since runs have a validation_share of their own."""
+    given = Config(algorithm=FedFomoOptions(weighing_share=0.3, models=2), rounds=1, cohort=3, min_texts=0, evaluate_every=0)
+    folder = tmp_path / "run"
+    simulate(given, folder, population=oracles.population(), progress=False)
+    content = run_folder.read_config(folder)
+    del content["validation_share"]
+    content["algorithm"]["validation_share"] = content["algorithm"].pop("weighing_share")
+    files.write_json(folder / "config.json", files.with_checksum(content))
+    found = read_config(folder)
+    assert found.algorithm == given.algorithm and found.validation_share == 0.0
+    content["algorithm"]["weighing_share"] = 0.2
+    files.write_json(folder / "config.json", files.with_checksum(content))
+    with pytest.raises(UserError, match=r"not the configuration of a run of this version .*validation_share"):
+        read_config(folder)
 
 
 @pytest.mark.parametrize("where", [(), ("server",), ("algorithm",), ("data",), ("model",)], ids=".".join)

@@ -37,7 +37,7 @@ def configurations():
 
     base = Config(
         model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"), rounds=3, cohort=5, evaluate_every=2,
-        evaluate_clients=2, checkpoint_every=2, chunk=2, threads=1,
+        evaluate_clients=2, checkpoint_every=2, chunk=2, threads=1, validation_share=0.0,
     )  # fmt: skip
     first = {algorithm_of(options).name: options for options in reversed(CASES.values())}
 

@@ -113,7 +113,7 @@ def uneven():
 
 RUN = Config(
     model=ModelOptions(embedding_dim=5, hidden_size=19), rounds=3, cohort=7, evaluate_every=1, evaluate_clients=2,
-    checkpoint_every=3, min_texts=1, chunk=1, threads=1,
+    checkpoint_every=3, min_texts=1, chunk=1, threads=1, validation_share=0.0,
 )  # fmt: skip
 SETTINGS = ({"chunk": 2}, {"chunk": 5, "threads": 2}, {"chunk": 16}, {"chunk": 16, "threads": 3})
 
