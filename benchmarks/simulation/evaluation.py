@@ -81,9 +81,8 @@ def measure(name: str, options: DataOptions, count: int, turns: int) -> list[flo
 
 
 def scored(task: Task, count: int) -> list[Client]:
-    """The first clients of both sides that can be scored; every one that may train has enough for it, too."""
-    places = [place for chosen in choose(task, 0, "final").values() for place in chosen.places[: count // 2].tolist()]
-    return [task.population.clients[place] for place in places]
+    """The first clients that may train and can be scored."""
+    return [task.population.clients[place] for place in choose(task, 0, "final")["seen"].places[:count].tolist()]
 
 
 def local_work(task: Task, workers: Workers, state: Any, states: Any, clients: Sequence[Client], draw: Draw) -> list[Received]:
@@ -100,7 +99,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("algorithms", nargs="*", default=[], help="names; none means all of them")
     parser.add_argument("--data", default="shakespeare")
-    parser.add_argument("--clients", type=int, default=160, help="how many are scored, half of each side (160)")
+    parser.add_argument("--clients", type=int, default=160, help="how many train and are scored (160)")
     parser.add_argument("--turns", type=int, default=2, help="turns, of which the fastest counts (2)")
     chosen = parser.parse_args()
     head = ["algorithm", "clients", "round, s", "evaluation, s", "evaluation / round", "evaluation / personalization"]
