@@ -61,7 +61,7 @@ class Config(Generic[Options]):
 
     validation_share: float = field(default=0.1, metadata={"absent": 0.0})
     """Share of the clients not held out that are validation clients, chosen by a hash of the id: they never train and are never
-    tested. At least 0 and below 1."""
+    tested, and `flow compare --tune` chooses by them too. At least 0 and below 1."""
 
     seed: int = 0
     """Decides the initial model and every random choice. Where the CPU kernels train, the same seed leaves the same bits on one

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
@@ -259,6 +259,7 @@ ALGORITHM = Algorithm(
     local=local,
     personalize=personalize,
     check=check,
+    tuned=(Tunable("lr"), Tunable("models", "count")),
     minimum_sequences=lambda options: 2,
     init=init,
     download=download,

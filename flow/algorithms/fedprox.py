@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared import finetuning
-from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
+from flow.algorithms.shared.finetuning import RATES, FineTuning, personal
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors
 from flow.training.messages import Personal, Upload, Visit
@@ -52,5 +52,5 @@ ALGORITHM = Algorithm(
     personalize=personalize,
     resolve=finetuning.resolve,
     check=check,
-    tuned=TUNED,
+    tuned=(*RATES, Tunable("mu", "weight", 10**0.5)),
 )

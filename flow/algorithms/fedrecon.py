@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Rate
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
@@ -111,7 +111,7 @@ ALGORITHM = Algorithm(
     local=local,
     personalize=personalize,
     check=check,
-    tuned=(Rate("lr"), Rate("recon_lr")),
+    tuned=(Tunable("lr"), Tunable("recon_lr"), Tunable("recon_epochs", "count")),
     minimum_sequences=lambda options: 2,
     init=init,
     general=general,

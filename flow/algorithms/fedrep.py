@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.checks import check_number
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, body_of, copy, head_of, initial, stack
@@ -62,6 +62,7 @@ ALGORITHM = Algorithm(
     local=local,
     personalize=personalize,
     check=check,
+    tuned=(Tunable("lr"), Tunable("head_epochs", "count")),
     init=init,
     general=lambda options, model, state: None,
     fresh=fresh,

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Rate
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
@@ -184,7 +184,7 @@ ALGORITHM = Algorithm(
     local=local,
     personalize=personalize,
     check=check,
-    tuned=(Rate("lr"), Rate("shared_lr")),
+    tuned=(Tunable("lr"), Tunable("shared_lr"), Tunable("pairs", "count")),
     check_server=check_server,
     init=init,
     download=download,

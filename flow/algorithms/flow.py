@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Scope
-from flow.algorithms.shared.finetuning import TUNED, check_rate
+from flow.algorithms.interface import Algorithm, Scope, Tunable
+from flow.algorithms.shared.finetuning import RATES, check_rate
 from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.language_model import LanguageModel, second_expert
@@ -232,7 +232,7 @@ ALGORITHM = Algorithm(
     personalize=personalize,
     resolve=resolve,
     check=check,
-    tuned=TUNED,
+    tuned=(*RATES, Tunable("gamma", "weight", 10**0.5)),
     minimum_sequences=minimum_sequences,
     traits=traits,
     scope=scope,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
 from flow.checks import check_number
@@ -150,7 +150,7 @@ ALGORITHM = Algorithm(
     personalize=personalize,
     resolve=finetuning.resolve,
     check=check,
-    tuned=TUNED,
+    tuned=(*TUNED, Tunable("clusters", "count")),
     init=init,
     general=lambda options, model, state: None,
     one_by_one=True,

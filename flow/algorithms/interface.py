@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
@@ -18,12 +18,17 @@ from flow.training.sgd import check_sgd
 Options = TypeVar("Options")
 
 
-class Rate(NamedTuple):
-    """An option that a comparison tunes."""
+class Tunable(NamedTuple):
+    """An option that a comparison tunes, see flow/comparison/tuning.py."""
 
     option: str
+    kind: Literal["rate", "weight", "count", "share"] = "rate"
+    """ "rate": a learning rate; "weight": how much a term counts, above 0, or 0 without it; "count": an integer of at least 1;
+    "share": a number between 0 and 1."""
     factor: float = 2.0
-    """Its first step up or down, see flow/comparison/tuning.py."""
+    """The first step multiplies or divides by it; a count is then rounded, and of a share x it is the odds x / (1 - x)."""
+    first: float = 0.01
+    """What is tried after a weight whose default is 0."""
 
 
 class Scope(NamedTuple):
@@ -120,8 +125,9 @@ class Algorithm(Generic[Options]):
     """(options, server options): raises UserError for a server that the algorithm cannot have with these options"""
     minimum_sequences: Callable[[Options], int] = one_sequence
     """Clients with fewer training sequences are skipped and counted."""
-    tuned: tuple[Rate, ...] = (Rate("lr"),)
-    """What `flow compare --tune` chooses, in this order; last comes the learning rate of an adaptive server optimiser."""
+    tuned: tuple[Tunable, ...] = (Tunable("lr"),)
+    """What `flow compare --tune` chooses, in this order: the learning rates, then the one or two parameters that decide most.
+    The rate of an adaptive server optimiser comes between them."""
     traits: Callable[[Options], dict[str, Any]] = single_expert
     """options -> keyword arguments of LanguageModel that the algorithm decides"""
     scope: Callable[[Options], Scope] = client_scope

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.checks import check_number
 from flow.errors import UserError
 from flow.model.flops import per_token
@@ -137,4 +137,5 @@ ALGORITHM = Algorithm(
     local=local,
     personalize=personalize,
     check=check,
+    tuned=(Tunable("lr"), Tunable("neighbours", "count"), Tunable("lam", "share", 3.0)),
 )

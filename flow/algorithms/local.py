@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flow.algorithms.interface import Algorithm, nothing_changes, nothing_is_sent
+from flow.algorithms.interface import Algorithm, Tunable, nothing_changes, nothing_is_sent
 from flow.checks import check_number
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, copy, initial, stack
@@ -52,6 +52,7 @@ ALGORITHM = Algorithm(
     local=local,
     personalize=personalize,
     check=check,
+    tuned=(Tunable("lr"), Tunable("personal_epochs", "count")),
     init=lambda options, model, seed, clients: {},
     download=nothing_is_sent,
     general=lambda options, model, state: None,

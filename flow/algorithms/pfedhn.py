@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Rate
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared.hypernetwork import fresh_phi, generate, generate_each, pull_back, pull_back_each
 from flow.checks import check_number
 from flow.draws import Draw
@@ -313,7 +313,7 @@ ALGORITHM: Algorithm[HyperOptions] = Algorithm(
     personalize=personalize,
     resolve=resolve,
     check=check,
-    tuned=(Rate("lr"), Rate("hyper_lr"), Rate("vector_lr")),
+    tuned=(Tunable("lr"), Tunable("hyper_lr"), Tunable("vector_lr"), Tunable("steps", "count")),
     init=init,
     download=download,
     general=general,

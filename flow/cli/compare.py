@@ -13,9 +13,12 @@ import tyro
 
 from flow.cli.command import Command, default_folder, named_folder
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
+from flow.comparison.tuning import MOST, metric_names
 from flow.config import Config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
+
+DECIDES = f"With --tune: the metric that decides: {' or '.join(metric_names())}."
 
 
 @dataclass(frozen=True)
@@ -31,13 +34,16 @@ class Compare(Config[SharedOptions]):
     """TOML file with a table of options for every algorithm that is to have its own. None: there are none."""
 
     tune: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Choose every algorithm's learning rates, those of fine-tuning and server among them, by accuracy on validation texts."""
+    """Choose every algorithm's learning rates, those of fine-tuning and server among them, and its one or two decisive
+    parameters, by validation texts of training clients and by validation clients."""
 
     trials: int = 7
-    """With --tune: choices that every algorithm tries, however many rates it has."""
+    """With --tune: choices that every algorithm tries, however many parameters it has; at most 1000."""
 
     tune_rounds: int = 0
     """With --tune: rounds of a run that tries one; 0: as many as the final ones have."""
+
+    tune_by: Annotated[str, tyro.conf.arg(metavar="METRIC", help=DECIDES)] = "accuracy"
 
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """New folder for everything, or that of the same comparison, which then goes on. None: runs/compare-DATA-DATE-TIME, with
@@ -69,7 +75,7 @@ def _result(names: list[str], chosen: Compare, folder: Path) -> Comparison:
             return resume_comparison(folder)
         return compare(
             names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
-            tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds,
+            tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds, tune_by=chosen.tune_by,
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / RECORD).exists():
@@ -95,11 +101,12 @@ def _parsed(names: list[str], arguments: list[str]) -> Compare:
             "new comparison"
         )
     if not chosen.tune:
-        for name in ("trials", "tune_rounds"):
+        for name in ("trials", "tune_rounds", "tune_by"):
             if getattr(chosen, name) != getattr(Compare, name):
                 raise UserError(f"{name}={getattr(chosen, name)!r} does nothing without --tune; add --tune, or leave it out")
-    if chosen.trials < 1:
-        raise UserError(f"trials must be at least 1, got {chosen.trials}; leave it out for the default, or leave --tune out")
+    if not 1 <= chosen.trials <= MOST:
+        rule = "at least 1" if chosen.trials < 1 else f"at most {MOST}"
+        raise UserError(f"trials must be {rule}, got {chosen.trials}; leave it out for the default, or leave --tune out")
     return chosen
 
 

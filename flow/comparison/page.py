@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from flow.comparison.plan import Plan
 from flow.comparison.table import COSTS, MODELS, ResultColumn, Row, result_columns
-from flow.comparison.tuning import Trial, Values, show
+from flow.comparison.tuning import Trial, Values, metric_of, number, show
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
 from flow.evaluation.select import SIDES
@@ -87,10 +87,26 @@ def _best(rows: list[Row], columns: list[ResultColumn]) -> dict[str, set[str]]:
 
 
 def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
-    """The lines of one algorithm in the table of rates, and those rates that were best at an end of what was tried."""
+    """What the table of tries says of one algorithm, and those parameters that were best at an end of what was tried."""
     tried = {name: [trial.values[name] for trial in trials] for name in chosen}
     ends = [name for name, values in tried.items() if min(values) < max(values) and chosen[name] in (min(values), max(values))]
-    return {"trials": trials, "chosen": chosen, "ends": ends}
+    metric = metric_of(trials[0].metric)
+
+    def shown(value: float | None) -> str:
+        return DASH if value is None else f"{metric.scale * value:.{metric.digits}f}"
+
+    lines = [
+        {
+            "tried": {name: number(value) for name, value in trial.values.items()},
+            "best": trial.values == chosen,
+            "score": "no result" if trial.score is None else shown(trial.score),
+            "parts": "" if trial.score is None else f"{shown(trial.seen)} / {shown(trial.unseen)}",
+        }
+        for trial in trials
+    ]
+    reasons = [(trial.values, trial.reason) for trial in trials if trial.reason]
+    notes = list(dict.fromkeys(trial.note for trial in trials if trial.note))
+    return {"trials": lines, "chosen": chosen, "ends": ends, "metric": metric, "reasons": reasons, "notes": notes}
 
 
 def _charts(rows: list[Row]) -> list[dict[str, Any]]:

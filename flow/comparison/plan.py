@@ -8,15 +8,18 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.algorithms import DEFAULT, NAMES, REGISTRY
+from flow.algorithms.interface import Tunable
 from flow.checks import typed
-from flow.config import LARGEST, Config, ModelOptions, checked, completed
+from flow.comparison.tuning import MOST, Values, metric_of
+from flow.config import LARGEST, Config, ModelOptions, checked, completed, renamed
 from flow.data import DataOptions, Population, located
 from flow.errors import UserError
 from flow.server.optimizers import OPTIMIZERS
 from flow.server.options import ServerOptions
 from flow.storage import files, run_folder
 
-SERVER_FACTOR = 10**0.5  # first step of server_lr in tuning; grids of google-research/federated have it
+SERVER_RATE = Tunable("server_lr", factor=10**0.5)
+"""Of an adaptive server optimiser; grids of google-research/federated have this step."""
 
 
 @dataclass(frozen=True)
@@ -45,26 +48,23 @@ class Plan(NamedTuple):
     seeds: int
     settings: dict[str, dict[str, Any]]
     tune: int
-    """Choices of the rates that every algorithm tries; 0: not tuned."""
+    """Choices of the parameters that every algorithm tries; 0: not tuned."""
     tune_rounds: int
+    tune_by: str
+    """The name of the metric that decides."""
+    parameters: dict[str, list[str]]
+    """By algorithm, the options that are tuned, in their order; without algorithms that have none."""
 
-    def rates(self, name: str) -> dict[str, float]:
-        """The rates to choose for the algorithm of this name, those that were not given, each with its first step."""
-        if not self.tune:
-            return {}
-        algorithm, own = NAMES[name].algorithm, self.settings.get(name, {})
-        given = {key for key, value in vars(self.config.algorithm).items() if value is not None} | own.keys()
-        found = {rate.option: rate.factor for rate in algorithm.tuned if rate.option not in given}
-        server = configuration(self, name).server
-        if algorithm.averages and server.server != "average" and server.server_lr is None:
-            found["server_lr"] = SERVER_FACTOR
-        return found
+    def tunable(self, name: str) -> dict[str, Tunable]:
+        """The parameters to choose for the algorithm of this name, and how they move."""
+        all_of_them = _tunable(self, name)
+        return {option: all_of_them[option] for option in self.parameters.get(name, [])}
 
-    def start(self, name: str) -> dict[str, float]:
-        """The defaults of these rates."""
+    def start(self, name: str) -> Values:
+        """The defaults of these parameters."""
         config = checked(configuration(self, name))
         both = {**vars(config.algorithm), "server_lr": config.server.server_lr}
-        return {option: both[option] for option in self.rates(name)}
+        return {option: both[option] for option in self.parameters.get(name, [])}
 
 
 def planned(
@@ -74,8 +74,13 @@ def planned(
     settings: Mapping[str, Mapping[str, Any]] | None,
     tune: int,
     tune_rounds: int,
+    tune_by: str = "accuracy",
+    parameters: Mapping[str, Sequence[str]] | None = None,
 ) -> Plan:
     """A comparison, checked as far as it can be without the data.
+
+    Args:
+        parameters: by algorithm, the options to tune, as a comparison recorded them; None: all that were not given.
 
     Raises:
         UserError: an argument is wrong.
@@ -103,14 +108,54 @@ def planned(
     for what, value, low in (("seeds", seeds, 1), ("tune", tune, 0), ("tune_rounds", tune_rounds, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise UserError(f"{what} must be an integer of at least {low}, got {value!r}; leave it out for the default")
+    if tune > MOST:
+        raise UserError(f"tune must be at most {MOST} tries of every algorithm, got {tune}; give fewer")
+    metric_of(tune_by)
     if config.seed + seeds - 1 > LARGEST:
         raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST}; lower either")
-    plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds)
-    if tune and not any(map(plan.rates, names)):
+    plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds, tune_by, {})
+    if not tune:
+        return plan
+    plan = plan._replace(parameters=_parameters(plan, parameters))
+    if not plan.parameters:
         raise UserError(
-            f"tune={tune!r} has nothing to choose: every rate of {', '.join(names)} is given; leave one or tune out"
+            f"tune={tune!r} has nothing to choose: every parameter of {', '.join(names)} is given; leave one or tune out"
         )
     return plan
+
+
+def _tunable(plan: Plan, name: str) -> dict[str, Tunable]:
+    """What can be tuned of an algorithm: its rates, the server's, its decisive parameters; without those that were given."""
+    algorithm, own = NAMES[name].algorithm, plan.settings.get(name, {})
+    server = configuration(plan, name).server
+    adaptive = algorithm.averages and server.server != "average" and server.server_lr is None
+    ordered = [
+        *(one for one in algorithm.tuned if one.kind == "rate"),
+        *([SERVER_RATE] if adaptive else []),
+        *(one for one in algorithm.tuned if one.kind != "rate"),
+    ]
+    given = {key for key, value in vars(plan.config.algorithm).items() if value is not None} | own.keys()
+    return {one.option: one for one in ordered if one.option not in given}
+
+
+def _parameters(plan: Plan, recorded: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
+    """By algorithm, the options to tune.
+
+    Raises:
+        UserError: one that is recorded cannot be tuned.
+    """
+    found = {}
+    for name in plan.names:
+        all_of_them = _tunable(plan, name)
+        options = list(all_of_them) if recorded is None else list(recorded.get(name, []))
+        for option in options:
+            if option not in all_of_them:
+                raise UserError(
+                    f"parameters: {name} has no {option!r} to tune; those that it has are {', '.join(all_of_them) or 'none'}"
+                )
+        if options:
+            found[name] = options
+    return found
 
 
 def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
@@ -131,18 +176,18 @@ def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | 
     return found
 
 
-def configuration(plan: Plan, name: str, seed: int | None = None, rates: Mapping[str, float] | None = None) -> Config[Any]:
+def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping[str, float] | None = None) -> Config[Any]:
     """The configuration of one run.
 
-    seed: None means the first. rates: those to try or chosen; with them, and without a seed, it is a run of the tuning, with
-    its rounds.
+    seed: None means the first. tuned: the parameters to try or chosen; with them, and without a seed, it is a run of the
+    tuning, with its rounds, and on clients of whom nobody is set aside again (:func:`flow.comparison.tuning.population_of`).
     """
     algorithm, own = NAMES[name].algorithm, plan.settings.get(name, {})
-    known, trial = _names_of(algorithm.options), rates is not None and seed is None
+    known, trial = _names_of(algorithm.options), tuned is not None and seed is None
     values = {key: value for key, value in vars(plan.config.algorithm).items() if value is not None and key in known}
     values |= {key: value for key, value in own.items() if key in known}
-    rates = rates or {}
-    values |= {key: value for key, value in rates.items() if key in known}
+    tuned = tuned or {}
+    values |= {key: value for key, value in tuned.items() if key in known}
     server = ServerOptions()
     if algorithm.averages:
         server, named = plan.config.server, NAMES[name].server
@@ -150,13 +195,14 @@ def configuration(plan: Plan, name: str, seed: int | None = None, rates: Mapping
             server = replace(
                 server, server=named.server, **{key: getattr(named, key) for key in OPTIMIZERS[named.server].defaults}
             )
-    server = replace(server, **{key: value for key, value in {**own, **rates}.items() if key not in known})
+    server = replace(server, **{key: value for key, value in {**own, **tuned}.items() if key not in known})
     return replace(
         plan.config,
         algorithm=algorithm.options(**values),
         server=server,
         seed=plan.config.seed if seed is None else seed,
         rounds=plan.tune_rounds or plan.config.rounds if trial else plan.config.rounds,
+        validation_share=0.0 if trial else plan.config.validation_share,
     )
 
 
@@ -168,6 +214,8 @@ def describe(plan: Plan, population: Population) -> dict[str, Any]:
         "settings": plan.settings,
         "tune": plan.tune,
         "tune_rounds": plan.tune_rounds,
+        "tune_by": plan.tune_by,
+        "parameters": plan.parameters,
         "config": {**asdict(plan.config), "algorithm": asdict(plan.config.algorithm)},
         "data": run_folder.digest({}, population),
     }
@@ -181,13 +229,7 @@ def read_plan(path: Path) -> Plan:
     """
     remedy = "put back the file that the comparison was started with"
     try:
-        content = completed_plan(files.read_json(path, remedy))
-        stored = content["config"]
-        parts = {"algorithm": SharedOptions, "data": DataOptions, "model": ModelOptions, "server": ServerOptions}
-        config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})
-        return planned(
-            content["algorithms"], config, content["seeds"], content["settings"], content["tune"], content["tune_rounds"]
-        )
+        return _plan_of(completed_plan(files.read_json(path, remedy)))
     except UserError as error:
         raise UserError(f"{path}: {error}; {remedy}") from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -195,8 +237,36 @@ def read_plan(path: Path) -> Plan:
 
 
 def completed_plan(content: dict[str, Any]) -> dict[str, Any]:
-    """The content of a comparison.json with a value for every option of a run that this version knows."""
-    return {**content, "config": completed(content["config"], SharedOptions)}
+    """The content of a comparison.json with a value for everything that this version knows, under the name that it has now.
+
+    Older builds tuned learning rates alone, by the accuracy.
+
+    Raises:
+        UserError: as :func:`planned`.
+    """
+    settings = {
+        name: renamed(NAMES[name].algorithm.options, own) if name in NAMES and isinstance(own, dict) else own
+        for name, own in content["settings"].items()
+    }
+    content = {
+        "tune_by": "accuracy", **content, "settings": settings, "config": completed(content["config"], SharedOptions),
+    }  # fmt: skip
+    if "parameters" in content:
+        return content
+    plan = _plan_of(content)
+    rates = {name: [one for one, how in plan.tunable(name).items() if how.kind == "rate"] for name in plan.parameters}
+    return {**content, "parameters": {name: options for name, options in rates.items() if options}}
+
+
+def _plan_of(content: dict[str, Any]) -> Plan:
+    """The comparison that a comparison.json describes."""
+    stored = content["config"]
+    parts = {"algorithm": SharedOptions, "data": DataOptions, "model": ModelOptions, "server": ServerOptions}
+    config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})
+    return planned(
+        content["algorithms"], config, content["seeds"], content["settings"], content["tune"], content["tune_rounds"],
+        content["tune_by"], content.get("parameters"),
+    )  # fmt: skip
 
 
 def differences(stored: Any, given: Any, where: str = "") -> list[str]:

@@ -39,7 +39,7 @@ class Comparison:
     rows: list[Row]
     """One for every algorithm, in the order in which they were named."""
     tried: dict[str, list[tuning.Trial]]
-    """By algorithm, the choices of its rates that were tried; empty without tuning."""
+    """By algorithm, the choices of its parameters that were tried; empty without tuning."""
     folder: Path
     report: Path
     """comparison.html"""
@@ -66,6 +66,7 @@ def compare(
     settings: Mapping[str, Mapping[str, Any]] | None = None,
     tune: int = 0,
     tune_rounds: int = 0,
+    tune_by: str = "accuracy",
     population: Population | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -78,15 +79,17 @@ def compare(
             every algorithm that averages and whose name does not stand for a server optimiser.
         seeds: runs of every algorithm, with the seeds config.seed, config.seed + 1, ...
         settings: by name of an algorithm, options of its own, or of the server for it alone.
-        tune: how many choices of its learning rates every algorithm tries, see flow/comparison/tuning.py; 0: not tuned.
+        tune: how many choices of its learning rates and decisive parameters every algorithm tries, at most 1000, see
+            flow/comparison/tuning.py; 0: not tuned.
         tune_rounds: rounds of a run that tries one of them; 0: as many as the final ones have.
+        tune_by: the name of the metric by which they are chosen, see flow/evaluation/metrics.py.
         population: clients to train on instead of loading ``config.data``.
         progress: whether to draw progress bars on stderr, and print the table at the end.
 
     Raises:
         UserError: an option, the data or the folder is wrong, or the folder holds a comparison with another configuration.
     """
-    plan = planned(algorithms, config, seeds, settings, tune, tune_rounds)
+    plan = planned(algorithms, config, seeds, settings, tune, tune_rounds, tune_by)
     folder = _folder(folder)
     with _locked(folder):
         return _compare(plan, folder, population, progress)
@@ -154,7 +157,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
     population = _ready(plan, population)  # whatever is wrong is said before anything is written
     _record(folder, describe(plan, population))
 
-    tuned = [name for name in plan.names if plan.rates(name)]
+    tuned = [name for name in plan.names if name in plan.parameters]
     count, done = len(tuned) * plan.tune + len(plan.names) * plan.seeds, 0
     smaller = tuning.population_of(population) if tuned else population
     tried: dict[str, list[tuning.Trial]] = {}
@@ -172,7 +175,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
             job = Job(folder / "runs" / f"{name}-seed{seed}", configuration(plan, name, seed, chosen.get(name)), population)
             reason = _brought_to_its_end(job, progress)
             found.append(measures(job.folder) if reason is None else None)
-        rows.append(row_of(name, configuration(plan, name, rates=chosen.get(name)).algorithm, found))
+        rows.append(row_of(name, configuration(plan, name, tuned=chosen.get(name)).algorithm, found))
     report = _write(folder, plan, rows, tried, chosen)
     if progress:
         print(text_table(rows))
@@ -189,9 +192,9 @@ def _ready(plan: Plan, population: Population | None) -> Population:
     for name in plan.names:
         try:
             population = prepare(configuration(plan, name), population).population
-            if plan.rates(name):
+            if name in plan.parameters:
                 smaller = tuning.population_of(population) if smaller is None else smaller
-                prepare(configuration(plan, name), smaller)
+                prepare(configuration(plan, name, tuned={}), smaller)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
     assert population is not None
@@ -228,21 +231,25 @@ def _tune(
     def attempt(values: tuning.Values) -> tuning.Trial:
         number = next(numbers)
         _say(progress, f"{runs[0] + number} of {runs[1]}: {name} tried with {tuning.show(values)}")
-        return _trial(values, Job(folder / f"{name}-{number}", configuration(plan, name, rates=values), population), progress)
+        job = Job(folder / f"{name}-{number}", configuration(plan, name, tuned=values), population)
+        return _trial(values, plan.tune_by, job, progress)
 
-    return tuning.search(plan.start(name), plan.rates(name), plan.tune, attempt)
+    found = tuning.search(plan.start(name), plan.tunable(name), plan.tune, attempt)
+    for note in dict.fromkeys(trial.note for trial in found if trial.note):
+        _say(progress, f"{name}: {note}")
+    return found
 
 
-def _trial(values: tuning.Values, job: Job, progress: bool) -> tuning.Trial:
-    """The validation accuracy of one choice."""
+def _trial(values: tuning.Values, metric: str, job: Job, progress: bool) -> tuning.Trial:
+    """The score of one choice."""
     try:
         tuning.possible(job.config)
     except tuning.NotPossible as error:
-        return tuning.Trial(values, None, str(error))
+        return tuning.Trial(values, metric, None, None, None, str(error))
     reason = _brought_to_its_end(job, progress)
     if reason is not None:
-        return tuning.Trial(values, None, reason)
-    return tuning.Trial(values, tuning.accuracy(job.folder), "")
+        return tuning.Trial(values, metric, None, None, None, reason)
+    return tuning.judged(values, metric, job.folder)
 
 
 def _brought_to_its_end(job: Job, progress: bool) -> str | None:

@@ -1,36 +1,56 @@
-"""Which learning rates an algorithm gets in a comparison: those with the best accuracy on texts kept for that.
+"""Which parameters an algorithm gets in a comparison: those with the best score on texts and on clients kept for that.
 
-The validation texts are the last fifth, in time, of every training client's training sequences, at least one where a client
-has two. A run that tries something trains on the rest. It sees nothing of the final evaluation: no test text of anybody, and
-no client that is held out. Every algorithm gets as many tries as any other, with the same rounds, cohorts and seed, however
-many rates it has. The final runs then train on all training text.
+A run that tries something has two kinds of clients, and its score is the mean of what both come to, with equal weight. Training
+clients train on the first four fifths, in time, of their training sequences and are tested on the rest, their validation texts,
+at least one sequence where a client has two. Validation clients, whom the comparison sets aside (``validation_share``), never
+train: they adapt to their own training texts as a new client does, and are tested on their later ones. Nothing else of the data
+exists for it: no unseen client, and no test text of a client that trains. Every algorithm gets as many tries as any other, with
+the same rounds, cohorts and seed, however many parameters it has. The final runs then train on all training text of the
+training clients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flow.algorithms.interface import Tunable
 from flow.config import Config, checked
 from flow.data import Population, Sequences
 from flow.errors import UserError
+from flow.evaluation import metrics
+from flow.evaluation.metrics import Metric
 from flow.reports import files as report_files
 
 Values = dict[str, float]
-"""By the names of options."""
+"""By the names of options; integers for those that count."""
+MOST = 1000
+"""Tries of an algorithm. So many values of a parameter can always be told apart, see :func:`around`."""
+FINEST = 20
+"""Times that a step is halved before others are taken."""
 
 
 class Trial(NamedTuple):
-    """One choice of the rates that was tried."""
+    """One choice of the parameters that was tried."""
 
     values: Values
-    accuracy: float | None
-    """On the validation texts, mean over clients: personalized where the algorithm personalizes, else of the global model."""
+    metric: str
+    """The name of the metric that decides."""
+    score: float | None
+    """The mean of both parts, or the one that there is; None: no result."""
+    seen: float | None
+    """On the validation texts of training clients, mean over clients: personalized where the algorithm personalizes, else of
+    the global model."""
+    unseen: float | None
+    """The same of validation clients, on their test texts."""
     reason: str
-    """Why there is none."""
+    """Why there is no result."""
+    note: str = ""
+    """Why one part alone decides."""
 
 
 class NotPossible(Exception):
@@ -38,51 +58,129 @@ class NotPossible(Exception):
 
 
 def population_of(population: Population) -> Population:
-    """The clients of a run that tries something: training clients alone, tested on their validation texts."""
+    """The clients of a run that tries something, without validation clients of its own.
+
+    Those that may train have their validation texts as test texts; validation clients are whole, and held out.
+    """
     clients = []
-    for client in population.clients:
-        if not client.held_out:
-            cut = len(client.train) - max(len(client.train) // 5, min(len(client.train) - 1, 1))
-            parts = [
-                Sequences(client.train.tokens[part], client.train.lengths[part]) for part in (slice(cut), slice(cut, None))
-            ]
-            clients.append(replace(client, train=parts[0], test=parts[1]))
-    return replace(population, clients=tuple(clients), about=f"{population.about}; validation texts of the training clients")
+    for client, validates in zip(population.clients, population.validation.tolist(), strict=True):
+        if client.held_out:
+            continue
+        if validates:
+            clients.append(replace(client, held_out=True))
+            continue
+        cut = len(client.train) - max(len(client.train) // 5, min(len(client.train) - 1, 1))
+        parts = [Sequences(client.train.tokens[part], client.train.lengths[part]) for part in (slice(cut), slice(cut, None))]
+        clients.append(replace(client, train=parts[0], test=parts[1]))
+    about = f"{population.about}; validation texts of training clients, and validation clients"
+    return replace(population, clients=tuple(clients), about=about, validation_share=0.0)
 
 
-def search(start: Values, factors: Mapping[str, float], budget: int, tried: Callable[[Values], Trial]) -> list[Trial]:
-    """Try choices of the rates: one rate after the other, each from the best that is known of all.
+def search(start: Values, parameters: Mapping[str, Tunable], budget: int, tried: Callable[[Values], Trial]) -> list[Trial]:
+    """Try choices of the parameters: one parameter after the other, each from the best that is known of all.
 
-    The first try are the defaults; the others are dealt to the rates alike. A rate goes up from its best value so far by its
-    factor, and down where that was tried; where both were, by the root of the factor, and so on.
+    The first try are the defaults; the others are dealt to the parameters alike. A parameter goes up from its best value so far
+    by its step, and down where that was tried; where both were, by half the step, and so on. No value is tried twice.
 
     Args:
-        start: the default of every rate, in the order in which they are tuned.
-        factors: by rate, the first step.
-        budget: how many tries.
+        start: the default of every parameter, in the order in which they are tuned.
+        parameters: by their names, how they move.
+        budget: how many tries, at most :data:`MOST`.
         tried: makes one of them.
     """
     trials = [tried(dict(start))]
     for place, (name, value) in enumerate(start.items()):
-        seen = {0.0: value}
+        seen = {0.0 if value else -math.inf: value}
         for _ in range((budget - 1) // len(start) + (place < (budget - 1) % len(start))):
             values = best(trials) or dict(start)
-            centre = next(power for power, known in seen.items() if known == values[name])
-            around = (power for finer in count() for power in (centre + 0.5**finer, centre - 0.5**finer))
-            power = next(power for power in around if power not in seen)
-            seen[power] = value * factors[name] ** power
-            trials.append(tried({**values, name: seen[power]}))
+            power, found = following(parameters[name], value, seen, values[name])
+            seen[power] = found
+            trials.append(tried({**values, name: found}))
     return trials
 
 
+def following(how: Tunable, start: float, seen: Mapping[float, float], value: float) -> tuple[float, float]:
+    """What to try after the best value so far, and how many steps that lies above the start.
+
+    Args:
+        start: the default; 0 only for a weight.
+        seen: by steps above the start, what was tried; a start of 0 lies at minus infinity.
+        value: the best of these.
+    """
+    origin, known = start or how.first, set(seen.values())
+    centre = next(power for power, other in seen.items() if other == value)
+    for power in around(how, origin, centre, value):
+        found = at(how, origin, power)
+        if found is not None and power not in seen and found not in known:
+            return power, found
+    raise AssertionError(f"{how.option}: more than {MOST} values are asked for")
+
+
+def at(how: Tunable, origin: float, power: float) -> float | None:
+    """The value that lies so many steps above an origin; None where a float cannot hold it, or it is out of range."""
+    try:
+        if how.kind == "share":
+            odds = origin / (1 - origin) * float(how.factor**power)
+            found = odds / (1 + odds)
+            return found if 0 < found < 1 else None
+        found = origin * float(how.factor**power)
+        if how.kind == "count":
+            return max(1, round(found))
+        return found if 0 < found < math.inf else None
+    except ArithmeticError:
+        return None
+
+
+def around(how: Tunable, origin: float, centre: float, value: float) -> Iterator[float]:
+    """Places to look at from the best one on, in steps above the origin.
+
+    A step up and down, then halves of it. A count then takes the integers in the order of their distance. Whatever else is
+    asked for comes from further away. A weight whose best value is 0 comes down to it, step by step.
+    """
+    if centre == -math.inf:
+        yield from (-float(steps) for steps in range(MOST))
+        centre = 0.0
+    for finer in range(FINEST):
+        yield centre + 0.5**finer
+        yield centre - 0.5**finer
+    if how.kind == "count":
+        for distance in count(1):
+            yield from (math.log(one / origin, how.factor) for one in (value + distance, value - distance) if one >= 1)
+    for finer in range(FINEST):
+        for steps in range(2, MOST):
+            yield centre + steps * 0.5**finer
+            yield centre - steps * 0.5**finer
+
+
 def best(trials: list[Trial]) -> Values | None:
-    """The choice with the highest validation accuracy, of those that are equal the one tried first; None: none has a result."""
-    scored = [trial for trial in trials if trial.accuracy is not None]
-    return dict(max(scored, key=lambda trial: trial.accuracy or 0).values) if scored else None
+    """The choice with the best score, of those that are equal the one tried first; None: none has a result."""
+    scored = [(trial, trial.score) for trial in trials if trial.score is not None]
+    if not scored:
+        return None
+    sign = 1 if metric_of(trials[0].metric).higher_is_better else -1
+    return dict(max(scored, key=lambda one: sign * one[1])[0].values)
+
+
+def metric_of(name: str) -> Metric:
+    """The metric of this name.
+
+    Raises:
+        UserError: there is none.
+    """
+    for metric in metrics.METRICS:
+        if metric.name == name:
+            return metric
+    known = " or ".join(metric_names())
+    raise UserError(f"tune_by={name!r} must be the name of a metric, {known}; leave it out for 'accuracy'")
+
+
+def metric_names() -> list[str]:
+    """The metrics by which can be chosen."""
+    return [metric.name for metric in metrics.METRICS]
 
 
 def possible(config: Config[Any]) -> Config[Any]:
-    """The same configuration; raises NotPossible where the algorithm's own check refuses its rates."""
+    """The same configuration; raises NotPossible where the algorithm's own check refuses its parameters."""
     try:
         checked(config)
     except UserError as error:
@@ -90,24 +188,36 @@ def possible(config: Config[Any]) -> Config[Any]:
     return config
 
 
-def accuracy(folder: Path) -> float:
-    """The validation accuracy of a finished run.
+def judged(values: Values, metric: str, folder: Path) -> Trial:
+    """A choice with the score of its finished run.
 
     Raises:
-        UserError: nobody could be scored, or the run's files are damaged.
+        UserError: no training client could be scored, the run says nothing of the metric, or its files are damaged.
     """
     try:
-        summary = report_files.read_evaluation(folder)["summary"]["seen"]
+        summary = report_files.read_evaluation(folder)["summary"]
     except ValueError as error:
         raise UserError(str(error)) from error
-    own, common = summary["personal_client"], summary["global_client"]
-    found = common if own is None else own
-    if found is None:
+    if not summary["seen"]["clients"]:
         raise UserError(
-            f"{folder}: no client could be scored on its validation texts, so no rate can be chosen; lower min_texts, "
+            f"{folder}: no training client could be scored on its validation texts, so nothing can be chosen; lower min_texts, "
             "give clients more text, or leave tune out"
         )
-    return float(found)
+    seen, unseen = (_part(summary[side], metric_of(metric)) for side in ("seen", "unseen"))
+    if seen is None:
+        raise UserError(f"{folder}: the run says nothing of tune_by={metric!r}; remove the folder, and the run is done again")
+    if unseen is not None:
+        return Trial(values, metric, (seen + unseen) / 2, seen, unseen, "")
+    there = summary["unseen"]["skipped"]
+    who = f"none of the {there} validation clients could be scored" if there else "there are no validation clients"
+    return Trial(values, metric, seen, seen, None, "", f"{who}, so the validation texts of the training clients alone decide")
+
+
+def _part(summary: Mapping[str, Any], metric: Metric) -> float | None:
+    """What one side's clients come to, personalized where they personalize."""
+    own, common = (summary[metric.summary_key(model, "client")] for model in ("personal", "global"))
+    found = common if own is None else own
+    return None if found is None else float(found)
 
 
 def chosen(name: str, trials: list[Trial]) -> Values:
@@ -124,5 +234,10 @@ def chosen(name: str, trials: list[Trial]) -> Values:
 
 
 def show(values: Values) -> str:
-    """ "lr 2, personal_lr 0.5" """
-    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+    """ "lr 2, personal_lr 0.5, personal_epochs 3" """
+    return ", ".join(f"{name} {number(value)}" for name, value in values.items())
+
+
+def number(value: float) -> str:
+    """A parameter's value as it is printed: integers whole, others with four digits."""
+    return str(value) if isinstance(value, int) else f"{value:.4g}"

@@ -82,8 +82,15 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
         (["flow", "--data", "other.jsonl"], "other.jsonl"),
         (["flow", "--trials", "5"], "trials=5 does nothing without --tune"),
         (["flow", "--tune-rounds", "3"], "tune_rounds=3 does nothing without --tune"),
+        (["flow", "--tune-by", "loss"], "tune_by='loss' does nothing without --tune"),
         (["flow", "--tune", "--trials", "0"], "trials must be at least 1, got 0"),
-        (["fedavg", "local", "--tune", "--lr", "1"], "tune=7 has nothing to choose: every rate of fedavg, local is given"),
+        (["flow", "--tune", "--trials", "1001"], "trials must be at most 1000, got 1001"),
+        (["flow", "--tune", "--tune-by", "magic"], "tune_by='magic' must be the name of a metric, accuracy"),
+        (["flow", "--validation-share", "1"], "flow: validation_share must be at least 0 and below 1, got 1.0"),
+        (
+            ["fedavg", "fedyogi", "--tune", "--lr", "1", "--settings", "rated.toml"],
+            "tune=7 has nothing to choose: every parameter of fedavg, fedyogi is given",
+        ),
         (["fedavg", "--settings", "own.toml"], "settings: 'flow' is not among the algorithms compared, fedavg"),
         (["flow", "--settings", "odd.toml"], "settings: flow has no option 'speed'; its options are variant, lr, "),
         (["flow", "--settings", "flat.toml"], "settings: 'flow' must hold options by name, got 3; write a table [flow]"),
@@ -104,6 +111,7 @@ def test_mistakes_give_one_message_and_lose_nothing(here, capsys, arguments, sai
     (here / "own.toml").write_text("[flow]\nlr = 0.3\n")
     (here / "odd.toml").write_text("[flow]\nspeed = 0.3\n")
     (here / "flat.toml").write_text("flow = 3\n")
+    (here / "rated.toml").write_text("[fedyogi]\nserver_lr = 0.3\n")
     names = [one for n, one in enumerate(arguments) if not any(other.startswith("-") for other in arguments[: n + 1])]
     shared = [] if {"--resume", "--list"} & {*arguments} else ARGUMENTS
     before, given = tree(here), [*names, *shared, *arguments[len(names) :]]
@@ -145,7 +153,18 @@ def test_list_and_help(capsys):
     assert stopped.value.code == 0
     shown = capsys.readouterr().out
     assert all(
-        option in shown for option in ("--seeds", "--tune", "--trials", "--settings", "--rounds", "--hidden-size", "fedyogi")
+        option in shown
+        for option in (
+            "--seeds",
+            "--tune",
+            "--tune-by",
+            "--validation-share",
+            "--trials",
+            "--settings",
+            "--rounds",
+            "--hidden-size",
+            "fedyogi",
+        )
     )
 
 

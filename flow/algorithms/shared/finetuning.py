@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from flow.algorithms.interface import Rate
+from flow.algorithms.interface import Tunable
 from flow.checks import check_number
 from flow.errors import UserError
 from flow.training.sgd import Sgd, check_sgd
@@ -31,7 +31,9 @@ class FineTuning(Sgd):
 
 
 Options = TypeVar("Options", bound=FineTuning)
-TUNED = (Rate("lr"), Rate("personal_lr"))
+RATES = (Tunable("lr"), Tunable("personal_lr"))
+TUNED = (*RATES, Tunable("personal_epochs", "count"))
+"""Of algorithms that have nothing else that decides as much."""
 
 
 def personal(options: Options) -> Options:
