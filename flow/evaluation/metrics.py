@@ -41,7 +41,7 @@ class Metric:
     label: str
     """The name in tables and titles, in lower case."""
     unit: str
-    """The unit of what is printed."""
+    """The unit of what is printed; empty for a number without one."""
     axis: str
     """The label of a chart's axis, the unit included."""
     column: str
@@ -67,7 +67,7 @@ class Metric:
     @property
     def heading(self) -> str:
         """The label with the unit, as a table shows them."""
-        return f"{self.label}, {self.unit}"
+        return f"{self.label}, {self.unit}" if self.unit else self.label
 
     def client_key(self, model: str) -> str:
         """The key of a client's count in evaluation.json."""
@@ -113,7 +113,7 @@ def nats(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bo
 LOSS = Metric(
     name="loss",
     label="loss",
-    unit="nats a token",
+    unit="nats",
     axis="nats a token",
     column="nats",
     infix="loss_",
@@ -137,7 +137,7 @@ def _perplexity(
 PERPLEXITY = Metric(
     name="perplexity",
     label="perplexity",
-    unit="exp of the loss",
+    unit="",
     axis="perplexity",
     column=LOSS.column,
     infix="perplexity_",

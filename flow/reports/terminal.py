@@ -3,49 +3,72 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 from flow.evaluation import metrics
-from flow.evaluation.metrics import ACCURACY, Average, Metric
+from flow.evaluation.metrics import Average, Metric
 from flow.evaluation.select import SIDES
-from flow.reports.format import HYPHEN, metric_value, number
+from flow.reports.format import HYPHEN, finite, metric_value, number
 
-AVERAGES: dict[Average, str] = {"token": "over tokens", "client": "mean of clients"}
-WIDTH = 28, 16  # of the labels, and of a side's column
+AVERAGES: dict[Average, str] = {"client": "mean of clients", "token": "over tokens"}
+SHARES = {"clients helped, %": "helped", "clients hurt, %": "hurt"}
+LABELS, NARROWEST = 26, 14  # characters of the labels, and of a side's columns together
+
+Summaries = dict[str, dict[str, Any]]
+"""By side, see :func:`flow.evaluation.summaries.side_summary`."""
+Calibration = dict[str, dict[str, Any] | None]
+"""By side, see :func:`flow.evaluation.calibration.calibration`."""
 
 
-def summary_table(summaries: dict[str, dict[str, Any]], calibration: dict[str, dict[str, Any] | None] | None = None) -> str:
-    """All metrics of both sides as a table; lines without a number are left out.
+def summary_table(summaries: Summaries, calibration: Calibration | None = None) -> str:
+    """All metrics of both sides: a column for each, a line for every model. What has no number at all is left out.
 
-    Args:
-        summaries: by side, see :func:`flow.evaluation.summaries.side_summary`.
-        calibration: by side, see :func:`flow.evaluation.calibration.calibration`; None where it was not measured.
+    calibration: None where it was not measured.
     """
-    routings = other_routings(summaries)
-    lines = [_line(ACCURACY.heading, [side.label for side in SIDES.values()])]
-    for metric in metrics.METRICS:
-        rows = [(label, [summaries[side][key] for side in SIDES]) for label, key in _rows(metric, routings)]
-        measured = [(label, values) for label, values in rows if values != [None] * len(SIDES)]
-        if measured and metric is not ACCURACY:
-            lines.append(metric.heading)
-        lines += [_line(label, [metric_value(value, metric, HYPHEN) for value in values]) for label, values in measured]
-    errors = [calibration_error(calibration, side) for side in SIDES]
-    if errors != [None] * len(SIDES):
-        lines.append(_line("calibration error (ECE), %", [number(error, 2, 100, HYPHEN) for error in errors]))
-    counts = [f"{summaries[side]['clients']} ({summaries[side]['skipped']})" for side in SIDES]
-    return "\n".join([*lines, _line("clients (left out)", counts)])
+    rows = _rows(summaries)
+    columns = [m for m in metrics.METRICS if any(_known(summaries, [m], model, average) for _, model, average in rows)]
+    widths = [len(metric.heading) + 3 for metric in columns]
+    widths[-1] += max(0, max(NARROWEST, *(len(side.label) + 3 for side in SIDES.values())) - sum(widths))
+
+    def line(label: str, *sides: Sequence[str]) -> str:
+        cells = (f"{cell:>{width}}" for side in sides for cell, width in zip(side, widths, strict=True))
+        return f"{label:<{LABELS}}{''.join(cells)}".rstrip()
+
+    lines = [
+        (" " * LABELS + "".join(f"{side.label:^{sum(widths)}}" for side in SIDES.values())).rstrip(),
+        line("", *[[metric.heading for metric in columns]] * len(SIDES)),
+    ]
+    for label, model, average in rows:
+        if _known(summaries, columns, model, average):
+            keys = [(metric, metric.summary_key(model, average)) for metric in columns]
+            cells = [[metric_value(summaries[side].get(key), metric, HYPHEN) for metric, key in keys] for side in SIDES]
+            lines.append(line(label, *cells))
+    whole: dict[str, list[float | None]] = {
+        label: [summaries[side][key] for side in SIDES] for label, key in SHARES.items()
+    } | {"calibration error, %": [calibration_error(calibration, side) for side in SIDES]}
+    counts = {label: [number(value, 2, 100, HYPHEN) for value in own] for label, own in whole.items() if any(map(finite, own))}
+    counts["clients (left out)"] = [f"{summaries[side]['clients']} ({summaries[side]['skipped']})" for side in SIDES]
+    nothing = [""] * (len(columns) - 1)
+    return "\n".join([*lines, *(line(label, *([one, *nothing] for one in own)) for label, own in counts.items())])
 
 
-def _rows(metric: Metric, routings: list[str]) -> list[tuple[str, str]]:
-    """(label, key of a summary) of the lines of a metric."""
-    rows = []
+def _rows(summaries: Summaries) -> list[tuple[str, str, Average]]:
+    """(label, model, average) of the lines."""
+    rows: list[tuple[str, str, Average]] = []
     for average, words in AVERAGES.items():
-        rows += [(f"{model}, {words}", metric.summary_key(model, average)) for model in ("global", "personal")]
-        rows += [(f"  {routing} routing", metric.summary_key(routing, average)) for routing in routings]
-    return [*rows, ("clients helped", "helped"), ("clients hurt", "hurt")] if metric is ACCURACY else rows
+        rows += [(f"{model}, {words}", model, average) for model in ("global", "personal")]
+        rows += [(f"  {routing} routing", routing, average) for routing in other_routings(summaries)]
+    return rows
 
 
-def other_routings(summaries: dict[str, dict[str, Any]]) -> list[str]:
+def _known(summaries: Summaries, columns: Sequence[Metric], model: str, average: Average) -> bool:
+    """Whether any of these metrics has a number for this model."""
+    keys = [metric.summary_key(model, average) for metric in columns]
+    return any(summaries[side].get(key) is not None for side in SIDES for key in keys)
+
+
+def other_routings(summaries: Summaries) -> list[str]:
     """Of hard and soft routing those by which clients do not predict: their results are others than the personalized ones."""
 
     def differs(routing: str, side: str, metric: Metric, average: Average) -> bool:
@@ -56,11 +79,7 @@ def other_routings(summaries: dict[str, dict[str, Any]]) -> list[str]:
     return [routing for routing in ("hard", "soft") if any(differs(routing, *one) for one in every)]
 
 
-def calibration_error(calibration: dict[str, dict[str, Any] | None] | None, side: str) -> float | None:
-    """The expected calibration error of one side; None where there is none."""
+def calibration_error(calibration: Calibration | None, side: str) -> float | None:
+    """The expected calibration error of one side, in 0..1; None where there is none."""
     own = (calibration or {}).get(side)
     return None if own is None else own["error"]
-
-
-def _line(label: str, values: list[str]) -> str:
-    return f"{label:<{WIDTH[0]}}" + "".join(f"{value:>{WIDTH[1]}}" for value in values)

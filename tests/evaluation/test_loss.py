@@ -106,9 +106,11 @@ def test_a_loss_that_is_not_finite_is_no_number_in_files(averaged):
 def test_the_terminal_shows_all_three(averaged):
     evaluation = averaged.evaluation
     lines = summary_table(evaluation["summary"], evaluation["calibration"]).splitlines()
-    loss, perplexity = lines.index("loss, nats a token"), lines.index("perplexity, exp of the loss")
+    assert lines[0].split() == ["seen", "clients", "unseen", "clients"]
+    assert lines[1].split() == ["accuracy,", "%", "loss,", "nats", "perplexity"] * 2
+    row = next(line for line in lines if line.startswith("global, over tokens")).split()[-6:]
     sides = [evaluation["summary"][side] for side in ("seen", "unseen")]
-    assert lines[loss + 1].split()[-2:] == [f"{side['global_loss_token']:.4f}" for side in sides]
-    assert lines[perplexity + 1].split()[-2:] == [f"{side['global_perplexity_token']:.2f}" for side in sides]
+    values = [(100 * s["global_token"], s["global_loss_token"], s["global_perplexity_token"]) for s in sides]
+    assert row == [f"{value:.{digits}f}" for side in values for value, digits in zip(side, (2, 4, 2), strict=True)]
     errors = [f"{100 * evaluation['calibration'][side]['error']:.2f}" for side in ("seen", "unseen")]
-    assert lines[-2].split() == ["calibration", "error", "(ECE),", "%", *errors]
+    assert lines[-2].split() == ["calibration", "error,", "%", *errors]
