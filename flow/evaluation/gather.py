@@ -61,6 +61,7 @@ def final_evaluation(task: Task, workers: Workers, run: RunState, progress: bool
         "dataset": population.name,
         "about": population.about,
         "personalized": task.algorithm.personalize is not None,
+        "validation_clients": int(population.validation.sum()),
         "eligible": {side: clients.eligible for side, clients in chosen.items()},
         "summary": summary,
         "clients": client_rows(scores),

@@ -51,6 +51,10 @@ def final_lines(task: Task, metrics: list[dict[str, Any]], evaluation: dict[str,
     """What a run prints at its end: the table of its final evaluation, and what is missing from it and why."""
     summary = evaluation["summary"]
     lines = [summary_table(summary, evaluation["calibration"])] if any(side["clients"] for side in summary.values()) else []
+    aside = evaluation["validation_clients"]
+    if aside:
+        share = task.config.validation_share
+        lines.append(f"{aside} validation clients neither trained nor were tested (validation_share={share})")
     for side in SIDES:
         if not summary[side]["clients"]:
             lines.append(nobody(task.population, side, task.config.min_texts, task.minimum))

@@ -36,7 +36,7 @@ class Members(NamedTuple):
 
     ids: tuple[str, ...]
     rows: Rows
-    """int64 [K]: a client's number among those that may train, in the order of their ids; -1 for one held out."""
+    """int64 [K]: a client's number among those that may train, in the order of their ids; -1 for one that never trains."""
     states: KeptStates
     """What clients have kept; of any client, where an algorithm's server knows it too."""
     draw: Draw
