@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import itertools
+import statistics
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
+from flow.comparison.labels import Label, add_labels
 from flow.comparison.plan import Plan
-from flow.comparison.table import COSTS, MODELS, ResultColumn, Row, result_columns
+from flow.comparison.table import MODELS, ResultColumn, Row, Run, Title, accuracy_columns, other_columns, routed_columns
 from flow.comparison.tuning import Trial, Values, metric_of, number, show
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
 from flow.evaluation.select import SIDES
 from flow.reports.charts import COLOUR, chart
-from flow.reports.files import read_evaluation
-from flow.reports.format import BYTES, DASH, FLOPS, duration, scaled
+from flow.reports.format import BYTES, DASH, FLOPS, duration, finite, scaled
 from flow.reports.page import template
 from flow.storage import files
 
@@ -25,9 +27,17 @@ if TYPE_CHECKING:
 
 
 def write_comparison(
-    folder: Path, plan: Plan, rows: list[Row], tried: dict[str, list[Trial]], chosen: dict[str, Values]
+    folder: Path,
+    plan: Plan,
+    rows: list[Row],
+    runs: Mapping[str, list[Run]],
+    tried: dict[str, list[Trial]],
+    chosen: dict[str, Values],
 ) -> Path:
-    """Write comparison.html, whole or not at all; returns its path."""
+    """Write comparison.html, whole or not at all; returns its path.
+
+    runs: by algorithm, those that have a result.
+    """
     source = template(
         "comparison.html.j2",
         cell=lambda row, column: column.cell(row, DASH),
@@ -36,15 +46,17 @@ def write_comparison(
         size=scaled,
         duration=duration,
     )
-    finished, columns = [row for row in rows if row.runs], result_columns()
+    finished, routed = [row for row in rows if row.runs], routed_columns()
     page = source.render(
         rows=rows,
-        facts=_facts(folder, plan, finished),
+        facts=_facts(plan, [run for row in finished for run in runs[row.name]]),
         seeds=plan.seeds,
-        results=columns,
-        groups=[(group, len(list(same))) for group, same in itertools.groupby(column.group for column in columns)],
-        best=_best(finished, columns),
-        charts=_charts(finished),
+        accuracy=_table(accuracy_columns(), rows),
+        others=_table(other_columns(), rows),
+        routed=_table(routed, [row for row in finished if any(row.mean[column.measure] is not None for column in routed)]),
+        metrics=[metric.label for metric in metrics.METRICS if metric is not ACCURACY],
+        marked={name: words for name, words in MARKED.items() if name in plan.names},
+        charts=_charts(finished, runs),
         tuning={name: _tried(trials, chosen[name]) for name, trials in tried.items()},
         tune=plan.tune,
         untuned=[name for name in plan.names if name not in tried],
@@ -56,7 +68,19 @@ def write_comparison(
     return target
 
 
-def _facts(folder: Path, plan: Plan, finished: list[Row]) -> list[tuple[str, str, str]]:
+def _table(columns: list[ResultColumn], rows: list[Row]) -> dict[str, Any]:
+    """What the template needs of a table with a line per algorithm."""
+    titles = [(column.group, column.title) for column in columns]
+    finished = [row for row in rows if row.runs]
+    return {"rows": rows, "columns": columns, "groups": _groups(titles), "best": _best(finished, columns)}
+
+
+def _groups(titles: list[Title]) -> list[tuple[str, int]]:
+    """The titles over neighbours, each with its columns."""
+    return [(group, len(list(same))) for group, same in itertools.groupby(group for group, _ in titles)]
+
+
+def _facts(plan: Plan, runs: list[Run]) -> list[tuple[str, str, str]]:
     """(term, value, smaller print) of the definition list."""
     config = plan.config
     facts = [
@@ -64,14 +88,9 @@ def _facts(folder: Path, plan: Plan, finished: list[Row]) -> list[tuple[str, str
         ("Seeds", ", ".join(str(config.seed + n) for n in range(plan.seeds)), "one run of every algorithm with each"),
         ("Model", f"{config.model.hidden_size} units", f"embedding {config.model.embedding_dim}, {config.model.dtype}"),
     ]
-    if finished:
-        evaluation = read_evaluation(folder / "runs" / f"{finished[0].name}-seed{config.seed}")
-        counts = [f"{evaluation['summary'][name]['clients']} {side.label}" for name, side in SIDES.items()]
-        facts = [
-            ("Data", evaluation["dataset"], evaluation["about"]),
-            ("Scored", ", ".join(counts), "by the first run"),
-            *facts,
-        ]
+    if runs:
+        counts = [f"{runs[0].clients[name]} {side.label}" for name, side in SIDES.items()]
+        facts = [("Data", runs[0].dataset, runs[0].about), ("Scored", ", ".join(counts), "by the first run"), *facts]
     return facts
 
 
@@ -109,26 +128,21 @@ def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
     return {"trials": lines, "chosen": chosen, "ends": ends, "metric": metric, "reasons": reasons, "notes": notes}
 
 
-def _charts(rows: list[Row]) -> list[dict[str, Any]]:
-    """Pictures, each with a title and a caption; those that have nothing to show are left out."""
+def _charts(rows: list[Row], runs: Mapping[str, list[Run]]) -> list[dict[str, Any]]:
+    """Pictures, each with a title and what its caption needs; those that have nothing to show are left out."""
+    drawn = [metric for metric in metrics.METRICS if metric.charted]
     pictures: list[dict[str, Any]] = []
-    for metric in metrics.METRICS:
-        for side in ("unseen", "seen"):
-            if any(row.mean[metric.measure(model, side, "client")] is not None for row in rows for model in MODELS):
-                title = f"{SIDES[side].title}, {metric.label}"
-                pictures.append({"title": title, "svg": _both_models(rows, side, metric), "metric": metric.label})
-    for key, title in (("upload_bytes", "Accuracy and upload"), ("flops", "Accuracy and compute")):
-        points = [(row, row.mean[key], _final(row)) for row in rows]
-        known = [(row, x, y) for row, x, y in points if x is not None and y is not None]
-        if len(known) > 1:
-            pictures.append({"title": title, "svg": _against(known, key), "cost": key})
+    for metric, cost in itertools.product(drawn, CURVES):
+        lines = [line for row in rows if (line := _line(row.name, runs[row.name], metric, cost)) is not None]
+        if lines:
+            title = f"{metric.label.capitalize()} at equal {CURVES[cost].title}"
+            svg = _curves(lines, metric, cost)
+            pictures.append({"title": title, "svg": svg, "cost": cost, "metric": metric.label})
+    for metric, side in itertools.product(drawn, ("unseen", "seen")):
+        if any(row.mean[metric.measure(model, side, "client")] is not None for row in rows for model in MODELS):
+            title = f"{SIDES[side].title}, {metric.label}"
+            pictures.append({"title": title, "svg": _both_models(rows, side, metric), "metric": metric.label})
     return pictures
-
-
-def _final(row: Row) -> float | None:
-    """The accuracy with which unseen clients predict in the end."""
-    base, personal = (row.mean[ACCURACY.measure(model, "unseen", "client")] for model in MODELS)
-    return base if personal is None else personal
 
 
 def _both_models(rows: list[Row], side: str, metric: Metric) -> Markup:
@@ -157,43 +171,61 @@ def _both_models(rows: list[Row], side: str, metric: Metric) -> Markup:
     return chart(f"{metric.name}-{side}", about, "", f"{metric.axis}, mean over clients", draw, 2)
 
 
-def _against(points: list[tuple[Row, float, float]], key: str) -> Markup:
-    """The accuracy of unseen clients over a cost, from zero on."""
-    units = FLOPS if key == "flops" else BYTES
+class Cost(NamedTuple):
+    """What a picture of learning curves has on its horizontal axis."""
+
+    title: str
+    axis: str
+    units: tuple[str, ...]
+
+
+CURVES = {
+    "flops": Cost("client compute", "operations of a client drawn, over the rounds so far", FLOPS),
+    "bytes": Cost("communication", "sent and received by a client drawn, over the rounds so far", BYTES),
+}
+
+
+class Curve(NamedTuple):
+    """One algorithm's learning curve, mean over its runs."""
+
+    name: str
+    x: list[float]
+    y: list[float]
+
+
+def _line(name: str, runs: list[Run], metric: Metric, cost: str) -> Curve | None:
+    """A metric of unseen clients, with the model that they predict with in the end, over a cost; None: it is not known."""
+    key = metric.summary_key(runs[0].predicted, "client") if runs else ""
+    each = [{point.round: (getattr(point, cost), point.sides["unseen"].get(key)) for point in run.curve} for run in runs]
+    rounds = [round for round in (each[0] if each else {}) if all(finite(run.get(round, (0, None))[1]) for run in each)]
+    x, y = ([statistics.fmean(float(run[round][n] or 0) for run in each) for round in rounds] for n in range(2))
+    return Curve(name, x, y) if rounds else None
+
+
+MARKED = {"flow": "orange"}
+"""The lines that stand out, and in which colour."""
+
+
+def _curves(lines: list[Curve], metric: Metric, cost: str) -> Markup:
+    """Learning curves of all algorithms; flow stands out."""
+    _, axis, units = CURVES[cost]
+    marked = {name: COLOUR["personal"] for name in MARKED}
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        axes.figure.set_size_inches(4.9, 3.8)  # type: ignore[union-attr]
-        for row, x, y in points:
-            axes.plot(
-                x, 100 * y, "D" if row.client else "o", color=COLOUR["personal" if row.client else "global"], markersize=5
-            )
-        axes.margins(y=0.1)
-        axes.set_xlim(-0.03 * max(x for _, x, _ in points), 1.2 * max(x for _, x, _ in points) or 1)
-        for (row, x, y), shift in zip(points, _shifts(points, axes.get_xlim(), axes.get_ylim()), strict=True):
-            axes.annotate(
-                row.name, (x, 100 * y), xytext=(6, shift), textcoords="offset points", fontsize=7.5, va="center",
-                color=COLOUR["muted"],
-            )  # fmt: skip
+        axes.figure.set_size_inches(4.9, max(3.8, 1.4 + 0.14 * len(lines)))  # type: ignore[union-attr]
+        for line in lines:
+            colour, width = (marked[line.name], 2.2) if line.name in marked else (COLOUR["same"], 1.2)
+            x, y, order = line.x, [metric.scale * value for value in line.y], 3 if line.name in marked else 2
+            axes.plot(x, y, color=colour, linewidth=width, zorder=order)
+            axes.plot(x[-1], y[-1], "o", color=colour, markersize=4.5 if line.name in marked else 3.5, zorder=order)
+        axes.set_xlim(0, 1.02 * max(line.x[-1] for line in lines) or 1)
+        axes.margins(y=0.06)
         axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.xaxis.set_major_formatter(lambda value, _: scaled(value, units) if value >= 0 else "")
+        axes.xaxis.set_major_formatter(lambda value, _: scaled(value, units))
+        ends = ((line.name, line.x[-1], metric.scale * line.y[-1]) for line in lines)
+        add_labels(axes, [Label(*end, marked.get(end[0], COLOUR["muted"])) for end in ends])
 
-    unseen = SIDES["unseen"].label
-    return chart(key.replace("_", "-"), f"Accuracy of {unseen} over {COSTS[key]}", f"% right, {unseen}", COSTS[key], draw)
-
-
-def _shifts(points: list[tuple[Row, float, float]], across: tuple[float, float], along: tuple[float, float]) -> list[float]:
-    """How far up each name goes, in points of 1/72 inch, so that it covers no name below it; the axes are about 290 by 190."""
-    shifts = [0.0] * len(points)
-    taken: list[tuple[float, float]] = []
-    for n in sorted(range(len(points)), key=lambda n: points[n][2]):
-        x = 290 * points[n][1] / (across[1] - across[0])
-        place = 190 * 100 * points[n][2] / (along[1] - along[0])
-        start = place
-        for other_x, other in sorted(taken, key=lambda one: one[1]):
-            if abs(x - other_x) < 50 and abs(place - other) < 8:
-                place = other + 8
-        taken.append((x, place))
-        shifts[n] = place - start
-    return shifts
+    about = f"{metric.label.capitalize()} of {SIDES['unseen'].label} over {axis}"
+    return chart(f"{metric.name}-{cost}", about, f"{metric.axis}, {SIDES['unseen'].label}", axis, draw)

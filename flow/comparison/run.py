@@ -1,7 +1,8 @@
 """Several algorithms on the same clients, with the same seeds, cohorts and evaluation, and one table of them.
 
-Every algorithm and seed is an ordinary run in a folder of its own below the comparison's: runs/NAME-seedN. What is there is
-kept, so a comparison that was stopped goes on where it was.
+Every algorithm and seed is an ordinary run in a folder of its own below the comparison's: runs/NAME-seedN. Of every finished
+run two small files are kept, see flow/comparison/kept.py, from which tables and pictures are made. A comparison that was
+stopped goes on where it was, and one whose runs are gone from what is kept of them.
 """
 
 from __future__ import annotations
@@ -17,13 +18,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.algorithms import NAMES, algorithm_of
-from flow.comparison import tuning
-from flow.comparison.plan import Plan, SharedOptions, completed_plan, configuration, describe, differences, planned, read_plan
-from flow.comparison.table import Row, csv_table, measures, row_of, text_table
+from flow.comparison import kept, tuning
+from flow.comparison.kept import Kept
+from flow.comparison.plan import (
+    Plan,
+    SharedOptions,
+    completed_plan,
+    configuration,
+    describe,
+    differences,
+    planned,
+    read_plan,
+)
+from flow.comparison.table import Row, Run, csv_table, row_of, run_of, text_table, worst_tenths
 from flow.config import Config, checked, completed, read_config
 from flow.data import Population
 from flow.engine.task import prepare
 from flow.errors import Diverged, UserError
+from flow.evaluation.select import SIDES
 from flow.simulation.loop import resume, simulate
 from flow.storage import files, lock, run_folder
 
@@ -45,7 +57,7 @@ class Comparison:
     """comparison.html"""
 
     def table(self) -> str:
-        """The table for the terminal."""
+        """The tables for the terminal."""
         return text_table(self.rows)
 
 
@@ -98,6 +110,10 @@ def compare(
 def resume_comparison(folder: Path | str, *, population: Population | None = None, progress: bool = True) -> Comparison:
     """Go on with the comparison in this folder, with the configuration that it was started with.
 
+    Args:
+        folder: of the comparison; its runs may be gone where their files below kept/ are there.
+        population: as in :func:`compare`, likewise `progress`.
+
     Raises:
         UserError: as :func:`compare`; there is no comparison in the folder.
     """
@@ -135,7 +151,7 @@ def _locked(folder: Path) -> Iterator[None]:
                 stack.enter_context(lock.made(folder))
             elif (folder / RECORD).is_file() or lock.empty(folder):
                 if stack.enter_context(lock.held(folder)):
-                    files.remove_unfinished(folder)
+                    files.remove_unfinished(folder, *kept.folders(folder))
             else:
                 raise FileExistsError
         except FileExistsError as error:
@@ -166,20 +182,23 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
         done += plan.tune
     chosen = {name: tuning.chosen(name, found) for name, found in tried.items()}
 
-    rows = []
+    rows, runs = [], {}
     for name in plan.names:
-        found = []
+        found: list[Run | None] = []
         for seed in range(plan.config.seed, plan.config.seed + plan.seeds):
             done += 1
             _say(progress, f"{done} of {count}: {name}, seed {seed}")
             job = Job(folder / "runs" / f"{name}-seed{seed}", configuration(plan, name, seed, chosen.get(name)), population)
-            reason = _brought_to_its_end(job, progress)
-            found.append(measures(job.folder) if reason is None else None)
-        rows.append(row_of(name, configuration(plan, name, tuned=chosen.get(name)).algorithm, found))
-    report = _write(folder, plan, rows, tried, chosen)
+            known_run = _kept(job, progress)
+            found.append(None if known_run.diverged is not None else run_of(known_run))
+        runs[name] = [run for run in found if run is not None]
+        options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in found]
+        rows.append(row_of(name, options, each, worst_tenths(runs[name])))
+    result = Comparison(rows, tried, folder, folder / "comparison.html")
+    _write(result, plan, runs, chosen)
     if progress:
-        print(text_table(rows))
-    return Comparison(rows, tried, folder, report)
+        print(result.table())
+    return result
 
 
 def _ready(plan: Plan, population: Population | None) -> Population:
@@ -246,24 +265,35 @@ def _trial(values: tuning.Values, metric: str, job: Job, progress: bool) -> tuni
         tuning.possible(job.config)
     except tuning.NotPossible as error:
         return tuning.Trial(values, metric, None, None, None, str(error))
-    reason = _brought_to_its_end(job, progress)
-    if reason is not None:
-        return tuning.Trial(values, metric, None, None, None, reason)
-    return tuning.judged(values, metric, job.folder)
+    known = _kept(job, progress)
+    if known.diverged is not None:
+        return tuning.Trial(values, metric, None, None, None, known.diverged)
+    return tuning.judged(values, metric, {side: known.summary(side) for side in SIDES}, job.folder)
 
 
-def _brought_to_its_end(job: Job, progress: bool) -> str | None:
-    """Start, continue or keep a run; returns why it has no result, None where it has one.
+def _kept(job: Job, progress: bool) -> Kept:
+    """What is kept of a run, which is started or continued where that is nothing.
 
     Raises:
-        UserError: its folder holds a run with another configuration, or something else.
+        UserError: what is kept or the run's folder is damaged or of another configuration, or the folder holds something else.
     """
-    folder, config, population = job
-    expected = run_folder.describe(checked(config), algorithm_of(config.algorithm).name, population)
-    if folder.exists() and not (folder / "config.json").is_file():
-        _clear(folder)
-    there = folder.exists()
-    if there:
+    folder, path = job.folder, kept.place(job.folder)
+    expected = run_folder.describe(checked(job.config), algorithm_of(job.config.algorithm).name, job.population)
+    _check_run(folder, expected)
+    if path.is_file():
+        try:
+            return kept.read(path, expected)
+        except files.Damaged as error:
+            if not _finished(folder):
+                raise
+            files.say(f"{error.reason}; it is written anew from {folder}")
+    kept.write(path, folder, expected, _end_of(job, progress))
+    return kept.read(path, expected)
+
+
+def _check_run(folder: Path, expected: dict[str, Any]) -> None:
+    """Raise UserError where a run's folder has a config.json that is not the expected one."""
+    if (folder / "config.json").is_file():
         read_config(folder)  # whatever is wrong with it is said there
         stored = run_folder.read_config(folder)
         # It goes on under other versions, too, and comparison.json names the data.
@@ -273,13 +303,28 @@ def _brought_to_its_end(job: Job, progress: bool) -> str | None:
                 f"{folder}: its config.json is not the one that this comparison wrote ({'; '.join(changed)}); put the file "
                 "back, or move the folder away, and the run is done again"
             )
-        if (folder / DIVERGED).is_file():
-            return _reason(folder / DIVERGED)
-        if (folder / "evaluation.json").is_file() and (folder / "report.html").is_file():
-            return None
+
+
+def _finished(folder: Path) -> bool:
+    """Whether the folder of a run has all that is to come: its results, or why there are none."""
+    results = all((folder / name).is_file() for name in ("evaluation.json", "report.html"))
+    return (folder / "config.json").is_file() and (results or (folder / DIVERGED).is_file())
+
+
+def _end_of(job: Job, progress: bool) -> str | None:
+    """Start, continue or keep a run; returns why it has no result, None where it has one.
+
+    Raises:
+        UserError: its folder holds something else than the run.
+    """
+    folder, config, population = job
+    if folder.exists() and not (folder / "config.json").is_file():
+        _clear(folder)
+    if _finished(folder):
+        return _reason(folder / DIVERGED) if (folder / DIVERGED).is_file() else None
     try:
         with _no_tables():
-            if there:
+            if folder.exists():
                 resume(folder, population=population, progress=progress)
             else:
                 simulate(config, folder, population=population, progress=progress)
@@ -328,18 +373,17 @@ def _say(progress: bool, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def _write(
-    folder: Path, plan: Plan, rows: list[Row], tried: dict[str, list[tuning.Trial]], chosen: dict[str, tuning.Values]
-) -> Path:
+def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: dict[str, tuning.Values]) -> None:
     """Write the results: as text, as CSV, as JSON with every run, and as a page."""
     from flow.comparison.page import write_comparison  # draws with matplotlib, which nothing else here needs
 
+    folder, rows = result.folder, result.rows
     content = {
         "algorithms": [row._asdict() for row in rows],
-        "tuning": {name: [trial._asdict() for trial in found] for name, found in tried.items()},
+        "tuning": {name: [trial._asdict() for trial in found] for name, found in result.tried.items()},
         "chosen": chosen,
     }
     files.write_json(folder / "results.json", files.with_checksum(content))
     files.write(folder / "table.csv", csv_table(rows).encode())
-    files.write(folder / "table.txt", (text_table(rows) + "\n").encode())
-    return write_comparison(folder, plan, rows, tried, chosen)
+    files.write(folder / "table.txt", (result.table() + "\n").encode())
+    write_comparison(folder, plan, rows, runs, result.tried, chosen)

@@ -1,4 +1,4 @@
-"""What a comparison measures of every run, and the table over algorithms: as text and as CSV."""
+"""What a comparison measures of every run, and the tables over algorithms: as text and as CSV."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import io
 import itertools
 import math
 import statistics
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from flow.algorithms import NAMES
-from flow.errors import UserError
+from flow.comparison.kept import Kept, Point, Values, matched
+from flow.comparison.paired import worst
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Average, Metric
 from flow.evaluation.select import SIDES
-from flow.reports import files as report_files
 from flow.reports.format import BYTES, FLOPS, HYPHEN, duration, scaled, with_spread
 
 Measures = dict[str, float | None]
 MODELS = {"global": "global", "personal": "personalized"}
+ROUTED = {"hard": "hard-routed personalized", "soft": "soft-routed personalized"}
+"""The personal model again, with the routing of its choice."""
+TESTED = ("accuracy", "loss")
 AVERAGES: dict[Average, str] = {"client": "mean over clients", "token": "over tokens"}
 SHARES = {"helped": "helps", "hurt": "hurts"}
 COSTS = {
@@ -29,9 +34,17 @@ COSTS = {
     "personal_upload_bytes": "a client sends to personalize",
     "personal_download_bytes": "a client receives to personalize, the model included",
     "personal_flops": "operations of a client to personalize",
+    "total_flops": "operations of all clients in all rounds",
+    "total_personal_flops": "operations of all scored clients to personalize",
     "client_state_bytes": "all clients keep at the end",
     "seconds": "all rounds, without evaluations",
 }
+JOINT = {
+    f"worst_tenth_{name}": f"accuracy of the model that a client predicts with in the end, the tenth of {side.label} with the "
+    "lowest, seeds averaged within a client"
+    for name, side in SIDES.items()
+}
+"""Measures of all runs of an algorithm together, which have no deviation over seeds."""
 
 
 def descriptions() -> dict[str, str]:
@@ -40,7 +53,8 @@ def descriptions() -> dict[str, str]:
         metric.measure(model, side, average): f"{metric.label} of the {adjective} model, {SIDES[side].label}, {words}"
         for metric in metrics.METRICS
         for side in SIDES
-        for model, adjective in MODELS.items()
+        for model, adjective in (MODELS | ROUTED).items()
+        if model in metrics.MODELS
         for average, words in AVERAGES.items()
     }
     shares = {
@@ -48,7 +62,7 @@ def descriptions() -> dict[str, str]:
         for share, verb in SHARES.items()
         for name, side in SIDES.items()
     }
-    return results | shares | COSTS
+    return results | shares | COSTS | JOINT
 
 
 class Row(NamedTuple):
@@ -80,47 +94,85 @@ class Row(NamedTuple):
         return f"{state}, " + " + ".join(["per client"] * self.client + ["per instance"] * self.instance)
 
 
-def measures(folder: Path) -> Measures:
-    """What a finished run measured, from its files.
+def measures(known: Kept) -> Measures:
+    """What a finished run measured, from what is kept of it."""
+    values: Measures = {}
+    for side in SIDES:
+        summary = known.summary(side)
+        for metric, model, average in itertools.product(metrics.METRICS, metrics.MODELS, AVERAGES):
+            values[metric.measure(model, side, average)] = summary[metric.summary_key(model, average)]
+        for share in SHARES:
+            values[f"{share}_{side}"] = summary[share]
+    totals = known.about["totals"]
+    sent, lost = totals["clients"], totals["dropped"] + totals["late"]
+    counts = {"upload_bytes": sent, "download_bytes": sent + totals["skipped"] + lost, "flops": sent + lost}
+    for name, count in counts.items():
+        values[name] = totals[name] / count if count else None
+        everybody = known.columns[name]
+        values["personal_" + name] = statistics.fmean(everybody) if everybody else None
+    values["total_flops"] = totals["flops"]
+    values["total_personal_flops"] = math.fsum(known.columns["flops"])
+    values["client_state_bytes"] = known.about["client_state_bytes"]
+    values["seconds"] = totals["seconds"]
+    return {name: None if values[name] is None else float(values[name] or 0) for name in descriptions() if name not in JOINT}
 
-    Raises:
-        UserError: a file is missing or damaged.
+
+class Run(NamedTuple):
+    """A run that has a result, as tables and pictures need it."""
+
+    seed: int
+    measures: Measures
+    values: dict[tuple[str, str], Values]
+    """By side and name of the metric: of every scored client, with the model that it predicts with in the end."""
+    predicted: str
+    """Which model that is: "personal" or "global"."""
+    curve: list[Point]
+    dataset: str
+    about: str
+    clients: dict[str, int]
+    """By side, how many were scored."""
+
+
+def run_of(known: Kept) -> Run:
+    """What tables and pictures need of what is kept of a run."""
+    values = {}
+    for side, metric in itertools.product(SIDES, tested()):
+        found = known.values(side, metric)
+        if found is not None:
+            values[side, metric.name] = found
+    about, clients = known.about, {side: known.columns["side"].count(side) for side in SIDES}
+    facts = about["dataset"], about["about"]
+    return Run(about["seed"], measures(known), values, known.predicted, known.curve(), *facts, clients)
+
+
+def tested() -> list[Metric]:
+    """The metrics by which algorithms are compared client by client."""
+    return [metric for metric in metrics.METRICS if metric.name in TESTED]
+
+
+def worst_tenths(runs: list[Run]) -> Measures:
+    """The accuracy of the tenth of the clients of a side that has the lowest, seeds averaged within a client.
+
+    None for a side without clients that were scored with every seed.
     """
-    try:
-        rows, evaluation = report_files.read_metrics(folder), report_files.read_evaluation(folder)
-        values: Measures = {}
-        for side in SIDES:
-            summary = evaluation["summary"][side]
-            for metric, model, average in itertools.product(metrics.METRICS, MODELS, AVERAGES):
-                values[metric.measure(model, side, average)] = summary[metric.summary_key(model, average)]
-            for share in SHARES:
-                values[f"{share}_{side}"] = summary[share]
-        sent, skipped, lost = (
-            sum(row[key] for row in rows for key in keys) for keys in (["clients"], ["skipped"], ["dropped", "late"])
-        )
-        counts = {"upload_bytes": sent, "download_bytes": sent + skipped + lost, "flops": sent + lost}
-        for name, count in counts.items():
-            values[name] = sum(row[name] for row in rows) / count if count else None
-            everybody = [client[name] for client in evaluation["clients"]]
-            values["personal_" + name] = statistics.fmean(everybody) if everybody else None
-        values["client_state_bytes"] = rows[-1]["client_state_bytes"]
-        values["seconds"] = sum(row["seconds"] for row in rows)
-        found = {name: None if values[name] is None else float(values[name] or 0) for name in descriptions()}
-        for name, value in found.items():
-            if value is not None and not math.isfinite(value):
-                raise ValueError(f"{name} is {value}")
-    except (ValueError, KeyError, TypeError, OverflowError) as error:
-        raise UserError(f"{folder}: its files are damaged ({error}); remove the folder, and the run is done again") from error
+    found: Measures = {}
+    for side in SIDES:
+        values = [run.values[side, ACCURACY.name] for run in runs if (side, ACCURACY.name) in run.values]
+        _, numbers = matched(values) if values and len(values) == len(runs) else (None, np.empty((0, 0)))
+        found[f"worst_tenth_{side}"] = worst(numbers) if numbers.size else None
     return found
 
 
-def row_of(name: str, options: Any, runs: list[Measures | None]) -> Row:
-    """The line of one algorithm; None is a run that diverged."""
+def row_of(name: str, options: Any, runs: list[Measures | None], joint: Measures | None = None) -> Row:
+    """The line of one algorithm; None is a run that diverged. joint: what only all runs together have, see :data:`JOINT`."""
     algorithm = NAMES[name].algorithm
     each = [run for run in runs if run is not None]
     mean: Measures = {}
     spread: Measures = {}
     for key in descriptions():
+        if key in JOINT:
+            mean[key], spread[key] = (joint or {}).get(key), None
+            continue
         values = [value for value in (run[key] for run in each) if value is not None]
         whole = bool(values) and len(values) == len(each)
         mean[key] = statistics.fmean(values) if whole else None
@@ -143,7 +195,7 @@ def row_of(name: str, options: Any, runs: list[Measures | None]) -> Row:
 
 
 class ResultColumn(NamedTuple):
-    """A column of the table that shows what an evaluation gave: a metric of one model, or the clients helped."""
+    """A column of what the evaluation gave: a metric of one model, the clients helped or hurt, or the worst tenth of them."""
 
     group: str
     """The title over its neighbours and itself."""
@@ -159,44 +211,84 @@ class ResultColumn(NamedTuple):
         return with_spread(row.mean[self.measure], row.spread[self.measure], self.digits, self.scale, missing)
 
 
-def result_columns() -> list[ResultColumn]:
-    """These columns: for every metric both sides."""
-    return [column for metric in metrics.METRICS for side in SIDES for column in _columns_of(metric, side)]
+def accuracy_columns() -> list[ResultColumn]:
+    """The columns of the first table: for both sides the accuracy, and the clients helped and hurt."""
+    columns = []
+    for side in SIDES:
+        columns += _columns_of(ACCURACY, side, MODELS)
+        group = columns[-1].group
+        columns += [ResultColumn(group, share, f"{share}_{side}", 0, 100, 0) for share in SHARES]
+    return columns
 
 
-def _columns_of(metric: Metric, side: str) -> list[ResultColumn]:
+def other_columns() -> list[ResultColumn]:
+    """The columns of the second table: for both sides all other metrics, then the worst tenth of the clients."""
+    others = (metric for metric in metrics.METRICS if metric is not ACCURACY)
+    columns = [column for metric in others for side in SIDES for column in _columns_of(metric, side, MODELS)]
+    worst = [ResultColumn("worst tenth of clients, %", side, f"worst_tenth_{side}", 2, 100, 1) for side in SIDES]
+    return [*columns, *worst]
+
+
+def routed_columns() -> list[ResultColumn]:
+    """The columns of the table of routed models: for both sides every metric under hard and under soft routing."""
+    models = [model for model in ROUTED if model in metrics.MODELS]
+    return [column for metric in metrics.METRICS for side in SIDES for column in _columns_of(metric, side, models)]
+
+
+def _columns_of(metric: Metric, side: str, models: Iterable[str]) -> list[ResultColumn]:
     group = f"{SIDES[side].label}, {metric.unit if metric is ACCURACY else metric.heading}"
-    best = 1 if metric.higher_is_better else -1
-    columns = [
-        ResultColumn(group, model, metric.measure(model, side, "client"), metric.digits, metric.scale, best) for model in MODELS
-    ]
-    return [*columns, ResultColumn(group, "helped", f"helped_{side}", 0, 100, 0)] if metric is ACCURACY else columns
+    printed = metric.digits, metric.scale, 1 if metric.higher_is_better else -1
+    return [ResultColumn(group, model, metric.measure(model, side, "client"), *printed) for model in models]
 
 
-def titles() -> list[tuple[str, str]]:
-    """(title over neighbours, title) of every column of the terminal's table."""
+Title = tuple[str, str]
+"""(title over neighbours, title) of a column of the terminal's tables."""
+
+
+def titles() -> list[Title]:
+    """Of every column of the terminal's first table."""
     marks = [("", "algorithm"), ("", "state"), ("per", "client"), ("per", "instance")]
-    costs = [("a client in a round", "upload"), ("a client in a round", "compute"), ("to", "personalize"), ("training", "time")]
-    return [*marks, *((column.group, column.title) for column in result_columns()), *costs]
+    compute = [("client compute, total", "in rounds"), ("client compute, total", "before predicting")]
+    costs = [("upload", "in a round"), *compute, ("training", "time")]
+    return [*marks, *((column.group, column.title) for column in accuracy_columns()), *costs]
 
 
 def cells(row: Row) -> list[str]:
     """A line of this table."""
-    name = row.name + (f" ({row.diverged} diverged)" if row.diverged else "")
     marks = ["stateful" if row.stateful else "stateless", *("yes" if mark else HYPHEN for mark in (row.client, row.instance))]
-    costs = (("upload_bytes", BYTES), ("flops", FLOPS), ("personal_flops", FLOPS))
+    costs = (("upload_bytes", BYTES), ("total_flops", FLOPS), ("total_personal_flops", FLOPS))
     return [
-        name,
+        _name(row),
         *marks,
-        *(column.cell(row) for column in result_columns()),
+        *(column.cell(row) for column in accuracy_columns()),
         *(scaled(row.mean[key], units, HYPHEN) for key, units in costs),
         duration(row.mean["seconds"], HYPHEN),
     ]
 
 
+def _name(row: Row) -> str:
+    return row.name + (f" ({row.diverged} diverged)" if row.diverged else "")
+
+
 def text_table(rows: list[Row]) -> str:
-    """The table for the terminal."""
-    columns, lines = titles(), [cells(row) for row in rows]
+    """The tables for the terminal."""
+    others: list[Title] = [("", "algorithm"), *((column.group, column.title) for column in other_columns())]
+    seeds = max(row.runs + row.diverged for row in rows)
+    spread = f"± standard deviation over {seeds} seeds; " if seeds > 1 else ""
+    lines = [
+        *aligned(titles(), [cells(row) for row in rows], 2),
+        "",
+        *aligned(others, [[_name(row), *(column.cell(row) for column in other_columns())] for row in rows], 1),
+        "",
+        f"All metrics are means over clients; {spread}training time without evaluations.",
+        "Client compute, total: of all clients in all rounds; of all scored clients before they predict.",
+        "Worst tenth: accuracy of the tenth of the clients that has the lowest, with the model that each predicts with.",
+    ]
+    return "\n".join(lines)
+
+
+def aligned(columns: list[Title], lines: list[list[str]], left: int) -> list[str]:
+    """A table whose columns line up; the first so many are flush left, the others flush right."""
     widths = [max(len(cell) for cell in column) for column in zip([name for _, name in columns], *lines, strict=True)]
     heads, start = "", 0
     while start < len(columns):
@@ -211,13 +303,10 @@ def text_table(rows: list[Row]) -> str:
         start = end
     table = [[name for _, name in columns], *lines]
     text = [
-        "  ".join(f"{c:<{w}}" if n < 2 else f"{c:>{w}}" for n, (c, w) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(f"{c:<{w}}" if n < left else f"{c:>{w}}" for n, (c, w) in enumerate(zip(line, widths, strict=True)))
         for line in table
     ]
-    seeds = max(row.runs + row.diverged for row in rows)
-    spread = f"± standard deviation over {seeds} seeds; " if seeds > 1 else ""
-    foot = f"Accuracies are means over clients; {spread}training time without evaluations."
-    return "\n".join(line.rstrip() for line in (heads, *text, foot))
+    return [line.rstrip() for line in (heads, *text)]
 
 
 def csv_table(rows: list[Row]) -> str:
@@ -226,9 +315,10 @@ def csv_table(rows: list[Row]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     names = list(descriptions())
     marks = ["algorithm", "kind", "stateful", "per_client", "per_instance", "lr", "runs", "diverged"]
-    writer.writerow([*marks, *(column for name in names for column in (name, name + "_std"))])
+    writer.writerow([*marks, *(column for name in names for column in ([name] if name in JOINT else [name, name + "_std"]))])
     for row in rows:
-        numbers = [value for name in names for value in (row.mean[name], row.spread[name])]
+        pairs = ((row.mean[name], *([] if name in JOINT else [row.spread[name]])) for name in names)
+        numbers = itertools.chain.from_iterable(pairs)
         values = [row.name, row.kind(), *(int(mark) for mark in (row.stateful, row.client, row.instance)), row.lr, row.runs]
         writer.writerow(["" if value is None else value for value in (*values, row.diverged, *numbers)])
     return out.getvalue()

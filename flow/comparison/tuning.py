@@ -24,7 +24,6 @@ from flow.data import Population, Sequences
 from flow.errors import UserError
 from flow.evaluation import metrics
 from flow.evaluation.metrics import Metric
-from flow.reports import files as report_files
 
 Values = dict[str, float]
 """By the names of options; integers for those that count."""
@@ -188,16 +187,12 @@ def possible(config: Config[Any]) -> Config[Any]:
     return config
 
 
-def judged(values: Values, metric: str, folder: Path) -> Trial:
-    """A choice with the score of its finished run.
+def judged(values: Values, metric: str, summary: Mapping[str, Mapping[str, Any]], folder: Path) -> Trial:
+    """A choice with the score of its finished run in a folder, from the summaries of both sides.
 
     Raises:
-        UserError: no training client could be scored, the run says nothing of the metric, or its files are damaged.
+        UserError: no training client could be scored, or the run says nothing of the metric.
     """
-    try:
-        summary = report_files.read_evaluation(folder)["summary"]
-    except ValueError as error:
-        raise UserError(str(error)) from error
     if not summary["seen"]["clients"]:
         raise UserError(
             f"{folder}: no training client could be scored on its validation texts, so nothing can be chosen; lower min_texts, "
@@ -205,7 +200,10 @@ def judged(values: Values, metric: str, folder: Path) -> Trial:
         )
     seen, unseen = (_part(summary[side], metric_of(metric)) for side in ("seen", "unseen"))
     if seen is None:
-        raise UserError(f"{folder}: the run says nothing of tune_by={metric!r}; remove the folder, and the run is done again")
+        raise UserError(
+            f"{folder}: the run says nothing of tune_by={metric!r}; remove the folder and its files in kept/tuning, and the "
+            "run is done again"
+        )
     if unseen is not None:
         return Trial(values, metric, (seen + unseen) / 2, seen, unseen, "")
     there = summary["unseen"]["skipped"]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 
 import checksums
 import harness
@@ -58,6 +59,8 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
     before = tree(tmp_path)
     with pytest.raises(UserError, match=r"is not the one that this comparison wrote .rounds is 1 there, 2 here"):
         compare(["fedavg"], tmp_path / "c", TINY, **QUIET)
+    shutil.rmtree(tmp_path / "c" / "kept")
+    before = tree(tmp_path)
     config.rename(config.with_name("other.json"))
     with pytest.raises(UserError, match=r"fedavg-seed0: not the folder of a run, there is no config.json; move it away"):
         compare(["fedavg"], tmp_path / "c", TINY, **QUIET)

@@ -32,10 +32,10 @@ def numbers(value):
 
 def test_the_table_of_known_numbers():
     runs = [
-        {**numbers(0.25), "upload_bytes": 1500.0, "flops": 2e9, "seconds": 90.0},
-        {**numbers(0.75), "upload_bytes": 1500.0, "flops": 2e9},
+        {**numbers(0.25), "upload_bytes": 1500.0, "total_flops": 2e9, "seconds": 90.0},
+        {**numbers(0.75), "upload_bytes": 1500.0, "total_flops": 2e9},
     ]
-    row = row_of("ditto", DittoOptions(lr=0.5), [runs[0], None, runs[1]])
+    row = row_of("ditto", DittoOptions(lr=0.5), [runs[0], None, runs[1]], {"worst_tenth_seen": 0.123})
     assert (row.runs, row.diverged, row.lr) == (2, 1, 0.5)
     assert row.mean["personal_seen"] == 0.5 and row.spread["personal_seen"] == pytest.approx(math.sqrt(0.125))
     nothing = row_of("fedavg", FedAvgOptions(), [None])
@@ -44,11 +44,14 @@ def test_the_table_of_known_numbers():
     assert partly.mean["helped_seen"] is None and partly.mean["personal_seen"] == 0.5
     shown = text_table([row, nothing])
     assert "50.00 ± 35.36" in shown and "1.50 kB" in shown and "2.00 GFLOP" in shown and "45.4 s" in shown
+    assert "12.30" in shown and row.mean["worst_tenth_seen"] == 0.123
+    assert row.mean["worst_tenth_unseen"] is row.spread["worst_tenth_seen"] is None
     assert "ditto (1 diverged)" in shown and "fedavg (1 diverged)" in shown
     widths = {len(line) for line in shown.splitlines()[1:4]}
     assert len(widths) == 1  # columns line up
     line = list(csv.DictReader(io.StringIO(csv_table([row, nothing]))))
-    assert line[0]["flops"] == "2000000000.0" and line[1]["flops"] == "" and line[1]["diverged"] == "1"
+    assert line[0]["total_flops"] == "2000000000.0" and line[1]["total_flops"] == "" and line[1]["diverged"] == "1"
+    assert line[0]["worst_tenth_seen"] == "0.123" and "worst_tenth_seen_std" not in line[0]
     assert [scaled(value, missing=HYPHEN) for value in (0.0, 999.0, 999.6, 12345.0, 999_600.0, 2e15, None)] == [
         "0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "2000 TB", "-",
     ]  # fmt: skip

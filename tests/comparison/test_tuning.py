@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import harness
@@ -117,6 +118,7 @@ def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(t
     assert {len(list((tmp_path / "c" / "tuning").glob(f"{name}-*"))) for name in names} == {budget}
     before = tree(tmp_path / "c" / "tuning")
     (tmp_path / "c" / "tuning" / "ditto-2" / "evaluation.json").unlink()  # a try that was stopped goes on
+    (tmp_path / "c" / "kept" / "tuning" / "ditto-2.json").unlink()
     again = compare(names, tmp_path / "c", config, tune=budget, tune_rounds=3, **QUIET)
     assert again.tried == result.tried
     assert {name for name, content in tree(tmp_path / "c" / "tuning").items() if content != before[name]} <= {
@@ -144,7 +146,8 @@ def test_nothing_that_the_final_runs_are_judged_on_changes_a_try(tmp_path, plain
         return float((np.arange(targets.size).reshape(targets.shape) * (guess.tokens == targets) * scored).sum())
 
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(metrics, "METRICS", (ACCURACY, dataclasses.replace(ACCURACY, name="fine", infix="fine_", count=fine)))
+        finer = dataclasses.replace(ACCURACY, name="fine", column="fine", infix="fine_", count=fine)
+        patched.setattr(metrics, "METRICS", (ACCURACY, finer))
         first = tried(harness.POPULATION, "first")
         unknown = replaced(lambda client: client.id not in VALIDATES, test=True)
         unknown = dataclasses.replace(
@@ -163,20 +166,16 @@ def test_nothing_that_the_final_runs_are_judged_on_changes_a_try(tmp_path, plain
     assert [trial.unseen for trial in third.tried["fedavgft"]] != [trial.unseen for trial in first.tried["fedavgft"]]
 
 
-def planted(monkeypatch, summaries):
-    """Finished runs with these parts, (clients, global, personal) of both sides, by folder."""
+def judged(values, seen, unseen):
+    """The score of a run with these parts, (clients, global, personal) of both sides."""
 
     def side(clients, common, own):
         return {"clients": clients, "skipped": 4, "global_client": common, "personal_client": own}
 
-    def read(folder):
-        seen, unseen = summaries[folder]
-        return {"summary": {"seen": side(*seen), "unseen": side(*unseen)}}
-
-    monkeypatch.setattr(tuning.report_files, "read_evaluation", read)
+    return tuning.judged(values, "accuracy", {"seen": side(*seen), "unseen": side(*unseen)}, Path("tuning/flow-1"))
 
 
-def test_both_kinds_of_clients_count_alike_however_many_there_are(monkeypatch):
+def test_both_kinds_of_clients_count_alike_however_many_there_are():
     """Weighted by clients, or by one kind alone, another choice would win."""
     parts = [
         ((90, 0.1, 0.60), (10, 0.1, 0.20)),  # the best of training clients, and over all clients
@@ -184,13 +183,11 @@ def test_both_kinds_of_clients_count_alike_however_many_there_are(monkeypatch):
         ((90, 0.1, 0.41), (10, 0.1, 0.43)),
         ((90, 0.9, 0.30), (10, 0.9, 0.30)),  # the best global model, which these clients do not predict with
     ]
-    planted(monkeypatch, dict(enumerate(parts)))
-    trials = [tuning.judged({"lr": float(n)}, "accuracy", n) for n in range(4)]
+    trials = [judged({"lr": float(n)}, *parts[n]) for n in range(4)]
     assert [trial.score for trial in trials] == pytest.approx([0.40, 0.405, 0.42, 0.30])
     assert [(trial.seen, trial.unseen) for trial in trials] == [(seen[2], unseen[2]) for seen, unseen in parts]
     assert tuning.best(trials) == {"lr": 2.0}
-    planted(monkeypatch, {0: ((3, 0.25, None), (5, 0.75, None))})
-    assert tuning.judged({}, "accuracy", 0).score == 0.5  # without a personal model, the global one
+    assert judged({}, (3, 0.25, None), (5, 0.75, None)).score == 0.5  # without a personal model, the global one
 
 
 EARLY = Metric(
@@ -221,12 +218,13 @@ def test_any_metric_decides_in_its_own_direction(tmp_path, plain, monkeypatch):
         planned(["fedavg"], ASIDE, 1, None, 4, 0, "magic")
     evaluation = tmp_path / "c" / "tuning" / "fedavg-1" / "evaluation.json"
     content = json.loads(evaluation.read_text())
-    for side in content["summary"].values():
-        for key in [key for key in side if "early" in key]:
-            del side[key]
+    for numbers in (*content["summary"].values(), *content["clients"]):
+        for key in [key for key in numbers if "early" in key]:
+            del numbers[key]
+    shutil.rmtree(tmp_path / "c" / "kept" / "tuning")
     del content[files.CHECKSUM]
     evaluation.write_text(json.dumps(files.with_checksum(content)))  # of a build that did not know the metric
-    with pytest.raises(UserError, match="fedavg-1: the run says nothing of tune_by='early'; remove the folder"):
+    with pytest.raises(UserError, match="fedavg-1: the run says nothing of tune_by='early'; remove the folder and its files"):
         resume_comparison(tmp_path / "c", **QUIET)
 
 
@@ -412,7 +410,7 @@ def test_a_comparison_of_an_older_build_tunes_what_it_tuned(tmp_path, plain):
     del content[files.CHECKSUM], content["tune_by"], content["parameters"], content["config"]["validation_share"]
     content["settings"]["fedfomo"] = {"validation_share": 0.3}
     path.write_text(json.dumps(content))
-    for name in ("tuning", "runs"):
+    for name in ("tuning", "runs", "kept"):
         (folder / name).rename(tmp_path / name)
     result = resume_comparison(folder, **QUIET)
     assert {name: [list(trial.values) for trial in trials] for name, trials in result.tried.items()} == {

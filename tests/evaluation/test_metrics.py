@@ -102,15 +102,15 @@ def test_a_new_metric_is_in_every_table_of_a_comparison(tmp_path):
             assert float(lines[1][f"{model}_early_{side}"]) == summary[f"{model}_early_client"]
             assert float(lines[1][f"{model}_early_{side}_by_token"]) == summary[f"{model}_early_token"]
         assert lines[0][f"personal_early_{side}"] == ""
-    heads, _, _, tuned, _ = (folder / "table.txt").read_text().splitlines()
-    titles = ["seen clients, %", "unseen clients, %", "seen clients, early misses, per mille", "unseen clients, early misses"]
+    heads, _, _, tuned = (folder / "table.txt").read_text().splitlines()[5:9]
+    titles = ["seen clients, early misses, per mille", "unseen clients, early misses, per mille", "worst tenth of clients, %"]
     assert [heads.index(title) for title in titles] == sorted(heads.index(title) for title in titles)
     value = f"{1000 * evaluation['summary']['unseen']['personal_early_client']:.1f}"
     assert f" {value} " in tuned
 
     page = Page(result.report.read_text(encoding="utf-8"))
-    assert "Unseen clients, early misses, per mille" in page.text["table"] and value in page.text["row-fedavgft"]
-    assert "Seen clients, early misses" in page.text["pictures"] and page.source.count("<svg") == 6
+    assert "Unseen clients, early misses, per mille" in page.text["table"] and value in page.text["other-fedavgft"]
+    assert "Seen clients, early misses" in page.text["pictures"] and page.source.count("<svg") == 8
 
 
 def test_where_a_lower_value_is_better_the_lowest_is_bold(tmp_path, plain):

@@ -449,6 +449,7 @@ def plain_content(path):
 def test_a_file_of_another_form_in_a_run_of_a_comparison_is_named(name, tmp_path, plain):
     folder = tmp_path / "comparison"
     compare(["fedavg"], folder, TINY, **QUIET)
+    shutil.rmtree(folder / "kept")
     (folder / "runs" / "fedavg-seed0" / name).write_text("[]")
     with pytest.raises(UserError, match=rf"fedavg-seed0/{name}: "):
         compare(["fedavg"], folder, TINY, **QUIET)
@@ -462,5 +463,6 @@ def test_a_result_that_is_no_number_is_named_by_a_comparison(value, tmp_path, pl
     content = plain_content(path)
     content["summary"]["seen"]["global_token"] = value
     path.write_text(json.dumps(content))
+    shutil.rmtree(folder / "kept")
     with pytest.raises(UserError, match="its files are damaged"):
         compare(["fedavg"], folder, TINY, **QUIET)

@@ -42,7 +42,7 @@ def plain_fixture(monkeypatch):
         return folder / "report.html"
 
     monkeypatch.setattr(loop, "_write_report", report)
-    monkeypatch.setattr("flow.comparison.page._charts", lambda rows: [])
+    monkeypatch.setattr("flow.comparison.page._charts", lambda *_: [])
 
 
 def tree(folder):

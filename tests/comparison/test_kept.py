@@ -1,0 +1,321 @@
+"""What is kept of every run: it says what the run says, a comparison goes on from it alone, and nothing wrong is taken."""
+
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+
+import pytest
+from comparisons import (
+    TINY,
+    plain_fixture,  # noqa: F401
+    results,
+    tree,
+)
+from kept_cases import (
+    CONFIG,
+    GIVEN,
+    NAMES,
+    POPULATION,
+    QUIET,
+    again,
+    copied_fixture,  # noqa: F401
+    edit,
+    evaluation,
+    hashed,
+    lines,
+    runs,
+    same_results,
+    untrained_fixture,  # noqa: F401
+    whole_fixture,  # noqa: F401
+)
+
+from flow import UserError, compare, resume_comparison
+from flow.comparison import kept
+from flow.evaluation.metrics import METRICS, MODELS
+from flow.storage import files
+
+COUNTS = [f"{model}_{column}" for model in MODELS for column in dict.fromkeys(metric.column for metric in METRICS)]
+COSTS = ["download_bytes", "upload_bytes", "flops"]
+
+
+# ---- what the files say ----------------------------------------------------------------------------------------------
+
+
+def test_a_line_for_every_scored_client_with_its_counts_and_costs(whole):
+    for name, seed in runs():
+        path, clients = whole / "kept" / f"{name}-seed{seed}.csv", evaluation(whole, name, seed)["clients"]
+        found = lines(path)
+        assert len(found) == len(clients) == 12
+        models = ("global",) if name == "fedavg" else ("global", "personal")
+        counts = [key for key in COUNTS if key.startswith(models)]
+        assert list(found[0]) == ["client", "side", "tokens", *counts, *COSTS]
+        for line, client in zip(found, clients, strict=True):
+            assert line["client"] == hashlib.sha256(client["id"].encode()).hexdigest()[:16]
+            assert line["side"] == ("seen" if client["seen"] else "unseen")
+            for key in ("tokens", *counts, *COSTS):
+                assert float(line[key]) == client[key] and "," not in line[key], key
+    assert len({line["client"] for line in found}) == 12 and all(len(line["client"]) == 16 for line in found)
+
+
+def test_what_belongs_to_the_whole_run(whole):
+    for name, seed in runs():
+        folder = whole / "runs" / f"{name}-seed{seed}"
+        path = whole / "kept" / f"{name}-seed{seed}.json"
+        about, config = json.loads(path.read_text()), json.loads((folder / "config.json").read_text())
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        assert files.has_checksum(about) and files.intact(about)
+        assert (about["algorithm"], about["seed"], about["rounds"], about["diverged"]) == (name, seed, 3, None)
+        assert about["population"] == config["population"] and about["run"] == rows[0]["run"]
+        assert about["config"]["algorithm"] == config["algorithm"] and about["config"]["cohort"] == 4
+        assert about["config"]["data"] == config["data"] | {"data": None}
+        assert about["csv"] == hashlib.sha256(path.with_suffix(".csv").read_bytes()).hexdigest()
+        assert about["calibration"] == evaluation(whole, name, seed)["calibration"]
+        assert about["client_state_bytes"] == rows[-1]["client_state_bytes"]
+        for key in ("clients", "skipped", "dropped", "late", *COSTS, "seconds"):
+            assert about["totals"][key] == sum(row[key] for row in rows), key
+        flops = nbytes = 0
+        assert len(about["curve"]) == len(rows) == 3
+        for point, row in zip(about["curve"], rows, strict=True):
+            flops += row["flops"] / 4  # the cohort
+            nbytes += row["upload_bytes"] / 4 + row["download_bytes"] / 4
+            assert point["round"] == row["round"]
+            assert (point["flops"], point["bytes"]) == pytest.approx((flops, nbytes), rel=1e-12)
+            for side, summary in row["evaluation"].items():
+                assert point["sides"][side] == {key: value for key, value in summary.items() if value is not None}
+        assert about["drawn"] == pytest.approx({"flops": flops, "bytes": nbytes}, rel=1e-12)
+
+
+def test_neither_a_text_nor_an_id_is_kept(whole):
+    content = b"".join(path.read_bytes() for path in (whole / "kept").iterdir()).decode()
+    assert not any(client.id in content for client in POPULATION.clients)
+    keys = set(re.findall(r'"(\w+)":', content))
+    assert "curve" in keys and not keys & {"texts", "id", "passage", "clients_ids"}
+
+
+def test_the_table_has_the_numbers_of_evaluation_json_to_the_last_bit(tmp_path, plain):
+    folder = compare(NAMES, tmp_path / "c", CONFIG, **QUIET).folder
+    for line in lines(folder / "table.csv"):
+        found = evaluation(folder, line["algorithm"], 0)
+        for side, summary in found["summary"].items():
+            for metric in METRICS:
+                for model in MODELS:
+                    for average, suffix in (("client", ""), ("token", "_by_token")):
+                        value = summary[f"{model}_{metric.infix}{average}"]
+                        printed = line[f"{model}_{metric.infix}{side}{suffix}"]
+                        assert printed == ("" if value is None else repr(value)), metric
+            for share in ("helped", "hurt"):
+                assert line[f"{share}_{side}"] == ("" if summary[share] is None else repr(summary[share]))
+        rows = (folder / "runs" / f"{line['algorithm']}-seed0" / "metrics.jsonl").read_text().splitlines()
+        assert float(line["total_flops"]) == sum(json.loads(row)["flops"] for row in rows) > 0
+        personal = [client["flops"] for client in found["clients"]]
+        assert float(line["total_personal_flops"]) == sum(personal)
+        assert float(line["personal_flops"]) == pytest.approx(sum(personal) / len(personal))
+
+
+def test_the_worst_tenth_of_the_clients(whole):
+    """Seeds averaged within a client; of fewer than eleven clients it is the one with the lowest accuracy."""
+    for line in lines(whole / "table.csv"):
+        model = "global" if line["algorithm"] == "fedavg" else "personal"
+        for side in ("seen", "unseen"):
+            seeds = [
+                {
+                    client["client"]: int(client[f"{model}_correct"]) / int(client["tokens"])
+                    for client in lines(whole / "kept" / f"{line['algorithm']}-seed{seed}.csv")
+                    if client["side"] == side
+                }
+                for seed in (0, 1)
+            ]
+            both = seeds[0].keys() & seeds[1].keys()
+            assert (2 <= len(both) < 7) if side == "seen" else len(both) == 5
+            lowest = min((seeds[0][client] + seeds[1][client]) / 2 for client in both)
+            assert float(line[f"worst_tenth_{side}"]) == pytest.approx(lowest, rel=1e-12)
+
+
+def test_two_clients_with_one_hash_are_refused(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(kept, "HEX", 1)
+    assert len({hashed(client.id)[0] for client in POPULATION.clients}) < len(POPULATION.clients)
+    with pytest.raises(UserError, match=r"fedavg-seed0: two of its clients have ids whose SHA-256 begins alike, .*another id"):
+        compare(["fedavg"], tmp_path / "c", TINY, **QUIET)
+
+
+# ---- going on from them alone ----------------------------------------------------------------------------------------
+
+
+def test_on_another_machine_nothing_is_trained(whole, copied, tmp_path, untrained):
+    shutil.rmtree(copied / "runs")
+    for call in (lambda: again(copied), lambda: compare(folder=copied, **GIVEN, **QUIET)):
+        for name in ("table.csv", "table.txt", "results.json", "comparison.html"):
+            (copied / name).unlink()
+        result = call()
+        same_results(copied, whole)
+        assert result.report.is_file() and not (copied / "runs").exists()
+
+
+def test_tuning_goes_on_from_them_too(tmp_path, plain, monkeypatch, request):
+    settings = {"ditto": {"lam": 1.9, "lr": 2.0}}  # the second choice is refused
+    given = {"algorithms": ["fedavg", "ditto"], "config": TINY, "tune": 2, "settings": settings}
+    first = compare(folder=tmp_path / "c", **given, **QUIET)
+    whole = results(first.folder)
+    assert sorted(path.name for path in (first.folder / "kept" / "tuning").glob("*.csv")) == [
+        "ditto-1.csv", "fedavg-1.csv", "fedavg-2.csv",
+    ]  # fmt: skip
+    for name in ("runs", "tuning"):
+        shutil.rmtree(first.folder / name)
+    request.getfixturevalue("untrained")
+    again = resume_comparison(first.folder, **QUIET)
+    assert results(first.folder) == whole and again.tried == first.tried and again.rows == first.rows
+
+
+def test_a_run_that_diverged_is_not_tried_again(tmp_path, plain, monkeypatch, request):
+    given = {"config": TINY, "settings": {"fedavg": {"lr": 1e30, "clip": 0.0}}}
+    first = compare(["fedavg", "ditto"], tmp_path / "c", **given, **QUIET)
+    about = json.loads((tmp_path / "c" / "kept" / "fedavg-seed0.json").read_text())
+    assert str(tmp_path) not in json.dumps(about)
+    assert "diverged in round" in about["diverged"] and not (tmp_path / "c" / "kept" / "fedavg-seed0.csv").exists()
+    shutil.rmtree(tmp_path / "c" / "runs")
+    request.getfixturevalue("untrained")
+    assert compare(["fedavg", "ditto"], tmp_path / "c", **given, **QUIET).rows == first.rows
+
+
+def test_a_comparison_of_an_older_build_gets_them_from_its_runs(whole, copied, untrained):
+    shutil.rmtree(copied / "kept")
+    again(copied)
+    same_results(copied, whole)
+
+
+def test_results_without_a_loss_have_empty_cells_for_it(copied, untrained):
+    """Of a build that had none."""
+    for name, seed in runs():
+        path = copied / "runs" / f"{name}-seed{seed}" / "evaluation.json"
+        content = json.loads(path.read_text())
+        for client in content["clients"]:
+            for key in [key for key in client if key.endswith("_nats")]:
+                del client[key]
+        for summary in content["summary"].values():
+            for key in [key for key in summary if "_loss_" in key or "_perplexity_" in key]:
+                del summary[key]
+        del content["calibration"]
+        path.write_text(json.dumps(files.with_checksum(content)))
+    shutil.rmtree(copied / "kept")
+    again(copied)
+    assert all("nats" not in path.read_text() for path in (copied / "kept").glob("*.csv"))
+    for line in lines(copied / "table.csv"):
+        assert line["global_loss_seen"] == line["global_perplexity_unseen"] == "" != line["global_seen"]
+    found = [json.loads(path.read_text())["calibration"] for path in (copied / "kept").glob("*.json")]
+    assert found == [{"seen": None, "unseen": None}] * 6
+
+
+# ---- what is wrong with them -----------------------------------------------------------------------------------------
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+DAMAGE = {
+    "csv cut": lambda path: cut(path.with_suffix(".csv")),
+    "csv changed": lambda path: path.with_suffix(".csv").write_text(
+        path.with_suffix(".csv").read_text().replace("unseen", "seen")
+    ),
+    "csv gone": lambda path: path.with_suffix(".csv").unlink(),
+    "json cut": cut,
+    "json changed": lambda path: path.write_text(path.read_text().replace('"seed": 1', '"seed": 0')),
+    "json without checksum": lambda path: path.write_text('{"algorithm": "ditto"}'),
+    "json of another form": lambda path: path.write_text(json.dumps(files.with_checksum({"diverged": None}))),
+    "json without totals": lambda path: edit(path, totals={}),
+    "json without a curve": lambda path: edit(path, curve=[{"round": 1}]),
+    "json a list": lambda path: path.write_text("[]"),
+    "json not UTF-8": lambda path: path.write_bytes(b"\xff{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_files_are_written_anew_from_the_run_or_refused(whole, copied, untrained, capsys, damage):
+    path = copied / "kept" / "ditto-seed1.json"
+    DAMAGE[damage](path)
+    again(copied)
+    same_results(copied, whole)
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 1 and re.match(
+        rf"flow: {copied}/kept/ditto-seed1\.(json|csv): .*; it is written anew from {copied}/runs", said[0]
+    )
+
+    DAMAGE[damage](path)
+    shutil.rmtree(copied / "runs")
+    before = tree(copied)
+    with pytest.raises(
+        UserError, match=r"kept/ditto-seed1\.(json|csv): .* back from a copy, or remove .*ditto-seed1\.json, and the"
+    ):
+        again(copied)
+    assert tree(copied) == before
+
+
+def test_removed_files_make_the_run_be_done_again_where_it_is_gone(whole, copied):
+    """A CSV file alone does not count: the JSON file is written last."""
+    shutil.rmtree(copied / "runs")
+    (copied / "kept" / "ditto-seed1.json").unlink()
+    (copied / "kept" / "ditto-seed1.csv").write_text("half")
+    again(copied)
+    assert (copied / "kept" / "ditto-seed1.csv").read_bytes() == (whole / "kept" / "ditto-seed1.csv").read_bytes()
+    assert [path.name for path in (copied / "runs").iterdir()] == ["ditto-seed1"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        ("ditto-seed0", "seed is 0 there, 1 here"),
+        ("fedavg-seed1", "algorithm.name is 'fedavg' there, 'ditto' here"),
+        ({"population": "0" * 64}, "the data are others"),
+        ({"config": {"rounds": 9}}, "rounds is 9 there, 3 here"),
+    ],
+    ids=["seed", "algorithm", "data", "rounds"],
+)
+def test_files_of_another_run_are_refused_and_left_alone(copied, untrained, other, said):
+    """Also where the folder of the right run is there."""
+    path = copied / "kept" / "ditto-seed1.json"
+    if isinstance(other, str):
+        for suffix in (".json", ".csv"):
+            shutil.copy(copied / "kept" / (other + suffix), path.with_suffix(suffix))
+    else:
+        content = json.loads(path.read_text())
+        edit(path, **{key: content[key] | value if isinstance(value, dict) else value for key, value in other.items()})
+    before = tree(copied)
+    with pytest.raises(
+        UserError, match=rf"ditto-seed1\.json: is of another run than this comparison's \(.*{said}.*\); put the"
+    ):
+        again(copied)
+    assert tree(copied) == before
+
+
+def test_options_that_came_later_do_not_make_a_run_another_one(copied, untrained):
+    path = copied / "kept" / "ditto-seed1.json"
+    config = json.loads(path.read_text())["config"]
+    del config["late"], config["server"]["weiszfeld_steps"], config["algorithm"]["clip"]
+    edit(path, config=config)
+    assert [row.runs for row in again(copied).rows] == [2, 2, 2]
+
+
+def test_results_whose_summary_is_not_that_of_their_clients_are_refused(copied):
+    path = copied / "runs" / "ditto-seed1" / "evaluation.json"
+    content = json.loads(path.read_text())
+    content["summary"]["unseen"]["personal_loss_client"] *= 1.001
+    edit(path, summary=content["summary"])
+    shutil.rmtree(copied / "kept")
+    with pytest.raises(
+        UserError, match=r"ditto-seed1: its files are damaged \(evaluation.summary.unseen.personal_loss_client is"
+    ):
+        again(copied)
+
+
+def test_where_a_run_lies_and_where_it_is_kept(tmp_path):
+    assert kept.place(tmp_path / "c" / "runs" / "flow-seed3") == tmp_path / "c" / "kept" / "flow-seed3.json"
+    assert kept.place(tmp_path / "c" / "tuning" / "flow-3") == tmp_path / "c" / "kept" / "tuning" / "flow-3.json"
+
+
+def test_a_changed_configuration_beside_kept_files_is_refused(copied):
+    given = {**GIVEN, "config": dataclasses.replace(CONFIG, rounds=4)}
+    shutil.rmtree(copied / "runs")
+    with pytest.raises(UserError, match=r"config\.rounds is 3 there, 4 here"):
+        compare(folder=copied, **given, **QUIET)

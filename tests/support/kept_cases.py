@@ -1,0 +1,91 @@
+"""A small comparison with all that is kept of it, and its files read by plain Python."""
+
+import csv
+import dataclasses
+import hashlib
+import json
+import shutil
+
+import checksums
+import oracles
+import pytest
+from comparisons import TINY, results, tree
+from markupsafe import Markup
+
+from flow import compare, resume_comparison
+from flow.comparison import run as comparison_run
+from flow.simulation import loop
+from flow.storage import files
+
+NAMES = ["fedavg", "fedavgft", "ditto"]
+CONFIG = dataclasses.replace(TINY, evaluate_every=1, evaluate_clients=2, final_clients=7, rounds=3)
+"""Of the 12 seen clients other 7 are scored with every seed, so some are paired and some are not."""
+POPULATION = oracles.population((5, 1, 11, 2, 8, 3, 4, 6, 7, 2, 9, 4), (6, 9, 3, 4, 5))
+QUIET = {"population": POPULATION, "progress": False}
+GIVEN = {"algorithms": NAMES, "config": CONFIG, "seeds": 2}
+
+
+@pytest.fixture(scope="session", name="whole")
+def whole_fixture(tmp_path_factory):
+    """The folder of a finished comparison; copy it before changing it."""
+
+    def report(folder):
+        files.write(folder / "report.html", b"report")
+        return folder / "report.html"
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "_write_report", report)
+        patched.setattr("flow.comparison.page.chart", lambda *_: Markup("<svg></svg>"))
+        return compare(folder=tmp_path_factory.mktemp("kept") / "c", **GIVEN, **QUIET).folder
+
+
+@pytest.fixture(name="copied")
+def copied_fixture(whole, tmp_path, plain):
+    """Of that folder."""
+    return shutil.copytree(whole, tmp_path / "c")
+
+
+@pytest.fixture(name="untrained")
+def untrained_fixture(monkeypatch):
+    """Any training is an error."""
+
+    def no_training(*_, **__):
+        raise AssertionError("a run was started or continued")
+
+    monkeypatch.setattr(comparison_run, "simulate", no_training)
+    monkeypatch.setattr(comparison_run, "resume", no_training)
+
+
+def runs():
+    """(name, seed) of every run."""
+    return [(name, seed) for name in NAMES for seed in (0, 1)]
+
+
+def evaluation(folder, name, seed):
+    return json.loads((folder / "runs" / f"{name}-seed{seed}" / "evaluation.json").read_text())
+
+
+def lines(path):
+    """The lines of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def hashed(client_id):
+    return hashlib.sha256(client_id.encode()).hexdigest()[:16]
+
+
+def again(folder, **options):
+    return resume_comparison(folder, **options, **QUIET)
+
+
+def same_results(folder, other):
+    """All that a comparison writes is the same, the times too, since they are kept."""
+    for name in ("table.csv", "table.txt", "results.json", "comparison.json"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes(), name
+    assert results(folder) == results(other) and tree(folder / "kept") == tree(other / "kept")
+
+
+def edit(path, **changes):
+    """Change a JSON file, with a right checksum."""
+    checksums.rewrite(path, json.loads(path.read_text()) | changes)
