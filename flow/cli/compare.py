@@ -45,12 +45,16 @@ class Compare(Config[SharedOptions]):
 
     tune_by: Annotated[str, tyro.conf.arg(metavar="METRIC", help=DECIDES)] = "accuracy"
 
+    against: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """One of the algorithms: all others are tested against it, client by client. It decides only what is shown, and may be
+    another one when the comparison goes on. None: the one that it had last, if any."""
+
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """New folder for everything, or that of the same comparison, which then goes on. None: runs/compare-DATA-DATE-TIME, with
     -2, -3, ... after a name that is taken."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Go on with the comparison in this folder, with its configuration. Takes no other option."""
+    """Go on with the comparison in this folder, with its configuration. Takes no other option but --against."""
 
 
 def _compare(arguments: list[str], ranks: Ranks) -> None:
@@ -72,10 +76,11 @@ def _result(names: list[str], chosen: Compare, folder: Path) -> Comparison:
     config: Config[Any] = Config(**{one.name: getattr(chosen, one.name) for one in fields(Config)})
     try:
         if chosen.resume is not None:
-            return resume_comparison(folder)
+            return resume_comparison(folder, against=chosen.against)
         return compare(
             names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
             tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds, tune_by=chosen.tune_by,
+            against=chosen.against,
         )  # fmt: skip
     except KeyboardInterrupt:
         if (folder / RECORD).exists():
@@ -95,10 +100,11 @@ def _parsed(names: list[str], arguments: list[str]) -> Compare:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    if chosen.resume is not None and (names or len(arguments) != (1 if arguments[0].startswith("--resume=") else 2)):
+    options = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
+    if chosen.resume is not None and (names or not {"--resume", "--against"}.issuperset(options)):
         raise UserError(
-            f"--resume {chosen.resume} takes its configuration from that folder; leave names and other options out, or start a "
-            "new comparison"
+            f"--resume {chosen.resume} takes its configuration from that folder; leave names and all options but --against "
+            "out, or start a new comparison"
         )
     if not chosen.tune:
         for name in ("trials", "tune_rounds", "tune_by"):

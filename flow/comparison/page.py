@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from markupsafe import Markup
 
+from flow.comparison import against
+from flow.comparison.against import Line
 from flow.comparison.labels import Label, add_labels
 from flow.comparison.plan import Plan
 from flow.comparison.table import MODELS, ResultColumn, Row, Run, Title, accuracy_columns, other_columns, routed_columns
@@ -31,12 +33,13 @@ def write_comparison(
     plan: Plan,
     rows: list[Row],
     runs: Mapping[str, list[Run]],
+    tests: list[Line],
     tried: dict[str, list[Trial]],
     chosen: dict[str, Values],
 ) -> Path:
     """Write comparison.html, whole or not at all; returns its path.
 
-    runs: by algorithm, those that have a result.
+    runs: by algorithm, those that have a result. tests: of every other algorithm against `plan.against`, where there is one.
     """
     source = template(
         "comparison.html.j2",
@@ -54,9 +57,10 @@ def write_comparison(
         accuracy=_table(accuracy_columns(), rows),
         others=_table(other_columns(), rows),
         routed=_table(routed, [row for row in finished if any(row.mean[column.measure] is not None for column in routed)]),
+        against=_against(plan.against, tests, rows),
         metrics=[metric.label for metric in metrics.METRICS if metric is not ACCURACY],
-        marked={name: words for name, words in MARKED.items() if name in plan.names},
-        charts=_charts(finished, runs),
+        marked={name: words for name, words in _marked(plan.against).items() if name in plan.names},
+        charts=_charts(finished, runs, plan.against),
         tuning={name: _tried(trials, chosen[name]) for name, trials in tried.items()},
         tune=plan.tune,
         untuned=[name for name in plan.names if name not in tried],
@@ -78,6 +82,20 @@ def _table(columns: list[ResultColumn], rows: list[Row]) -> dict[str, Any]:
 def _groups(titles: list[Title]) -> list[tuple[str, int]]:
     """The titles over neighbours, each with its columns."""
     return [(group, len(list(same))) for group, same in itertools.groupby(group for group, _ in titles)]
+
+
+def _against(reference: str | None, tests: list[Line], rows: list[Row]) -> dict[str, Any] | None:
+    """What the template needs of the tests against the reference; None where there is none."""
+    if reference is None:
+        return None
+    columns = against.titles(reference), against.beside_titles()
+    beside = [against.beside_cells(row, DASH) for row in against.beside_rows(reference, rows)]
+    lines = [against.cells(line, DASH) for line in tests], beside
+    tables = [
+        {"groups": _groups(titles), "titles": [title for _, title in titles], "lines": cells}
+        for titles, cells in zip(columns, lines, strict=True)
+    ]
+    return {"reference": reference, "tables": tables, "notes": against.notes(reference, tests)}
 
 
 def _facts(plan: Plan, runs: list[Run]) -> list[tuple[str, str, str]]:
@@ -128,7 +146,7 @@ def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
     return {"trials": lines, "chosen": chosen, "ends": ends, "metric": metric, "reasons": reasons, "notes": notes}
 
 
-def _charts(rows: list[Row], runs: Mapping[str, list[Run]]) -> list[dict[str, Any]]:
+def _charts(rows: list[Row], runs: Mapping[str, list[Run]], reference: str | None) -> list[dict[str, Any]]:
     """Pictures, each with a title and what its caption needs; those that have nothing to show are left out."""
     drawn = [metric for metric in metrics.METRICS if metric.charted]
     pictures: list[dict[str, Any]] = []
@@ -136,7 +154,7 @@ def _charts(rows: list[Row], runs: Mapping[str, list[Run]]) -> list[dict[str, An
         lines = [line for row in rows if (line := _line(row.name, runs[row.name], metric, cost)) is not None]
         if lines:
             title = f"{metric.label.capitalize()} at equal {CURVES[cost].title}"
-            svg = _curves(lines, metric, cost)
+            svg = _curves(lines, metric, cost, reference)
             pictures.append({"title": title, "svg": svg, "cost": cost, "metric": metric.label})
     for metric, side in itertools.product(drawn, ("unseen", "seen")):
         if any(row.mean[metric.measure(model, side, "client")] is not None for row in rows for model in MODELS):
@@ -202,14 +220,16 @@ def _line(name: str, runs: list[Run], metric: Metric, cost: str) -> Curve | None
     return Curve(name, x, y) if rounds else None
 
 
-MARKED = {"flow": "orange"}
-"""The lines that stand out, and in which colour."""
+def _marked(reference: str | None) -> dict[str, str]:
+    """The lines that stand out, and in which colour."""
+    found = {} if reference is None else {reference: "dark"}
+    return found if reference == "flow" else found | {"flow": "orange"}
 
 
-def _curves(lines: list[Curve], metric: Metric, cost: str) -> Markup:
-    """Learning curves of all algorithms; flow stands out."""
+def _curves(lines: list[Curve], metric: Metric, cost: str, reference: str | None) -> Markup:
+    """Learning curves of all algorithms; the reference and flow stand out."""
     _, axis, units = CURVES[cost]
-    marked = {name: COLOUR["personal"] for name in MARKED}
+    marked = {name: COLOUR["ink" if words == "dark" else "personal"] for name, words in _marked(reference).items()}
 
     def draw(axes: Axes) -> None:
         from matplotlib.ticker import MaxNLocator

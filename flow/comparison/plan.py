@@ -54,6 +54,8 @@ class Plan(NamedTuple):
     """The name of the metric that decides."""
     parameters: dict[str, list[str]]
     """By algorithm, the options that are tuned, in their order; without algorithms that have none."""
+    against: str | None = None
+    """The algorithm that the others are held against; it decides what is shown and no number of a run."""
 
     def tunable(self, name: str) -> dict[str, Tunable]:
         """The parameters to choose for the algorithm of this name, and how they move."""
@@ -76,11 +78,13 @@ def planned(
     tune_rounds: int,
     tune_by: str = "accuracy",
     parameters: Mapping[str, Sequence[str]] | None = None,
+    against: str | None = None,
 ) -> Plan:
     """A comparison, checked as far as it can be without the data.
 
     Args:
         parameters: by algorithm, the options to tune, as a comparison recorded them; None: all that were not given.
+        against: see :func:`reference`.
 
     Raises:
         UserError: an argument is wrong.
@@ -113,7 +117,7 @@ def planned(
     metric_of(tune_by)
     if config.seed + seeds - 1 > LARGEST:
         raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST}; lower either")
-    plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds, tune_by, {})
+    plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds, tune_by, {}, reference(names, against))
     if not tune:
         return plan
     plan = plan._replace(parameters=_parameters(plan, parameters))
@@ -156,6 +160,19 @@ def _parameters(plan: Plan, recorded: Mapping[str, Sequence[str]] | None) -> dic
         if options:
             found[name] = options
     return found
+
+
+def reference(names: Sequence[str], against: str | None) -> str | None:
+    """The algorithm to hold the others against.
+
+    Raises:
+        UserError: it is not among those compared, or there is no other.
+    """
+    if against is not None and against not in names:
+        raise UserError(f"against={against!r} is not among the algorithms compared, {', '.join(names)}; name one of these")
+    if against is not None and len(names) < 2:
+        raise UserError(f"against={against!r} is the only algorithm compared; name another algorithm, or leave against out")
+    return against
 
 
 def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
@@ -218,6 +235,7 @@ def describe(plan: Plan, population: Population) -> dict[str, Any]:
         "parameters": plan.parameters,
         "config": {**asdict(plan.config), "algorithm": asdict(plan.config.algorithm)},
         "data": run_folder.digest({}, population),
+        "against": plan.against,
     }
 
 
@@ -265,7 +283,7 @@ def _plan_of(content: dict[str, Any]) -> Plan:
     config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})
     return planned(
         content["algorithms"], config, content["seeds"], content["settings"], content["tune"], content["tune_rounds"],
-        content["tune_by"], content.get("parameters"),
+        content["tune_by"], content.get("parameters"), content.get("against"),
     )  # fmt: skip
 
 

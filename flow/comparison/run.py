@@ -13,12 +13,13 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.algorithms import NAMES, algorithm_of
 from flow.comparison import kept, tuning
+from flow.comparison.against import Line, csv_against, lines_against, records, text_against
 from flow.comparison.kept import Kept
 from flow.comparison.plan import (
     Plan,
@@ -29,6 +30,7 @@ from flow.comparison.plan import (
     differences,
     planned,
     read_plan,
+    reference,
 )
 from flow.comparison.table import Row, Run, csv_table, row_of, run_of, text_table, worst_tenths
 from flow.config import Config, checked, completed, read_config
@@ -55,10 +57,17 @@ class Comparison:
     folder: Path
     report: Path
     """comparison.html"""
+    against: str | None = None
+    """The algorithm that the others are held against."""
+    tests: list[Line] = field(default_factory=list)
+    """Every other algorithm against this one, by side and metric; empty where there is none."""
 
     def table(self) -> str:
         """The tables for the terminal."""
-        return text_table(self.rows)
+        tables = [text_table(self.rows)]
+        if self.against is not None:
+            tables.append(text_against(self.against, self.tests, self.rows))
+        return "\n\n".join(tables)
 
 
 class Job(NamedTuple):
@@ -79,6 +88,7 @@ def compare(
     tune: int = 0,
     tune_rounds: int = 0,
     tune_by: str = "accuracy",
+    against: str | None = None,
     population: Population | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -95,24 +105,28 @@ def compare(
             flow/comparison/tuning.py; 0: not tuned.
         tune_rounds: rounds of a run that tries one of them; 0: as many as the final ones have.
         tune_by: the name of the metric by which they are chosen, see flow/evaluation/metrics.py.
+        against: the name of one of the algorithms, against which all others are tested client by client; it may be another one
+            when the comparison goes on. None: the one that the folder's comparison had last, if any.
         population: clients to train on instead of loading ``config.data``.
         progress: whether to draw progress bars on stderr, and print the table at the end.
 
     Raises:
         UserError: an option, the data or the folder is wrong, or the folder holds a comparison with another configuration.
     """
-    plan = planned(algorithms, config, seeds, settings, tune, tune_rounds, tune_by)
+    plan = planned(algorithms, config, seeds, settings, tune, tune_rounds, tune_by, against=against)
     folder = _folder(folder)
     with _locked(folder):
         return _compare(plan, folder, population, progress)
 
 
-def resume_comparison(folder: Path | str, *, population: Population | None = None, progress: bool = True) -> Comparison:
+def resume_comparison(
+    folder: Path | str, *, against: str | None = None, population: Population | None = None, progress: bool = True
+) -> Comparison:
     """Go on with the comparison in this folder, with the configuration that it was started with.
 
     Args:
         folder: of the comparison; its runs may be gone where their files below kept/ are there.
-        population: as in :func:`compare`, likewise `progress`.
+        against: as in :func:`compare`, likewise `population` and `progress`.
 
     Raises:
         UserError: as :func:`compare`; there is no comparison in the folder.
@@ -123,7 +137,10 @@ def resume_comparison(folder: Path | str, *, population: Population | None = Non
             f"{folder}: not the folder of a comparison, there is no {RECORD}; give the folder that one was started in"
         )
     with _locked(folder):
-        return _compare(read_plan(folder / RECORD), folder, population, progress)
+        plan = read_plan(folder / RECORD)
+        if against is not None:
+            plan = plan._replace(against=reference(plan.names, against))
+        return _compare(plan, folder, population, progress)
 
 
 def listing() -> str:
@@ -170,6 +187,8 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
         plan = plan._replace(config=replace(plan.config, threads=known.config.threads))
     elif not plan.config.threads:
         plan = plan._replace(config=replace(plan.config, threads=checked(configuration(plan, plan.names[0])).threads))
+    if known is not None and plan.against is None:
+        plan = plan._replace(against=known.against)
     population = _ready(plan, population)  # whatever is wrong is said before anything is written
     _record(folder, describe(plan, population))
 
@@ -194,7 +213,8 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
         runs[name] = [run for run in found if run is not None]
         options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in found]
         rows.append(row_of(name, options, each, worst_tenths(runs[name])))
-    result = Comparison(rows, tried, folder, folder / "comparison.html")
+    tests = [] if plan.against is None else lines_against(plan.against, runs)
+    result = Comparison(rows, tried, folder, folder / "comparison.html", plan.against, tests)
     _write(result, plan, runs, chosen)
     if progress:
         print(result.table())
@@ -223,6 +243,8 @@ def _ready(plan: Plan, population: Population | None) -> Population:
 def _record(folder: Path, described: dict[str, Any]) -> None:
     """Write what the comparison is made of into its new folder, or make sure that the comparison there is this one.
 
+    What only decides what is shown may be another than there, and is written down.
+
     Raises:
         UserError: it is another one.
     """
@@ -231,14 +253,17 @@ def _record(folder: Path, described: dict[str, Any]) -> None:
         files.write_json(path, files.with_checksum(described))
         return
     content = files.read_json(path, "put back the file that the comparison was started with")
+    shown = {"against": described["against"]}
     files.say_unchecked(folder, {RECORD: [content]})
     stored = completed_plan({name: value for name, value in content.items() if name != files.CHECKSUM})
-    changed = differences(stored, json.loads(json.dumps(described)))
+    changed = differences(stored | shown, json.loads(json.dumps(described)))
     if changed:
         raise UserError(
             f"folder={str(folder)!r} holds a comparison with another configuration ({'; '.join(changed)}); go on with "
             f"that one by `flow compare --resume {folder}`, or give another folder"
         )
+    if content.get("against") != described["against"]:
+        files.write_json(path, files.with_checksum(content | shown))
 
 
 def _tune(
@@ -377,13 +402,16 @@ def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: d
     """Write the results: as text, as CSV, as JSON with every run, and as a page."""
     from flow.comparison.page import write_comparison  # draws with matplotlib, which nothing else here needs
 
-    folder, rows = result.folder, result.rows
+    folder, rows, tests = result.folder, result.rows, records(result.tests, result.rows)
     content = {
         "algorithms": [row._asdict() for row in rows],
         "tuning": {name: [trial._asdict() for trial in found] for name, found in result.tried.items()},
         "chosen": chosen,
+        "against": None if result.against is None else {"reference": result.against, "tests": tests},
     }
     files.write_json(folder / "results.json", files.with_checksum(content))
     files.write(folder / "table.csv", csv_table(rows).encode())
+    if result.against is not None:
+        files.write(folder / "paired.csv", csv_against(result.tests, rows).encode())
     files.write(folder / "table.txt", (result.table() + "\n").encode())
-    write_comparison(folder, plan, rows, runs, result.tried, chosen)
+    write_comparison(folder, plan, rows, runs, result.tests, result.tried, chosen)

@@ -65,14 +65,14 @@ def test_a_curve_without_evaluations_along_the_run_is_its_end(tmp_path, monkeypa
     seen, original = [], page._line
     monkeypatch.setattr("flow.simulation.loop._write_report", lambda folder: (folder / "report.html").write_text("report"))
     monkeypatch.setattr(page, "_line", lambda *given: seen.append(original(*given)) or seen[-1])
-    result = compare(["fedavg", "fedavgft"], tmp_path / "c", TINY, **QUIET)
+    result = compare(["fedavg", "fedavgft"], tmp_path / "c", TINY, against="fedavg", **QUIET)
     assert [len(curve.x) for curve in seen] == [1] * 8
     source = Page(result.report.read_text(encoding="utf-8"))
     shown = source.text["pictures"]
     titles = ("Accuracy at equal client compute", "Accuracy at equal communication", "Loss at equal client compute")
     assert all(title in shown for title in (*titles, "Loss at equal communication", "Unseen clients, loss"))
     assert "Perplexity at equal" not in shown and source.source.count("<svg") == 8
-    assert "is orange" not in shown
+    assert shown.count("fedavg is dark.") == 4 and "orange" not in shown
 
 
 def test_hard_and_soft_routing_are_in_the_csv_and_on_the_page(tmp_path, plain):

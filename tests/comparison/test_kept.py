@@ -146,7 +146,7 @@ def test_two_clients_with_one_hash_are_refused(tmp_path, plain, monkeypatch):
 def test_on_another_machine_nothing_is_trained(whole, copied, tmp_path, untrained):
     shutil.rmtree(copied / "runs")
     for call in (lambda: again(copied), lambda: compare(folder=copied, **GIVEN, **QUIET)):
-        for name in ("table.csv", "table.txt", "results.json", "comparison.html"):
+        for name in ("table.csv", "table.txt", "paired.csv", "results.json", "comparison.html"):
             (copied / name).unlink()
         result = call()
         same_results(copied, whole)
@@ -169,7 +169,7 @@ def test_tuning_goes_on_from_them_too(tmp_path, plain, monkeypatch, request):
 
 
 def test_a_run_that_diverged_is_not_tried_again(tmp_path, plain, monkeypatch, request):
-    given = {"config": TINY, "settings": {"fedavg": {"lr": 1e30, "clip": 0.0}}}
+    given = {"config": TINY, "settings": {"fedavg": {"lr": 1e30, "clip": 0.0}}, "against": "ditto"}
     first = compare(["fedavg", "ditto"], tmp_path / "c", **given, **QUIET)
     about = json.loads((tmp_path / "c" / "kept" / "fedavg-seed0.json").read_text())
     assert str(tmp_path) not in json.dumps(about)
@@ -177,6 +177,7 @@ def test_a_run_that_diverged_is_not_tried_again(tmp_path, plain, monkeypatch, re
     shutil.rmtree(tmp_path / "c" / "runs")
     request.getfixturevalue("untrained")
     assert compare(["fedavg", "ditto"], tmp_path / "c", **given, **QUIET).rows == first.rows
+    assert first.tests == [] and "no other algorithm has a client and a seed in common with ditto" in first.table()
 
 
 def test_a_comparison_of_an_older_build_gets_them_from_its_runs(whole, copied, untrained):
@@ -199,10 +200,11 @@ def test_results_without_a_loss_have_empty_cells_for_it(copied, untrained):
         del content["calibration"]
         path.write_text(json.dumps(files.with_checksum(content)))
     shutil.rmtree(copied / "kept")
-    again(copied)
+    result = again(copied)
     assert all("nats" not in path.read_text() for path in (copied / "kept").glob("*.csv"))
     for line in lines(copied / "table.csv"):
         assert line["global_loss_seen"] == line["global_perplexity_unseen"] == "" != line["global_seen"]
+    assert {test.metric for test in result.tests} == {"accuracy"} and len(result.tests) == 4
     found = [json.loads(path.read_text())["calibration"] for path in (copied / "kept").glob("*.json")]
     assert found == [{"seen": None, "unseen": None}] * 6
 

@@ -22,7 +22,7 @@ CONFIG = dataclasses.replace(TINY, evaluate_every=1, evaluate_clients=2, final_c
 """Of the 12 seen clients other 7 are scored with every seed, so some are paired and some are not."""
 POPULATION = oracles.population((5, 1, 11, 2, 8, 3, 4, 6, 7, 2, 9, 4), (6, 9, 3, 4, 5))
 QUIET = {"population": POPULATION, "progress": False}
-GIVEN = {"algorithms": NAMES, "config": CONFIG, "seeds": 2}
+GIVEN = {"algorithms": NAMES, "config": CONFIG, "seeds": 2, "against": "fedavgft"}
 
 
 @pytest.fixture(scope="session", name="whole")
@@ -81,7 +81,7 @@ def again(folder, **options):
 
 def same_results(folder, other):
     """All that a comparison writes is the same, the times too, since they are kept."""
-    for name in ("table.csv", "table.txt", "results.json", "comparison.json"):
+    for name in ("table.csv", "table.txt", "paired.csv", "results.json", "comparison.json"):
         assert (folder / name).read_bytes() == (other / name).read_bytes(), name
     assert results(folder) == results(other) and tree(folder / "kept") == tree(other / "kept")
 
