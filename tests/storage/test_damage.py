@@ -32,6 +32,7 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def folder(whole, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_write_report", lambda path: None)
+    files.say.cache_clear()  # a line is printed once in a process, whichever test came first
     return shutil.copytree(whole.folder, tmp_path / "run")
 
 
