@@ -258,6 +258,7 @@ def test_a_comparison_goes_on_from_any_folder(build, here, monkeypatch):
     content = json.loads(record.read_text())
     assert content["config"]["data"]["data"] == run_folder.read_config(run)["data"]["data"] == str(here / "mine.jsonl.gz")
     (run / "report.html").unlink()
+    shutil.rmtree(here / "c" / "kept")
     if build == "old":
         aged(run)
         content["config"]["data"]["data"] = "mine.jsonl.gz"
