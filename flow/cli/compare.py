@@ -28,7 +28,8 @@ class Compare(Config[SharedOptions]):
     algorithm: SharedOptions = field(default_factory=SharedOptions)
 
     seeds: int = 1
-    """Runs of every algorithm, with the seeds --seed, --seed + 1, ..."""
+    """Runs of every algorithm, with the seeds --seed, --seed + 1, ... With --final-clients each seed scores clients of its
+    own."""
 
     settings: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """TOML file with a table of options for every algorithm that is to have its own. None: there are none."""
@@ -54,7 +55,8 @@ class Compare(Config[SharedOptions]):
     -2, -3, ... after a name that is taken."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Go on with the comparison in this folder, with its configuration. Takes no other option but --against."""
+    """Go on with the comparison in this folder, with its configuration. Takes no other options but --against, and
+    --data where the file moved."""
 
 
 def _compare(arguments: list[str], ranks: Ranks) -> None:
@@ -66,17 +68,19 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
     names = []
     while arguments and not arguments[0].startswith("-"):
         names.append(arguments.pop(0))
+    given = {argument.split("=")[0] for argument in arguments}
     chosen = _parsed(names, arguments)
     with _folder(chosen, ranks) as folder:
-        result = _result(names, chosen, folder)
+        result = _result(names, chosen, folder, "--data" in given)
     print(f"report: {result.report}")
 
 
-def _result(names: list[str], chosen: Compare, folder: Path) -> Comparison:
+def _result(names: list[str], chosen: Compare, folder: Path, moved: bool) -> Comparison:
+    """moved: whether --data was given, which beside --resume says where the file is now."""
     config: Config[Any] = Config(**{one.name: getattr(chosen, one.name) for one in fields(Config)})
     try:
         if chosen.resume is not None:
-            return resume_comparison(folder, against=chosen.against)
+            return resume_comparison(folder, data=chosen.data.data if moved else None, against=chosen.against)
         return compare(
             names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
             tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds, tune_by=chosen.tune_by,
@@ -101,10 +105,10 @@ def _parsed(names: list[str], arguments: list[str]) -> Compare:
         config=(tyro.conf.OmitArgPrefixes,),
     )
     options = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
-    if chosen.resume is not None and (names or not {"--resume", "--against"}.issuperset(options)):
+    if chosen.resume is not None and (names or not {"--resume", "--against", "--data"}.issuperset(options)):
         raise UserError(
             f"--resume {chosen.resume} takes its configuration from that folder; leave names and all options but --against "
-            "out, or start a new comparison"
+            "and --data out, or start a new comparison"
         )
     if not chosen.tune:
         for name in ("trials", "tune_rounds", "tune_by"):

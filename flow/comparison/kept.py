@@ -165,7 +165,7 @@ def read(path: Path, expected: Json) -> Kept:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise files.Damaged(f"{path}: cannot be read ({error})", remedy) from error
     try:
-        changed = differences(completed(about["config"]), json.loads(json.dumps(_placeless(expected))))
+        changed = differences(completed(about["config"]), json.loads(json.dumps(placeless(expected))))
         changed += differences({"data": about["population"]}, {"data": expected["population"]})
         found = Kept(about, {} if about["diverged"] is not None else _table(path.with_suffix(".csv"), about["csv"], remedy))
         found.check()
@@ -216,7 +216,7 @@ def write(path: Path, folder: Path, expected: Json, diverged: str | None) -> Non
         content = _csv(table)
         about["csv"] = hashlib.sha256(content).hexdigest()
         files.write(path.with_suffix(".csv"), content)
-    about |= {"config": _placeless(expected), "population": expected["population"]}
+    about |= {"config": placeless(expected), "population": expected["population"]}
     files.write_json(path, files.with_checksum(about))
 
 
@@ -226,7 +226,7 @@ def matched(runs: Sequence[Values]) -> tuple[npt.NDArray[np.uint64], npt.NDArray
     return clients, np.stack([run.values[np.searchsorted(run.clients, clients)] for run in runs])
 
 
-def _placeless(described: Json) -> Json:
+def placeless(described: Json) -> Json:
     """The configuration of a run, without where its data lie."""
     return run_folder.options(described) | {"data": described["data"] | {"data": None}}
 

@@ -34,7 +34,7 @@ from flow.comparison.plan import (
 )
 from flow.comparison.table import Row, Run, csv_table, row_of, run_of, text_table, worst_tenths
 from flow.config import Config, checked, completed, read_config
-from flow.data import Population
+from flow.data import Population, is_file, located
 from flow.engine.task import prepare
 from flow.errors import Diverged, UserError
 from flow.evaluation.select import SIDES
@@ -120,12 +120,18 @@ def compare(
 
 
 def resume_comparison(
-    folder: Path | str, *, against: str | None = None, population: Population | None = None, progress: bool = True
+    folder: Path | str,
+    *,
+    data: Path | str | None = None,
+    against: str | None = None,
+    population: Population | None = None,
+    progress: bool = True,
 ) -> Comparison:
     """Go on with the comparison in this folder, with the configuration that it was started with.
 
     Args:
         folder: of the comparison; its runs may be gone where their files below kept/ are there.
+        data: the path to which the comparison's file moved, which must give the same population; None: it is where it was.
         against: as in :func:`compare`, likewise `population` and `progress`.
 
     Raises:
@@ -138,6 +144,15 @@ def resume_comparison(
         )
     with _locked(folder):
         plan = read_plan(folder / RECORD)
+        if data is not None:
+            if population is not None:
+                raise UserError(f"data={str(data)!r} does nothing beside population, which takes its place; leave either out")
+            plan = plan._replace(config=replace(plan.config, data=replace(plan.config.data, data=located(str(data)))))
+        elif population is None and is_file(plan.config.data.data) and not Path(plan.config.data.data).exists():
+            raise UserError(
+                f"data={plan.config.data.data!r}: there is no such file, which the comparison in {folder} was started with; "
+                f"put it back, or say where it is now with `flow compare --resume {folder} --data FILE`"
+            )
         if against is not None:
             plan = plan._replace(against=reference(plan.names, against))
         return _compare(plan, folder, population, progress)
@@ -243,7 +258,7 @@ def _ready(plan: Plan, population: Population | None) -> Population:
 def _record(folder: Path, described: dict[str, Any]) -> None:
     """Write what the comparison is made of into its new folder, or make sure that the comparison there is this one.
 
-    What only decides what is shown may be another than there, and is written down.
+    What only decides what is shown, and where the same data lie, may be another than there, and is written down.
 
     Raises:
         UserError: it is another one.
@@ -256,13 +271,17 @@ def _record(folder: Path, described: dict[str, Any]) -> None:
     shown = {"against": described["against"]}
     files.say_unchecked(folder, {RECORD: [content]})
     stored = completed_plan({name: value for name, value in content.items() if name != files.CHECKSUM})
-    changed = differences(stored | shown, json.loads(json.dumps(described)))
+    if stored["data"] == described["data"]:
+        place = {"data": described["config"]["data"]["data"]}
+        stored["config"] = stored["config"] | {"data": stored["config"]["data"] | place}
+        shown["config"] = content["config"] | {"data": content["config"]["data"] | place}
+    changed = differences(stored | shown | {"config": stored["config"]}, json.loads(json.dumps(described)))
     if changed:
         raise UserError(
             f"folder={str(folder)!r} holds a comparison with another configuration ({'; '.join(changed)}); go on with "
             f"that one by `flow compare --resume {folder}`, or give another folder"
         )
-    if content.get("against") != described["against"]:
+    if any(content.get(name) != value for name, value in shown.items()):
         files.write_json(path, files.with_checksum(content | shown))
 
 
@@ -321,8 +340,8 @@ def _check_run(folder: Path, expected: dict[str, Any]) -> None:
     if (folder / "config.json").is_file():
         read_config(folder)  # whatever is wrong with it is said there
         stored = run_folder.read_config(folder)
-        # It goes on under other versions, too, and comparison.json names the data.
-        changed = differences(run_folder.options(completed(stored)), run_folder.options(json.loads(json.dumps(expected))))
+        # It goes on under other versions, too, and with data that moved: comparison.json names them.
+        changed = differences(kept.placeless(completed(stored)), kept.placeless(json.loads(json.dumps(expected))))
         if changed:
             raise UserError(
                 f"{folder}: its config.json is not the one that this comparison wrote ({'; '.join(changed)}); put the file "
