@@ -188,7 +188,9 @@ def notes(reference: str, lines: Sequence[Line]) -> list[str]:
         f"Difference: algorithm minus {reference}, mean over the clients that both scored with every seed that both finished.",
         *_scopes(lines),
         f"p (Holm): of the test that there is no difference, adjusted by Holm's method for the {tests} "
-        f"test{'' if tests == 1 else 's'} of this table; intervals are not adjusted.",
+        f"test{'' if tests == 1 else 's'} of this table; intervals are not adjusted."
+        if tests
+        else "There is no test: it takes two clients that both scored with every seed that both finished.",
         f"Better, worse: clients for which the algorithm is better or worse than {reference}, seeds averaged within a client.",
         "Worst tenth: mean over the tenth of the clients with the worst values of that algorithm.",
         "Helped, hurt: clients with more, or fewer, tokens right after personalization than before.",

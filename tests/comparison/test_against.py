@@ -209,6 +209,8 @@ def test_only_seeds_that_both_finished_and_clients_that_both_scored():
     assert cells(none)[4:] == ["-"] * 9
     said = " ".join(notes("reference", [higher, none, others, one]))
     assert "for the 1 test of this table" in said and "other seeds" in said
+    said = " ".join(notes("reference", [none, others, one]))
+    assert "There is no test: it takes two clients that both scored with every seed" in said and "Holm" not in said
 
 
 def test_intervals_of_one_seed_and_of_several_are_told_apart():

@@ -228,6 +228,12 @@ def test_any_metric_decides_in_its_own_direction(tmp_path, plain, monkeypatch):
         resume_comparison(tmp_path / "c", **QUIET)
 
 
+def test_the_page_names_the_unit_of_a_score_only_where_it_has_one(tmp_path, plain):
+    for metric, said in (("perplexity", "equal weight (mean over"), ("loss", "equal weight (in nats, mean over")):
+        result = compare(["fedavg"], tmp_path / metric, ASIDE, tune=1, tune_by=metric, **QUIET)
+        assert said in Page(result.report.read_text(encoding="utf-8")).text["tuning"]
+
+
 @pytest.mark.parametrize(
     ("share", "texts", "note"),
     [

@@ -62,7 +62,7 @@ def test_curves_of_fewer_clients_than_the_table_say_so(folder: pathlib.Path) -> 
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     rows[-1]["evaluation"]["seen"]["clients"] = 7
     (folder / "metrics.jsonl").write_text("\n".join(json.dumps(row) for row in rows))
-    assert "Measured on 7 seen and 5 unseen clients, the table on all" in report(folder).shown("learning")
+    assert "Measured on 7 seen and 5 unseen clients, the table on 12 and 5: the ends" in report(folder).shown("learning")
 
 
 def test_one_round_without_evaluation(tmp_path: pathlib.Path) -> None:
