@@ -99,7 +99,7 @@ def loss_chart(rows: list[Json]) -> Markup:
         axes.plot(rounds, line, color=COLOUR["ink"], linewidth=1.8, marker="o" if len(rounds) == 1 else None)
         _whole_numbers(axes, rounds)
 
-    return chart("loss", "Training loss by round", "nats per token", "round", draw)
+    return chart("loss", "Training loss by round", "nats a token", "round", draw)
 
 
 def history(rows: list[Json], evaluation: Json) -> list[tuple[int, Json]]:

@@ -117,7 +117,7 @@ def test_charts_have_axes_with_units(flow_page: Page) -> None:
     assert len(svgs) == 6
     assert all(svgs)
     for section, labels in {
-        "learning": ["nats per token", "% of tokens right", "round", "personalized, unseen", "global, seen"],
+        "learning": ["nats a token", "% of tokens right", "round", "personalized, unseen", "global, seen"],
         "clients": ["clients (%)", "gain of the client (percentage points)"],
         "routing": [
             "weight of the local expert, q",
