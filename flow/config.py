@@ -74,7 +74,8 @@ class Config(Generic[Options]):
     """Clients of each kind, seen and unseen in training, in a small evaluation, the same ones every time."""
 
     final_clients: int = 0
-    """Clients of each kind in the evaluation at the end, drawn from the seed; 0: all. For populations that take too long."""
+    """Clients of each kind in the evaluation at the end, drawn at random, the same ones whatever the seed is; 0: all. For
+    populations that take too long."""
 
     dropout: float = 0.0
     """Chance that a client's upload is lost: it received the model and did its work, and the server never hears of it."""

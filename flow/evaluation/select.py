@@ -52,16 +52,23 @@ class Chosen(NamedTuple):
 
 
 def choose(task: Task, most: int, what: str) -> dict[str, Chosen]:
-    """At most so many clients of each side, drawn at random, the same ones every time; 0: all that can be scored."""
+    """At most so many clients of each side, drawn at random, the same ones every time; 0: all that can be scored.
+
+    Those of the final evaluation are the first that can be scored in one random order of all clients, which no seed changes.
+    So runs with other seeds and other algorithms score the same clients, and their results can be paired.
+    """
     config, table, validation, chosen = task.config, task.population.table, task.population.validation, {}
     able = (table.texts >= config.min_texts) & (table.train >= task.minimum) & (table.scored > 0)
     for name, side in SIDES.items():
         members = (table.held_out == side.held_out) & ~validation
         places = np.flatnonzero(members & able)
         eligible = len(places)
-        if most and (most < eligible or what == "curve"):
+        if most and what == "curve":
             stream = Draw(config.seed, 0, f"{what} {name}").stream()
             places = places[stream.choice(eligible, min(most, eligible), replace=False)]
+        elif most and most < eligible:
+            order = Draw(0, 0, f"{what} {name}").stream().permutation(len(able))
+            places = places[np.argsort(order[places])[:most]]
         chosen[name] = Chosen(places, eligible, int(members.sum()) - eligible)
     return chosen
 

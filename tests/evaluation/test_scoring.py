@@ -11,6 +11,7 @@ from run_cases import SMALL, run
 
 from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms.fedavg import FedAvgOptions
+from flow.algorithms.flow import FlowOptions
 from flow.data import prepared, synthetic
 from flow.draws import Draw
 from flow.engine.participation import turnout
@@ -41,15 +42,30 @@ def test_the_final_evaluation_of_a_sample_scores_the_same_numbers_of_fewer_clien
     assert everybody == whole
 
 
-def test_a_sample_is_another_for_another_seed_and_for_the_curve():
+def test_the_sample_for_the_curve_is_another_for_another_seed_and_the_final_one_is_not():
     population = oracles.population(sizes=(4,) * 30, held_out=(4,))
 
     def ids(seed, what):
         task = prepare(dataclasses.replace(SMALL, seed=seed), population)
         return choose(task, 5, what)["seen"].places.tolist()
 
-    drawn = [ids(0, "final"), ids(1, "final"), ids(0, "curve")]
-    assert ids(0, "final") == drawn[0] and len(set(map(tuple, drawn))) == 3
+    drawn = [ids(0, "final"), ids(0, "curve"), ids(1, "curve")]
+    assert ids(0, "final") == ids(1, "final") == drawn[0] and len(set(map(tuple, drawn))) == 3
+    assert drawn[0] != sorted(drawn[0]) and max(drawn[0]) > 5  # not the first ones
+
+
+def test_algorithms_that_need_more_of_a_client_score_the_same_ones_of_those_that_both_can():
+    population = oracles.population(sizes=(1, 4) * 20, held_out=(1, 4))
+    tasks = [
+        prepare(dataclasses.replace(SMALL, algorithm=options, min_texts=0), population)
+        for options in (FedAvgOptions(batch_size=4), FlowOptions(batch_size=4))
+    ]
+    assert [task.minimum for task in tasks] == [1, 2]
+    for most in (1, 5, 9, 19):
+        every, some = (choose(task, most, "final")["seen"].places.tolist() for task in tasks)
+        assert len(every) == len(some) == most
+        of_both = [place for place in every if population.table.train[place] >= 2]
+        assert some[: len(of_both)] == of_both
 
 
 def test_the_summary_adds_up_the_rounds(tmp_path, capsys):
