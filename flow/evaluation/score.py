@@ -182,13 +182,14 @@ def _passage(
     def first(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values[valid][:PASSAGE]
 
+    weights = first(guesses["soft"].local_weight) if "soft" in guesses else None
     hits = {model: first(guess.tokens == targets).tolist() for model, guess in guesses.items()}
     return {
         "client": client.id,
         "group": client.group,
         "seen": not client.held_out,
         "tokens": [vocabulary.tokens[token] for token in first(targets)],
-        "local_weight": [round(float(q), 4) for q in first(guesses["soft"].local_weight)] if "soft" in guesses else None,
+        "local_weight": None if weights is None or not np.isfinite(weights).all() else [round(float(q), 4) for q in weights],
         "global_correct": hits.get("global"),
         "personal_correct": hits.get("personal"),
     }

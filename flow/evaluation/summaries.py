@@ -42,11 +42,18 @@ def side_summary(scores: Sequence[Score], skipped: int) -> dict[str, Any]:
 
 
 def routing_quantiles(scores: Sequence[Score]) -> dict[str, Any] | None:
-    """How much the GRU's local expert is used at all scored tokens, by time step and altogether; None if not routed."""
+    """How much the GRU's local expert is used at all scored tokens, by time step and altogether; None if not routed.
+
+    Tokens are left out whose weight is no number, as that of a model that diverged.
+    """
     routed = [(score.local_weights, score.steps) for score in scores if score.local_weights is not None]
     if not routed:
         return None
     weights, steps = np.concatenate([w for w, _ in routed]), np.concatenate([t for _, t in routed])
+    known = np.isfinite(weights)
+    weights, steps = weights[known], steps[known]
+    if not len(weights):
+        return None
     order = np.argsort(steps, kind="stable")
     ends = np.cumsum(np.bincount(steps))
     rows = []
@@ -84,7 +91,7 @@ def client_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
                 for metric in metrics.METRICS
                 for model in MODELS
             },
-            "local_weight": None if score.local_weights is None else float(score.local_weights.mean(dtype=np.float64)),
+            "local_weight": None if score.local_weights is None else finite(float(score.local_weights.mean(dtype=np.float64))),
             **score.cost._asdict(),
         }
         for score in sorted(scores, key=lambda score: score.id)
