@@ -16,6 +16,7 @@ import io
 import itertools
 import json
 import math
+import re
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
@@ -88,7 +89,27 @@ class Kept(NamedTuple):
                 raise KeyError(name)
         if self.diverged is None:
             sum(self.about["totals"][name] for name in TOTALS)
+            self._check_table()
             self.curve()
+
+    def _check_table(self) -> None:
+        """That every line is a client of its own, with numbers that a run can count."""
+        for name, column in self.columns.items():
+            for cell in column:
+                if name == "client":
+                    good = re.fullmatch(rf"[0-9a-f]{{{HEX}}}", cell) is not None
+                elif name == "side":
+                    good = cell in SIDES
+                elif cell is None:
+                    good = name not in ("tokens", *Cost._fields)
+                else:
+                    good = math.isfinite(cell) and cell >= 0 and (name != "tokens" or (isinstance(cell, int) and cell > 0))
+                if not good:
+                    raise ValueError(f"{name} of a client is {cell!r}")
+        if len(set(self.columns["client"])) < len(self.columns["client"]):
+            raise ValueError("a client is there twice")
+        for name in Cost._fields:
+            _ = self.columns[name]
 
     def summary(self, side: str) -> Json:
         """One side's metrics and shares, to the last bit those of evaluation.json."""
@@ -159,10 +180,13 @@ def read(path: Path, expected: Json) -> Kept:
     """
     remedy = f"put it and the other file of the run back from a copy, or remove {path}, and the run is done again"
     try:
+        files.check_regular(path)
         about = json.loads(path.read_text(encoding="utf-8"))
         if not files.has_checksum(about) or not files.intact(about):
             raise files.Damaged(f"{path}: damaged or changed, {files.WRONG_CHECKSUM}", remedy)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (OSError, ValueError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
         raise files.Damaged(f"{path}: cannot be read ({error})", remedy) from error
     try:
         changed = differences(completed(about["config"]), json.loads(json.dumps(placeless(expected))))
@@ -273,9 +297,9 @@ def _clients(evaluation: Json) -> dict[str, list[Any]]:
         "tokens": [client["tokens"] for client in clients],
     }
     for model, metric in itertools.product(metrics.MODELS, metrics.METRICS):  # two metrics may read the same counts
-        counts = [client.get(metric.client_key(model)) for client in clients]
-        if any(count is not None for count in counts):
-            columns[metric.client_key(model)] = counts
+        key, first = metric.client_key(model), ACCURACY.client_key(model)
+        if any(client.get(first) is not None and key in client for client in clients):  # also where no loss is finite
+            columns[key] = [client.get(key) for client in clients]
     columns |= {name: [client[name] for client in clients] for name in Cost._fields}
     for name, column in columns.items():
         for value in column:
@@ -303,12 +327,15 @@ def _csv(columns: dict[str, list[Any]]) -> bytes:
 def _table(path: Path, sha256: str, remedy: str) -> dict[str, list[Any]]:
     """The columns of a CSV file with this SHA-256."""
     try:
+        files.check_regular(path)
         content = path.read_bytes()
     except OSError as error:
         raise files.Damaged(f"{path}: cannot be read ({error})", remedy) from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise files.Damaged(f"{path}: damaged or changed, its SHA-256 is not the one in {path.stem}.json", remedy)
     names, *lines = csv.reader(io.StringIO(content.decode("utf-8")))
+    if len(set(names)) < len(names):
+        raise ValueError("two columns have one name")
     cells = zip(*lines, strict=True) if lines else ([] for _ in names)
     return {
         name: list(column) if name in ("client", "side") else [_number(cell) for cell in column]

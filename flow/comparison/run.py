@@ -312,7 +312,8 @@ def _trial(values: tuning.Values, metric: str, job: Job, progress: bool) -> tuni
     known = _kept(job, progress)
     if known.diverged is not None:
         return tuning.Trial(values, metric, None, None, None, known.diverged)
-    return tuning.judged(values, metric, {side: known.summary(side) for side in SIDES}, job.folder)
+    measured = tuning.metric_of(metric).client_key(known.predicted) in known.columns
+    return tuning.judged(values, metric, {side: known.summary(side) for side in SIDES}, job.folder, measured)
 
 
 def _kept(job: Job, progress: bool) -> Kept:

@@ -23,7 +23,7 @@ from flow.config import Config, checked
 from flow.data import Population, Sequences
 from flow.errors import UserError
 from flow.evaluation import metrics
-from flow.evaluation.metrics import Metric
+from flow.evaluation.metrics import ACCURACY, Metric
 
 Values = dict[str, float]
 """By the names of options; integers for those that count."""
@@ -187,23 +187,33 @@ def possible(config: Config[Any]) -> Config[Any]:
     return config
 
 
-def judged(values: Values, metric: str, summary: Mapping[str, Mapping[str, Any]], folder: Path) -> Trial:
+def judged(values: Values, metric: str, summary: Mapping[str, Mapping[str, Any]], folder: Path, measured: bool = True) -> Trial:
     """A choice with the score of its finished run in a folder, from the summaries of both sides.
 
+    It has none where the metric is not finite on a side that has clients, as the loss of a model that diverged before it
+    predicts.
+
+    Args:
+        measured: whether the run, which may be of an older build, knew the metric.
+
     Raises:
-        UserError: no training client could be scored, or the run says nothing of the metric.
+        UserError: no training client could be scored, or a run of an older build says nothing of the metric.
     """
     if not summary["seen"]["clients"]:
         raise UserError(
             f"{folder}: no training client could be scored on its validation texts, so nothing can be chosen; lower min_texts, "
             "give clients more text, or leave tune out"
         )
-    seen, unseen = (_part(summary[side], metric_of(metric)) for side in ("seen", "unseen"))
-    if seen is None:
+    if not measured:
         raise UserError(
             f"{folder}: the run says nothing of tune_by={metric!r}; remove the folder and its files in kept/tuning, and the "
             "run is done again"
         )
+    seen, unseen = (_part(summary[side], metric_of(metric)) for side in ("seen", "unseen"))
+    for part, side, who in ((seen, "seen", "training"), (unseen, "unseen", "validation")):
+        if part is None and summary[side]["clients"]:
+            return Trial(values, metric, None, None, None, f"the {metric} of its {who} clients is not finite")
+    assert seen is not None
     if unseen is not None:
         return Trial(values, metric, (seen + unseen) / 2, seen, unseen, "")
     there = summary["unseen"]["skipped"]
@@ -213,8 +223,8 @@ def judged(values: Values, metric: str, summary: Mapping[str, Mapping[str, Any]]
 
 def _part(summary: Mapping[str, Any], metric: Metric) -> float | None:
     """What one side's clients come to, personalized where they personalize."""
-    own, common = (summary[metric.summary_key(model, "client")] for model in ("personal", "global"))
-    found = common if own is None else own
+    model = "global" if summary[ACCURACY.summary_key("personal", "client")] is None else "personal"  # which is always finite
+    found = summary[metric.summary_key(model, "client")]
     return None if found is None else float(found)
 
 

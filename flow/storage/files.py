@@ -65,7 +65,7 @@ def read_tensors(path: Path, digest: str, remedy: Callable[[], str]) -> tuple[Te
         UserError: it is of another run.
     """
     try:
-        _check_regular(path)
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
@@ -86,14 +86,14 @@ def read_labels(path: Path, remedy: str) -> Labels:
         Damaged: the file is missing or cut, or says nothing of the kind.
     """
     try:
-        _check_regular(path)
+        check_regular(path)
         with safe_open(path, framework="pt") as file:
             return _labels(path, file.metadata() or {}, remedy)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error, remedy) from error
 
 
-def _check_regular(path: Path) -> None:
+def check_regular(path: Path) -> None:
     """Raise OSError for what is no file: opening a pipe would wait for ever."""
     if path.exists() and not path.is_file():
         raise OSError("it is a folder, a pipe or a device")

@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import shutil
 
@@ -216,6 +217,14 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-20])
 
 
+def table(path, change):
+    """Change the cells of the CSV file, with right checksums in the JSON file."""
+    cells = change([line.split(",") for line in path.with_suffix(".csv").read_text().splitlines()])
+    content = "".join(",".join(line) + "\n" for line in cells).encode()
+    path.with_suffix(".csv").write_bytes(content)
+    edit(path, csv=hashlib.sha256(content).hexdigest())
+
+
 DAMAGE = {
     "csv cut": lambda path: cut(path.with_suffix(".csv")),
     "csv changed": lambda path: path.with_suffix(".csv").write_text(
@@ -230,6 +239,22 @@ DAMAGE = {
     "json without a curve": lambda path: edit(path, curve=[{"round": 1}]),
     "json a list": lambda path: path.write_text("[]"),
     "json not UTF-8": lambda path: path.write_bytes(b"\xff{}"),
+    "json with an enormous number": lambda path: path.write_text('{"sha256": ' + "1" * 5000 + "}"),
+    "csv a pipe": lambda path: (path.with_suffix(".csv").unlink(), os.mkfifo(path.with_suffix(".csv"))),
+    "csv with a client twice": lambda path: table(path, lambda lines: [*lines, lines[1]]),
+    "csv with a column twice": lambda path: table(path, lambda lines: [[*line, line[-1]] for line in lines]),
+    "csv without a cost": lambda path: table(path, lambda lines: [line[:-1] for line in lines]),
+    "csv with a negative number": lambda path: table(
+        path, lambda lines: [lines[0], [*lines[1][:3], "-1", *lines[1][4:]], *lines[2:]]
+    ),
+    "csv with NaN": lambda path: table(path, lambda lines: [lines[0], [*lines[1][:3], "nan", *lines[1][4:]], *lines[2:]]),
+    "csv with a client without tokens": lambda path: table(
+        path, lambda lines: [lines[0], [*lines[1][:2], "0", *lines[1][3:]], *lines[2:]]
+    ),
+    "csv with an id": lambda path: table(path, lambda lines: [lines[0], ["zz", *lines[1][1:]], *lines[2:]]),
+    "csv with a third side": lambda path: table(
+        path, lambda lines: [lines[0], [lines[1][0], "other", *lines[1][2:]], *lines[2:]]
+    ),
 }
 
 

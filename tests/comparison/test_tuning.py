@@ -26,7 +26,7 @@ from flow.algorithms import NAMES
 from flow.algorithms.interface import Tunable
 from flow.comparison import plan as plans
 from flow.comparison import tuning
-from flow.comparison.plan import planned
+from flow.comparison.plan import Plan, planned
 from flow.data import Client, Population, Sequences
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
@@ -188,6 +188,41 @@ def test_both_kinds_of_clients_count_alike_however_many_there_are():
     assert [(trial.seen, trial.unseen) for trial in trials] == [(seen[2], unseen[2]) for seen, unseen in parts]
     assert tuning.best(trials) == {"lr": 2.0}
     assert judged({}, (3, 0.25, None), (5, 0.75, None)).score == 0.5  # without a personal model, the global one
+
+
+@pytest.mark.parametrize("metric", ["loss", "perplexity"])
+def test_a_try_whose_metric_is_not_finite_has_no_result(metric):
+    """Neither the global model, with which nobody predicts, nor the other side stands in for it."""
+
+    def score(seen, unseen):
+        sides = {
+            side: {"clients": 4, "skipped": 0, "personal_client": 0.1, f"global_{metric}_client": 2.0}
+            | {f"personal_{metric}_client": own}
+            for side, own in (("seen", seen), ("unseen", unseen))
+        }
+        return tuning.judged({"lr": 1.0}, metric, sides, Path("tuning/flow-1"))
+
+    assert score(3.0, 5.0).score == 4.0
+    for parts, who in (((None, 5.0), "training"), ((3.0, None), "validation"), ((None, None), "training")):
+        trial = score(*parts)
+        assert (trial.score, trial.note) == (None, "") and trial.reason == f"the {metric} of its {who} clients is not finite"
+
+
+def test_a_comparison_goes_on_after_a_try_whose_loss_is_not_finite(tmp_path, plain):
+    """Its clients' own models leave the finite numbers where they predict, which no round of training notices."""
+    settings = {"fedavgft": {"lr": 0.5, "clip": 0.0, "personal_epochs": 3}}
+    plan = {"settings": settings, "tune": 2, "tune_by": "loss"}
+    start = replaced_start("fedavgft", personal_lr=1e38)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Plan, "start", start)
+        with pytest.raises(
+            UserError, match=r"fedavgft: nothing that tune tried has a result \(personal_lr 1e\+38: the loss of"
+        ):
+            compare(["fedavgft"], tmp_path / "c", TINY, **plan, **QUIET)
+
+
+def replaced_start(name, **values):
+    return lambda self, one: dict(values) if one == name else {}
 
 
 EARLY = Metric(
