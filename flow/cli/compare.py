@@ -28,8 +28,7 @@ class Compare(Config[SharedOptions]):
     algorithm: SharedOptions = field(default_factory=SharedOptions)
 
     seeds: int = 1
-    """Runs of every algorithm, with the seeds --seed, --seed + 1, ... With --final-clients each seed scores clients of its
-    own."""
+    """Runs of every algorithm, with the seeds --seed, --seed + 1, ..."""
 
     settings: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """TOML file with a table of options for every algorithm that is to have its own. None: there are none."""
