@@ -83,6 +83,10 @@ class Config(Generic[Options]):
     stragglers: float = 0.0
     """Chance that a client is slow in a round. (FedProx's experiments: 0, 0.5, 0.9 of the clients; Li et al., MLSys 2020.)"""
 
+    split: Literal["time", "random"] = field(default="time", metadata={"absent": "random"})
+    """How algorithms split a client's training sequences in two: "time": whole texts, the older and the newer ones, a single
+    text at the nearest place between two sequences; "random": sequences at random, as published."""
+
     late: Literal["drop", "partial"] = "drop"
     """What slow clients come to: "drop": their upload comes after the deadline and is not used; "partial": they do 1 to all
     of the epochs, each number as likely, and upload that. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes part.)"""

@@ -150,7 +150,7 @@ def local(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> Upload
 
     A client's first round has nothing to mix: it trains where it starts.
     """
-    learning, target = parts(options, visit.data, visit.draw)
+    learning, target = parts(options, visit)
     own = untagged("model", visit.kept.tensors)
     before, weights, work = federate(options, model, visit, own, only(target, visit.kept.known))
     parameters = copy(before)
@@ -165,7 +165,7 @@ def personalize(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> 
 
     A new client first trains where it starts, as in the first round of all others.
     """
-    learning, target = parts(options, visit.data, visit.draw)
+    learning, target = parts(options, visit)
     own = copy(untagged("model", visit.kept.tensors))
     update = Update(tuple(own), "global")
     training = train(model, own, only(learning, ~visit.kept.known), [update], options, visit.draw, "local")
@@ -173,9 +173,10 @@ def personalize(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> 
     return Personal(mixed, "global", phases=(training, work))
 
 
-def parts(options: FedFomoOptions, data: Data, draw: Draw) -> tuple[Data, Data]:
+def parts(options: FedFomoOptions, visit: Visit) -> tuple[Data, Data]:
     """What a client trains on and what it weighs models on, the same in every round and at prediction."""
-    return split(data, draw._replace(round=0, purpose="validation"), 1 - options.weighing_share)
+    draw = visit.draw._replace(round=0, purpose="validation")
+    return split(visit.data, draw, 1 - options.weighing_share, visit.split)
 
 
 def only(data: Data, who: Tensor) -> Data:

@@ -54,7 +54,7 @@ def local(options: FedReconOptions, model: LanguageModel, visit: Visit) -> Uploa
 
     Uploads w_g, weighted by the number of query sequences.
     """
-    support, query = split(visit.data, visit.draw)
+    support, query = split(visit.data, visit.draw, rule=visit.split)
     parameters = start(model, visit.received)
     recon = reconstruct(options, model, parameters, support, visit.draw)
     update = Update(tuple(visit.received), "global", compose=joined(model))

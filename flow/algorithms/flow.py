@@ -206,7 +206,9 @@ def prepare(options: FlowOptions, model: LanguageModel, visit: Visit) -> tuple[T
     if options.ablation != "none":
         return parameters, visit.data, ()
     _, personal, _, _, split_in_two = settings(options)
-    support, query = split(visit.data, visit.draw, options.local_share) if split_in_two else (visit.data, visit.data)
+    support, query = visit.data, visit.data
+    if split_in_two:
+        support, query = split(visit.data, visit.draw, options.local_share, visit.split)
     return parameters, query, (make_local(model, parameters, support, personal, visit.draw),)
 
 

@@ -32,6 +32,18 @@ class Sequences:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    @property
+    def texts(self) -> npt.NDArray[np.int64]:
+        """int64 [n]: from which text each window comes, counted from 0 in the order of time.
+
+        The first window begins a text, and so does every window that starts with ``<bos>``. A continuous source joins a
+        client's texts into one stream, which counts as one text.
+        """
+        begins = self.tokens[:, 0] == BOS
+        begins[:1] = True
+        texts: npt.NDArray[np.int64] = np.cumsum(begins, dtype=np.int64)
+        return texts - 1
+
 
 @dataclass(frozen=True, eq=False)
 class Client:

@@ -60,7 +60,7 @@ class Task(NamedTuple):
         received, nbytes, server_side = self.download(model, state, members)
         start = {} if fresh is None else fresh(self.config.algorithm, model, received, len(clients))
         kept, data = states.of(members.rows, start), gather(clients, "train", self.config.model.device)
-        return Visit(members.rows, received, nbytes, kept, data, draw, phase, server_side)
+        return Visit(members.rows, received, nbytes, kept, data, draw, phase, server_side, self.config.split)
 
 
 def prepare(config: Config[Any], population: Population | None = None, progress: bool = False) -> Task:

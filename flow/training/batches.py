@@ -14,6 +14,8 @@ from flow.data import Client
 from flow.draws import Draw
 from flow.model.parameters import Rows
 
+Split = Literal["time", "random"]
+"""How a client's sequences are split in two: older and newer texts, or sequences at random."""
 MANY = 8  # groups for every worker, from which on the last one at work costs little against all
 
 
@@ -27,6 +29,8 @@ class Data(NamedTuple):
     """int32 [N + 1, T + 1]; the last row is padding."""
     lengths: Tensor
     """int64 [N + 1]; valid targets of every row; 1 for the padding row, which no loss counts."""
+    texts: Rows
+    """int64 [N]; the text of its client that a row comes from, see :attr:`flow.data.population.Sequences.texts`."""
 
     def sizes(self) -> list[int]:
         """Number of sequences of every client."""
@@ -57,19 +61,38 @@ def gather(clients: Sequence[Client], part: Literal["train", "test"], device: to
     tokens = np.concatenate([*(p.tokens for p in parts), np.zeros((1, width), np.int32)])
     lengths = np.concatenate([*(p.lengths for p in parts), np.ones(1, np.int32)]).astype(np.int64)
     ids = tuple(client.id for client in clients)
-    return Data(ids, rows, torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device))
+    texts = np.concatenate([p.texts for p in parts])
+    return Data(ids, rows, torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device), texts)
 
 
-def split(data: Data, draw: Draw, share: float = 0.5) -> tuple[Data, Data]:
-    """Split every client's sequences at random into two disjoint parts, the first with this share of them, rounded down.
+def split(data: Data, draw: Draw, share: float = 0.5, rule: Split = "time") -> tuple[Data, Data]:
+    """Split every client's sequences into two disjoint parts. From two sequences on neither part is empty.
 
-    From two sequences on neither part is empty.
+    Args:
+        share: how much of the sequences the first part has.
+        rule: "time": the older texts and the newer ones, cut between the two texts where the share is nearest; sequences of
+            one text alone are cut at the nearest place between two of them. "random": sequences are drawn without regard to
+            their texts, for the first part the share rounded down.
     """
-    orders = [rows[draw.stream("split", id).permutation(len(rows))] for id, rows in zip(data.ids, data.rows, strict=True)]
-    sizes = [min(max(int(len(order) * share), 1), max(len(order) - 1, 0)) for order in orders]
+    if rule == "time":
+        orders, sizes = list(data.rows), [boundary(data.texts[rows], share) for rows in data.rows]
+    else:
+        orders = [rows[draw.stream("split", id).permutation(len(rows))] for id, rows in zip(data.ids, data.rows, strict=True)]
+        sizes = [min(max(int(len(order) * share), 1), max(len(order) - 1, 0)) for order in orders]
     first = tuple(order[:size] for order, size in zip(orders, sizes, strict=True))
     second = tuple(order[size:] for order, size in zip(orders, sizes, strict=True))
     return data._replace(rows=first), data._replace(rows=second)
+
+
+def boundary(texts: Rows, share: float) -> int:
+    """How many of the first sequences make up the older part, see :func:`split`; of two places equally near the earlier one.
+
+    texts: int64 [n], the text of every sequence, ascending.
+    """
+    places = np.flatnonzero(np.diff(texts)) + 1
+    if not len(places):
+        places = np.arange(1, len(texts))
+    return int(places[np.abs(places - share * len(texts)).argmin()]) if len(places) else 0
 
 
 def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[Client]]:

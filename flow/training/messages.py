@@ -11,7 +11,7 @@ from torch import Tensor
 from flow.draws import Draw
 from flow.model.language_model import Prediction
 from flow.model.parameters import Route, Rows, Tensors, nbytes
-from flow.training.batches import Batch, Data
+from flow.training.batches import Batch, Data, Split
 from flow.training.records import Work
 
 Phase = Literal["train", "predict"]
@@ -82,6 +82,8 @@ class Visit(NamedTuple):
     phase: Phase
     server_side: Tensors | None = None
     """See :class:`Download`."""
+    split: Split = "time"
+    """How the training sequences are split where an algorithm splits them, see :func:`flow.training.batches.split`."""
 
 
 class Upload(NamedTuple):

@@ -278,7 +278,7 @@ def test_fedrecon(clip):
 def test_fedrecon_no_query_half_is_empty():
     bench = Bench(FedReconOptions(**BASE))
     upload = bench.local(bench.able())
-    assert list(upload.weights) == [len(c.train) - len(c.train) // 2 for c in bench.able()]
+    assert list(upload.weights) == [len(c.train) - oracles.older(c, 0.5) for c in bench.able()]
     assert min(upload.weights) >= 1
 
 
@@ -358,8 +358,7 @@ def test_the_share_of_local_data_leaves_neither_part_empty(share):
     bench = Bench(FlowOptions(**BASE, local_share=share))
     clients = bench.able()
     for client, weight in zip(clients, bench.local(clients).weights, strict=True):
-        first = min(max(int(share * len(client.train)), 1), len(client.train) - 1)
-        assert weight == len(client.train) - first >= 1
+        assert weight == len(client.train) - oracles.older(client, share) >= 1
 
 
 @pytest.mark.parametrize(

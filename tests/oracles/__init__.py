@@ -50,11 +50,22 @@ def batches(sequences, numbers, batch_size, epochs, generator):
             yield [(sequences.tokens[i], int(sequences.lengths[i])) for i in order[start : start + batch_size]]
 
 
-def halves(client, seed, round, purpose, share=0.5):
+def halves(client, seed, round, purpose, share=0.5, rule="time"):
     """Numbers of the sequences of both parts; from two sequences on, none is empty."""
+    if rule == "time":
+        cut = older(client, share)
+        return list(range(cut)), list(range(cut, len(client.train)))
     order = [int(i) for i in stream(seed, round, purpose, "split", client.id).permutation(len(client.train))]
     cut = min(max(int(share * len(order)), 1), len(order) - 1)
     return order[:cut], order[cut:]
+
+
+def older(client, share):
+    """How many sequences are the older part: as near to the share as a boundary of texts, or where there is none of
+    sequences, allows; of two equally near places the earlier one."""
+    inside = range(1, len(client.train))
+    ends = [n for n in inside if client.train.tokens[n][0] == 2] or list(inside)
+    return min(ends, key=lambda end: (abs(end - share * len(client.train)), end), default=0)
 
 
 def gru(x, h, w_ih, w_hh, b_ih, b_hh):

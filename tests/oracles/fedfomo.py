@@ -5,7 +5,7 @@ A client's state is the pair (its model as uploaded, the model before the traini
 
 import torch
 
-from oracles import batch_loss, batches, sgd_step, stream
+from oracles import batch_loss, batches, halves, sgd_step, stream
 
 
 def pick(there, liking, models, epsilon, generator):
@@ -37,9 +37,7 @@ def chosen(row, id, there, liking, options, seed, round, purpose, new):
 
 def parts(client, options, seed):
     """Numbers of the sequences to train on and of those to weigh models on."""
-    order = [int(i) for i in stream(seed, 0, "validation", "split", client.id).permutation(len(client.train))]
-    cut = min(max(int((1 - options["weighing_share"]) * len(order)), 1), len(order) - 1)
-    return order[:cut], order[cut:]
+    return halves(client, seed, 0, "validation", 1 - options["weighing_share"])
 
 
 def loss(p, client, numbers):

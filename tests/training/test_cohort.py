@@ -8,6 +8,9 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from flow.data import Client
+from flow.data.population import cut_windows
+from flow.data.tokens import BOS, EOS
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import names_of, stack
@@ -58,17 +61,58 @@ def test_streams_follow_the_documented_derivation():
 
 def test_halves_are_disjoint_complete_and_fixed_by_seed_round_and_client():
     data = gather(CLIENTS, "train", "cpu")
-    first, second = split(data, DRAW)
+    first, second = split(data, DRAW, rule="random")
     for own, a, b in zip(data.rows, first.rows, second.rows, strict=True):
         assert sorted([*a, *b]) == sorted(own)
         assert len(a) == len(own) // 2
     shuffled = gather(CLIENTS[::-1], "train", "cpu")
-    a = split(shuffled, DRAW)[0]
+    a = split(shuffled, DRAW, rule="random")[0]
     for k, client in enumerate(shuffled.ids):
         origin, mine = data.rows[data.ids.index(client)][0], shuffled.rows[k][0]
         assert [row - mine for row in a.rows[k]] == [row - origin for row in first.rows[data.ids.index(client)]]
-    other = split(data, DRAW._replace(round=4))[0]
+    other = split(data, DRAW._replace(round=4), rule="random")[0]
     assert any(list(a) != list(b) for a, b in zip(first.rows, other.rows, strict=True))
+
+
+def texts_of(client):
+    """The training sequences of every text, by their numbers."""
+    found = []
+    for number, tokens in enumerate(client.train.tokens):
+        if tokens[0] == BOS or not found:
+            found.append([])
+        found[-1].append(number)
+    return found
+
+
+@pytest.mark.parametrize("share", [0.01, 0.25, 0.5, 0.75, 0.99])
+def test_older_and_newer_texts_are_whole(share):
+    clients = [client for client in written(np.random.default_rng(3)) if len(client.train)]
+    data, several = gather(clients, "train", "cpu"), 0
+    first, second = split(data, DRAW, share)
+    for client, own, a, b in zip(clients, data.rows, first.rows, second.rows, strict=True):
+        assert [*a, *b] == list(own), "in the order of time"
+        texts = texts_of(client)
+        if len(own) > 1:
+            assert len(a) and len(b)
+        several += len(texts) > 1
+        ends = np.cumsum([len(text) for text in texts])[:-1] if len(texts) > 1 else range(1, len(own))
+        if len(ends):
+            assert len(a) in ends
+            assert abs(len(a) - share * len(own)) == min(abs(end - share * len(own)) for end in ends)
+    assert several > 20
+    again = split(data, DRAW._replace(round=9, seed=5), share)[0]
+    assert all(np.array_equal(x, y) for x, y in zip(again.rows, first.rows, strict=True)), "nothing is drawn"
+
+
+def written(rng):
+    """Clients of texts that were cut into windows of 4 targets; every fourth one is a single stream."""
+    for number in range(60):
+        texts = [rng.integers(4, 9, rng.integers(1, 14)) for _ in range(rng.integers(0, 9))]
+        if number % 4 == 0:
+            texts = [np.concatenate([*texts, [5]])]
+        streams = [np.array([BOS, *text, EOS], np.int32) for text in texts]
+        train = cut_windows(streams, 4)
+        yield Client(f"c{number:02}", "", False, len(texts), train, train)
 
 
 def test_every_sequence_is_visited_once_per_epoch_and_clients_drop_out_as_they_finish():

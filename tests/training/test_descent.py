@@ -35,7 +35,7 @@ def problem(size, routed_head, clients=3, dtype=torch.float64, sequences=(7, 4, 
     rows = np.split(np.arange(sum(sequences)), np.cumsum(sequences)[:-1])
     tokens = torch.randint(0, v, (sum(sequences) + 1, steps + 1), generator=generator, dtype=torch.int32)
     lengths = torch.randint(1, steps + 1, (sum(sequences) + 1,), generator=generator)
-    data = Table(tuple("abcdefgh"[:clients]), tuple(rows), tokens, lengths)
+    data = Table(tuple("abcdefgh"[:clients]), tuple(rows), tokens, lengths, np.zeros(sum(sequences), np.int64))
     return model, LanguageModel(v, e, h, backend="reference", **make), parameters, data
 
 
