@@ -33,15 +33,18 @@ CLIENTS = DataOptions(
     data="synthetic", clients=24, sequences=9, sequence_length=7, vocabulary_size=40, oov_buckets=3
 )  # fmt: skip
 BASE: dict[str, Any] = dict(rounds=2, cohort=5, evaluate_every=1, evaluate_clients=2, min_texts=1, chunk=3, threads=1)
-BASE |= dict(validation_share=0.0)  # every client that is not held out trains, as in builds that set none aside
+BASE |= dict(validation_share=0.0, split="random")  # as in builds that set no clients aside and knew no other split
 SIZES: dict[str, Any] = dict(embedding_dim=5, hidden_size=7)
 # name: (algorithm, its options, options of the run by part)
 VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, dict[str, Any]]]] = {
     "flow, workshop": ("flow", {"variant": "workshop"}, {}),
-    "flow, PI": ("flow", {"ablation": "instance"}, {}),
-    "flow, PC": ("flow", {"ablation": "client"}, {}),
-    "flow, projection": ("flow", {}, {"model": {"projection_dim": 6}}),
-    "flow, reference": ("flow", {}, {"model": {"backend": "reference"}}),
+    "flow, neurips": ("flow", {"variant": "neurips"}, {}),
+    "flow, in time": ("flow", {"variant": "neurips"}, {"run": {"split": "time"}}),
+    "flow, adapted": ("flow", {"adapt_epochs": 1, "through": "mixture"}, {"run": {"split": "time"}}),
+    "flow, PI": ("flow", {"variant": "neurips", "ablation": "instance"}, {}),
+    "flow, PC": ("flow", {"variant": "neurips", "ablation": "client"}, {}),
+    "flow, projection": ("flow", {"variant": "neurips"}, {"model": {"projection_dim": 6}}),
+    "flow, reference": ("flow", {"variant": "neurips"}, {"model": {"backend": "reference"}}),
     "fedavg, momentum": ("fedavg", {"momentum": 0.5, "weight_decay": 1e-3}, {}),
     "fedavg, stragglers": ("fedavg", {}, {"run": {"dropout": 0.3, "stragglers": 0.5, "late": "partial"}}),
     "ditto, validation clients": ("ditto", {}, {"run": {"validation_share": 0.4}}),

@@ -152,7 +152,7 @@ def local(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> Upload
     """
     learning, target = parts(options, visit)
     own = untagged("model", visit.kept.tensors)
-    before, weights, work = federate(options, model, visit, own, only(target, visit.kept.known))
+    before, weights, work = federate(options, model, visit, own, target.of(visit.kept.known.tolist()))
     parameters = copy(before)
     training = train(model, parameters, learning, [Update(tuple(parameters), "global")], options, visit.draw, "local")
     sent = {**parameters, "sender": visit.received["sender"], "weights": weights[:, 1 : 1 + options.models]}
@@ -168,7 +168,7 @@ def personalize(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> 
     learning, target = parts(options, visit)
     own = copy(untagged("model", visit.kept.tensors))
     update = Update(tuple(own), "global")
-    training = train(model, own, only(learning, ~visit.kept.known), [update], options, visit.draw, "local")
+    training = train(model, own, learning.of((~visit.kept.known).tolist()), [update], options, visit.draw, "local")
     mixed, _, work = federate(options, model, visit, own, target)
     return Personal(mixed, "global", phases=(training, work))
 
@@ -177,11 +177,6 @@ def parts(options: FedFomoOptions, visit: Visit) -> tuple[Data, Data]:
     """What a client trains on and what it weighs models on, the same in every round and at prediction."""
     draw = visit.draw._replace(round=0, purpose="validation")
     return split(visit.data, draw, 1 - options.weighing_share, visit.split)
-
-
-def only(data: Data, who: Tensor) -> Data:
-    """The data of these clients alone; the others have none."""
-    return data._replace(rows=tuple(rows if one else rows[:0] for rows, one in zip(data.rows, who.tolist(), strict=True)))
 
 
 def federate(

@@ -125,7 +125,7 @@ class Algorithm(Generic[Options]):
     """(options, server options): raises UserError for a server that the algorithm cannot have with these options"""
     minimum_sequences: Callable[[Options], int] = one_sequence
     """Clients with fewer training sequences are skipped and counted."""
-    tuned: tuple[Tunable, ...] = (Tunable("lr"),)
+    tuned: tuple[Tunable, ...] | Callable[[Options], tuple[Tunable, ...]] = (Tunable("lr"),)
     """What `flow compare --tune` chooses, in this order: the learning rates, then the one or two parameters that decide most.
     The rate of an adaptive server optimiser comes between them."""
     traits: Callable[[Options], dict[str, Any]] = single_expert

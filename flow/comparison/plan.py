@@ -131,12 +131,14 @@ def planned(
 def _tunable(plan: Plan, name: str) -> dict[str, Tunable]:
     """What can be tuned of an algorithm: its rates, the server's, its decisive parameters; without those that were given."""
     algorithm, own = NAMES[name].algorithm, plan.settings.get(name, {})
-    server = configuration(plan, name).server
+    config = configuration(plan, name)
+    server = config.server
+    tuned = algorithm.tuned(config.algorithm) if callable(algorithm.tuned) else algorithm.tuned
     adaptive = algorithm.averages and server.server != "average" and server.server_lr is None
     ordered = [
-        *(one for one in algorithm.tuned if one.kind == "rate"),
+        *(one for one in tuned if one.kind == "rate"),
         *([SERVER_RATE] if adaptive else []),
-        *(one for one in algorithm.tuned if one.kind != "rate"),
+        *(one for one in tuned if one.kind != "rate"),
     ]
     given = {key for key, value in vars(plan.config.algorithm).items() if value is not None} | own.keys()
     return {one.option: one for one in ordered if one.option not in given}

@@ -209,7 +209,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
 
     tuned = [name for name in plan.names if name in plan.parameters]
     count, done = len(tuned) * plan.tune + len(plan.names) * plan.seeds, 0
-    smaller = tuning.population_of(population) if tuned else population
+    smaller = tuning.population_of(population, plan.config.split) if tuned else population
     tried: dict[str, list[tuning.Trial]] = {}
     for name in tuned:
         tried[name] = _tune(plan, name, folder / "tuning", smaller, (done, count), progress)
@@ -247,7 +247,7 @@ def _ready(plan: Plan, population: Population | None) -> Population:
         try:
             population = prepare(configuration(plan, name), population).population
             if name in plan.parameters:
-                smaller = tuning.population_of(population) if smaller is None else smaller
+                smaller = tuning.population_of(population, plan.config.split) if smaller is None else smaller
                 prepare(configuration(plan, name, tuned={}), smaller)
         except UserError as error:
             raise UserError(f"{name}: {error}") from error

@@ -22,8 +22,8 @@ from flow.reports.format import BYTES, FLOPS, HYPHEN, duration, scaled, with_spr
 
 Measures = dict[str, float | None]
 MODELS = {"global": "global", "personal": "personalized"}
-ROUTED = {"hard": "hard-routed personalized", "soft": "soft-routed personalized"}
-"""The personal model again, with the routing of its choice."""
+ROUTED = {"local": "client's own expert alone", "hard": "hard-routed personalized", "soft": "soft-routed personalized"}
+"""The personal model taken apart: its local expert without the router, and both experts by either kind of routing."""
 TESTED = ("accuracy", "loss")
 AVERAGES: dict[Average, str] = {"client": "mean over clients", "token": "over tokens"}
 SHARES = {"helped": "helps", "hurt": "hurts"}
@@ -230,7 +230,7 @@ def other_columns() -> list[ResultColumn]:
 
 
 def routed_columns() -> list[ResultColumn]:
-    """The columns of the table of routed models: for both sides every metric under hard and under soft routing."""
+    """The columns of the table of routed models: every metric of the local expert alone, under hard and under soft routing."""
     models = [model for model in ROUTED if model in metrics.MODELS]
     return [column for metric in metrics.METRICS for side in SIDES for column in _columns_of(metric, side, models)]
 

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from flow.algorithms.interface import Tunable
 from flow.config import Config, checked
 from flow.data import Population, Sequences
+from flow.data.population import Split, boundary
 from flow.errors import UserError
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
@@ -56,8 +57,11 @@ class NotPossible(Exception):
     """A choice that the algorithm refuses, with its message."""
 
 
-def population_of(population: Population) -> Population:
+def population_of(population: Population, rule: Split = "time") -> Population:
     """The clients of a run that tries something, without validation clients of its own.
+
+    rule: "time": validation texts are whole, the boundary of texts nearest to a fifth of the sequences; "random": the last
+    fifth of the sequences, as in older builds.
 
     Those that may train have their validation texts as test texts; validation clients are whole, and held out.
     """
@@ -69,6 +73,8 @@ def population_of(population: Population) -> Population:
             clients.append(replace(client, held_out=True))
             continue
         cut = len(client.train) - max(len(client.train) // 5, min(len(client.train) - 1, 1))
+        if rule == "time":
+            cut = boundary(client.train.texts, 0.8) or len(client.train)
         parts = [Sequences(client.train.tokens[part], client.train.lengths[part]) for part in (slice(cut), slice(cut, None))]
         clients.append(replace(client, train=parts[0], test=parts[1]))
     about = f"{population.about}; validation texts of training clients, and validation clients"

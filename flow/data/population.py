@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import NamedTuple, overload
+from typing import Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,9 @@ import numpy.typing as npt
 from flow.checks import check_text
 from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, SPLITTERS, Numbering
 from flow.errors import UserError
+
+Split = Literal["time", "random"]
+"""How a client's sequences are split in two: older and newer texts, or sequences at random."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -333,6 +336,19 @@ def split_by_time(texts: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
     """
     train = max(len(texts) * 4 // 5, min(len(texts), 1))
     return texts[:train], texts[train:]
+
+
+def boundary(texts: npt.NDArray[np.int64], share: float) -> int:
+    """How many of the first sequences make up the older part, see :func:`flow.training.batches.split`.
+
+    Of two places equally near the earlier one is taken.
+
+    texts: int64 [n], the text of every sequence, ascending.
+    """
+    places = np.flatnonzero(np.diff(texts)) + 1
+    if not len(places):
+        places = np.arange(1, len(texts))
+    return int(places[np.abs(places - share * len(texts)).argmin()]) if len(places) else 0
 
 
 def cut_windows(streams: Sequence[npt.NDArray[np.int32]], sequence_length: int) -> Sequences:

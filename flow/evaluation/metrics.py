@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from flow.training.predict import Guess
 
-MODELS = ("global", "personal", "hard", "soft")
-"""Whose predictions are counted: the model before personalization, the client's own, and that one with every router choosing
-one expert or mixing both."""
+MODELS = ("global", "local", "personal", "hard", "soft")
+"""Whose predictions are counted: the model before personalization, a client's local expert alone where it is one of two, all
+that the client predicts with, and that with every router choosing one expert or mixing both."""
 Average = Literal["token", "client"]
 """Over all tokens of a side's clients, or the mean of the clients' own numbers."""
 AVERAGES: tuple[Average, ...] = ("token", "client")

@@ -123,6 +123,8 @@ def _guesses(task: Task, model: LanguageModel, state: Tensors, personal: Persona
     if personal is not None:
         guesses["personal"] = predict(model, personal, test)
         if personal.route == "mixture":
+            if personal.alone is not None:
+                guesses["local"] = predict(model, personal._replace(route=personal.alone, routing="soft"), test)
             for routing in ("hard", "soft"):
                 own = personal.routing == routing
                 guesses[routing] = guesses["personal"] if own else predict(model, personal, test, routing)

@@ -89,6 +89,8 @@ def _side(name: str, evaluation: Json) -> Json:
     errors = _standard_errors(gains(evaluation["clients"], name == "seen"))
     result: Json = {"title": SIDES[name].title, "summary": summary, "present": summary["clients"] > 0}
     result["gain"] = {average: _difference(summary, average) for average in AVERAGES}
+    local = summary[ACCURACY.summary_key("local", "client")], summary[ACCURACY.summary_key("global", "client")]
+    result["local_gain"] = local[0] - local[1] if finite(local[0]) and finite(local[1]) else None
     result["error"] = dict(zip(AVERAGES, errors, strict=True))
     result["sign"], result["verdict"] = _verdict(result["gain"]["client"], errors[1])
     helped, hurt = summary["helped"], summary["hurt"]
@@ -206,6 +208,7 @@ def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
         metrics=measured,
         own_routing=", soft routing" if others == ["hard"] else ", hard routing" if others == ["soft"] else "",
         other_routings=others,
+        local=any(evaluation["summary"][side][ACCURACY.summary_key("local", "token")] is not None for side in SIDES),
         sides={name: _side(name, evaluation) for name in SIDES},
         facts=_facts(config, rows, evaluation),
         loss_chart=loss_chart(rows),

@@ -12,8 +12,9 @@ from flow.evaluation.select import SIDES
 from flow.reports.format import HYPHEN, finite, metric_value, number
 
 AVERAGES: dict[Average, str] = {"client": "mean of clients", "token": "over tokens"}
+MODELS = {"global": "global", "local": "local expert", "personal": "personal"}
 SHARES = {"clients helped, %": "helped", "clients hurt, %": "hurt"}
-LABELS, NARROWEST = 26, 14  # characters of the labels, and of a side's columns together
+LABELS, NARROWEST = 30, 14  # characters of the labels, and of a side's columns together
 
 Summaries = dict[str, dict[str, Any]]
 """By side, see :func:`flow.evaluation.summaries.side_summary`."""
@@ -57,7 +58,7 @@ def _rows(summaries: Summaries) -> list[tuple[str, str, Average]]:
     """(label, model, average) of the lines."""
     rows: list[tuple[str, str, Average]] = []
     for average, words in AVERAGES.items():
-        rows += [(f"{model}, {words}", model, average) for model in ("global", "personal")]
+        rows += [(f"{label}, {words}", model, average) for model, label in MODELS.items()]
         rows += [(f"  {routing} routing", routing, average) for routing in other_routings(summaries)]
     return rows
 

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from flow.data import Client
+from flow.data.population import Split, boundary
 from flow.draws import Draw
 from flow.model.parameters import Rows
 
-Split = Literal["time", "random"]
-"""How a client's sequences are split in two: older and newer texts, or sequences at random."""
 MANY = 8  # groups for every worker, from which on the last one at work costs little against all
 
 
@@ -31,6 +30,10 @@ class Data(NamedTuple):
     """int64 [N + 1]; valid targets of every row; 1 for the padding row, which no loss counts."""
     texts: Rows
     """int64 [N]; the text of its client that a row comes from, see :attr:`flow.data.population.Sequences.texts`."""
+
+    def of(self, chosen: Sequence[bool]) -> Data:
+        """The same, without the sequences of clients that are not chosen."""
+        return self._replace(rows=tuple(rows if one else rows[:0] for rows, one in zip(self.rows, chosen, strict=True)))
 
     def sizes(self) -> list[int]:
         """Number of sequences of every client."""
@@ -82,17 +85,6 @@ def split(data: Data, draw: Draw, share: float = 0.5, rule: Split = "time") -> t
     first = tuple(order[:size] for order, size in zip(orders, sizes, strict=True))
     second = tuple(order[size:] for order, size in zip(orders, sizes, strict=True))
     return data._replace(rows=first), data._replace(rows=second)
-
-
-def boundary(texts: Rows, share: float) -> int:
-    """How many of the first sequences make up the older part, see :func:`split`; of two places equally near the earlier one.
-
-    texts: int64 [n], the text of every sequence, ascending.
-    """
-    places = np.flatnonzero(np.diff(texts)) + 1
-    if not len(places):
-        places = np.arange(1, len(texts))
-    return int(places[np.abs(places - share * len(texts)).argmin()]) if len(places) else 0
 
 
 def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[Client]]:

@@ -8,10 +8,11 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from flow.data.population import Split
 from flow.draws import Draw
 from flow.model.language_model import Prediction
 from flow.model.parameters import Route, Rows, Tensors, nbytes
-from flow.training.batches import Batch, Data, Split
+from flow.training.batches import Batch, Data
 from flow.training.records import Work
 
 Phase = Literal["train", "predict"]
@@ -109,6 +110,9 @@ class Personal(NamedTuple):
     """What the clients predict with before any step of their own, reported as "global" where there is no general model."""
     probabilities: Callable[[Prediction, Batch], Tensor] | None = None
     """(prediction for the first k clients, their batch) -> [k, B, T, V] in place of the softmax of the model's logits."""
+    alone: Route | None = None
+    """The route of the client's own expert, which is reported as "local"; None where the client has no expert of its own
+    beside another."""
     sent: Sequence[int] | None = None
     """Bytes each client sent to the server for its personalization; None: none."""
     received: Sequence[int] | None = None

@@ -20,16 +20,34 @@ from flow.server.uploads import Received, collect
 def oracle(bench, client, purpose="train"):
     if isinstance(bench.options, FedAvgOptions):
         return oracles.fedavg(bench.state, client, bench.plain, SEED, ROUND)
-    return oracles.flow(bench.state, bench.shapes, client, bench.plain, SEED, ROUND, purpose)
+    made = oracles.decoupled if bench.options.variant == "decoupled" else oracles.flow
+    return made(bench.state, bench.shapes, client, bench.plain, SEED, ROUND, purpose)
 
 
 OPTIONS = {
     "fedavg": FedAvgOptions(lr=0.3, epochs=3, batch_size=2, clip=0.0),
     "fedavg, clipped": FedAvgOptions(lr=0.9, epochs=2, batch_size=3, clip=0.3),
-    "flow": FlowOptions(lr=0.4, epochs=2, batch_size=2, clip=0.0, gamma=0.1),
-    "flow, clipped": FlowOptions(lr=0.8, personal_lr=None, epochs=3, batch_size=3, clip=0.2),
-    "flow, shares": FlowOptions(lr=0.4, epochs=2, batch_size=2, gamma=0.1, local_share=0.25),
-    "flow, temperature": FlowOptions(lr=0.3, batch_size=4, temperature=0.5, gamma=0.0),
+    "flow": FlowOptions(variant="neurips", lr=0.4, epochs=2, batch_size=2, clip=0.0, gamma=0.1),
+    "flow, clipped": FlowOptions(variant="neurips", lr=0.8, personal_lr=None, epochs=3, batch_size=3, clip=0.2),
+    "flow, shares": FlowOptions(variant="neurips", lr=0.4, epochs=2, batch_size=2, gamma=0.1, local_share=0.25),
+    "flow, temperature": FlowOptions(variant="neurips", lr=0.3, batch_size=4, temperature=0.5, gamma=0.0),
+    "decoupled": FlowOptions(lr=0.4, epochs=2, batch_size=2, clip=0.0),
+    "decoupled, clipped": FlowOptions(
+        lr=0.8,
+        personal_lr=0.6,
+        epochs=1,
+        personal_epochs=3,
+        batch_size=3,
+        clip=0.2,
+        gamma=0.05,
+        temperature=0.5,
+        router_lr=0.7,
+        router_epochs=2,
+        local_share=0.3,
+        adapt_epochs=2,
+        through="mixture",
+    ),
+    "decoupled, adapted": FlowOptions(lr=0.4, batch_size=4, adapt_epochs=1, adapt_lr=0.9, router_every=2),
     "workshop": FlowOptions(variant="workshop", lr=0.5, batch_size=2, clip=0.0),
     "workshop, clipped": FlowOptions(variant="workshop", lr=0.5, batch_size=3, clip=0.2, epochs=2, gamma=0.05),
 }
@@ -59,12 +77,14 @@ def test_local_work_and_the_server_step_match_the_oracle(options):
         assert (new[name] - state[name]).abs().max() > 1e-4, f"{name} was not trained"
 
 
-@pytest.mark.parametrize("name", ["flow", "flow, clipped", "flow, shares", "workshop"])
+@pytest.mark.parametrize(
+    "name", ["flow", "flow, clipped", "flow, shares", "decoupled", "decoupled, clipped", "decoupled, adapted", "workshop"]
+)
 def test_personalization_matches_the_oracle_and_leaves_the_global_model_alone(name):
     bench = Bench(OPTIONS[name])
     clients = oracles.population().clients[2:]  # with the two that never train
     own = bench.personalize(clients)
-    assert (own.route, own.routing) == ("mixture", "soft" if bench.options.variant == "workshop" else "hard")
+    assert (own.route, own.routing) == ("mixture", "hard" if bench.options.variant == "neurips" else "soft")
     for index, client in enumerate(clients):
         expected, _, _ = oracle(bench, client, "evaluation")
         assert set(own.parameters) == set(expected)
@@ -74,7 +94,7 @@ def test_personalization_matches_the_oracle_and_leaves_the_global_model_alone(na
                 assert torch.equal(own.parameters[key][index], bench.state[key])
 
 
-@pytest.mark.parametrize("name", ["fedavg", "flow, clipped", "workshop"])
+@pytest.mark.parametrize("name", ["fedavg", "flow, clipped", "decoupled, clipped", "workshop"])
 def test_the_fastest_backend_gives_what_the_reference_gives(name):
     clients = oracles.population().clients[2:5]
     one, other = (Bench(OPTIONS[name], backend=backend).local(clients).tensors for backend in ("reference", "auto"))
@@ -89,20 +109,26 @@ def test_options_of_no_algorithm_are_named():
 
 def test_what_is_sent():
     names = {}
-    for key in ("fedavg", "flow", "workshop"):
+    for key in ("fedavg", "flow", "decoupled", "workshop"):
         bench = Bench(OPTIONS[key])
         received = bench.visit(bench.able()).received
         assert set(received) == set(bench.state)
         names[key] = {group_of(name) for name in received}
-    assert names == {"fedavg": {"global"}, "flow": {"global", "router"}, "workshop": {"global"}}
+    both = {"global", "router"}
+    assert names == {"fedavg": {"global"}, "flow": both, "decoupled": both, "workshop": {"global"}}
 
 
 def test_the_variant_decides_what_is_left_open_and_nothing_else():
-    assert resolve(FlowOptions(), 80) == FlowOptions(epochs=3, gamma=0.1, temperature=1.0)
+    open_ones = {"decoupled": (3, 0.0, 1.0, 0.75), "neurips": (3, 0.1, 1.0, 0.5), "workshop": (1, 0.0, 0.75, 0.5)}
+    for variant, (epochs, gamma, temperature, share) in open_ones.items():
+        resolved = FlowOptions(
+            variant=variant, epochs=epochs, personal_epochs=epochs, gamma=gamma, temperature=temperature, local_share=share
+        )
+        assert resolve(FlowOptions(variant=variant), 80) == resolved
+        REGISTRY["flow"].check(resolved)
     assert resolve(FlowOptions(lr=0.7, personal_lr=None), 80).personal_lr == 0.7
-    resolved = FlowOptions(variant="workshop", epochs=1, gamma=0.0, temperature=0.75)
-    assert resolve(FlowOptions(variant="workshop"), 80) == resolved
-    chosen = FlowOptions(variant="workshop", epochs=4, gamma=0.5, temperature=2.0)
+    assert resolve(FlowOptions(epochs=2, personal_epochs=5), 80).personal_epochs == 5
+    chosen = FlowOptions(variant="workshop", epochs=4, personal_epochs=4, gamma=0.5, temperature=2.0, local_share=0.5)
     assert resolve(chosen, 80) == chosen
     model = LanguageModel(9, 3, 4, **REGISTRY["flow"].traits(FlowOptions(variant="workshop")))
     assert not model.routed_head
@@ -115,3 +141,55 @@ def test_the_variant_decides_what_is_left_open_and_nothing_else():
 def test_flow_options_out_of_range_are_refused(key, value):
     with pytest.raises(UserError, match=rf"^{key} must be .* got {value}"):
         REGISTRY["flow"].check(FlowOptions(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("router_every", 0, "router_every must be a finite number at least 1, got 0"),
+        ("router_share", 0.0, "router_share must be above 0 and at most 1, got 0.0; 1 has every client"),
+        ("router_lr", -1.0, "router_lr must be a finite number above 0, got -1.0"),
+        ("adapt_epochs", -1, "adapt_epochs must be a finite number at least 0, got -1"),
+        ("local_share", 1.0, "local_share must lie between 0 and 1, got 1.0"),
+        ("ablation", "client", "ablation='client' is one of variant='neurips', got variant='decoupled'"),
+    ],
+)
+def test_options_of_the_decoupled_variant_out_of_range(key, value, message):
+    with pytest.raises(UserError, match=message):
+        REGISTRY["flow"].check(FlowOptions(**{key: value}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("router_epochs", 2), ("personal_epochs", 5), ("through", "mixture")])
+@pytest.mark.parametrize("variant", ["neurips", "workshop"])
+def test_options_of_the_decoupled_variant_are_refused_by_the_published_ones(variant, key, value):
+    with pytest.raises(UserError, match=f"{key}={value!r} is one of variant='decoupled', got variant='{variant}'; leave one"):
+        REGISTRY["flow"].check(FlowOptions(variant=variant, **{key: value}))
+
+
+def routers(tensors, index):
+    return {name: tensor[index] for name, tensor in tensors.items() if group_of(name) == "router"}
+
+
+def test_routers_are_trained_in_every_nth_round_by_a_share_of_the_clients():
+    """Who trains them not uploads those that it received, and its work is counted as that of FedAvg."""
+    bench = Bench(FlowOptions(lr=0.4, batch_size=2, router_every=3, router_share=0.5))
+    plain, clients, moved = Bench(FedAvgOptions(lr=0.4, batch_size=2)), bench.able(), []
+    for round in range(1, 13):
+        upload = bench.local(clients, round)
+        other = plain.local(clients, round)
+        for index, client in enumerate(clients):
+            same = all(torch.equal(t, bench.state[name]) for name, t in routers(upload.tensors, index).items())
+            moved.append(not same)
+            flops = sum(float(work.flops[index]) for work in upload.phases)
+            assert (flops == float(other.phases[0].flops[index])) == same
+            assert same or (round % 3 == 0 and len(client.train) > 1)
+    assert 0.2 < sum(moved) / (4 * sum(len(client.train) > 1 for client in clients)) < 0.8
+
+
+def test_the_global_weights_are_those_of_fedavg_to_the_bit():
+    for dtype in (torch.float32, torch.float64):
+        bench, plain = (Bench(kind(lr=0.4, batch_size=2), dtype) for kind in (FlowOptions, FedAvgOptions))
+        for round in (1, 2, 3):
+            bench.round(bench.able(), round)
+            plain.round(plain.able(), round)
+            assert all(torch.equal(bench.state[name], tensor) for name, tensor in plain.state.items())

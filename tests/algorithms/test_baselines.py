@@ -27,6 +27,7 @@ CLIENTS = harness.TRAINING
 FIRST, SECOND = CLIENTS[:4], CLIENTS[2:]  # of two rounds: some take part once, some twice
 EVERYBODY = list(harness.POPULATION.clients)  # with the two that never train
 BASE = {"lr": 0.4, "batch_size": 2, "epochs": 2}
+PUBLISHED = {**BASE, "variant": "neurips"}
 TUNED = {**BASE, "personal_lr": 0.25, "personal_epochs": 3}  # with fine-tuning before a prediction
 CLIPS = pytest.mark.parametrize("clip", [0.0, 0.3])
 
@@ -303,7 +304,7 @@ def test_dynamic_routing(clip):
     assert bench.algorithm.general(bench.options, bench.model, bench.state).route == "mixture"
 
 
-@pytest.mark.parametrize("options", [DynamicRoutingOptions(**BASE), FlowOptions(**BASE, ablation="instance")])
+@pytest.mark.parametrize("options", [DynamicRoutingOptions(**BASE), FlowOptions(**PUBLISHED, ablation="instance")])
 def test_two_federated_experts_do_not_stay_the_same(options):
     """From copies, and routers at zero, they would: both get the same gradient."""
     bench = Bench(options)
@@ -319,7 +320,10 @@ def test_two_federated_experts_do_not_stay_the_same(options):
 
 
 def test_flow_without_a_router_is_fedavg_and_fine_tuning_of_the_local_expert():
-    bench, plain = Bench(FlowOptions(**BASE, personal_lr=0.25, ablation="client")), Bench(FedAvgOptions(**BASE))
+    bench, plain = (
+        Bench(FlowOptions(**PUBLISHED, personal_lr=0.25, ablation="client")),
+        Bench(FedAvgOptions(**BASE)),
+    )
     for name in bench.state:  # the same start: Flow's model has a routed head, so other random numbers
         plain.state[name] = bench.state[name]
     bench.round(CLIENTS, 1)
@@ -336,7 +340,7 @@ def test_flow_without_a_router_is_fedavg_and_fine_tuning_of_the_local_expert():
 
 
 def test_flow_with_two_global_experts_trains_them_in_turn_with_the_router():
-    bench = Bench(FlowOptions(**BASE, ablation="instance", gamma=0.2))
+    bench = Bench(FlowOptions(**PUBLISHED, ablation="instance", gamma=0.2))
     assert set(bench.state) == set(bench.initial)
     upload = bench.local(CLIENTS)
     routers = names_of(bench.state, "router")
@@ -355,7 +359,7 @@ def test_flow_with_two_global_experts_trains_them_in_turn_with_the_router():
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.99, 0.01])
 def test_the_share_of_local_data_leaves_neither_part_empty(share):
-    bench = Bench(FlowOptions(**BASE, local_share=share))
+    bench = Bench(FlowOptions(**PUBLISHED, local_share=share))
     clients = bench.able()
     for client, weight in zip(clients, bench.local(clients).weights, strict=True):
         assert weight == len(client.train) - oracles.older(client, share) >= 1
@@ -367,7 +371,7 @@ def test_the_share_of_local_data_leaves_neither_part_empty(share):
         (FlowOptions(local_share=0.0), "local_share must lie between 0 and 1, got 0.0"),
         (FlowOptions(local_share=float("nan")), "local_share must lie between 0 and 1, got nan"),
         (FlowOptions(variant="workshop", local_share=0.3), "local_share=0.3 has nothing to divide"),
-        (FlowOptions(ablation="client", local_share=0.3), "local_share=0.3 has nothing to divide"),
+        (FlowOptions(variant="neurips", ablation="client", local_share=0.3), "local_share=0.3 has nothing to divide"),
         (FlowOptions(variant="workshop", ablation="client"), "ablation='client' is one of variant='neurips'"),
         (FedProxOptions(mu=-0.1), "mu must be a finite number at least 0, got -0.1; 0 switches the pull off"),
         (FedProxOptions(mu=1.0), "mu=1.0 times lr=2.0 must be at most 1: a step would go beyond"),

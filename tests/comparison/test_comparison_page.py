@@ -89,7 +89,7 @@ def test_hard_and_soft_routing_are_in_the_csv_and_on_the_page(tmp_path, plain):
 
 def test_where_nothing_is_routed_there_is_no_table_for_it(copied):
     source = again(copied).report.read_text(encoding="utf-8")
-    assert "Hard and soft routing" not in source and 'id="routed' not in source
+    assert "hard and soft routing" not in source and 'id="routed' not in source
 
 
 @pytest.mark.parametrize("loss", [False, True], ids=["ends apart", "ends together"])

@@ -48,11 +48,8 @@ def expected_population(validates=VALIDATES):
             continue
         train, test = client.train, client.test
         if client.id not in validates:
-            whole, last = train, []
-            for place in range(len(whole)):  # the last fifth, at least one of two
-                if place >= len(whole) - max(len(whole) // 5, 1 if len(whole) > 1 else 0):
-                    last.append(place)
-            first = [place for place in range(len(whole)) if place not in last]
+            whole, cut = train, oracles.older(client, 0.8) or len(train)  # a single sequence is for training
+            first, last = list(range(cut)), list(range(cut, len(whole)))
             train, test = (Sequences(whole.tokens[some], whole.lengths[some]) for some in (first, last))
         clients.append(Client(client.id, client.group, client.id in validates, client.texts, train, test))
     whole = harness.POPULATION
@@ -386,7 +383,8 @@ def test_parameters_that_are_given_are_not_tuned(tmp_path, plain):
 
 def test_every_parameter_that_is_tuned_is_an_option_of_its_kind():
     decisive = {
-        "flow": ["gamma"], "local": ["personal_epochs"], "fedavgft": ["personal_epochs"], "fedprox": ["mu"], "ditto": ["lam"],
+        "flow": ["personal_epochs"], "local": ["personal_epochs"], "fedavgft": ["personal_epochs"],
+        "fedprox": ["mu"], "ditto": ["lam"],
         "apfl": ["alpha"], "lgfedavg": ["personal_epochs"], "fedrep": ["head_epochs"], "fedrecon": ["recon_epochs"],
         "dynamic_routing": ["personal_epochs"], "ffgg": ["pairs"], "fedfomo": ["models"], "pfedhn": ["steps"],
         "pfedhnpc": ["steps"], "hypcluster": ["personal_epochs", "clusters"], "knnper": ["neighbours", "lam"],
@@ -410,6 +408,10 @@ def test_every_parameter_that_is_tuned_is_an_option_of_its_kind():
     assert list(workshop.start("flow")) == ["lr", "personal_lr", "server_lr", "gamma"] and workshop.start("flow")["gamma"] == 0
 
 
+def tuned_of(algorithm):
+    return algorithm.tuned(algorithm.options()) if callable(algorithm.tuned) else algorithm.tuned
+
+
 def test_the_page_lists_what_is_tuned():
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
     table = page.split("| algorithm | learning rates, in this order | then |\n|---|---|---|\n")[1].split("\n\n")[0]
@@ -420,7 +422,7 @@ def test_the_page_lists_what_is_tuned():
         told |= {name: columns for name in names.strip().split(", ") if name in NAMES}
     assert table.splitlines()[-1].count("`server_lr`") == 1
     found = {
-        name: [[one.option for one in known.algorithm.tuned if (one.kind == "rate") == rates] for rates in (True, False)]
+        name: [[one.option for one in tuned_of(known.algorithm) if (one.kind == "rate") == rates] for rates in (True, False)]
         for name, known in NAMES.items()
         if known.server == ServerOptions()
     }

@@ -30,7 +30,7 @@ RUN = Config(
 )  # fmt: skip
 CASES = {
     "fedavg": FedAvgOptions(**SMALL),
-    "flow": FlowOptions(**SMALL, epochs=1),
+    "flow": FlowOptions(**SMALL, variant="neurips", epochs=1),
     "ditto": DittoOptions(**SMALL),
     "fedfomo": FedFomoOptions(**SMALL, models=2),
     "pfedhn": PFedHNOptions(**SMALL, steps=2, hyper_width=5, new_exchanges=2),

@@ -77,7 +77,7 @@ def test_work_counts_what_was_done():
 
 
 def test_flow_costs_what_its_phases_cost():
-    bench = harness.Bench(FlowOptions(epochs=2, batch_size=2))
+    bench = harness.Bench(FlowOptions(variant="neurips", epochs=2, batch_size=2))
     clients = bench.able()
     first, second = bench.local(clients).phases
     names = {group: names_of(bench.initial, group) for group in ("global", "local", "router")}

@@ -62,7 +62,9 @@ def test_the_counts_of_a_round_are_right(finished):  # noqa: F811
     assert any(row["skipped"] for row in finished.metrics), "no round of the fixture drew the client with one sequence"
 
 
-@pytest.mark.parametrize("options", [FedAvgOptions(batch_size=4), FlowOptions(batch_size=4)], ids=["fedavg", "flow"])
+@pytest.mark.parametrize(
+    "options", [FedAvgOptions(batch_size=4), FlowOptions(variant="neurips", batch_size=4)], ids=["fedavg", "flow"]
+)
 def test_the_whole_loop_matches_the_oracle(options):
     result = run(change(algorithm=options, rounds=2, evaluate_every=0))
     task = prepare(change(algorithm=options), POPULATION)
@@ -103,6 +105,7 @@ def _check_evaluation(result, shapes, options):
         own, _, _ = oracles.flow(result.state, shapes, client, options, 0, 2, "evaluation")
         assert row["personal_correct"] == oracles.hits(own, client, "mixture", hard=True)[1]
         assert row["soft_correct"] == oracles.hits(own, client, "mixture")[1]
+        assert row["local_correct"] == oracles.hits(own, client, "local")[1]
         weights = [
             float(oracles.run(own, sequence, int(length), "mixture", 1.0)[1][0][t, 1])
             for sequence, length in zip(client.test.tokens, client.test.lengths, strict=True)

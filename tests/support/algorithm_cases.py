@@ -20,10 +20,11 @@ from flow.algorithms.pfedhn import PFedHNOptions, PFedHNPCOptions
 SMALL = {"lr": 0.5, "batch_size": 2}
 CASES = {
     "fedavg": FedAvgOptions(**SMALL),
-    "flow": FlowOptions(**SMALL, epochs=2),
+    "flow": FlowOptions(**SMALL, variant="neurips", epochs=2),
+    "flow, decoupled": FlowOptions(**SMALL, router_share=0.7, adapt_epochs=1),
     "flow, workshop": FlowOptions(**SMALL, variant="workshop"),
-    "flow, instance": FlowOptions(**SMALL, ablation="instance"),
-    "flow, client": FlowOptions(**SMALL, ablation="client"),
+    "flow, instance": FlowOptions(**SMALL, variant="neurips", ablation="instance"),
+    "flow, client": FlowOptions(**SMALL, variant="neurips", ablation="client"),
     "local": LocalOptions(**SMALL, personal_epochs=2),
     "fedavgft": FedAvgFTOptions(**SMALL),
     "fedprox": FedProxOptions(**SMALL, mu=0.3),

@@ -13,7 +13,7 @@ from flow.simulation.loop import Result
 
 POPULATION = oracles.population()
 SMALL = Config(
-    algorithm=FlowOptions(lr=0.5, epochs=2, gamma=1e-3, batch_size=4),
+    algorithm=FlowOptions(variant="neurips", lr=0.5, epochs=2, gamma=1e-3, batch_size=4),
     model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
     rounds=5, cohort=4, evaluate_every=2, evaluate_clients=2, checkpoint_every=2, chunk=3, validation_share=0.0,
 )  # fmt: skip
