@@ -163,7 +163,7 @@ def main(file: Path, seconds: float) -> int:
     cpu = torch.device("cpu")
     few = replace(size, rounds=2)
     fedavg = FedAvgOptions(lr=0.1, epochs=1, batch_size=size.batch, clip=0.0)
-    routed = FlowOptions(lr=0.1, epochs=1, batch_size=size.batch, clip=0.0)
+    routed = FlowOptions(variant="neurips", lr=0.1, epochs=1, batch_size=size.batch, clip=0.0)
     one_by_one = replace(config(routed, few, where, backend="reference"), chunk=1)
     todo: dict[str, dict[str, Callable[[], dict[str, Any]]]] = {
         "fedavg": {

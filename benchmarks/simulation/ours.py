@@ -42,14 +42,14 @@ def population(sizes: Sizes, tokens: Array) -> Population:
 
 
 def config(sizes: Sizes, algorithm: str, rounds: int, threads: int, **more: Any) -> flow.Config[Any]:
-    """One epoch of plain SGD without clipping."""
-    own = {"personal_lr": sizes.lr} if algorithm == "flow" else {}
+    """One epoch of plain SGD without clipping; of Flow the published variant, with random halves."""
+    own = {"variant": "neurips", "personal_lr": sizes.lr} if algorithm == "flow" else {}
     options = REGISTRY[algorithm].options(lr=sizes.lr, epochs=1, batch_size=sizes.batch, clip=0.0, **own)
     projection = {"projection_dim": sizes.projection} if sizes.projection else {}
     model = ModelOptions(embedding_dim=sizes.embedding, hidden_size=sizes.hidden, **projection)
     return flow.Config(
-        algorithm=options, model=model, rounds=rounds, cohort=sizes.cohort, validation_share=0.0, seed=SEED, evaluate_every=0,
-        threads=threads, **more,
+        algorithm=options, model=model, rounds=rounds, cohort=sizes.cohort, validation_share=0.0, split="random", seed=SEED,
+        evaluate_every=0, threads=threads, **more,
     )  # fmt: skip
 
 
@@ -68,7 +68,7 @@ def make_plan(sizes: Sizes, rounds: int) -> Plan:
         cohort = sample(clients.clients, sizes.cohort, Draw(SEED, round, "cohort"))
         cohorts.append([number[client.id] for client in cohort])
         draw, data = Draw(SEED, round, "train"), gather(cohort, "train", "cpu")
-        support, query = split(data, draw)
+        support, query = split(data, draw, rule="random")
         for name, phase, part in (("order", "global", data), ("support", "local", support), ("query", "global", query)):
             found[name].append(_orders(part, draw, phase, sizes.sequences))
     gamma = tasks["flow"].config.algorithm.gamma

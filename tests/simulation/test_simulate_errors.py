@@ -40,7 +40,7 @@ def test_an_existing_folder_is_left_untouched(tmp_path):
         (change(server=ServerOptions("sgd")), "server must be 'average' or 'adam' or 'yogi' or 'adagrad', got 'sgd'"),
         (change(data=DataOptions(max_clients="all")), "max_clients must be an integer, got 'all'"),
         (change(algorithm="flow"), "one of FlowOptions, LocalOptions, FedAvgOptions, .*, got 'flow'; give one"),
-        (change(algorithm=FlowOptions(variant="icml")), "variant must be 'neurips' or 'workshop', got 'icml'"),
+        (change(algorithm=FlowOptions(variant="icml")), "variant must be 'decoupled' or 'neurips' or 'workshop', got 'icml'"),
         (change(algorithm=FlowOptions(lr="2")), "lr must be a number, got '2'"),
         (change(algorithm=FlowOptions(lr=10**400)), "lr must be a number that a float can hold, got 10+; "),
         (change(algorithm=FlowOptions(epochs=1.5)), r"epochs must be an integer, got 1\.5"),

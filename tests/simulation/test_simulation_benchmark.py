@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 
 from benchmarks.common.timing import Effort
-from benchmarks.simulation import ours, plots, race, tables
+from benchmarks.simulation import evaluation, ours, plots, race, tables
 from benchmarks.simulation.race import Arena, Differs, Rival
 from benchmarks.simulation.workload import FULL, TINY, Plan, Sizes
+from flow.algorithms import NAMES
+from flow.data import DataOptions
 
 IDLE = Rival("idle", "tests.support.idle_runner", cores=1)
 ABSENT = Rival("absent", "tests.support.idle_runner", cores=1, needs=("no_such_framework",))
@@ -71,3 +73,11 @@ def report(row: dict[str, Any]) -> dict[str, Any]:
     versions = {"torch": "2", "jax": "not installed"}
     head = {"date": "today", "minutes": 1, "quick": True, "machine": machine, "versions": versions}
     return json.loads(json.dumps(head | {"parts": {"fedavg": [row]}, "missing": {}, "failed": {}}))
+
+
+@pytest.mark.parametrize("name", ["fedavg", "ditto", "pfedhn"])
+def test_the_same_clients_work_a_round_and_are_evaluated(name):
+    data = DataOptions(data="synthetic", clients=60, sequences=12, sequence_length=4, vocabulary_size=20)
+    clients, round, scored, own = evaluation.measure(name, data, 5, 1)
+    assert clients == 5 and round > 0 and scored > own >= 0
+    assert (own > 0) == (NAMES[name].algorithm.personalize is not None)

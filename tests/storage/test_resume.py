@@ -119,7 +119,7 @@ def test_a_damaged_configuration_is_named(copied, text, message):  # noqa: F811
         ("algorithm", "lr", "high", "lr must be a number, got 'high'"),
         ("algorithm", "lr", False, "lr must be a number, got False"),
         ("algorithm", "temperature", 1e-60, "temperature must be a finite number of at least 0.001, got 1e-60"),
-        ("algorithm", "variant", "load", "variant must be 'neurips' or 'workshop', got 'load'"),
+        ("algorithm", "variant", "load", "variant must be 'decoupled' or 'neurips' or 'workshop', got 'load'"),
     ],
 )
 def test_a_changed_value_in_the_configuration_is_named(copied, part, name, value, message):  # noqa: F811
