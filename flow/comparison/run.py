@@ -8,19 +8,18 @@ stopped goes on where it was, and one whose runs are gone from what is kept of t
 from __future__ import annotations
 
 import contextlib
-import io
 import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from flow.algorithms import NAMES, algorithm_of
+from flow.algorithms import NAMES
 from flow.comparison import kept, tuning
 from flow.comparison.against import Line, csv_against, lines_against, records, text_against
-from flow.comparison.kept import Kept
+from flow.comparison.jobs import Job, kept_of
 from flow.comparison.plan import (
     Plan,
     SharedOptions,
@@ -33,16 +32,14 @@ from flow.comparison.plan import (
     reference,
 )
 from flow.comparison.table import Row, Run, csv_table, row_of, run_of, text_table, worst_tenths
-from flow.config import Config, checked, completed, read_config
+from flow.config import Config, checked
 from flow.data import Population, is_file, located
 from flow.engine.task import prepare
-from flow.errors import Diverged, UserError
+from flow.errors import UserError
 from flow.evaluation.select import SIDES
-from flow.simulation.loop import resume, simulate
-from flow.storage import files, lock, run_folder
+from flow.storage import files, lock
 
 RECORD = "comparison.json"
-DIVERGED = "diverged.json"
 __all__ = ["Comparison", "SharedOptions", "compare", "listing", "resume_comparison"]
 
 
@@ -68,14 +65,6 @@ class Comparison:
         if self.against is not None:
             tables.append(text_against(self.against, self.tests, self.rows))
         return "\n\n".join(tables)
-
-
-class Job(NamedTuple):
-    """One run of a comparison."""
-
-    folder: Path
-    config: Config[Any]
-    population: Population
 
 
 def compare(
@@ -223,7 +212,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
             done += 1
             _say(progress, f"{done} of {count}: {name}, seed {seed}")
             job = Job(folder / "runs" / f"{name}-seed{seed}", configuration(plan, name, seed, chosen.get(name)), population)
-            known_run = _kept(job, progress)
+            known_run = kept_of(job, progress)
             found.append(None if known_run.diverged is not None else run_of(known_run))
         runs[name] = [run for run in found if run is not None]
         options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in found]
@@ -309,108 +298,11 @@ def _trial(values: tuning.Values, metric: str, job: Job, progress: bool) -> tuni
         tuning.possible(job.config)
     except tuning.NotPossible as error:
         return tuning.Trial(values, metric, None, None, None, str(error))
-    known = _kept(job, progress)
+    known = kept_of(job, progress)
     if known.diverged is not None:
         return tuning.Trial(values, metric, None, None, None, known.diverged)
     measured = tuning.metric_of(metric).client_key(known.predicted) in known.columns
     return tuning.judged(values, metric, {side: known.summary(side) for side in SIDES}, job.folder, measured)
-
-
-def _kept(job: Job, progress: bool) -> Kept:
-    """What is kept of a run, which is started or continued where that is nothing.
-
-    Raises:
-        UserError: what is kept or the run's folder is damaged or of another configuration, or the folder holds something else.
-    """
-    folder, path = job.folder, kept.place(job.folder)
-    expected = run_folder.describe(checked(job.config), algorithm_of(job.config.algorithm).name, job.population)
-    _check_run(folder, expected)
-    if path.is_file():
-        try:
-            return kept.read(path, expected)
-        except files.Damaged as error:
-            if not _finished(folder):
-                raise
-            files.say(f"{error.reason}; it is written anew from {folder}")
-    kept.write(path, folder, expected, _end_of(job, progress))
-    return kept.read(path, expected)
-
-
-def _check_run(folder: Path, expected: dict[str, Any]) -> None:
-    """Raise UserError where a run's folder has a config.json that is not the expected one."""
-    if (folder / "config.json").is_file():
-        read_config(folder)  # whatever is wrong with it is said there
-        stored = run_folder.read_config(folder)
-        # It goes on under other versions, too, and with data that moved: comparison.json names them.
-        changed = differences(kept.placeless(completed(stored)), kept.placeless(json.loads(json.dumps(expected))))
-        if changed:
-            raise UserError(
-                f"{folder}: its config.json is not the one that this comparison wrote ({'; '.join(changed)}); put the file "
-                "back, or move the folder away, and the run is done again"
-            )
-
-
-def _finished(folder: Path) -> bool:
-    """Whether the folder of a run has all that is to come: its results, or why there are none."""
-    results = all((folder / name).is_file() for name in ("evaluation.json", "report.html"))
-    return (folder / "config.json").is_file() and (results or (folder / DIVERGED).is_file())
-
-
-def _end_of(job: Job, progress: bool) -> str | None:
-    """Start, continue or keep a run; returns why it has no result, None where it has one.
-
-    Raises:
-        UserError: its folder holds something else than the run.
-    """
-    folder, config, population = job
-    if folder.exists() and not (folder / "config.json").is_file():
-        _clear(folder)
-    if _finished(folder):
-        return _reason(folder / DIVERGED) if (folder / DIVERGED).is_file() else None
-    try:
-        with _no_tables():
-            if folder.exists():
-                resume(folder, population=population, progress=progress)
-            else:
-                simulate(config, folder, population=population, progress=progress)
-    except Diverged as error:  # that is a result, and shown as one
-        files.write_json(folder / DIVERGED, {"reason": str(error)})
-        return str(error)
-    return None
-
-
-def _reason(path: Path) -> str:
-    """Why a run diverged, as it was written down.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    remedy = "remove the file, and the run goes on"
-    content = files.read_json(path, remedy)
-    if not (isinstance(content, dict) and isinstance(content.get("reason"), str)):
-        raise UserError(f"{path}: does not say why the run diverged; {remedy}")
-    return str(content["reason"])
-
-
-def _clear(folder: Path) -> None:
-    """Remove a run's folder that was made, but has no configuration yet.
-
-    Raises:
-        UserError: the folder holds something else, or is in use by another process.
-    """
-    if not lock.empty(folder):
-        raise UserError(f"{folder}: not the folder of a run, there is no config.json; move it away, and the run is done again")
-    with lock.held(folder):
-        for path in files.unfinished(folder):
-            path.unlink()
-    folder.rmdir()
-
-
-@contextlib.contextmanager
-def _no_tables() -> Iterator[None]:
-    """A run prints its accuracies; here the table at the end has them. Progress bars are on stderr and stay."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        yield
 
 
 def _say(progress: bool, text: str) -> None:

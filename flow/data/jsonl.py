@@ -11,8 +11,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from flow.data.corpus import ClientTexts, Corpus, is_held_out
 from flow.data.options import DataOptions
-from flow.data.population import ClientTexts, Corpus, Population, is_held_out
+from flow.data.population import Population
 from flow.data.source import Content, Source, cut
 from flow.errors import UserError
 

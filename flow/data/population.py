@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.checks import check_text
-from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, SPLITTERS, Numbering
+from flow.data.tokens import BOS, OOV, SPECIALS, SPLITTERS
 from flow.errors import UserError
 
 Split = Literal["time", "random"]
@@ -282,43 +282,6 @@ def scored_targets(test: Sequences, scored: npt.NDArray[np.bool_]) -> int:
     return int((scored[targets] & (np.arange(targets.shape[1]) < test.lengths[:, None])).sum())
 
 
-@dataclass(frozen=True)
-class ClientTexts:
-    """One client as a source reads it: its texts in time order."""
-
-    id: str
-    group: str
-    held_out: bool
-    texts: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """What a source reads.
-
-    unit: "character" or "word". sequence_length: the source's default number of targets per window.
-    continuous: a side's texts are joined by line breaks into one stream; otherwise each text stands alone and ends
-    with EOS.
-    """
-
-    name: str
-    clients: tuple[ClientTexts, ...]
-    unit: str
-    sequence_length: int
-    continuous: bool
-    about: str
-
-
-def client_hash(client_id: str) -> int:
-    """crc32 of the id: what decides about everything that must not depend on the order of the clients."""
-    return zlib.crc32(client_id.encode())
-
-
-def is_held_out(client_id: str) -> bool:
-    """Whether a client is never trained on: one in ten, by its id alone."""
-    return client_hash(client_id) % 10 == 0
-
-
 def is_validation(client_id: str, share: float) -> bool:
     """Whether a client that is not held out validates: where the SHA-256 of its id, as a fraction of 1, is below the share.
 
@@ -327,15 +290,6 @@ def is_validation(client_id: str, share: float) -> bool:
     """
     digest = hashlib.sha256(f"validation client\n{client_id}".encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48 < share
-
-
-def split_by_time(texts: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-    """The first 80 % (rounded down) to train on and the rest to test on; from two texts on, at least one on each side.
-
-    A single text goes to the training side, so that its client can train and is left out of the evaluation.
-    """
-    train = max(len(texts) * 4 // 5, min(len(texts), 1))
-    return texts[:train], texts[train:]
 
 
 def boundary(texts: npt.NDArray[np.int64], share: float) -> int:
@@ -351,77 +305,9 @@ def boundary(texts: npt.NDArray[np.int64], share: float) -> int:
     return int(places[np.abs(places - share * len(texts)).argmin()]) if len(places) else 0
 
 
-def cut_windows(streams: Sequence[npt.NDArray[np.int32]], sequence_length: int) -> Sequences:
-    """Cuts streams into windows so that every token of a stream but its first is the target of exactly one window.
-
-    streams: int arrays of any length; one of fewer than two tokens has no target and gives no window.
-    sequence_length: T >= 1, targets per window and stride. Windows never cross from one stream into the next.
-    """
-    check_at_least_one("sequence_length", sequence_length)
-    targets = np.array([max(len(stream) - 1, 0) for stream in streams], dtype=np.int64)
-    windows = -(-targets // sequence_length)
-    check_fits(max(int(windows.sum()), 1), sequence_length)
-    if windows.sum() == 0:
-        return Sequences(np.zeros((0, sequence_length + 1), np.int32), np.zeros(0, np.int32))
-    flat = np.concatenate(streams)
-    origins = np.cumsum([0, *(len(stream) for stream in streams[:-1])])
-    owner = np.repeat(np.arange(len(streams)), windows)
-    begins = (np.arange(len(owner)) - np.repeat(np.cumsum(windows) - windows, windows)) * sequence_length
-    lengths = np.minimum(targets[owner] - begins, sequence_length)
-    columns = np.arange(sequence_length + 1)
-    places = (origins[owner] + begins)[:, None] + columns
-    tokens = np.where(columns <= lengths[:, None], flat[np.minimum(places, len(flat) - 1)], PAD)
-    return Sequences(tokens.astype(np.int32), lengths.astype(np.int32))
-
-
 def bucket(token: str, buckets: int) -> int:
     """Which of the ids for unknown tokens this one gets: crc32 modulo their number."""
     return zlib.crc32(token.encode()) % buckets
-
-
-def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int, oov_buckets: int = 1) -> Population:
-    """Splits, numbers and cuts the texts of a corpus.
-
-    vocabulary_size: how many of the most frequent tokens get an id of their own, the four special ones not included.
-    Only training texts of clients that are not held out are counted, those of validation clients among them; equally frequent
-    tokens are taken in the order of their text.
-    oov_buckets: how many ids the other tokens share.
-    Raises UserError for a size or length below 1 and where no client has anything to train on.
-    """
-    check_at_least_one("sequence_length", sequence_length)
-    check_at_least_one("vocabulary_size", vocabulary_size)
-    check_at_least_one("oov_buckets", oov_buckets)
-    texts = sorted(corpus.clients, key=lambda client: client.id)
-    split = SPLITTERS[corpus.unit]
-    # Every text is split once: into provisional numbers, which become ids when the vocabulary is known.
-    numbering = Numbering()
-    number = numbering.__getitem__
-    sides: list[tuple[list[npt.NDArray[np.int32]], list[npt.NDArray[np.int32]]]] = []
-    for client in texts:
-        train, test = (
-            [np.fromiter(map(number, split(piece)), np.int32) for piece in _pieces(side, corpus.continuous)]
-            for side in split_by_time(client.texts)
-        )
-        sides.append((train, test))
-    counted = [piece for client, (train, _) in zip(texts, sides, strict=True) if not client.held_out for piece in train]
-    counts = np.bincount(np.concatenate([np.zeros(0, np.int32), *counted]), minlength=len(numbering))
-    if counts.sum() == 0:
-        raise UserError(
-            f"data={corpus.name!r}: no training clients: of {len(texts)} clients {sum(c.held_out for c in texts)} are "
-            "held out and no other has a word to train on; give at least one client that is not held out and has "
-            "a text that is not empty (and raise max_clients where it is set)"
-        )
-    vocabulary, ids = _choose_vocabulary(numbering, counts, vocabulary_size, corpus.unit, oov_buckets)
-    edges = np.array([BOS], np.int32), np.array([] if corpus.continuous else [EOS], np.int32)
-
-    def cut(pieces: list[npt.NDArray[np.int32]]) -> Sequences:
-        return cut_windows([np.concatenate([edges[0], ids[piece], edges[1]]) for piece in pieces], sequence_length)
-
-    clients = tuple(
-        Client(client.id, client.group, client.held_out, len(client.texts), cut(train), cut(test))
-        for client, (train, test) in zip(texts, sides, strict=True)
-    )
-    return Population(corpus.name, clients, vocabulary, sequence_length, corpus.about)
 
 
 def check_at_least_one(name: str, value: int, alternative: str = "") -> None:
@@ -434,23 +320,3 @@ def check_fits(sequences: int, sequence_length: int) -> None:
     """Raise MemoryError for more tokens than an array can address, where NumPy raises ValueError or wraps around."""
     if sequences * (sequence_length + 1) > sys.maxsize // np.dtype(np.int64).itemsize:
         raise MemoryError(f"no array can hold {sequences} sequences of {sequence_length + 1} tokens")
-
-
-def _pieces(side: Sequence[str], continuous: bool) -> Sequence[str]:
-    return ["\n".join(side)] if continuous and side else side
-
-
-def _choose_vocabulary(
-    numbering: Numbering, counts: npt.NDArray[np.int64], size: int, unit: str, oov_buckets: int
-) -> tuple[Vocabulary, npt.NDArray[np.int32]]:
-    """The vocabulary and, for every provisional number, its id."""
-    seen = [(token, number) for token, number in numbering.items() if counts[number]]
-    seen.sort(key=lambda item: (-counts[item[1]], item[0]))
-    chosen = seen[:size]
-    names = (*SPECIALS, *(token for token, _ in chosen), *(f"<oov-{n}>" for n in range(2, oov_buckets + 1)))
-    vocabulary = Vocabulary(names, unit, oov_buckets)
-    ids = np.full(len(numbering), OOV, dtype=np.int32)
-    if oov_buckets > 1:
-        ids[:] = [vocabulary.oov[bucket(token, oov_buckets)] for token in numbering]
-    ids[[number for _, number in chosen]] = np.arange(len(SPECIALS), len(SPECIALS) + len(chosen), dtype=np.int32)
-    return vocabulary, ids

@@ -9,8 +9,9 @@ import json
 import re
 from importlib import metadata
 
+from flow.data.corpus import ClientTexts, Corpus, is_held_out
 from flow.data.options import DataOptions
-from flow.data.population import ClientTexts, Corpus, Population, is_held_out
+from flow.data.population import Population
 from flow.data.source import Content, Source, cut
 from flow.errors import UserError
 

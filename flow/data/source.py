@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from flow.data.corpus import Corpus, build_population, client_hash
 from flow.data.options import DataOptions
-from flow.data.population import Corpus, Population, build_population, client_hash
+from flow.data.population import Population
 
 
 class Content(NamedTuple):

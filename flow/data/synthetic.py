@@ -12,8 +12,9 @@ from typing import NamedTuple, overload
 
 import numpy as np
 
+from flow.data.corpus import is_held_out
 from flow.data.options import DataOptions
-from flow.data.population import Client, Population, Sequences, Vocabulary, check_at_least_one, check_fits, is_held_out
+from flow.data.population import Client, Population, Sequences, Vocabulary, check_at_least_one, check_fits
 from flow.data.source import Content, Source
 from flow.data.tokens import BOS, EOS, PAD, SPECIALS
 from flow.errors import UserError

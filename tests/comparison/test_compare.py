@@ -21,7 +21,7 @@ from report_cases import Page
 
 from flow import compare, resume_comparison
 from flow.cli.main import main
-from flow.comparison import run as comparison_run
+from flow.comparison import jobs
 from flow.evaluation.metrics import METRICS
 from flow.server.options import ServerOptions
 from flow.simulation import loop
@@ -166,8 +166,8 @@ def test_what_is_finished_is_not_done_again(tmp_path, plain, monkeypatch):
     (runs / "ditto-seed0" / "evaluation.json").unlink()  # as if stopped in its last evaluation
     (tmp_path / "c" / "kept" / "ditto-seed0.json").unlink()
     resumed = []
-    original = comparison_run.resume
-    monkeypatch.setattr(comparison_run, "resume", lambda f, **options: (resumed.append(f.name), original(f, **options)))
+    original = jobs.resume
+    monkeypatch.setattr(jobs, "resume", lambda f, **options: (resumed.append(f.name), original(f, **options)))
     compare(["fedavg", "ditto"], tmp_path / "c", TINY, **QUIET)
     assert resumed == ["ditto-seed0"]
     assert tree(runs / "fedavg-seed0") == before
@@ -193,7 +193,7 @@ def test_one_that_diverges_does_not_stop_the_others(tmp_path, plain, monkeypatch
     assert [(row.runs, row.diverged) for row in result.rows] == [(0, 1), (1, 0)]
     assert "1 of 1 runs diverged" in Page(result.report.read_text(encoding="utf-8")).text["row-fedavg"]
     assert "diverged in round" in json.loads((tmp_path / "c" / "runs" / "fedavg-seed0" / "diverged.json").read_text())["reason"]
-    monkeypatch.setattr(comparison_run, "resume", None)  # it is known, and not tried again
+    monkeypatch.setattr(jobs, "resume", None)  # it is known, and not tried again
     assert compare(["fedavg", "ditto"], tmp_path / "c", TINY, settings=settings, **QUIET).rows == result.rows
 
 

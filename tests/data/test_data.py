@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flow.data import DataOptions, Vocabulary, load
-from flow.data.population import ClientTexts, Corpus, build_population, cut_windows, split_by_time
+from flow.data.corpus import ClientTexts, Corpus, build_population, cut_windows, split_by_time
 from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, split_words
 
 # --- windows, splits, words -------------------------------------------------------------------------------------------

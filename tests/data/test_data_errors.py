@@ -10,7 +10,7 @@ import pytest
 from data_cases import write_jsonl
 
 from flow.data import DataOptions, load
-from flow.data.population import ClientTexts, Corpus, build_population, cut_windows
+from flow.data.corpus import ClientTexts, Corpus, build_population, cut_windows
 from flow.errors import UserError
 
 

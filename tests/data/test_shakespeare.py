@@ -10,7 +10,7 @@ import pytest
 from data_cases import fingerprint, spelled, targets
 
 from flow.data import DataOptions, Population, load, shakespeare
-from flow.data.population import Corpus
+from flow.data.corpus import Corpus
 from flow.data.tokens import BOS
 from flow.errors import UserError
 

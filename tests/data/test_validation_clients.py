@@ -9,7 +9,8 @@ import oracles
 import pytest
 
 from flow.data import DataOptions, Population, load
-from flow.data.population import client_hash, is_validation
+from flow.data.corpus import client_hash
+from flow.data.population import is_validation
 from flow.data.prepared import StoredClients
 
 FIRST = ["client 7", "client 26", "client 31", "client 48", "client 57"]

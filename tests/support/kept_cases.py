@@ -13,7 +13,7 @@ from comparisons import TINY, results, tree
 from markupsafe import Markup
 
 from flow import compare, resume_comparison
-from flow.comparison import run as comparison_run
+from flow.comparison import jobs
 from flow.evaluation.select import choose
 from flow.simulation import loop
 from flow.storage import files
@@ -60,8 +60,8 @@ def untrained_fixture(monkeypatch):
     def no_training(*_, **__):
         raise AssertionError("a run was started or continued")
 
-    monkeypatch.setattr(comparison_run, "simulate", no_training)
-    monkeypatch.setattr(comparison_run, "resume", no_training)
+    monkeypatch.setattr(jobs, "simulate", no_training)
+    monkeypatch.setattr(jobs, "resume", no_training)
 
 
 def runs():

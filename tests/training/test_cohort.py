@@ -9,7 +9,7 @@ import torch
 from torch.func import functional_call
 
 from flow.data import Client
-from flow.data.population import cut_windows
+from flow.data.corpus import cut_windows
 from flow.data.tokens import BOS, EOS
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
