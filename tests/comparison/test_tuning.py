@@ -111,7 +111,7 @@ def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(t
         best = max(result.tried[name], key=lambda trial: trial.score)
         assert f"{100 * best.score:.2f}" in page.text[f"rates-{name}"]
         assert f"{100 * best.seen:.2f} / {100 * best.unseen:.2f}" in page.text[f"rates-{name}"]
-    assert "last fifth of every training client" in page.source and "4 tries of 3 rounds each" in page.source
+    assert "newest of every training client" in page.source and "4 tries of 3 rounds each" in page.source
     assert {len(list((tmp_path / "c" / "tuning").glob(f"{name}-*"))) for name in names} == {budget}
     before = tree(tmp_path / "c" / "tuning")
     (tmp_path / "c" / "tuning" / "ditto-2" / "evaluation.json").unlink()  # a try that was stopped goes on
