@@ -9,7 +9,7 @@ import pytest
 import flow
 from flow import Config, UserError, simulate
 from flow.cli.main import main
-from flow.data import DataOptions, jsonl, load, population, prepared_folder, registry, source
+from flow.data import DataOptions, corpus, jsonl, load, prepared_folder, registry, source
 
 LINE = '{"id": "a", "texts": ["one two", "two three"], "split": "train"}\n'
 
@@ -27,8 +27,8 @@ def test_a_new_source_is_one_record_in_the_registry(monkeypatch, tmp_path, mine)
     monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
 
     def read(options):
-        clients = (population.ClientTexts("ann", "", False, ("a b c",) * (options.clients or 4)),)
-        return source.cut(population.Corpus("lines", clients, "word", 3, continuous=False, about="made up"), options)
+        clients = (corpus.ClientTexts("ann", "", False, ("a b c",) * (options.clients or 4)),)
+        return source.cut(corpus.Corpus("lines", clients, "word", 3, continuous=False, about="made up"), options)
 
     own = {"synthetic": ("sequences", "data_seed")}  # `clients` is the new source's
     before = [one._replace(options=own.get(one.name, one.options)) for one in registry.SOURCES]
