@@ -87,7 +87,7 @@ class FlowOptions:
     """Decoupled: passes of the routers over the newer texts in a round."""
 
     router_every: int = 1
-    """Decoupled: the routers are trained in every so manieth round, the first time in that one."""
+    """Decoupled: the routers are trained in every n-th round, for the first time in round n."""
 
     router_share: float = 1.0
     """Decoupled: share of a round's clients, drawn at random, that train the routers in it. Above 0, at most 1."""

@@ -32,7 +32,7 @@ from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
 from flow.evaluation.score import Cost
 from flow.evaluation.select import SIDES
-from flow.evaluation.summaries import finite
+from flow.evaluation.summaries import averages, helped_and_hurt
 from flow.reports import files as report_files
 from flow.storage import files, run_folder
 
@@ -117,14 +117,10 @@ class Kept(NamedTuple):
         tokens = self._of("tokens", rows) or []
         found: Json = {"clients": len(rows), "skipped": self.about["skipped"][side], "tokens": sum(tokens)}
         for metric, model in itertools.product(metrics.METRICS, metrics.MODELS):
-            counts = self._of(metric.client_key(model), rows)
-            for average, over in (("token", metric.over_tokens), ("client", metric.over_clients)):
-                found[f"{model}_{metric.infix}{average}"] = finite(over(counts, tokens)) if counts else None
+            found |= averages(metric, model, self._of(metric.client_key(model), rows) or [], tokens)
         own, common = (self._of(ACCURACY.client_key(model), rows) for model in ("personal", "global"))
-        gains = None if own is None or common is None else [a - b for a, b in zip(own, common, strict=True)]
-        found["helped"] = float(np.mean([gain > 0 for gain in gains])) if gains else None
-        found["hurt"] = float(np.mean([gain < 0 for gain in gains])) if gains else None
-        return found
+        known = own is not None and common is not None
+        return found | helped_and_hurt([a - b for a, b in zip(own or [], common or [], strict=True)] if known else [])
 
     @property
     def predicted(self) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from flow.evaluation import metrics
-from flow.evaluation.metrics import AVERAGES, MODELS
+from flow.evaluation.metrics import AVERAGES, MODELS, Metric
 from flow.evaluation.score import Cost, Score
 from flow.evaluation.select import SIDES
 from flow.storage.metrics import LARGEST
@@ -22,6 +22,26 @@ def finite(value: float) -> float | None:
     return value if abs(value) <= LARGEST else None
 
 
+def averages(metric: Metric, model: str, counts: Sequence[float], tokens: Sequence[int]) -> dict[str, float | None]:
+    """Both summaries of a metric of one model, by their keys; None without counts, and where they are not finite.
+
+    counts: of every client, likewise tokens.
+    """
+    by_token, by_client = (metric.summary_key(model, average) for average in AVERAGES)
+    return {
+        by_token: finite(metric.over_tokens(counts, tokens)) if counts else None,
+        by_client: finite(metric.over_clients(counts, tokens)) if counts else None,
+    }
+
+
+def helped_and_hurt(gains: Sequence[float]) -> dict[str, float | None]:
+    """The shares of clients with a gain above and below zero; None where there is nothing to compare."""
+    return {
+        "helped": float(np.mean([gain > 0 for gain in gains])) if gains else None,
+        "hurt": float(np.mean([gain < 0 for gain in gains])) if gains else None,
+    }
+
+
 def side_summary(scores: Sequence[Score], skipped: int) -> dict[str, Any]:
     """One side's metrics, over tokens and over clients, the shares of clients helped and hurt, and the mean costs."""
     tokens = [score.tokens for score in scores]
@@ -30,12 +50,9 @@ def side_summary(scores: Sequence[Score], skipped: int) -> dict[str, Any]:
     for metric in metrics.METRICS:
         for model in MODELS:
             counts = [score.counts[model][metric.name] for score in scores] if model in models else []
-            by_token, by_client = (metric.summary_key(model, average) for average in AVERAGES)
-            result[by_token] = finite(metric.over_tokens(counts, tokens)) if counts else None
-            result[by_client] = finite(metric.over_clients(counts, tokens)) if counts else None
+            result |= averages(metric, model, counts, tokens)
     compared = {"global", "personal"} <= set(models)
-    result["helped"] = float(np.mean([score.gain() > 0 for score in scores])) if compared else None
-    result["hurt"] = float(np.mean([score.gain() < 0 for score in scores])) if compared else None
+    result |= helped_and_hurt([score.gain() for score in scores] if compared else [])
     for name in Cost._fields:
         result[name] = float(np.mean([getattr(score.cost, name) for score in scores])) if scores else None
     return result
