@@ -122,9 +122,10 @@ def _guesses(task: Task, model: LanguageModel, state: Tensors, personal: Persona
         guesses["global"] = predict(model, general, test._replace(ids=("",), rows=(np.arange(len(test.lengths) - 1),)))
     if personal is not None:
         guesses["personal"] = predict(model, personal, test)
-        if personal.route == "mixture":
+        if personal.route == "mixture" or personal.alone is not None:
             if personal.alone is not None:
-                guesses["local"] = predict(model, personal._replace(route=personal.alone, routing="soft"), test)
+                alone = personal._replace(route=personal.alone, routing="soft", answering=None)
+                guesses["local"] = predict(model, alone, test)
             for routing in ("hard", "soft"):
                 own = personal.routing == routing
                 guesses[routing] = guesses["personal"] if own else predict(model, personal, test, routing)

@@ -12,9 +12,10 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from flow.model.language_model import LanguageModel, embed
+from flow.model.language_model import LanguageModel, embed, mixed_linear
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch
 from flow_kernels.training import Head, HeadLoss, Step, Weights, gru, head_loss, route, route_backward
@@ -63,6 +64,17 @@ class States(NamedTuple):
     """[k, B, T, 2]"""
     gates: Tensor | None
     """None where nothing below the head is trained."""
+
+
+class HeadInput(NamedTuple):
+    """What the head reads of a batch of k clients."""
+
+    y: Tensor
+    """[k, B, T, H]"""
+    q: Tensor
+    """[k, B, T, 2]: the GRU's routing."""
+    head_q: Tensor | None
+    """[k, B, T, 2]: the head's; None where it is not routed."""
 
 
 def _targets(batch: Batch) -> Tensor:
@@ -154,6 +166,27 @@ class Fused:
         targets = _targets(batch)
         states, q = self._below_head(p, batch, targets, routing)
         return head_loss(states.y.flatten(1, 2), targets, self._weights_of_head(p), q, best=best), states.q
+
+    def states(self, p: Tensors, batch: Batch, routing: str = "soft") -> HeadInput:
+        """What the head reads of k clients' batch, without a gradient; valid until this is called again."""
+        states, q = self._below_head(p, batch, _targets(batch), routing)
+        k, b, t, _ = states.y.shape
+        return HeadInput(states.y, states.q, None if q is None else q.view(k, b, t, 2))
+
+    def logits(self, p: Tensors, states: HeadInput, batch: Batch, client: int) -> Tensor:
+        """[n, V]: the scores of one client at its valid targets."""
+        valid = batch.valid[client]
+        head = self._weights_of_head(p)
+        features = states.y[client][valid]
+        if head.projection_weight is not None and head.projection_bias is not None:
+            features = F.linear(features, head.projection_weight[client], head.projection_bias[client])
+        if states.head_q is None or head.local_weight is None or head.local_bias is None:
+            return F.linear(features, head.weight[client], head.bias[client])
+        q = states.head_q[client][valid]
+        return mixed_linear(
+            features[None], q[None], head.weight[client][None], head.bias[client][None], head.local_weight[client][None],
+            head.local_bias[client][None],
+        ).squeeze(0)  # fmt: skip
 
     def _below_head(self, p: Tensors, batch: Batch, targets: Tensor, routing: str) -> tuple[States, Tensor | None]:
         """The GRU's states, and the routing [k, B * T, 2] of a routed head."""

@@ -98,6 +98,19 @@ class Upload(NamedTuple):
     """The clients' next state; None: they keep what they had."""
 
 
+class Answers(NamedTuple):
+    """Predictions for a batch of the first k clients, [k, B, T] each."""
+
+    tokens: Tensor
+    """int64: the most likely next token; -1 where nothing is to be predicted."""
+    local_weight: Tensor
+    """Weight of the local expert."""
+    nats: Tensor
+    """Cross-entropy of the target; 0 where there is none."""
+    probability: Tensor
+    """Of the most likely token; 0 where nothing is to be predicted."""
+
+
 class Personal(NamedTuple):
     """How K clients predict after personalization."""
 
@@ -110,6 +123,8 @@ class Personal(NamedTuple):
     """What the clients predict with before any step of their own, reported as "global" where there is no general model."""
     probabilities: Callable[[Prediction, Batch], Tensor] | None = None
     """(prediction for the first k clients, their batch) -> [k, B, T, V] in place of the softmax of the model's logits."""
+    answering: Callable[[str], Callable[[Batch], Answers]] | None = None
+    """How clients predict that do not by one pass of the model: routing -> (a batch of the first k clients -> its answers)."""
     alone: Route | None = None
     """The route of the client's own expert, which is reported as "local"; None where the client has no expert of its own
     beside another."""

@@ -14,6 +14,8 @@ from flow.training.batches import Batch, Data, batches
 from flow.training.fused import Fused, refusal
 from flow.training.messages import Personal
 
+ANSWERED = 8  # sequences of each client at a time, where clients answer in a way of their own
+
 
 class Guess(NamedTuple):
     """Predictions for every row of a table of N sequences."""
@@ -21,7 +23,7 @@ class Guess(NamedTuple):
     tokens: npt.NDArray[np.int32]
     """[N, T]: the most likely next token; -1 where there was nothing to predict."""
     local_weight: npt.NDArray[np.float32]
-    """[N, T]: weight of the GRU's local expert."""
+    """[N, T]: weight of the GRU's local expert; where a gate mixes at the output, the mean of the networks' by its weights."""
     nats: npt.NDArray[np.float32]
     """[N, T]: cross-entropy of the target, minus the natural logarithm of its probability; 0 where there was none."""
     probability: npt.NDArray[np.float32]
@@ -39,8 +41,10 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
     count, width = len(data.lengths), data.tokens.shape[1] - 1
     tokens = torch.full((count, width), -1, dtype=torch.int32)
     local_weight, nats, probability = torch.zeros(3, count, width)
-    fused, size = None, 256
-    if own.probabilities is None and not refusal(model, parameters):
+    fused, size, answers = None, 256, None
+    if own.answering is not None:  # a number of sequences that does not depend on how many clients there are, nor do the bits
+        size, answers = ANSWERED, own.answering(routing)
+    elif own.probabilities is None and not refusal(model, parameters):
         fused = Fused(model, own.route)  # which holds no logits, but states
         wide = model.gru.input_size + 2 * model.gru.hidden_size
         size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
@@ -50,20 +54,23 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
     for batch in batches(data, size):
         k, _, steps = batch.valid.shape
         active = {name: tensor[:k] for name, tensor in parameters.items()}
-        if fused is not None:
+        if answers is not None:
+            best, weight, lost, sure = answers(batch)
+        elif fused is not None:
             found, q = fused.look(active, batch, routing, best=True)
             assert found.best is not None and found.row_nats is not None and found.probability is not None
             best, lost, sure = (part.view(batch.valid.shape) for part in (found.best, found.row_nats, found.probability))
+            weight = q[..., 1]
         else:
             how = {"route": own.route, "routing": routing}
             out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), how)
-            log_p, q = _log_probabilities(own, out, batch), out.gru_routing
+            log_p, weight = _log_probabilities(own, out, batch), out.gru_routing[..., 1]
             top = log_p.max(-1)
             lost = -log_p.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)
             best = top.indices.where(batch.valid, -1)
             lost, sure = (part.where(batch.valid, 0) for part in (lost, top.values.exp()))
         rows = batch.rows.cpu()
-        for table, part in ((tokens, best), (local_weight, q[..., 1]), (nats, lost), (probability, sure)):
+        for table, part in ((tokens, best), (local_weight, weight), (nats, lost), (probability, sure)):
             table[rows, :steps] = part.to("cpu", table.dtype)
     return Guess(*(table[:-1].numpy() for table in (tokens, local_weight, nats, probability)))
 

@@ -1,0 +1,229 @@
+"""The options of Flow, and what its variants make of those that are left open."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields, replace
+from typing import Literal, NamedTuple
+
+from flow.algorithms.interface import Scope, Tunable
+from flow.algorithms.shared.finetuning import RATES, check_rate
+from flow.checks import check_number
+from flow.errors import UserError
+from flow.training.sgd import Sgd, check_sgd
+
+COLDEST = 0.001  # the router's gradient grows as 1 / temperature, and float32 ends where a far smaller one begins
+
+
+@dataclass(frozen=True)
+class FlowOptions:
+    """A global expert, a local one made from it on the spot, and a router that mixes them at every token."""
+
+    variant: Literal["decoupled", "neurips", "workshop"] = "decoupled"
+    """"decoupled": global weights as FedAvg trains them, on all data; the routers apart, on newer texts, between experts that
+    stay as they are. "neurips": GRU and head routed; the data split in two; router and global weights trained in turn through
+    the mixture. "workshop": only the GRU routed; all data for both phases; both trained together; the router stays private."""
+
+    lr: float = 2.0
+    """Learning rate of the global weights, in the published variants of the router too. (Paper: 0.1, Shakespeare 0.11, over
+    1500 rounds and more; with clipping, 2 does in a hundred.)"""
+
+    personal_lr: float | None = 1.0
+    """Learning rate of the local expert, which is fine-tuned from the global one, in rounds and before a client predicts. None:
+    lr. (Paper: the same.)"""
+
+    epochs: int | None = None
+    """Passes over the data of each phase, K1 = K2. None: 3, in the workshop variant 1. (Paper: 3, Shakespeare 5.)"""
+
+    personal_epochs: int | None = None
+    """Passes by which the local expert is made. None: epochs, as published; another number in the decoupled variant alone."""
+
+    batch_size: int = 8
+    """Sequences per SGD step of a client. (Paper: 16 for StackOverflow, 4 for Shakespeare.)"""
+
+    clip: float = 1.0
+    """Largest norm of a client's gradient over the weights trained in a step. 0: no clipping."""
+
+    momentum: float = 0.0
+    """Heavy-ball momentum; it starts at zero in every phase of every round. (Paper: none.)"""
+
+    weight_decay: float = 0.0
+    """weight_decay * parameter joins the gradient, after clipping. (Paper: none.)"""
+
+    gamma: float | None = None
+    """Weight of the term that draws the router to the global expert. None: 0.1 in the neurips variant, else 0.
+    (Paper: 1e-3, the best of 1e-1 to 1e-4 after 2000 rounds on StackOverflow; in a short run so little leaves
+    the global expert behind.)"""
+
+    temperature: float | None = None
+    """The router's scores are divided by it; at least 0.001. None: 1, in the workshop variant 0.75."""
+
+    local_share: float | None = None
+    """Share of a client's sequences that trains the local expert; the others train the router, in the neurips variant the
+    global weights too. Between 0 and 1; the workshop variant uses all for both. None: 0.75, in the neurips variant 0.5.
+    (Paper: 0.5, the best of 1/4, 1/2 and 3/4.)"""
+
+    ablation: Literal["none", "instance", "client"] = "none"
+    """What is left out of the neurips variant, for comparison (paper, Sec. 5.2). "instance": nothing is made by a client, both
+    experts are global and averaged, only the router decides (PI-Flow). "client": no router, every client fine-tunes its local
+    expert and predicts with it alone (PC-Flow)."""
+
+    router_lr: float = 1.0
+    """Decoupled: learning rate of the routers in rounds."""
+
+    router_epochs: int = 1
+    """Decoupled: passes of the routers over the newer texts in a round."""
+
+    router_every: int = 1
+    """Decoupled: the routers are trained in every n-th round, for the first time in round n."""
+
+    router_share: float = 1.0
+    """Decoupled: share of a round's clients, drawn at random, that train the routers in it. Above 0, at most 1."""
+
+    gate: Literal["cell", "output", "both"] = "cell"
+    """Decoupled: where experts are mixed. "cell": in the GRU's cell and in the head, by the routers. "output": a small network
+    mixes the probabilities of the global expert alone and of the local one alone; "both": of these two and the routed cell."""
+
+    memory: bool = False
+    """Decoupled, with gate "output" or "both": whether the client's own n-grams are one more source of the gate."""
+
+    memory_tokens: int = 100_000
+    """Tokens of its newest texts of which a client counts n-grams, at most."""
+
+    adapt_epochs: int = 0
+    """Decoupled: passes by which a client adapts the routers to its newer texts before it predicts; 0: it takes them as they
+    are."""
+
+    adapt_lr: float = 0.1
+    """Decoupled: learning rate of that."""
+
+    through: Literal["local", "mixture"] = "local"
+    """Decoupled: what the local expert of a prediction is trained through, on all of a client's texts: "local": alone;
+    "mixture": through the routed mixture, with the routers as they are."""
+
+
+DECOUPLED = (
+    "personal_epochs", "router_lr", "router_epochs", "router_every", "router_share", "adapt_epochs", "adapt_lr", "through",
+    "gate", "memory", "memory_tokens",
+)  # fmt: skip
+
+
+class Settings(NamedTuple):
+    """The options with the variant's own values filled in."""
+
+    sgd: Sgd
+    """Of the global weights, in the published variants of the routers too."""
+    personal: Sgd
+    """Of the local expert."""
+    gamma: float
+    temperature: float
+    local_share: float
+    split: bool
+    """Whether the data are split in two, and router and global weights both uploaded."""
+
+
+def settings(options: FlowOptions) -> Settings:
+    """Fill in what the variant decides where an option is None."""
+    epochs, gamma, temperature, share = {
+        "decoupled": (3, 0.0, 1.0, 0.75), "neurips": (3, 0.1, 1.0, 0.5), "workshop": (1, 0.0, 0.75, 0.5)
+    }[options.variant]  # fmt: skip
+    sgd = Sgd(
+        options.lr, epochs if options.epochs is None else options.epochs, options.batch_size, options.clip, options.momentum,
+        options.weight_decay,
+    )  # fmt: skip
+    return Settings(
+        sgd,
+        replace(
+            sgd,
+            lr=sgd.lr if options.personal_lr is None else options.personal_lr,
+            epochs=sgd.epochs if options.personal_epochs is None else options.personal_epochs,
+        ),
+        gamma if options.gamma is None else options.gamma,
+        temperature if options.temperature is None else options.temperature,
+        share if options.local_share is None else options.local_share,
+        options.variant != "workshop",
+    )
+
+
+def resolve(options: FlowOptions, rounds: int) -> FlowOptions:
+    """The options with nothing left open: what a run records."""
+    chosen = settings(options)
+    return replace(
+        options, personal_lr=chosen.personal.lr, epochs=chosen.sgd.epochs, personal_epochs=chosen.personal.epochs,
+        gamma=chosen.gamma, temperature=chosen.temperature, local_share=chosen.local_share,
+    )  # fmt: skip
+
+
+def check(options: FlowOptions) -> None:
+    """Raise UserError for an option out of range."""
+    sgd, personal, gamma, temperature, share, _ = settings(options)
+    check_sgd(sgd)
+    check_rate("personal_lr", options.personal_lr)
+    check_number("personal_epochs", personal.epochs, 1)
+    if not (gamma >= 0 and math.isfinite(gamma)):
+        raise UserError(f"gamma must be a finite number of at least 0, got {gamma!r}; 0 switches the regulariser off")
+    if not (temperature >= COLDEST and math.isfinite(temperature)):
+        raise UserError(
+            f"temperature must be a finite number of at least {COLDEST}, got {temperature!r}; 1 is a plain softmax, and from "
+            "about 0.01 down the router chooses one expert or the other"
+        )
+    if not 0 < share < 1:
+        raise UserError(
+            f"local_share must lie between 0 and 1, got {share!r}; for no local expert or for that one alone "
+            "choose variant='neurips' with ablation='instance' or ablation='client'"
+        )
+    if options.variant != "neurips" and options.ablation != "none":
+        raise UserError(
+            f"ablation={options.ablation!r} is one of variant='neurips', got variant={options.variant!r}; leave one of them out"
+        )
+    if share != 0.5 and (options.variant == "workshop" or options.ablation != "none"):
+        raise UserError(
+            f"local_share={share!r} has nothing to divide: with variant={options.variant!r}, "
+            f"ablation={options.ablation!r} every phase uses all sequences; leave it out"
+        )
+    check_rate("router_lr", options.router_lr)
+    check_rate("adapt_lr", options.adapt_lr)
+    check_number("router_epochs", options.router_epochs, 1)
+    check_number("router_every", options.router_every, 1)
+    check_number("adapt_epochs", options.adapt_epochs, 0)
+    check_number("memory_tokens", options.memory_tokens, 1)
+    if options.memory and options.gate == "cell":
+        raise UserError(
+            "memory=True is a source of the gate at the output, got gate='cell'; give gate='output' or gate='both', or leave "
+            "memory out"
+        )
+    if not 0 < options.router_share <= 1:
+        raise UserError(
+            f"router_share must be above 0 and at most 1, got {options.router_share!r}; 1 has every client train the routers"
+        )
+    for one in fields(options):
+        own = {one.default, None} | ({sgd.epochs} if one.name == "personal_epochs" else set())
+        if one.name in DECOUPLED and options.variant != "decoupled" and getattr(options, one.name) not in own:
+            raise UserError(
+                f"{one.name}={getattr(options, one.name)!r} is one of variant='decoupled', got variant={options.variant!r}; "
+                "leave one of them out"
+            )
+
+
+def minimum_sequences(options: FlowOptions) -> int:
+    """A client with fewer training sequences is skipped: two parts need two, and the decoupled global weights only one."""
+    return 2 if options.variant == "neurips" and options.ablation == "none" else 1
+
+
+def tuned(options: FlowOptions) -> tuple[Tunable, ...]:
+    """What a comparison tunes of each variant."""
+    if options.variant == "decoupled":
+        return (*RATES, Tunable("router_lr"), Tunable("personal_epochs", "count"))
+    if options.ablation == "instance":
+        return (Tunable("lr"),)
+    return RATES if options.ablation == "client" else (*RATES, Tunable("gamma", "weight", 10**0.5))
+
+
+def traits(options: FlowOptions) -> dict[str, bool | float]:
+    """What of :class:`~flow.model.language_model.LanguageModel` the algorithm decides."""
+    return {"routed_head": options.variant != "workshop", "temperature": settings(options).temperature}
+
+
+def scope(options: FlowOptions) -> Scope:
+    """Per client and per instance; an ablation is one of the two."""
+    return Scope(client=options.ablation != "instance", instance=options.ablation != "client")

@@ -1,0 +1,287 @@
+"""A gate at the output: at every token it mixes the probabilities of several experts, each with a recurrence of its own.
+
+    p(w) = sum_e g_e p_e(w),   g = softmax(A tanh(B f + b) + a)
+
+The features f of a token come from the experts' own distributions and from how often the client used the previous word. The
+gate is small, and is trained and federated as the routers of the cell are: on text that the experts have not seen, while they
+stay as they are. A mixture of experts with a gating network is that of Jacobs et al. (Neural Computation 3, 1991); private and
+global expert so mixed: Peterson et al. 2019 (arXiv 1912.06733).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flow.algorithms.shared.memory import NONE, Ints, Memory
+from flow.draws import Draw
+from flow.model.flops import per_token
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Route, Tensors
+from flow.training.batches import Batch, Data, batches
+from flow.training.fused import Fused, refusal
+from flow.training.messages import Answers
+from flow.training.records import Tally, Work
+from flow.training.sgd import Sgd
+
+HIDDEN = 16
+WORDS, SEQUENCES = math.log(1000), math.log(100)  # logarithms of counts are divided by these, so that features are about 0 to 1
+
+
+class Expert(NamedTuple):
+    """One expert of K clients."""
+
+    parameters: Tensors
+    """[K, ..]"""
+    route: Route
+
+
+class Experts(NamedTuple):
+    """What a gate chooses from."""
+
+    model: LanguageModel
+    networks: tuple[Expert, ...]
+    memories: tuple[Memory, ...]
+    """By client, counts of its words."""
+    recalls: bool
+    """Whether the memory is an expert too, the last one."""
+    sequences: tuple[int, ...]
+    """By client, how many it has."""
+
+    @property
+    def size(self) -> int:
+        """How many experts there are."""
+        return len(self.networks) + self.recalls
+
+
+class Views(NamedTuple):
+    """What the experts of one client say of n tokens."""
+
+    features: Tensor
+    """[n, F]"""
+    networks: Sequence[Tensor]
+    """[n, V] by network: the logarithms of its probabilities."""
+
+
+def width(networks: int, memory: bool) -> int:
+    """How many features a gate over so many networks, and a memory, has."""
+    return 2 * networks + 4 * (networks * (networks - 1) // 2) + 2 + 3 * memory
+
+
+def initial(networks: int, memory: bool, seed: int, like: Tensor) -> Tensors:
+    """The gate before any training: every expert weighs the same."""
+    size, drawn = width(networks, memory), Draw(seed, 0, "gate").stream()
+    bound = 1 / math.sqrt(size)
+    return {
+        "gate/hidden_weight": torch.from_numpy(drawn.uniform(-bound, bound, (HIDDEN, size))).to(like),
+        "gate/hidden_bias": torch.zeros(HIDDEN).to(like),
+        "gate/weight": torch.zeros(networks + memory, HIDDEN).to(like),
+        "gate/bias": torch.zeros(networks + memory).to(like),
+    }
+
+
+def names_of(tensors: Tensors) -> tuple[str, ...]:
+    """The names of a gate's parameters among others."""
+    return tuple(name for name in tensors if name.startswith("gate/"))
+
+
+def remembered(data: Data, vocabulary_size: int, most: int) -> tuple[Memory, ...]:
+    """The memory of every client's sequences."""
+    tokens, lengths = data.tokens.cpu().numpy(), data.lengths.cpu().numpy()
+    return tuple(Memory(tokens[rows], lengths[rows], vocabulary_size, most) for rows in data.rows)
+
+
+def scores(gate: Tensors, features: Tensor) -> Tensor:
+    """[n, E]: one client's gate before the softmax."""
+    hidden = torch.tanh(F.linear(features, gate["gate/hidden_weight"], gate["gate/hidden_bias"]))
+    return F.linear(hidden, gate["gate/weight"], gate["gate/bias"])
+
+
+def weights(gate: Tensors, features: Tensor, routing: str = "soft") -> Tensor:
+    """[n, E]: how much each expert counts; hard: 1 for the one that weighs most."""
+    found = scores(gate, features)
+    return F.one_hot(found.argmax(1), found.shape[1]).to(found) if routing == "hard" else found.softmax(1)
+
+
+class Listener:
+    """Reads batch after batch of K clients what their experts say."""
+
+    def __init__(self, experts: Experts, routing: str = "soft") -> None:
+        self.experts, self.routing = experts, routing
+        self._fused: list[tuple[Expert, Fused | None]] = []
+        for network in experts.networks:
+            by_kernels = not refusal(experts.model, network.parameters)
+            plain = {name: t.contiguous() if by_kernels else t for name, t in network.parameters.items()}
+            self._fused.append(
+                (network._replace(parameters=plain), Fused(experts.model, network.route) if by_kernels else None)
+            )
+
+    def read(self, batch: Batch) -> tuple[list[Tensor], Callable[[int], Views]]:
+        """The routing [k, B, T, 2] of every network's GRU, and for a client the views of its valid targets."""
+        every = [self._logits(network, fused, batch) for network, fused in self._fused]
+
+        def views(client: int) -> Views:
+            networks = [F.log_softmax(logits(client), 1) for _, logits in every]
+            return Views(self._features(networks, batch, client), networks)
+
+        return [q for q, _ in every], views
+
+    def _logits(self, network: Expert, fused: Fused | None, batch: Batch) -> tuple[Tensor, Callable[[int], Tensor]]:
+        """The GRU's routing, and a client's logits [n, V], computed when asked for: those of all would take much memory."""
+        model, active = self.experts.model, {name: t[: len(batch.lengths)] for name, t in network.parameters.items()}
+        if fused is None:
+            how = {"route": network.route, "routing": self.routing}
+            out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), how)
+            return out.gru_routing, lambda client: out.logits[client][batch.valid[client]]
+        states = fused.states(active, batch, self.routing)
+        return states.q, lambda client: fused.logits(active, states, batch, client)
+
+    def _features(self, networks: Sequence[Tensor], batch: Batch, client: int) -> Tensor:
+        """[n, F], each about 0 to 1.
+
+        Of every network the entropy over its maximum and the largest probability; of every pair whether they agree, the
+        probability that each gives the other's choice, and log(1 + J / 2), J being their symmetric Kullback-Leibler divergence;
+        how often the client used the previous word, and how many sequences it has, as logarithms; of the memory how often it
+        met the contexts, as logarithms, and its largest probability.
+        """
+        found, p = [], [log_p.exp() for log_p in networks]
+        entropies = [-torch.linalg.vecdot(one, log_p) for one, log_p in zip(p, networks, strict=True)]
+        tops = [one.max(1) for one in p]
+        for entropy, top in zip(entropies, tops, strict=True):
+            found += [entropy / math.log(networks[0].shape[1]), top.values]
+        for a, b in combinations(range(len(networks)), 2):
+            cross = torch.linalg.vecdot(p[a], networks[b]) + torch.linalg.vecdot(p[b], networks[a])
+            chosen = [top.indices.unsqueeze(1) for top in (tops[a], tops[b])]
+            found += [
+                (chosen[0] == chosen[1]).squeeze(1), p[a].gather(1, chosen[1]).squeeze(1), p[b].gather(1, chosen[0]).squeeze(1),
+                torch.log1p((-(entropies[a] + entropies[b] + cross) / 2).clamp_min(0)),
+            ]  # fmt: skip
+        memory, (second, first) = self.experts.memories[client], contexts(batch, client)
+        own = [
+            np.log1p(memory.often(first)) / WORDS,
+            np.full(len(first), math.log1p(self.experts.sequences[client]) / SEQUENCES),
+        ]
+        if self.experts.recalls:
+            votes = memory.after(second, first)
+            own += [*(np.log1p(votes.seen) / WORDS), votes.top]
+        found += [torch.from_numpy(column) for column in own]
+        return torch.stack([column.to(networks[0]) for column in found], dim=1)
+
+
+def contexts(batch: Batch, client: int) -> tuple[Ints, Ints]:
+    """int64 [n] twice: the last two tokens before every valid target, the older one first, NONE where there is none."""
+    inputs, valid = batch.inputs[client].cpu().numpy(), batch.valid[client].cpu().numpy()
+    before = np.concatenate([np.full((len(inputs), 1), NONE), inputs[:, :-1]], axis=1)
+    return before[valid], inputs[valid]
+
+
+def train(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, draw: Draw) -> Work:
+    """Train the gates [K, ..] of K clients in place, by the likelihood of their data; nothing else moves.
+
+    What the experts say is computed once. The batches' order of client c comes from ``draw.stream("shuffle", "gate", c)``.
+    """
+    tally = Tally(data)
+    parts: list[list[Tensor]] = [[] for _ in data.ids]
+    listener = Listener(experts)
+    with torch.no_grad():
+        for batch in batches(data, sgd.batch_size):
+            _, views = listener.read(batch)
+            for client in range(len(batch.lengths)):
+                if not bool(batch.valid[client].any()):
+                    continue
+                seen = views(client)
+                targets = batch.targets[client][batch.valid[client]].unsqueeze(1)
+                chances = [log_p.gather(1, targets).squeeze(1) for log_p in seen.networks]
+                if experts.recalls:
+                    p = experts.memories[client].chance(*contexts(batch, client), targets.squeeze(1).cpu().numpy())
+                    chances.append(torch.from_numpy(p).log().to(chances[0]))
+                sizes = batch.valid[client].sum(1).tolist()
+                together = torch.cat([seen.features, torch.stack(chances, 1)], 1)
+                parts[client] += [rows for rows, size in zip(torch.split(together, sizes), sizes, strict=True) if size]
+    for client, (id, rows) in enumerate(zip(data.ids, parts, strict=True)):
+        if rows:
+            nats, tokens = _descend(gate, client, rows, experts.size, sgd, draw.stream("shuffle", "gate", id))
+            tally.nats[client], tally.tokens[client] = nats, tokens
+    own = 6 * HIDDEN * (gate["gate/hidden_weight"].shape[-1] + experts.size) * sgd.epochs
+    looks = sum(per_token(experts.model, network.route) for network in experts.networks)
+    work = tally.work(sgd.epochs * sum(data.sizes()), own)
+    return work._replace(flops=work.flops + tally.tokens / max(sgd.epochs, 1) * looks)
+
+
+def _descend(
+    gates: Tensors, client: int, rows: Sequence[Tensor], count: int, sgd: Sgd, order: np.random.Generator
+) -> tuple[float, int]:
+    """SGD on one client's gate; rows: of every sequence [n, F + E], features and logarithms of probabilities."""
+    gate = {name: tensor[client].clone().requires_grad_() for name, tensor in gates.items()}
+    optimizer = torch.optim.SGD(gate.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+    nats, tokens = 0.0, 0
+    with torch.enable_grad():
+        for _ in range(sgd.epochs):
+            shuffled = order.permutation(len(rows))
+            for start in range(0, len(rows), sgd.batch_size):
+                taken = torch.cat([rows[n] for n in shuffled[start : start + sgd.batch_size]])
+                features, log_p = taken[:, :-count], taken[:, -count:]
+                mixed = torch.logsumexp(scores(gate, features).log_softmax(1) + log_p, 1)
+                loss = -mixed.mean()
+                optimizer.zero_grad()
+                torch.autograd.backward(loss)
+                if sgd.clip:
+                    torch.nn.utils.clip_grad_norm_(gate.values(), sgd.clip)
+                optimizer.step()
+                nats, tokens = nats + float(loss.detach()) * len(taken), tokens + len(taken)
+    for name, tensor in gate.items():
+        gates[name][client] = tensor.detach()
+    return nats, tokens
+
+
+def answering(gates: Tensors, experts: Experts, routing: str) -> Callable[[Batch], Answers]:
+    """How K clients predict with their experts mixed by their gates [K, ..]; hard: by the one that weighs most at the token."""
+    listener = Listener(experts, routing)
+
+    @torch.no_grad()
+    def answers(batch: Batch) -> Answers:
+        routings, views = listener.read(batch)
+        shape, like = batch.valid.shape, gates["gate/bias"]
+        tokens = torch.full(shape, -1, device=like.device)
+        local_weight, nats, probability = torch.zeros(3, *shape, dtype=like.dtype, device=like.device)
+        for client in range(shape[0]):
+            valid = batch.valid[client]
+            if not bool(valid.any()):
+                continue
+            seen = views(client)
+            share = weights({name: tensor[client] for name, tensor in gates.items()}, seen.features, routing)
+            p = _mixed(experts, client, seen.networks, share, batch)
+            top = p.max(1)
+            own = p.gather(1, batch.targets[client][valid].unsqueeze(1)).squeeze(1)
+            tokens[client][valid], probability[client][valid] = top.indices, top.values
+            nats[client][valid] = -own.clamp(torch.finfo(own.dtype).tiny, 1).log()
+            to_local = torch.stack([q[client][valid][:, 1] for q in routings], 1)
+            local_weight[client][valid] = (share[:, : len(routings)] * to_local).sum(1)
+        return Answers(tokens, local_weight, nats, probability)
+
+    return answers
+
+
+def _mixed(experts: Experts, client: int, networks: Sequence[Tensor], share: Tensor, batch: Batch) -> Tensor:
+    """[n, V]: the mixture of one client's experts."""
+    p = torch.zeros_like(networks[0])
+    for place, log_p in enumerate(networks):
+        p.addcmul_(log_p.exp(), share[:, place : place + 1])
+    if experts.recalls:
+        memory, weight = experts.memories[client], share[:, -1]
+        votes = memory.after(*contexts(batch, client))
+        back = torch.from_numpy(votes.back).to(weight) * weight
+        p += (back * memory.floor).unsqueeze(1)
+        words = torch.from_numpy(memory.words).to(p.device)
+        p.index_add_(1, words, torch.outer(back, torch.from_numpy(memory.unigram).to(back)))
+        rows = torch.from_numpy(votes.rows).to(p.device)
+        entries = torch.from_numpy(votes.shares).to(weight) * weight[rows]
+        p.index_put_((rows, torch.from_numpy(votes.words).to(p.device)), entries, accumulate=True)
+    return p
