@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flow.algorithms import DEFAULT, NAMES, REGISTRY
+from flow.algorithms import DEFAULT, NAMES, REGISTRY, Name
 from flow.algorithms.interface import Tunable
 from flow.checks import typed
 from flow.comparison.tuning import MOST, Values, metric_of
@@ -18,6 +19,8 @@ from flow.server.optimizers import OPTIMIZERS
 from flow.server.options import ServerOptions
 from flow.storage import files, run_folder
 
+ALIAS = "algorithm"
+"""The key of a table of settings whose name is no algorithm's: the algorithm that it stands for."""
 SERVER_RATE = Tunable("server_lr", factor=10**0.5)
 """Of an adaptive server optimiser; grids of google-research/federated have this step."""
 
@@ -93,8 +96,7 @@ def planned(
         raise UserError(f"algorithms={names!r} must be several names; write [{names!r}]")
     names = tuple(names) or tuple(NAMES)
     for name in names:
-        if name not in NAMES:
-            raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(NAMES)}")
+        _check_name(name, (settings or {}).get(name))
         if names.count(name) > 1:
             raise UserError(f"algorithms: {name!r} is named {names.count(name)} times; name it once")
     config = Config(algorithm=SharedOptions()) if config is None else config
@@ -130,7 +132,7 @@ def planned(
 
 def _tunable(plan: Plan, name: str) -> dict[str, Tunable]:
     """What can be tuned of an algorithm: its rates, the server's, its decisive parameters; without those that were given."""
-    algorithm, own = NAMES[name].algorithm, plan.settings.get(name, {})
+    algorithm, own = known_as(plan.settings, name).algorithm, plan.settings.get(name, {})
     config = configuration(plan, name)
     server = config.server
     tuned = algorithm.tuned(config.algorithm) if callable(algorithm.tuned) else algorithm.tuned
@@ -177,6 +179,39 @@ def reference(names: Sequence[str], against: str | None) -> str | None:
     return against
 
 
+def known_as(settings: Mapping[str, Mapping[str, Any]], name: str) -> Name:
+    """What a name of a comparison stands for: the algorithm of its settings, or the one of this name."""
+    return NAMES[settings.get(name, {}).get(ALIAS, name)]
+
+
+def about(plan: Plan, name: str) -> str:
+    """One line on what a name of the comparison stands for."""
+    known, own = known_as(plan.settings, name), plan.settings.get(name, {})
+    if ALIAS not in own:
+        return known.about
+    given = ", ".join(f"{option} = {value}" for option, value in own.items())
+    return f"{known.about} ({given})"
+
+
+def _check_name(name: str, own: object) -> None:
+    """Raise UserError for a name that is no algorithm's, and whose settings name none."""
+    known = ", ".join(NAMES)
+    if not isinstance(own, Mapping) or ALIAS not in own:
+        if name not in NAMES:
+            raise UserError(
+                f"there is no algorithm {name!r}; the algorithms are {known}; another name needs a table [{name}] of settings "
+                f"in which {ALIAS} is one of them"
+            )
+        return
+    if name in NAMES or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
+        raise UserError(
+            f"settings: [{name}] with {ALIAS}={own[ALIAS]!r} must have a name that is no algorithm's, of letters, digits, '-' "
+            f"and '_'; call it {own[ALIAS]}-2, for example"
+        )
+    if own[ALIAS] not in NAMES:
+        raise UserError(f"settings: {name} has {ALIAS}={own[ALIAS]!r}, which is not one of {known}; name one of these")
+
+
 def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
     """Options by algorithm; UserError for one that there is not."""
     found: dict[str, dict[str, Any]] = {}
@@ -187,9 +222,9 @@ def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | 
             )
         if not isinstance(own, Mapping):
             raise UserError(f"settings: {name!r} must hold options by name, got {own!r}; write a table [{name}]")
-        known = [*_names_of(NAMES[name].algorithm.options), *_names_of(ServerOptions)]
+        known = [*_names_of(known_as(settings or {}, name).algorithm.options), *_names_of(ServerOptions)]
         for key in own:
-            if key not in known:
+            if key not in known and key != ALIAS:
                 raise UserError(f"settings: {name} has no option {key!r}; its options are {', '.join(known)}")
         found[name] = dict(own)
     return found
@@ -201,7 +236,8 @@ def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping
     seed: None means the first. tuned: the parameters to try or chosen; with them, and without a seed, it is a run of the
     tuning, with its rounds, and on clients of whom nobody is set aside again (:func:`flow.comparison.tuning.population_of`).
     """
-    algorithm, own = NAMES[name].algorithm, plan.settings.get(name, {})
+    stands_for, own = known_as(plan.settings, name), plan.settings.get(name, {})
+    algorithm = stands_for.algorithm
     known, trial = _names_of(algorithm.options), tuned is not None and seed is None
     values = {key: value for key, value in vars(plan.config.algorithm).items() if value is not None and key in known}
     values |= {key: value for key, value in own.items() if key in known}
@@ -209,12 +245,12 @@ def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping
     values |= {key: value for key, value in tuned.items() if key in known}
     server = ServerOptions()
     if algorithm.averages:
-        server, named = plan.config.server, NAMES[name].server
+        server, named = plan.config.server, stands_for.server
         if named != ServerOptions():  # the name says which optimiser
             server = replace(
                 server, server=named.server, **{key: getattr(named, key) for key in OPTIMIZERS[named.server].defaults}
             )
-    server = replace(server, **{key: value for key, value in {**own, **tuned}.items() if key not in known})
+    server = replace(server, **{key: value for key, value in {**own, **tuned}.items() if key not in (*known, ALIAS)})
     return replace(
         plan.config,
         algorithm=algorithm.options(**values),
@@ -265,7 +301,7 @@ def completed_plan(content: dict[str, Any]) -> dict[str, Any]:
         UserError: as :func:`planned`.
     """
     settings = {
-        name: renamed(NAMES[name].algorithm.options, own) if name in NAMES and isinstance(own, dict) else own
+        name: renamed(known_as(content["settings"], name).algorithm.options, own) if isinstance(own, dict) else own
         for name, own in content["settings"].items()
     }
     content = {

@@ -23,6 +23,7 @@ from flow.comparison.jobs import Job, kept_of
 from flow.comparison.plan import (
     Plan,
     SharedOptions,
+    about,
     completed_plan,
     configuration,
     describe,
@@ -216,7 +217,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
             found.append(None if known_run.diverged is not None else run_of(known_run))
         runs[name] = [run for run in found if run is not None]
         options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in found]
-        rows.append(row_of(name, options, each, worst_tenths(runs[name])))
+        rows.append(row_of(name, options, each, worst_tenths(runs[name]), about(plan, name)))
     tests = [] if plan.against is None else lines_against(plan.against, runs)
     result = Comparison(rows, tried, folder, folder / "comparison.html", plan.against, tests)
     _write(result, plan, runs, chosen)

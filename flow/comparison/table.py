@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flow.algorithms import NAMES
+from flow.algorithms import algorithm_of
 from flow.comparison.kept import Kept, Point, Values, matched
 from flow.comparison.paired import worst
 from flow.evaluation import metrics
@@ -163,9 +163,12 @@ def worst_tenths(runs: list[Run]) -> Measures:
     return found
 
 
-def row_of(name: str, options: Any, runs: list[Measures | None], joint: Measures | None = None) -> Row:
-    """The line of one algorithm; None is a run that diverged. joint: what only all runs together have, see :data:`JOINT`."""
-    algorithm = NAMES[name].algorithm
+def row_of(name: str, options: Any, runs: list[Measures | None], joint: Measures | None = None, about: str = "") -> Row:
+    """The line of one algorithm; None is a run that diverged.
+
+    joint: what only all runs together have, see :data:`JOINT`. about: one line, in place of the algorithm's own.
+    """
+    algorithm = algorithm_of(options)
     each = [run for run in runs if run is not None]
     mean: Measures = {}
     spread: Measures = {}
@@ -181,7 +184,7 @@ def row_of(name: str, options: Any, runs: list[Measures | None], joint: Measures
     lr, stateful = getattr(options, "lr", None), algorithm.fresh is not None
     return Row(
         name,
-        NAMES[name].about,
+        about or algorithm.about,
         stateful,
         scope.client,
         scope.instance,

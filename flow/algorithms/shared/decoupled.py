@@ -25,8 +25,10 @@ NETWORKS: dict[str, tuple[Route, ...]] = {
     "cell": ("mixture",),
     "output": ("global", "local"),
     "both": ("global", "local", "mixture"),
+    "constant": ("global", "local"),
+    "local": ("local",),
 }
-"""By the option gate, the routes whose predictions are mixed; one alone needs no gate."""
+"""By the option gate, the routes whose predictions are mixed."""
 
 
 class Parts(NamedTuple):
@@ -52,7 +54,7 @@ def first_state(options: FlowOptions, model: LanguageModel, seed: int) -> Tensor
     routes = NETWORKS[options.gate]
     groups = ("global", "router") if "mixture" in routes else ("global",)
     state = {name: tensor.clone() for name, tensor in initial(model, *groups).items()}
-    if len(routes) > 1:
+    if options.gate != "constant" and len(routes) + options.memory > 1:
         state |= gate.initial(len(routes), options.memory, seed, state["head.weight"])
     return state
 
@@ -67,7 +69,10 @@ def work_of_round(options: FlowOptions, model: LanguageModel, visit: Visit) -> U
         due and len(rows) > 1 and taken(options, visit, id) for id, rows in zip(everything.ids, everything.rows, strict=True)
     ]
     sgd = replace(settings(options).sgd, lr=options.router_lr, epochs=options.router_epochs)
-    psi, gates, phases = route_newer(options, model, visit._replace(data=everything.of(chosen)), sgd)
+    if received.psi or received.gate:
+        psi, gates, phases = route_newer(options, model, visit._replace(data=everything.of(chosen)), sgd)
+    else:
+        psi, gates, phases = {}, {}, ()
     return Upload({**world, **psi, **gates}, everything.sizes(), (*phases, work))
 
 
@@ -108,7 +113,7 @@ def prediction(options: FlowOptions, model: LanguageModel, visit: Visit) -> Pers
     received, chosen = parts(visit.received), settings(options)
     psi, gates = received.psi, received.gate
     phases: tuple[Work, ...] = ()
-    if options.adapt_epochs:
+    if options.adapt_epochs and (psi or gates):
         several = visit.data.of([len(rows) > 1 for rows in visit.data.rows])
         sgd = replace(chosen.sgd, lr=options.adapt_lr, epochs=options.adapt_epochs)
         psi, gates, phases = route_newer(options, model, visit._replace(data=several), sgd)
@@ -117,6 +122,8 @@ def prediction(options: FlowOptions, model: LanguageModel, visit: Visit) -> Pers
     made = train(model, parameters, visit.data, [update], chosen.personal, visit.draw, "local")
     routes = NETWORKS[options.gate]
     personal = Personal(parameters, routes[-1], "soft", (*phases, made), alone="local")
+    if options.gate == "constant":
+        gates = gate.constant((1 - options.local_weight, options.local_weight), len(visit.data.ids), parameters["head.weight"])
     if not gates:
         return personal
     return personal._replace(answering=partial(gate.answering, gates, experts(options, model, parameters, visit.data)))

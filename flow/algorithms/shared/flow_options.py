@@ -80,12 +80,16 @@ class FlowOptions:
     router_share: float = 1.0
     """Decoupled: share of a round's clients, drawn at random, that train the routers in it. Above 0, at most 1."""
 
-    gate: Literal["cell", "output", "both"] = "cell"
+    gate: Literal["cell", "output", "both", "constant", "local"] = "cell"
     """Decoupled: where experts are mixed. "cell": in the GRU's cell and in the head, by the routers. "output": a small network
-    mixes the probabilities of the global expert alone and of the local one alone; "both": of these two and the routed cell."""
+    mixes the probabilities of the global expert alone and of the local one alone; "both": of these two and the routed cell.
+    For comparison, "constant": of the two with one weight for all tokens; "local": the local expert alone."""
+
+    local_weight: float = 0.5
+    """Decoupled, with gate "constant": weight of the local expert's probabilities."""
 
     memory: bool = False
-    """Decoupled, with gate "output" or "both": whether the client's own n-grams are one more source of the gate."""
+    """Decoupled, with gate "output", "both" or "local": whether the client's own n-grams are one more source of the gate."""
 
     memory_tokens: int = 100_000
     """Tokens of its newest texts of which a client counts n-grams, at most."""
@@ -104,8 +108,9 @@ class FlowOptions:
 
 DECOUPLED = (
     "personal_epochs", "router_lr", "router_epochs", "router_every", "router_share", "adapt_epochs", "adapt_lr", "through",
-    "gate", "memory", "memory_tokens",
+    "gate", "local_weight", "memory", "memory_tokens",
 )  # fmt: skip
+REMEMBERING = ("output", "both", "local")
 
 
 class Settings(NamedTuple):
@@ -187,10 +192,11 @@ def check(options: FlowOptions) -> None:
     check_number("router_every", options.router_every, 1)
     check_number("adapt_epochs", options.adapt_epochs, 0)
     check_number("memory_tokens", options.memory_tokens, 1)
-    if options.memory and options.gate == "cell":
+    check_number("local_weight", options.local_weight, 0, 1)
+    if options.memory and options.gate not in REMEMBERING:
         raise UserError(
-            "memory=True is a source of the gate at the output, got gate='cell'; give gate='output' or gate='both', or leave "
-            "memory out"
+            f"memory=True is a source of the gate at the output, got gate={options.gate!r}; give gate='both', 'output' or "
+            "'local', or leave memory out"
         )
     if not 0 < options.router_share <= 1:
         raise UserError(
@@ -213,7 +219,8 @@ def minimum_sequences(options: FlowOptions) -> int:
 def tuned(options: FlowOptions) -> tuple[Tunable, ...]:
     """What a comparison tunes of each variant."""
     if options.variant == "decoupled":
-        return (*RATES, Tunable("router_lr"), Tunable("personal_epochs", "count"))
+        how = {"constant": (Tunable("local_weight", "share", 3.0),), "local": (Tunable("router_lr"),) if options.memory else ()}
+        return (*RATES, Tunable("personal_epochs", "count"), *how.get(options.gate, (Tunable("router_lr"),)))
     if options.ablation == "instance":
         return (Tunable("lr"),)
     return RATES if options.ablation == "client" else (*RATES, Tunable("gamma", "weight", 10**0.5))
@@ -225,5 +232,6 @@ def traits(options: FlowOptions) -> dict[str, bool | float]:
 
 
 def scope(options: FlowOptions) -> Scope:
-    """Per client and per instance; an ablation is one of the two."""
-    return Scope(client=options.ablation != "instance", instance=options.ablation != "client")
+    """Per client and per instance; an ablation is one of the two, and without routers and a gate all tokens are alike."""
+    alike = options.ablation == "client" or options.gate == "constant" or (options.gate == "local" and not options.memory)
+    return Scope(client=options.ablation != "instance", instance=not alike)

@@ -87,6 +87,12 @@ def initial(networks: int, memory: bool, seed: int, like: Tensor) -> Tensors:
     }
 
 
+def constant(shares: Sequence[float], clients: int, like: Tensor) -> Tensors:
+    """Gates that give every expert the same weight at all tokens; the shares add up to 1."""
+    bias = torch.tensor(shares, dtype=torch.float64).log().to(like)
+    return {"gate/bias": bias.expand(clients, -1)}
+
+
 def names_of(tensors: Tensors) -> tuple[str, ...]:
     """The names of a gate's parameters among others."""
     return tuple(name for name in tensors if name.startswith("gate/"))
@@ -99,7 +105,9 @@ def remembered(data: Data, vocabulary_size: int, most: int) -> tuple[Memory, ...
 
 
 def scores(gate: Tensors, features: Tensor) -> Tensor:
-    """[n, E]: one client's gate before the softmax."""
+    """[n, E]: one client's gate before the softmax; features: [n, F]."""
+    if "gate/weight" not in gate:
+        return gate["gate/bias"].expand(len(features), -1)
     hidden = torch.tanh(F.linear(features, gate["gate/hidden_weight"], gate["gate/hidden_bias"]))
     return F.linear(hidden, gate["gate/weight"], gate["gate/bias"])
 
