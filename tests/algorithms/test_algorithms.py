@@ -4,6 +4,7 @@ import oracles
 import pytest
 import torch
 from harness import ROUND, SEED, TIGHT, Bench
+from oracles.decoupled import decoupled
 
 from flow.algorithms import REGISTRY, algorithm_of
 from flow.algorithms.fedavg import FedAvgOptions
@@ -20,7 +21,7 @@ from flow.server.uploads import Received, collect
 def oracle(bench, client, purpose="train"):
     if isinstance(bench.options, FedAvgOptions):
         return oracles.fedavg(bench.state, client, bench.plain, SEED, ROUND)
-    made = oracles.decoupled if bench.options.variant == "decoupled" else oracles.flow
+    made = decoupled if bench.options.variant == "decoupled" else oracles.flow
     return made(bench.state, bench.shapes, client, bench.plain, SEED, ROUND, purpose)
 
 

@@ -192,46 +192,6 @@ def flow(received, shapes, client, options, seed, round, purpose="train"):
     return p, len(query), losses
 
 
-def decoupled(received, shapes, client, options, seed, round, purpose="train"):
-    """What the decoupled variant makes of one client: its parameters, the weight of its upload, and the losses of w_g.
-
-    purpose "train": w_g and psi as they are uploaded, and no local expert; another: what the client predicts with.
-    """
-    local = [name for name in shapes if "local_" in name]
-    routers = [name for name in shapes if "router_" in name]
-    sequences, losses = range(len(client.train)), []
-
-    def shuffled(label, numbers, epochs):
-        generator = stream(seed, round, purpose, "shuffle", label, client.id)
-        return batches(client.train, list(numbers), options["batch_size"], epochs, generator)
-
-    def made(label, numbers, through="local", psi=received):
-        p = {**psi, **{name: received[name.replace("local_", "")] for name in local}}
-        for batch in shuffled(label, numbers, options["personal_epochs"]):
-            sgd_step(p, local, batch, {**options, "lr": options["personal_lr"]}, through, options["temperature"])
-        return p
-
-    def routed(lr, epochs):
-        if len(client.train) < 2:
-            return received
-        cut = older(client, options["local_share"])
-        p = made("older", sequences[:cut])
-        for batch in shuffled("router", sequences[cut:], epochs):
-            sgd_step(p, routers, batch, {**options, "lr": lr}, "mixture", options["temperature"], options["gamma"])
-        return p
-
-    if purpose != "train":
-        psi = routed(options["adapt_lr"], options["adapt_epochs"]) if options["adapt_epochs"] else received
-        through = options["through"]
-        return made("local", sequences, through, {**received, **{name: psi[name] for name in routers}}), len(sequences), []
-    world = dict(received)
-    for batch in shuffled("global", sequences, options["epochs"]):
-        losses.append(sgd_step(world, [n for n in received if n not in routers], batch, options, "global"))
-    due = round % options["router_every"] == 0
-    psi = routed(options["router_lr"], options["router_epochs"]) if due else received
-    return {**world, **{name: psi[name] for name in routers}}, len(sequences), losses
-
-
 def weighted_mean(uploads):
     """uploads: (parameters, weight) of every client."""
     total = sum(weight for _, weight in uploads)

@@ -44,10 +44,10 @@ class Bench:
             oov=OOV, **self.algorithm.traits(self.options),
         )  # fmt: skip
         self.state = self.algorithm.init(self.options, self.model, SEED, len(TRAINING))
-        # The routers start at zero, where an error in them could hide.
+        # Routers and gates start at zero, where an error in them could hide.
         generator = torch.Generator().manual_seed(2)
         for name in self.state:
-            if group_of(name) == "router":
+            if group_of(name) == "router" or name.startswith("gate/"):
                 self.state[name] = torch.randn(self.state[name].shape, generator=generator, dtype=torch.float64).to(self.dtype)
         self.moments = {}
         self.shapes = {name: tuple(p.shape) for name, p in self.model.named_parameters()}

@@ -1,0 +1,197 @@
+"""The gate at the output, and the memory that it may choose, against their oracles."""
+
+import math
+
+import harness
+import numpy as np
+import oracles
+import pytest
+import torch
+from harness import ROUND, SEED, TIGHT, Bench
+from oracles import decoupled as oracle
+
+from flow.algorithms.fedavg import FedAvgOptions
+from flow.algorithms.flow import FlowOptions
+from flow.algorithms.shared import gate as module
+from flow.algorithms.shared.memory import NONE, Memory
+from flow.evaluation.score import _guesses
+from flow.training.batches import gather
+from flow.training.predict import predict
+
+EVERYBODY = list(oracles.population().clients)
+BASE = {"lr": 0.4, "batch_size": 2, "epochs": 2}
+OPTIONS = {
+    "output": FlowOptions(**BASE, gate="output", clip=0.0),
+    "both": FlowOptions(**BASE, gate="both", router_lr=0.8, router_epochs=2, temperature=0.5),
+    "both, clipped": FlowOptions(**BASE, gate="both", clip=0.05, local_share=0.4, through="mixture"),
+    "adapted": FlowOptions(**BASE, gate="both", adapt_epochs=2, adapt_lr=0.7, router_every=2),
+    "memory": FlowOptions(**BASE, gate="output", memory=True),
+    "both, memory": FlowOptions(**BASE, gate="both", memory=True, memory_tokens=11, adapt_epochs=1),
+    "local, memory": FlowOptions(**BASE, gate="local", memory=True),
+    "constant": FlowOptions(**BASE, gate="constant", local_weight=0.3),
+    "local": FlowOptions(**BASE, gate="local"),
+}
+
+
+def expected(bench, client, purpose="train"):
+    return oracle.decoupled(bench.state, bench.shapes, client, bench.plain, SEED, ROUND, purpose)
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_local_work(options):
+    bench = Bench(options)
+    upload = bench.local(bench.able())
+    assert set(upload.tensors) == set(bench.state)
+    for index, client in enumerate(bench.able()):
+        parameters, weight, _ = expected(bench, client)
+        assert upload.weights[index] == weight
+        for name, tensor in upload.tensors.items():
+            torch.testing.assert_close(tensor[index], parameters[name], **TIGHT, msg=lambda text, name=name: f"{name}: {text}")
+            chooses = name.startswith("gate/") or "router" in name
+            moved = (tensor[index] - bench.state[name]).abs().max() > 1e-9
+            assert moved or (chooses and len(client.train) == 1), name
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
+def test_predictions(options):
+    bench = Bench(options)
+    own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
+    guesses = {routing: predict(bench.model, own, test, routing) for routing in ("soft", "hard")}
+    for k, client in enumerate(EVERYBODY):
+        p, _, _ = expected(bench, client, "evaluation")
+        known = [(tokens, int(length)) for tokens, length in zip(client.train.tokens, client.train.lengths, strict=True)]
+        mixture = oracle.Mixture(p, known, bench.plain, oracles.VOCABULARY)
+        gates = {name: tensor for name, tensor in p.items() if name.startswith("gate/")}
+        for number, (sequence, length) in enumerate(zip(client.test.tokens, client.test.lengths, strict=True)):
+            row = test.rows[k][number]
+            for routing, guess in guesses.items():
+                if options.gate == "local" and not options.memory:
+                    said, q = oracle.log_p(p, sequence, int(length), "local", 1.0)
+                    places = zip(said.exp(), q.tolist(), strict=True)
+                else:
+                    places = mixture.predictions(gates, sequence, int(length), routing == "hard")
+                for t, (probabilities, local_weight) in enumerate(places):
+                    assert guess.tokens[row, t] == int(probabilities.argmax())
+                    target = float(probabilities[int(sequence[t + 1])])
+                    np.testing.assert_allclose(guess.nats[row, t], -math.log(target), rtol=1e-6, atol=1e-7)
+                    np.testing.assert_allclose(guess.probability[row, t], float(probabilities.max()), rtol=1e-6)
+                    np.testing.assert_allclose(guess.local_weight[row, t], local_weight, rtol=1e-6, atol=1e-7)
+            assert (guesses["soft"].tokens[row, length:] == -1).all() and not guesses["soft"].nats[row, length:].any()
+
+
+def test_w_g_is_that_of_fedavg_to_the_bit():
+    """Beside every gate, over rounds, in float32."""
+    for options in OPTIONS.values():
+        sgd = {name: getattr(options, name) for name in ("lr", "epochs", "batch_size", "clip")}
+        flow, plain = (Bench(one, dtype=torch.float32) for one in (options, FedAvgOptions(**sgd)))
+        for round in (1, 2):
+            for one in (flow, plain):
+                one.round(harness.TRAINING, round)
+        for name, tensor in plain.state.items():
+            assert torch.equal(flow.state[name], tensor), name
+
+
+@pytest.mark.parametrize("name", ["both", "both, memory"])
+def test_numbers_do_not_depend_on_who_else_is_in_the_group(name):
+    bench = Bench(OPTIONS[name], dtype=torch.float32)
+    together = bench.local(bench.able()).tensors
+    own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
+    all_of_them = predict(bench.model, own, test)
+    for index, client in enumerate(bench.able()):
+        alone = bench.local([client]).tensors
+        for key, tensor in together.items():
+            assert torch.equal(tensor[index], alone[key][0]), key
+    for k, client in enumerate(EVERYBODY):
+        alone = predict(bench.model, bench.personalize([client]), gather([client], "test", "cpu"))
+        for one, other in zip(alone, all_of_them, strict=True):
+            width = one.shape[1]
+            assert (one == other[test.rows[k]][:, :width]).all()
+
+
+def test_the_gate_by_autograd_gives_what_the_kernels_give():
+    one, other = (Bench(OPTIONS["both, memory"], backend=backend) for backend in ("reference", "auto"))
+    harness.close(one.local(EVERYBODY[2:5]).tensors, other.local(EVERYBODY[2:5]).tensors)
+    test = gather(EVERYBODY, "test", "cpu")
+    for a, b in zip(*(predict(bench.model, bench.personalize(EVERYBODY), test) for bench in (one, other)), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
+
+
+def test_a_client_with_one_sequence_leaves_the_gate_as_it_is():
+    bench = Bench(OPTIONS["both"])
+    lone = next(client for client in EVERYBODY if len(client.train) == 1)
+    upload = bench.local([lone])
+    for name in bench.state:
+        moved = not torch.equal(upload.tensors[name][0], bench.state[name])
+        assert moved == (not name.startswith("gate/") and "router" not in name), name
+
+
+def test_the_first_gate_weighs_all_experts_alike():
+    for networks, memory in ((2, False), (3, False), (3, True), (1, True)):
+        first = module.initial(networks, memory, SEED, torch.zeros(1))
+        share = module.weights(first, torch.rand(5, module.width(networks, memory)))
+        torch.testing.assert_close(share, torch.full((5, networks + memory), 1 / (networks + memory)))
+    assert not torch.equal(
+        module.initial(2, False, 0, torch.zeros(1))["gate/hidden_weight"], first["gate/hidden_weight"][:, :10]
+    )
+
+
+def texts(seed, n=7, size=12, width=9):
+    rng = np.random.default_rng(seed)
+    tokens = np.minimum(rng.geometric(0.3, (n, width + 1)), size - 1).astype(np.int32)
+    return tokens, rng.integers(1, width + 1, n)
+
+
+@pytest.mark.parametrize(("n", "most"), [(7, 1000), (7, 20), (1, 1000), (1, 1), (7, 0 + 3)])
+def test_a_memory_is_the_witten_bell_model_of_its_texts(n, most):
+    size = 12
+    tokens, lengths = texts(n, n)
+    memory = Memory(tokens, lengths, size, most)
+    plain = oracle.Memory([(row, int(length)) for row, length in zip(tokens, lengths, strict=True)], size, most)
+    pairs = np.array([(a, b) for a in [NONE, *range(size + 3)] for b in range(size + 3)])
+    votes = memory.after(*pairs.T)
+    dense = np.zeros((len(pairs), size))
+    dense += (votes.back * memory.floor)[:, None]
+    dense[:, memory.words] += votes.back[:, None] * memory.unigram
+    np.add.at(dense, (votes.rows, votes.words), votes.shares)
+    for row, (a, b) in enumerate(pairs.tolist()):
+        context = (b,) if a == NONE else (a, b)
+        naive = [plain.p(context, w) for w in range(size)]
+        np.testing.assert_allclose(dense[row], naive, rtol=1e-12)
+        np.testing.assert_allclose(votes.top[row], max(naive), rtol=1e-12)
+        assert votes.seen[:, row].tolist() == [plain.often(b), 0 if a == NONE else plain.often(a, b)]
+        chances = memory.chance(np.full(size, a), np.full(size, b), np.arange(size))
+        np.testing.assert_allclose(chances, naive, rtol=1e-12)
+    np.testing.assert_allclose(dense.sum(1), 1, rtol=1e-12)
+    assert memory.often(np.arange(size + 2)).tolist() == [plain.target(w) for w in range(size + 2)]
+
+
+def test_a_memory_of_nothing_says_that_all_tokens_are_as_likely():
+    memory = Memory(np.zeros((0, 5), np.int32), np.zeros(0, np.int64), 8, 10)
+    pairs = np.array([[NONE, 3], [1, 2]])
+    votes = memory.after(*pairs)
+    assert votes.back.tolist() == [1, 1] and memory.floor == 1 / 8 and not len(votes.rows)
+    assert memory.chance(*pairs, np.array([0, 7])).tolist() == [1 / 8, 1 / 8]
+    assert memory.often(np.arange(3)).tolist() == [0, 0, 0]
+
+
+def test_a_memory_is_bounded_by_its_tokens_and_not_by_the_vocabulary():
+    tokens, lengths = texts(0, 50)
+    memory = Memory(tokens, lengths, 10**9, 30)
+    arrays = [memory.words, memory.unigram, *memory._one, *memory._two, *memory._three]
+    assert max(map(len, arrays)) <= 3 * 30 + 1
+    newest = Memory(tokens[-30:], lengths[-30:], 10**9, 30)
+    assert all((a == b).all() for a, b in zip(arrays[2:], [*newest._one, *newest._two, *newest._three], strict=True))
+
+
+def test_the_local_expert_alone_is_reported_beside_the_gate():
+    bench = Bench(OPTIONS["both"])
+    own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
+
+    class Task:
+        algorithm, config = bench.algorithm, type("Config", (), {"algorithm": bench.options})
+
+    guesses = _guesses(Task, bench.model, bench.state, own, test)
+    assert set(guesses) == {"global", "local", "personal", "soft", "hard"}
+    alone = predict(bench.model, Bench(OPTIONS["local"]).personalize(EVERYBODY), test)
+    for name in ("tokens", "nats"):
+        np.testing.assert_allclose(getattr(guesses["local"], name), getattr(alone, name), rtol=1e-6)

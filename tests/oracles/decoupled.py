@@ -1,0 +1,173 @@
+"""Flow's variant "decoupled", one token at a time, with dictionaries in the place of sorted arrays."""
+
+import math
+
+import torch
+
+from oracles import batches, clipped, older, run, sgd_step, stream
+
+ROUTES = {
+    "output": ("global", "local"),
+    "both": ("global", "local", "mixture"),
+    "constant": ("global", "local"),
+    "local": ("local",),
+}
+
+
+class Memory:
+    """What followed every context of no, one and two tokens in these sequences, [(tokens, length), ..], oldest first."""
+
+    def __init__(self, sequences, size, most):
+        events = []
+        for tokens, length in sequences:
+            for t in range(length):
+                context = tuple(int(token) for token in tokens[max(t - 1, 0) : t + 1])
+                events.append((context, int(tokens[t + 1])))
+        self.size, self.followed = size, {}
+        for context, word in events[-most:]:
+            for shorter in {(), context[-1:], context if len(context) == 2 else ()}:
+                self.followed.setdefault(shorter, []).append(word)
+
+    def often(self, *words):
+        """How often a context occurred, or of one word how often it came next: a target, which a sequence's first is not."""
+        return len(self.followed.get(words, []))
+
+    def target(self, word):
+        return self.followed.get((), []).count(word)
+
+    def p(self, context, word):
+        """Witten-Bell: what was seen, and for the rest what the shorter context says."""
+        lower = 1 / self.size if not context else self.p(context[1:], word)
+        seen = self.followed.get(context, [])
+        return (seen.count(word) + len(set(seen)) * lower) / (len(seen) + len(set(seen))) if seen else lower
+
+
+def log_p(p, tokens, length, route, temperature, hard=False):
+    """[length, V], and the weight of the GRU's local expert [length]."""
+    logits, gates = run(p, tokens, length, route, temperature, hard)
+    q = gates[0][:, 1] if route == "mixture" else torch.full((length,), float(route == "local"), dtype=torch.float64)
+    return torch.log_softmax(logits, 1), q
+
+
+def features(views, memory, sequences, recalls, tokens, t):
+    """Those of the token after place t; views: by network the log probabilities [V] there."""
+    p = [view.exp() for view in views]
+    found = []
+    for one in p:
+        entropy = -sum(float(x) * math.log(float(x)) for x in one)
+        found += [entropy / math.log(len(one)), float(one.max())]
+    for a in range(len(p)):
+        for b in range(a + 1, len(p)):
+            chosen_a, chosen_b = int(p[a].argmax()), int(p[b].argmax())
+            divergence = sum(float((p[a][w] - p[b][w]) * (views[a][w] - views[b][w])) for w in range(len(p[a]))) / 2
+            found += [float(chosen_a == chosen_b), float(p[a][chosen_b]), float(p[b][chosen_a]), math.log1p(divergence)]
+    word = int(tokens[t])
+    found += [math.log1p(memory.target(word)) / math.log(1000), math.log1p(sequences) / math.log(100)]
+    if recalls:
+        context = tuple(int(token) for token in tokens[max(t - 1, 0) : t + 1])
+        two = memory.often(*context) if len(context) == 2 else 0
+        found += [math.log1p(memory.often(word)) / math.log(1000), math.log1p(two) / math.log(1000)]
+        found.append(max(memory.p(context, w) for w in range(memory.size)))
+    return torch.tensor(found, dtype=torch.float64)
+
+
+def scores(gate, x):
+    return gate["gate/weight"] @ torch.tanh(gate["gate/hidden_weight"] @ x + gate["gate/hidden_bias"]) + gate["gate/bias"]
+
+
+class Mixture:
+    """The experts of one client, of which a gate chooses at every token."""
+
+    def __init__(self, p, known, options, size):
+        """known: the sequences from which its local expert was made."""
+        self.p, self.options, self.known = p, options, known
+        self.memory, self.size = Memory(known, size, options["memory_tokens"]), size
+
+    def tokens(self, sequence, length, hard=False):
+        """For every place of a sequence: features, log probabilities [E, V], and the networks' local weights."""
+        tau, recalls = self.options["temperature"], self.options["memory"]
+        said = [log_p(self.p, sequence, length, route, tau, hard) for route in ROUTES[self.options["gate"]]]
+        for t in range(length):
+            views = [view[t].detach() for view, _ in said]
+            x = features(views, self.memory, len(self.known), recalls, sequence, t)
+            if recalls:
+                context = tuple(int(token) for token in sequence[max(t - 1, 0) : t + 1])
+                own = [math.log(self.memory.p(context, w)) for w in range(self.size)]
+                views.append(torch.tensor(own, dtype=torch.float64))
+            yield x, torch.stack(views), [float(q[t]) for _, q in said]
+
+    def predictions(self, gate, sequence, length, hard=False):
+        """[(probabilities [V], local weight)] of every place."""
+        found = []
+        for x, views, local in self.tokens(sequence, length, hard):
+            if self.options["gate"] == "constant":
+                w = self.options["local_weight"]
+                share = torch.tensor([1 - w, w], dtype=torch.float64)
+            else:
+                share = torch.softmax(scores(gate, x), 0)
+            if hard:
+                share = torch.nn.functional.one_hot(share.argmax(), len(share)).double()
+            found.append((share @ views.exp(), sum(float(g) * q for g, q in zip(share, local, strict=False))))
+        return found
+
+    def fit(self, gate, batches, options):
+        """SGD on the gate over these batches, [[(tokens, length), ..], ..]; returns it."""
+        for batch in batches:
+            leaves = {name: tensor.clone().requires_grad_() for name, tensor in gate.items()}
+            places = [place for sequence, length in batch for place in self.tokens(sequence, length)]
+            targets = [int(sequence[t + 1]) for sequence, length in batch for t in range(length)]
+            loss = 0.0
+            for (x, views, _), target in zip(places, targets, strict=True):
+                loss = loss - torch.log(torch.softmax(scores(leaves, x), 0) @ views[:, target].exp())
+            gradients = torch.autograd.grad(loss / len(targets), list(leaves.values()))
+            gradients = clipped(gradients, options["clip"])
+            steps = zip(leaves.items(), gradients, strict=True)
+            gate = {name: (leaf - options["lr"] * gradient).detach() for (name, leaf), gradient in steps}
+        return gate
+
+
+def decoupled(received, shapes, client, options, seed, round, purpose="train"):
+    """What the decoupled variant makes of one client: its parameters, the weight of its upload, and the losses of w_g.
+
+    purpose "train": w_g, psi and the gate as they are uploaded, and no local expert; another: what the client predicts with.
+    """
+    local = [name for name in shapes if "local_" in name]
+    routers = [name for name in received if "router_" in name]
+    gates = [name for name in received if name.startswith("gate/")]
+    chooses = [*routers, *gates]
+    sequences, losses = range(len(client.train)), []
+
+    def shuffled(label, numbers, epochs):
+        generator = stream(seed, round, purpose, "shuffle", label, client.id)
+        return batches(client.train, list(numbers), options["batch_size"], epochs, generator)
+
+    def made(label, numbers, through="local", psi=received):
+        p = {**psi, **{name: received[name.replace("local_", "")] for name in local}}
+        for batch in shuffled(label, numbers, options["personal_epochs"]):
+            sgd_step(p, local, batch, {**options, "lr": options["personal_lr"]}, through, options["temperature"])
+        return p
+
+    def routed(lr, epochs):
+        if len(client.train) < 2:
+            return received
+        cut = older(client, options["local_share"])
+        p = made("older", sequences[:cut])
+        if gates:
+            known = [(client.train.tokens[n], int(client.train.lengths[n])) for n in sequences[:cut]]
+            mixture = Mixture(p, known, options, shapes["embedding.weight"][0])
+            newer = shuffled("gate", sequences[cut:], epochs)
+            fitted = mixture.fit({name: received[name] for name in gates}, newer, {**options, "lr": lr})
+        for batch in shuffled("router", sequences[cut:], epochs) if routers else []:
+            sgd_step(p, routers, batch, {**options, "lr": lr}, "mixture", options["temperature"], options["gamma"])
+        return {**p, **fitted} if gates else p
+
+    if purpose != "train":
+        psi = routed(options["adapt_lr"], options["adapt_epochs"]) if options["adapt_epochs"] else received
+        through = options["through"]
+        return made("local", sequences, through, {**received, **{name: psi[name] for name in chooses}}), len(sequences), []
+    world = dict(received)
+    for batch in shuffled("global", sequences, options["epochs"]):
+        losses.append(sgd_step(world, [n for n in received if n not in chooses], batch, options, "global"))
+    due = round % options["router_every"] == 0
+    psi = routed(options["router_lr"], options["router_epochs"]) if due else received
+    return {**world, **{name: psi[name] for name in chooses}}, len(sequences), losses
