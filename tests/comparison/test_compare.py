@@ -187,6 +187,23 @@ def test_settings_of_single_algorithms(here):
     assert [found[name]["server"]["server"] for name in found] == ["adam", "adagrad", "yogi", "average"]
 
 
+def test_an_algorithm_twice_under_names_of_its_own(here):
+    (here / "own.toml").write_text(
+        '[gentle]\nalgorithm = "fedavgft"\npersonal_lr = 0.1\n[slow]\nalgorithm = "fedyogi"\nepochs = 1\n'
+    )
+    arguments = ["compare", "fedavgft", "gentle", "slow", *ARGUMENTS, "--settings", "own.toml", "--folder", "mine"]
+    assert main([*arguments, "--against", "fedavgft"]) == 0
+    runs = here / "mine" / "runs"
+    found = {name: json.loads((runs / f"{name}-seed0" / "config.json").read_text()) for name in ("fedavgft", "gentle", "slow")}
+    assert [one["algorithm"]["name"] for one in found.values()] == ["fedavgft", "fedavgft", "fedavg"]
+    assert [found[name]["algorithm"]["personal_lr"] for name in ("fedavgft", "gentle")] == [0.5, 0.1]
+    assert found["slow"]["server"]["server"] == "yogi" and found["slow"]["algorithm"]["epochs"] == 1
+    page = (here / "mine" / "comparison.html").read_text()
+    assert "FedAvg, then every client fine-tunes the global model. (algorithm = fedavgft, personal_lr = 0.1)" in page
+    assert main(["compare", "--resume", "mine"]) == 0  # the names are in comparison.json
+    assert main([*arguments, "--against", "gentle"]) == 0
+
+
 def test_one_that_diverges_does_not_stop_the_others(tmp_path, plain, monkeypatch):
     settings = {"fedavg": {"lr": 1e30, "clip": 0.0}}
     result = compare(["fedavg", "ditto"], tmp_path / "c", TINY, settings=settings, **QUIET)

@@ -76,6 +76,16 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
     ("arguments", "said"),
     [
         (["magic"], "there is no algorithm 'magic'; the algorithms are flow, local, "),
+        (["magic"], "another name needs a table [magic] of settings in which algorithm is one of them"),
+        (
+            ["fedavg", "mine", "--settings", "alias.toml"],
+            "settings: mine has algorithm='magic', which is not one of flow, local",
+        ),
+        (["ditto", "--settings", "alias.toml"], "settings: [ditto] with algorithm='fedavg' must have a name that is no alg"),
+        (
+            ["a/b", "--settings", "alias.toml"],
+            "settings: [a/b] with algorithm='fedavg' must have a name that is no algorithm's",
+        ),
         (["flow", "flow"], "'flow' is named 2 times; name it once"),
         (["flow", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
         (["flow", "--seed", str(2**63 - 1), "--seeds", "2"], "goes beyond 9223372036854775807"),
@@ -118,6 +128,8 @@ def test_mistakes_give_one_message_and_lose_nothing(here, capsys, arguments, sai
     (here / "own.toml").write_text("[flow]\nlr = 0.3\n")
     (here / "odd.toml").write_text("[flow]\nspeed = 0.3\n")
     (here / "flat.toml").write_text("flow = 3\n")
+    alias = '[mine]\nalgorithm = "magic"\n[ditto]\nalgorithm = "fedavg"\n["a/b"]\nalgorithm = "fedavg"\n'
+    (here / "alias.toml").write_text(alias)
     (here / "rated.toml").write_text("[fedyogi]\nserver_lr = 0.3\n")
     names = [one for n, one in enumerate(arguments) if not any(other.startswith("-") for other in arguments[: n + 1])]
     shared = [] if {"--resume", "--list"} & {*arguments} else ARGUMENTS
