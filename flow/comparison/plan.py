@@ -208,7 +208,7 @@ def _check_name(name: str, own: object) -> None:
             f"settings: [{name}] with {ALIAS}={own[ALIAS]!r} must have a name that is no algorithm's, of letters, digits, '-' "
             f"and '_'; call it {own[ALIAS]}-2, for example"
         )
-    if own[ALIAS] not in NAMES:
+    if own[ALIAS] not in list(NAMES):
         raise UserError(f"settings: {name} has {ALIAS}={own[ALIAS]!r}, which is not one of {known}; name one of these")
 
 

@@ -81,6 +81,7 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
             ["fedavg", "mine", "--settings", "alias.toml"],
             "settings: mine has algorithm='magic', which is not one of flow, local",
         ),
+        (["six", "--settings", "alias.toml"], "settings: six has algorithm=[6], which is not one of flow, local, "),
         (["ditto", "--settings", "alias.toml"], "settings: [ditto] with algorithm='fedavg' must have a name that is no alg"),
         (
             ["a/b", "--settings", "alias.toml"],
@@ -128,7 +129,9 @@ def test_mistakes_give_one_message_and_lose_nothing(here, capsys, arguments, sai
     (here / "own.toml").write_text("[flow]\nlr = 0.3\n")
     (here / "odd.toml").write_text("[flow]\nspeed = 0.3\n")
     (here / "flat.toml").write_text("flow = 3\n")
-    alias = '[mine]\nalgorithm = "magic"\n[ditto]\nalgorithm = "fedavg"\n["a/b"]\nalgorithm = "fedavg"\n'
+    alias = (
+        '[mine]\nalgorithm = "magic"\n[six]\nalgorithm = [6]\n[ditto]\nalgorithm = "fedavg"\n["a/b"]\nalgorithm = "fedavg"\n'
+    )
     (here / "alias.toml").write_text(alias)
     (here / "rated.toml").write_text("[fedyogi]\nserver_lr = 0.3\n")
     names = [one for n, one in enumerate(arguments) if not any(other.startswith("-") for other in arguments[: n + 1])]
