@@ -15,6 +15,7 @@ from flow.algorithms.flow import FlowOptions
 from flow.algorithms.shared import gate as module
 from flow.algorithms.shared.memory import NONE, Memory
 from flow.evaluation.score import _guesses
+from flow.model.flops import per_token
 from flow.training.batches import gather
 from flow.training.predict import predict
 
@@ -123,6 +124,18 @@ def test_a_client_with_one_sequence_leaves_the_gate_as_it_is():
     for name in bench.state:
         moved = not torch.equal(upload.tensors[name][0], bench.state[name])
         assert moved == (not name.startswith("gate/") and "router" not in name), name
+
+
+def test_what_the_gate_costs_is_counted():
+    """The experts' forward passes once over the newer texts, and the gate's products in every epoch."""
+    bench = Bench(OPTIONS["both"])  # router_epochs=2
+    client = EVERYBODY[2]
+    work = bench.local([client]).phases[1]
+    newer = client.train.lengths[oracles.older(client, 0.75) :]
+    passes = sum(per_token(bench.model, route) for route in ("global", "local", "mixture"))
+    own = 3 * 2 * module.HIDDEN * (module.width(3, False) + 3)
+    assert float(work.flops[0]) == newer.sum() * (passes + 2 * own)
+    assert (work.sequences, float(work.tokens[0])) == (2 * len(newer), 2 * newer.sum())
 
 
 def test_the_first_gate_weighs_all_experts_alike():

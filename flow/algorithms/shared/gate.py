@@ -217,10 +217,10 @@ def train(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, draw: Draw) -> 
         if rows:
             nats, tokens = _descend(gate, client, rows, experts.size, sgd, draw.stream("shuffle", "gate", id))
             tally.nats[client], tally.tokens[client] = nats, tokens
-    own = 6 * HIDDEN * (gate["gate/hidden_weight"].shape[-1] + experts.size) * sgd.epochs
+    own = 6 * HIDDEN * (gate["gate/hidden_weight"].shape[-1] + experts.size)
     looks = sum(per_token(experts.model, network.route) for network in experts.networks)
     work = tally.work(sgd.epochs * sum(data.sizes()), own)
-    return work._replace(flops=work.flops + tally.tokens / max(sgd.epochs, 1) * looks)
+    return work._replace(flops=work.flops + tally.tokens / sgd.epochs * looks)
 
 
 def _descend(
