@@ -65,7 +65,7 @@ class Views(NamedTuple):
     """What the experts of one client say of n tokens."""
 
     features: Tensor
-    """[n, F]"""
+    """[n, F]; [n, 0] where nobody asks for them."""
     networks: Sequence[Tensor]
     """[n, V] by network: the logarithms of its probabilities."""
 
@@ -121,8 +121,8 @@ def weights(gate: Tensors, features: Tensor, routing: str = "soft") -> Tensor:
 class Listener:
     """Reads batch after batch of K clients what their experts say."""
 
-    def __init__(self, experts: Experts, routing: str = "soft") -> None:
-        self.experts, self.routing = experts, routing
+    def __init__(self, experts: Experts, routing: str = "soft", features: bool = True) -> None:
+        self.experts, self.routing, self.features = experts, routing, features
         self._fused: list[tuple[Expert, Fused | None]] = []
         for network in experts.networks:
             by_kernels = not refusal(experts.model, network.parameters)
@@ -137,7 +137,8 @@ class Listener:
 
         def views(client: int) -> Views:
             networks = [F.log_softmax(logits(client), 1) for _, logits in every]
-            return Views(self._features(networks, batch, client), networks)
+            features = self._features(networks, batch, client) if self.features else networks[0][:, :0]
+            return Views(features, networks)
 
         return [q for q, _ in every], views
 
@@ -251,7 +252,7 @@ def _descend(
 
 def answering(gates: Tensors, experts: Experts, routing: str) -> Callable[[Batch], Answers]:
     """How K clients predict with their experts mixed by their gates [K, ..]; hard: by the one that weighs most at the token."""
-    listener = Listener(experts, routing)
+    listener = Listener(experts, routing, features="gate/weight" in gates)
 
     @torch.no_grad()
     def answers(batch: Batch) -> Answers:
