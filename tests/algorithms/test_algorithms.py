@@ -29,11 +29,12 @@ OPTIONS = {
     "fedavg": FedAvgOptions(lr=0.3, epochs=3, batch_size=2, clip=0.0),
     "fedavg, clipped": FedAvgOptions(lr=0.9, epochs=2, batch_size=3, clip=0.3),
     "flow": FlowOptions(variant="neurips", lr=0.4, epochs=2, batch_size=2, clip=0.0, gamma=0.1),
-    "flow, clipped": FlowOptions(variant="neurips", lr=0.8, personal_lr=None, epochs=3, batch_size=3, clip=0.2),
+    "flow, clipped": FlowOptions(variant="neurips", lr=0.8, personal_lr=0.8, epochs=3, batch_size=3, clip=0.2),
     "flow, shares": FlowOptions(variant="neurips", lr=0.4, epochs=2, batch_size=2, gamma=0.1, local_share=0.25),
     "flow, temperature": FlowOptions(variant="neurips", lr=0.3, batch_size=4, temperature=0.5, gamma=0.0),
-    "decoupled": FlowOptions(lr=0.4, epochs=2, batch_size=2, clip=0.0),
+    "decoupled": FlowOptions(gate="cell", lr=0.4, epochs=2, batch_size=2, clip=0.0),
     "decoupled, clipped": FlowOptions(
+        gate="cell",
         lr=0.8,
         personal_lr=0.6,
         epochs=1,
@@ -48,7 +49,7 @@ OPTIONS = {
         adapt_epochs=2,
         through="mixture",
     ),
-    "decoupled, adapted": FlowOptions(lr=0.4, batch_size=4, adapt_epochs=1, adapt_lr=0.9, router_every=2),
+    "decoupled, adapted": FlowOptions(gate="cell", lr=0.4, batch_size=4, adapt_epochs=1, adapt_lr=0.9, router_every=2),
     "workshop": FlowOptions(variant="workshop", lr=0.5, batch_size=2, clip=0.0),
     "workshop, clipped": FlowOptions(variant="workshop", lr=0.5, batch_size=3, clip=0.2, epochs=2, gamma=0.05),
 }
@@ -120,16 +121,30 @@ def test_what_is_sent():
 
 
 def test_the_variant_decides_what_is_left_open_and_nothing_else():
-    open_ones = {"decoupled": (3, 0.0, 1.0, 0.75), "neurips": (3, 0.1, 1.0, 0.5), "workshop": (1, 0.0, 0.75, 0.5)}
-    for variant, (epochs, gamma, temperature, share) in open_ones.items():
+    open_ones = {
+        "decoupled": (3, 0.5, 6, 0.0, 1.0, 0.75),
+        "neurips": (3, 1.0, 3, 0.1, 1.0, 0.5),
+        "workshop": (1, 1.0, 1, 0.0, 0.75, 0.5),
+    }
+    for variant, (epochs, rate, passes, gamma, temperature, share) in open_ones.items():
         resolved = FlowOptions(
-            variant=variant, epochs=epochs, personal_epochs=epochs, gamma=gamma, temperature=temperature, local_share=share
-        )
+            variant=variant, epochs=epochs, personal_lr=rate, personal_epochs=passes, gamma=gamma, temperature=temperature,
+            local_share=share, gate="both" if variant == "decoupled" else "cell",
+        )  # fmt: skip
         assert resolve(FlowOptions(variant=variant), 80) == resolved
         REGISTRY["flow"].check(resolved)
-    assert resolve(FlowOptions(lr=0.7, personal_lr=None), 80).personal_lr == 0.7
+    assert resolve(FlowOptions(lr=0.7), 80).personal_lr == 0.5
     assert resolve(FlowOptions(epochs=2, personal_epochs=5), 80).personal_epochs == 5
-    chosen = FlowOptions(variant="workshop", epochs=4, personal_epochs=4, gamma=0.5, temperature=2.0, local_share=0.5)
+    chosen = FlowOptions(
+        variant="workshop",
+        gate="cell",
+        personal_lr=0.3,
+        epochs=4,
+        personal_epochs=4,
+        gamma=0.5,
+        temperature=2.0,
+        local_share=0.5,
+    )
     assert resolve(chosen, 80) == chosen
     model = LanguageModel(9, 3, 4, **REGISTRY["flow"].traits(FlowOptions(variant="workshop")))
     assert not model.routed_head

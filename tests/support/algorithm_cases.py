@@ -21,8 +21,8 @@ SMALL = {"lr": 0.5, "batch_size": 2}
 CASES = {
     "fedavg": FedAvgOptions(**SMALL),
     "flow": FlowOptions(**SMALL, variant="neurips", epochs=2),
-    "flow, decoupled": FlowOptions(**SMALL, router_share=0.7, adapt_epochs=1),
-    "flow, both": FlowOptions(**SMALL, gate="both", memory=True, memory_tokens=20),
+    "flow, decoupled": FlowOptions(**SMALL, gate="cell", router_share=0.7, adapt_epochs=1),
+    "flow, both": FlowOptions(**SMALL, memory=True, memory_tokens=20),
     "flow, constant": FlowOptions(**SMALL, gate="constant"),
     "flow, workshop": FlowOptions(**SMALL, variant="workshop"),
     "flow, instance": FlowOptions(**SMALL, variant="neurips", ablation="instance"),

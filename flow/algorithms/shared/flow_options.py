@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Literal, NamedTuple
 
 from flow.algorithms.interface import Scope, Tunable
@@ -28,15 +28,16 @@ class FlowOptions:
     """Learning rate of the global weights, in the published variants of the router too. (Paper: 0.1, Shakespeare 0.11, over
     1500 rounds and more; with clipping, 2 does in a hundred.)"""
 
-    personal_lr: float | None = 1.0
+    personal_lr: float | None = None
     """Learning rate of the local expert, which is fine-tuned from the global one, in rounds and before a client predicts. None:
-    lr. (Paper: the same.)"""
+    0.5, in the published variants 1. (Paper: lr.)"""
 
     epochs: int | None = None
     """Passes over the data of each phase, K1 = K2. None: 3, in the workshop variant 1. (Paper: 3, Shakespeare 5.)"""
 
     personal_epochs: int | None = None
-    """Passes by which the local expert is made. None: epochs, as published; another number in the decoupled variant alone."""
+    """Passes by which the local expert is made. None: twice epochs, in the published variants epochs; another number in the
+    decoupled variant alone."""
 
     batch_size: int = 8
     """Sequences per SGD step of a client. (Paper: 16 for StackOverflow, 4 for Shakespeare.)"""
@@ -80,7 +81,7 @@ class FlowOptions:
     router_share: float = 1.0
     """Decoupled: share of a round's clients, drawn at random, that train the routers in it. Above 0, at most 1."""
 
-    gate: Literal["cell", "output", "both", "constant", "local"] = "cell"
+    gate: Literal["cell", "output", "both", "constant", "local"] = field(default="both", metadata={"absent": "cell"})
     """Decoupled: where experts are mixed. "cell": in the GRU's cell and in the head, by the routers. "output": a small network
     mixes the probabilities of the global expert alone and of the local one alone; "both": of these two and the routed cell.
     For comparison, "constant": of the two with one weight for all tokens; "local": the local expert alone."""
@@ -129,19 +130,20 @@ class Settings(NamedTuple):
 
 def settings(options: FlowOptions) -> Settings:
     """Fill in what the variant decides where an option is None."""
-    epochs, gamma, temperature, share = {
-        "decoupled": (3, 0.0, 1.0, 0.75), "neurips": (3, 0.1, 1.0, 0.5), "workshop": (1, 0.0, 0.75, 0.5)
+    epochs, personal_lr, gamma, temperature, share = {
+        "decoupled": (3, 0.5, 0.0, 1.0, 0.75), "neurips": (3, 1.0, 0.1, 1.0, 0.5), "workshop": (1, 1.0, 0.0, 0.75, 0.5)
     }[options.variant]  # fmt: skip
     sgd = Sgd(
         options.lr, epochs if options.epochs is None else options.epochs, options.batch_size, options.clip, options.momentum,
         options.weight_decay,
     )  # fmt: skip
+    twice = 2 if options.variant == "decoupled" else 1
     return Settings(
         sgd,
         replace(
             sgd,
-            lr=sgd.lr if options.personal_lr is None else options.personal_lr,
-            epochs=sgd.epochs if options.personal_epochs is None else options.personal_epochs,
+            lr=personal_lr if options.personal_lr is None else options.personal_lr,
+            epochs=twice * sgd.epochs if options.personal_epochs is None else options.personal_epochs,
         ),
         gamma if options.gamma is None else options.gamma,
         temperature if options.temperature is None else options.temperature,
@@ -156,6 +158,7 @@ def resolve(options: FlowOptions, rounds: int) -> FlowOptions:
     return replace(
         options, personal_lr=chosen.personal.lr, epochs=chosen.sgd.epochs, personal_epochs=chosen.personal.epochs,
         gamma=chosen.gamma, temperature=chosen.temperature, local_share=chosen.local_share,
+        gate=options.gate if options.variant == "decoupled" else "cell",
     )  # fmt: skip
 
 
@@ -203,7 +206,7 @@ def check(options: FlowOptions) -> None:
             f"router_share must be above 0 and at most 1, got {options.router_share!r}; 1 has every client train the routers"
         )
     for one in fields(options):
-        own = {one.default, None} | ({sgd.epochs} if one.name == "personal_epochs" else set())
+        own = {one.default, None, {"personal_epochs": sgd.epochs, "gate": "cell"}.get(one.name)}
         if one.name in DECOUPLED and options.variant != "decoupled" and getattr(options, one.name) not in own:
             raise UserError(
                 f"{one.name}={getattr(options, one.name)!r} is one of variant='decoupled', got variant={options.variant!r}; "
