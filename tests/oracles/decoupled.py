@@ -164,7 +164,7 @@ def decoupled(received, shapes, client, options, seed, round, purpose="train"):
     if purpose != "train":
         psi = routed(options["adapt_lr"], options["adapt_epochs"]) if options["adapt_epochs"] else received
         through = options["through"]
-        return made("local", sequences, through, {**received, **{name: psi[name] for name in chooses}}), len(sequences), []
+        return made("personal", sequences, through, {**received, **{name: psi[name] for name in chooses}}), len(sequences), []
     world = dict(received)
     for batch in shuffled("global", sequences, options["epochs"]):
         losses.append(sgd_step(world, [n for n in received if n not in chooses], batch, options, "global"))

@@ -119,7 +119,8 @@ def prediction(options: FlowOptions, model: LanguageModel, visit: Visit) -> Pers
         psi, gates, phases = route_newer(options, model, visit._replace(data=several), sgd)
     parameters = start(model, {**received.world, **psi})
     update = Update(names_of(parameters, "local"), options.through)
-    made = train(model, parameters, visit.data, [update], chosen.personal, visit.draw, "local")
+    # The order of the batches is that of fine-tuning elsewhere, so that a comparison with it is not blurred by another.
+    made = train(model, parameters, visit.data, [update], chosen.personal, visit.draw, "personal")
     routes = NETWORKS[options.gate]
     personal = Personal(parameters, routes[-1], "soft", (*phases, made), alone="local")
     if options.gate == "constant":
