@@ -14,7 +14,9 @@ from flow.algorithms import (
     dynamic_routing,
     fedavg,
     fedavgft,
+    fedbabu,
     fedfomo,
+    fedper,
     fedprox,
     fedrecon,
     fedrep,
@@ -24,6 +26,8 @@ from flow.algorithms import (
     knnper,
     lgfedavg,
     local,
+    ngram,
+    perfedavg,
     pfedhn,
 )
 from flow.algorithms.interface import Algorithm
@@ -42,7 +46,10 @@ REGISTRY: dict[str, Algorithm[Any]] = {
         ditto.ALGORITHM,
         apfl.ALGORITHM,
         lgfedavg.ALGORITHM,
+        fedper.ALGORITHM,
         fedrep.ALGORITHM,
+        fedbabu.ALGORITHM,
+        perfedavg.ALGORITHM,
         fedrecon.ALGORITHM,
         dynamic_routing.ALGORITHM,
         ffgg.ALGORITHM,
@@ -51,6 +58,7 @@ REGISTRY: dict[str, Algorithm[Any]] = {
         pfedhn.PC,
         hypcluster.ALGORITHM,
         knnper.ALGORITHM,
+        ngram.ALGORITHM,
     )
 }
 DEFAULT = next(iter(REGISTRY))

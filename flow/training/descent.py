@@ -55,6 +55,11 @@ class Descent:
         self._apply(batch, update, {name: steps[name] for name in update.names}, pulls)
         return loss
 
+    def apply(self, batch: Batch, update: Update, found: Tensors) -> None:
+        """One step of one update by gradients [k, ..] that were computed elsewhere, of the first k clients in the batch."""
+        steps = {name: Step(self.parameters[name][: len(batch.lengths)], found[name].contiguous()) for name in update.names}
+        self._apply(batch, update, steps, True)
+
     def _fused(self, update: Update, names: Iterable[str]) -> Fused:
         if id(update) not in self._by_update:  # which holds the update, so that no other gets its id
             self._by_update[id(update)] = update, Fused(self.model, update.route, names, update.gamma)

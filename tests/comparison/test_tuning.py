@@ -384,7 +384,7 @@ def test_parameters_that_are_given_are_not_tuned(tmp_path, plain):
 def test_every_parameter_that_is_tuned_is_an_option_of_its_kind():
     decisive = {
         "flow": ["personal_epochs"], "local": ["personal_epochs"], "fedavgft": ["personal_epochs"],
-        "fedprox": ["mu"], "ditto": ["lam"],
+        "fedprox": ["mu"], "fedper": ["personal_epochs"], "fedbabu": ["personal_epochs"], "ngram": ["lam"], "ditto": ["lam"],
         "apfl": ["alpha"], "lgfedavg": ["personal_epochs"], "fedrep": ["head_epochs"], "fedrecon": ["recon_epochs"],
         "dynamic_routing": ["personal_epochs"], "ffgg": ["pairs"], "fedfomo": ["models"], "pfedhn": ["steps"],
         "pfedhnpc": ["steps"], "hypcluster": ["personal_epochs", "clusters"], "knnper": ["neighbours", "lam"],

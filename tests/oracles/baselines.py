@@ -152,3 +152,33 @@ def server(optimizer, w, targets, lr, beta1, beta2, tau):
                 v[i] = v[i] - (1 - beta2) * delta**2 * sign
             flat[i] = flat[i] + lr * m[i] / (v[i] ** 0.5 + tau)
     return torch.tensor(flat, dtype=torch.float64).view_as(w)
+
+
+def fedper(body, head, client, options, seed, round):
+    """Body and head at once. Returns both."""
+    p = {**body, **head}
+    for batch in plan(client, options, seed, round, "train", "global"):
+        sgd_step(p, list(p), batch, options, "global")
+    return {name: p[name] for name in body}, {name: p[name] for name in head}, len(client.train)
+
+
+def fedbabu(body, head, client, options, seed, round):
+    """The body under a head that never moves."""
+    p = {**body, **head}
+    for batch in plan(client, options, seed, round, "train", "global"):
+        sgd_step(p, list(body), batch, options, "global")
+    return {name: p[name] for name in body}, len(client.train)
+
+
+def perfedavg(received, client, options, seed, round):
+    """One step ahead on the first half of a batch; from where it was, by the gradient there on the second half."""
+    w = dict(received)
+    for batch in plan(client, options, seed, round, "train", "global"):
+        half = (len(batch) + 1) // 2
+        near, far = (batch[:half], batch[half:]) if len(batch) > 1 else (batch, batch)
+        ahead = dict(w)
+        sgd_step(ahead, list(ahead), near, {**options, "lr": options["inner_lr"]}, "global")
+        g = clip(gradient(ahead, list(ahead), far), options["clip"])
+        for name in w:
+            w[name] = w[name] - options["lr"] * (g[name] + options["weight_decay"] * w[name])
+    return w, len(client.train)

@@ -5,7 +5,9 @@ from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.dynamic_routing import DynamicRoutingOptions
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.fedavgft import FedAvgFTOptions
+from flow.algorithms.fedbabu import FedBABUOptions
 from flow.algorithms.fedfomo import FedFomoOptions
+from flow.algorithms.fedper import FedPerOptions
 from flow.algorithms.fedprox import FedProxOptions
 from flow.algorithms.fedrecon import FedReconOptions
 from flow.algorithms.fedrep import FedRepOptions
@@ -15,6 +17,8 @@ from flow.algorithms.hypcluster import HypClusterOptions
 from flow.algorithms.knnper import KNNPerOptions
 from flow.algorithms.lgfedavg import LGFedAvgOptions
 from flow.algorithms.local import LocalOptions
+from flow.algorithms.ngram import NGramOptions
+from flow.algorithms.perfedavg import PerFedAvgOptions
 from flow.algorithms.pfedhn import PFedHNOptions, PFedHNPCOptions
 
 SMALL = {"lr": 0.5, "batch_size": 2}
@@ -35,6 +39,11 @@ CASES = {
     "apfl, adaptive": APFLOptions(**SMALL, adaptive=True, alpha=0.4),
     "lgfedavg": LGFedAvgOptions(**SMALL, pretrain_rounds=0),
     "lgfedavg, pretrained": LGFedAvgOptions(**SMALL, pretrain_rounds=2),
+    "fedper": FedPerOptions(**SMALL, personal_epochs=2),
+    "fedbabu": FedBABUOptions(**SMALL),
+    "fedbabu, head": FedBABUOptions(**SMALL, tuned_part="head"),
+    "perfedavg": PerFedAvgOptions(lr=0.5, batch_size=3, weight_decay=0.01),
+    "ngram": NGramOptions(**SMALL, memory_tokens=30),
     "fedrep": FedRepOptions(**SMALL, epochs=2),
     "fedrecon": FedReconOptions(**SMALL, recon_epochs=2, recon_lr=0.7),
     "pfedhn": PFedHNOptions(**SMALL, steps=4, hyper_width=5, hyper_momentum=0.9, new_exchanges=2),

@@ -1,0 +1,71 @@
+"""FedBABU (Oh, Kim, Yun, ICLR 2022, arXiv 2106.06042): the head stays at its first values while the body is federated.
+
+Only the body is trained and averaged, under one random head that all clients share. A client fine-tunes both to predict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from flow.algorithms.interface import Algorithm
+from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, body_of, copy, head_of, initial
+from flow.training.messages import Personal, Upload, Visit, broadcast
+from flow.training.sgd import Update
+from flow.training.work import finetune, train
+
+
+@dataclass(frozen=True)
+class FedBABUOptions(FineTuning):
+    """FedBABU. Published: 5 epochs of fine-tuning."""
+
+    tuned_part: Literal["all", "head", "body"] = "all"
+    """What a client fine-tunes before it predicts. (Paper, Sec. 4: all of it, which did best.)"""
+
+
+def head_at_first(model: LanguageModel, clients: int) -> Tensors:
+    """[K, ..]: the head's initial values, which everybody can draw from the run's seed, so nobody sends them."""
+    start = initial(model, "global")
+    return broadcast({name: start[name] for name in head_of(start)}, clients).tensors
+
+
+def init(options: FedBABUOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+    """Server state: the body."""
+    start = initial(model, "global")
+    return {name: start[name].clone() for name in body_of(start)}
+
+
+def general(options: FedBABUOptions, model: LanguageModel, state: Tensors) -> Personal:
+    """The body under the first head."""
+    return Personal({**broadcast(state, 1).tensors, **head_at_first(model, 1)}, "global")
+
+
+def local(options: FedBABUOptions, model: LanguageModel, visit: Visit) -> Upload:
+    """E epochs of SGD on the body; uploads it, weighted by the number of sequences."""
+    body = copy(visit.received)
+    parameters = {**body, **head_at_first(model, len(visit.data.ids))}
+    work = train(model, parameters, visit.data, [Update(tuple(body), "global")], options, visit.draw, "global")
+    return Upload(body, visit.data.sizes(), (work,))
+
+
+def personalize(options: FedBABUOptions, model: LanguageModel, visit: Visit) -> Personal:
+    """Fine-tune, the same for a client that never trained."""
+    start = {**visit.received, **head_at_first(model, len(visit.data.ids))}
+    names = {"all": tuple(start), "head": head_of(start), "body": body_of(start)}[options.tuned_part]
+    return finetune(model, start, visit, Update(names, "global"), personal(options))
+
+
+ALGORITHM = Algorithm(
+    name="fedbabu",
+    about="A global body under a head that stays random, which every client fine-tunes with it.",
+    options=FedBABUOptions,
+    local=local,
+    personalize=personalize,
+    resolve=resolve,
+    check=check,
+    tuned=TUNED,
+    init=init,
+    general=general,
+)

@@ -1,0 +1,60 @@
+"""FedAvg, and every client mixes the n-grams of its own text into what the global model says: a floor for personalization.
+
+A cache of a user's words beside a language model is that of Kuhn and De Mori (IEEE PAMI 12, 1990). Nothing is trained for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.shared import gate
+from flow.algorithms.shared.gate import Expert, Experts, remembered
+from flow.checks import check_number
+from flow.model.language_model import LanguageModel
+from flow.training.messages import Personal, Upload, Visit
+from flow.training.sgd import Sgd, Update, check_sgd
+from flow.training.work import fit
+
+
+@dataclass(frozen=True)
+class NGramOptions(Sgd):
+    """FedAvg with a cache of each client's own n-grams."""
+
+    lam: float = 0.3
+    """Share of the n-grams in the mixture of probabilities; 0: the global model alone."""
+
+    memory_tokens: int = 100_000
+    """Tokens of its newest texts of which a client counts n-grams, at most."""
+
+
+def check(options: NGramOptions) -> None:
+    """Raise UserError for an option out of range."""
+    check_sgd(options)
+    check_number("lam", options.lam, 0, 1)
+    check_number("memory_tokens", options.memory_tokens, 1)
+
+
+def local(options: NGramOptions, model: LanguageModel, visit: Visit) -> Upload:
+    """E epochs of SGD from w_g, as FedAvg; weighted by the number of training sequences."""
+    return fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
+
+
+def personalize(options: NGramOptions, model: LanguageModel, visit: Visit) -> Personal:
+    """Count the n-grams of all training texts; a client predicts with (1 - lam) p_model + lam p_ngram."""
+    memories = remembered(visit.data, model.vocabulary_size, options.memory_tokens)
+    experts = Experts(model, (Expert(visit.received, "global"),), memories, True, tuple(visit.data.sizes()))
+    shares = gate.constant((1 - options.lam, options.lam), len(memories), visit.received["head.weight"])
+    return Personal(visit.received, "global", answering=partial(gate.answering, shares, experts))
+
+
+ALGORITHM = Algorithm(
+    name="ngram",
+    about="FedAvg, mixed at every client with the n-grams of its own training text.",
+    options=NGramOptions,
+    local=local,
+    personalize=personalize,
+    check=check,
+    tuned=(Tunable("lr"), Tunable("lam", "share", 3.0)),
+)

@@ -1,0 +1,97 @@
+"""Per-FedAvg (Fallah, Mokhtari, Ozdaglar, NeurIPS 2020), first order: a global model made to be fine-tuned by a step.
+
+The published algorithm descends f(w - alpha grad f(w)). Its first-order form (Sec. 5, FO) leaves the Hessian out:
+
+    w' = w - alpha grad f(w; D),     w <- w - beta grad f(w'; D')
+
+with two batches, D and D', a step. Before it predicts a client fine-tunes what it received.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, personal, resolve
+from flow.algorithms.shared.finetuning import check as check_finetuning
+from flow.errors import UserError
+from flow.model.flops import per_token
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import copy
+from flow.training.batches import Batch, batches
+from flow.training.descent import Descent, descend, gradients
+from flow.training.messages import Personal, Upload, Visit
+from flow.training.records import Tally
+from flow.training.sgd import Sgd, Update
+from flow.training.work import finetune
+
+
+@dataclass(frozen=True)
+class PerFedAvgOptions(FineTuning):
+    """Per-FedAvg, first order; `lr` is beta. Published: alpha 0.01, beta 0.001 for CIFAR, 10 steps a round (Sec. 5)."""
+
+    inner_lr: float = 0.5
+    """alpha, learning rate of the step after which the loss is to be low."""
+
+
+def check(options: PerFedAvgOptions) -> None:
+    """Raise UserError for an option out of range."""
+    check_finetuning(options)
+    check_rate("inner_lr", options.inner_lr)
+    if options.momentum:
+        raise UserError(f"momentum must be 0 for perfedavg, whose steps stand alone, got {options.momentum!r}; leave it out")
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """The first half of every client's sequences in a batch, rounded up, and the others; a single one is in both."""
+    there = batch.valid[..., 0]
+    count = there.sum(1, keepdim=True)
+    place = torch.arange(there.shape[1], device=there.device)
+    first = place < (count + 1) // 2
+    return only(batch, first), only(batch, torch.where(count > 1, ~first, first))
+
+
+def only(batch: Batch, part: Tensor) -> Batch:
+    """The sequences of a batch that a mask [k, B] says, the others being as those that fill up, which come last."""
+    order = (~(part & batch.valid[..., 0])).to(torch.uint8).argsort(dim=1, stable=True)
+    masked = batch._replace(valid=batch.valid & part.unsqueeze(-1))
+    return Batch(*(torch.take_along_dim(t, order.view(*order.shape, *(1,) * (t.dim() - 2)), dim=1) for t in masked))
+
+
+def local(options: PerFedAvgOptions, model: LanguageModel, visit: Visit) -> Upload:
+    """E epochs of such steps from w_g; uploads the result, weighted by the number of training sequences."""
+    parameters, data = copy(visit.received), visit.data
+    update, inner = Update(tuple(parameters), "global"), Sgd(options.inner_lr, clip=options.clip)
+    tally, beyond, outer = Tally(data), Tally(data), Descent(model, parameters, options)
+    streams = [visit.draw.stream("shuffle", "global", id) for id in data.ids]
+    for batch in batches(data, options.batch_size, options.epochs, streams):
+        active = {name: tensor[: len(batch.lengths)] for name, tensor in parameters.items()}
+        near, far = halves(batch)
+        ahead = copy(active)
+        tally.add_mean(near, descend(model, ahead, near, update, inner))
+        loss, found = gradients(model, ahead, far, update)
+        beyond.add_mean(far, loss)
+        outer.apply(far, update, found)
+    work = tally.work(options.epochs * sum(data.sizes()), per_token(model, "global", update.names))
+    flops = work.flops + beyond.tokens * per_token(model, "global", update.names)
+    return Upload(parameters, data.sizes(), (work._replace(flops=flops),))
+
+
+def personalize(options: PerFedAvgOptions, model: LanguageModel, visit: Visit) -> Personal:
+    """SGD on all of w_g, the same for a client that never trained."""
+    return finetune(model, visit.received, visit, Update(tuple(visit.received), "global"), personal(options))
+
+
+ALGORITHM = Algorithm(
+    name="perfedavg",
+    about="A global model trained to be good after a step of a client's own, which every client then fine-tunes.",
+    options=PerFedAvgOptions,
+    local=local,
+    personalize=personalize,
+    resolve=resolve,
+    check=check,
+    tuned=(*RATES, Tunable("inner_lr")),
+)
