@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flow.algorithms.interface import Algorithm
+from flow.algorithms.shared import heads
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors, body_of, copy, head_of, initial, stack
+from flow.model.parameters import copy
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Update
 from flow.training.work import finetune, train
@@ -20,25 +21,17 @@ from flow.training.work import finetune, train
 class FedPerOptions(FineTuning):
     """FedPer; `personal_lr` and `personal_epochs` are those of the head before a client predicts. Published: 4 epochs."""
 
-
-def init(options: FedPerOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
-    """Server state: the body."""
-    start = initial(model, "global")
-    return {name: start[name].clone() for name in body_of(start)}
-
-
-def fresh(options: FedPerOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
-    """Client state: the head; a new client's has its initial values, the same for all."""
-    start = initial(model, "global")
-    return stack({name: start[name] for name in head_of(start)}, clients)
+    new_head: heads.NewHead = "average"
+    """What a client that never trained starts from: "average": the mean of the heads, which clients upload for it; "initial":
+    the initial values, and no head ever leaves a client, as in the paper, which has no new clients."""
 
 
 def local(options: FedPerOptions, model: LanguageModel, visit: Visit) -> Upload:
-    """E epochs of SGD on body and head together; uploads the body, weighted by the number of sequences, keeps the head."""
+    """E epochs of SGD on body and head together; uploads what it received, weighted by its sequences, and keeps the head."""
     parameters = copy({**visit.received, **visit.kept.tensors})
     work = train(model, parameters, visit.data, [Update(tuple(parameters), "global")], options, visit.draw, "global")
-    body, head = ({name: parameters[name] for name in names} for names in (visit.received, visit.kept.tensors))
-    return Upload(body, visit.data.sizes(), (work,), head)
+    sent, kept = heads.uploaded(parameters, visit.received)
+    return Upload(sent, visit.data.sizes(), (work,), kept)
 
 
 def personalize(options: FedPerOptions, model: LanguageModel, visit: Visit) -> Personal:
@@ -56,7 +49,8 @@ ALGORITHM = Algorithm(
     resolve=resolve,
     check=check,
     tuned=TUNED,
-    init=init,
-    general=lambda options, model, state: None,
-    fresh=fresh,
+    init=heads.init,
+    download=heads.download,
+    general=heads.general,
+    fresh=heads.fresh,
 )

@@ -18,7 +18,7 @@ from flow.training.work import finetune, fit
 class FedProxOptions(FineTuning):
     """FedProx. Published: 20 epochs (litian96/FedProx)."""
 
-    mu: float = 0.01
+    mu: float = 0.001
     """Strength of the proximal term mu/2 |w - w_g|^2. (Paper: the best of 0.001, 0.01, 0.1, 0.5 and 1, by data set, at smaller
     lr; a step pulls by lr * mu.)"""
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.shared import heads
 from flow.checks import check_number
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors, body_of, copy, head_of, initial, stack
+from flow.model.parameters import body_of, copy, head_of
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import finetune, train
@@ -15,44 +16,42 @@ from flow.training.work import finetune, train
 
 @dataclass(frozen=True)
 class FedRepOptions(Sgd):
-    """FedRep; `epochs` are those of the body. Published: 1 for each part (TsingZ0/PFLlib)."""
+    """FedRep; `epochs` are those of the body. Published: 1 after 10 of the head for CIFAR, 5 after 10 for Sent140 and FEMNIST
+    (lgcollins/FedRep)."""
 
-    head_epochs: int = 3
-    """Passes over the training sequences for the head, before the body's."""
+    head_epochs: int = 10
+    """Passes over the training sequences for the head, before the body's. (Published: 10.)"""
+
+    personal_epochs: int = field(default=10, metadata={"absent": 3})
+    """Passes for the head before a client predicts. (Published: at least 10.)"""
+
+    new_head: heads.NewHead = field(default="average", metadata={"absent": "initial"})
+    """What a client that never trained starts from: "average": the mean of the heads, which clients upload for it, as in the
+    published scripts; "initial": the initial values, and no head ever leaves a client, as in the paper."""
 
 
 def check(options: FedRepOptions) -> None:
     """Raise UserError for an option out of range."""
     check_sgd(options)
     check_number("head_epochs", options.head_epochs, 1)
-
-
-def init(options: FedRepOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
-    """Server state: the body."""
-    start = initial(model, "global")
-    return {name: start[name].clone() for name in body_of(start)}
-
-
-def fresh(options: FedRepOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
-    """Client state: the head; a new client's has its initial values, the same for all."""
-    start = initial(model, "global")
-    return stack({name: start[name] for name in head_of(start)}, clients)
+    check_number("personal_epochs", options.personal_epochs, 1)
 
 
 def local(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Upload:
-    """The head with the body frozen, then the body with the head frozen; uploads the body, keeps the head."""
+    """The head with the body frozen, then the body with the head frozen; uploads what it received, keeps the head."""
     parameters = copy({**visit.received, **visit.kept.tensors})
-    heads = replace(options, epochs=options.head_epochs)
-    first = train(model, parameters, visit.data, [Update(tuple(visit.kept.tensors), "global")], heads, visit.draw, "head")
-    then = train(model, parameters, visit.data, [Update(tuple(visit.received), "global")], options, visit.draw, "global")
-    body, head = ({name: parameters[name] for name in names} for names in (visit.received, visit.kept.tensors))
-    return Upload(body, visit.data.sizes(), (first, then), head)
+    first_sgd = replace(options, epochs=options.head_epochs)
+    body, head = Update(body_of(parameters), "global"), Update(head_of(parameters), "global")
+    first = train(model, parameters, visit.data, [head], first_sgd, visit.draw, "head")
+    then = train(model, parameters, visit.data, [body], options, visit.draw, "global")
+    sent, kept = heads.uploaded(parameters, visit.received)
+    return Upload(sent, visit.data.sizes(), (first, then), kept)
 
 
 def personalize(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Fit the head to the body received."""
-    heads = replace(options, epochs=options.head_epochs)
-    return finetune(model, {**visit.received, **visit.kept.tensors}, visit, Update(tuple(visit.kept.tensors), "global"), heads)
+    sgd, update = replace(options, epochs=options.personal_epochs), Update(tuple(visit.kept.tensors), "global")
+    return finetune(model, {**visit.received, **visit.kept.tensors}, visit, update, sgd)
 
 
 ALGORITHM = Algorithm(
@@ -63,7 +62,8 @@ ALGORITHM = Algorithm(
     personalize=personalize,
     check=check,
     tuned=(Tunable("lr"), Tunable("head_epochs", "count")),
-    init=init,
-    general=lambda options, model, state: None,
-    fresh=fresh,
+    init=heads.init,
+    download=heads.download,
+    general=heads.general,
+    fresh=heads.fresh,
 )

@@ -63,8 +63,12 @@ class HyperOptions:
     hyper_momentum: float = 0.0
     """Momentum of the SGD on hypernetwork and vectors. (AvivSham/pFedHN: 0.9; in a short run it overshoots.)"""
 
-    hyper_decay: float = 1e-3
-    """Weight decay of the same. (AvivSham/pFedHN: 1e-3.)"""
+    hyper_decay: float = 1e-4
+    """Weight decay of the same. (AvivSham/pFedHN: 1e-3 at lr 0.01 with momentum 0.9, which takes off 1e-4 of a weight a step.)"""
+
+    server_steps: Literal["together", "one by one"] = "together"
+    """How a round's clients move the hypernetwork: "together": one step by their mean; "one by one": a step for each, in the
+    order of their ids. (AvivSham/pFedHN: rounds of one client, 5000 of them.)"""
 
     hyper_clip: float = 1.0
     """Largest norm of the gradient of hypernetwork and vectors together. 0: no clipping. (AvivSham/pFedHN: 50.)"""
@@ -278,18 +282,14 @@ def momentum(options: HyperOptions, values: Tensor, gradient: Tensor, buffer: Te
     return values - rate * buffer, buffer
 
 
-def server_step(
-    options: HyperOptions, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
-) -> tuple[Tensors, Tensors]:
-    """One step for the round's clients together: phi by the mean of J_phi^T Delta_i, v_i by its own J_v^T Delta_i.
+def hyper_step(options: HyperOptions, state: Tensors, moments: Tensors, rows: Tensor, deltas: Tensors) -> None:
+    """One step by n clients, in place: phi by the mean of J_phi^T Delta_i, v_i by its own J_v^T Delta_i.
 
-    With a cohort of one this is the published step. Vectors of other clients stay, and so does their momentum.
+    rows: int64 [n], the clients' numbers. deltas: [n, ..], what they uploaded.
     """
-    state, moments, n = dict(state), dict(moments), uploads.clients
-    rows = torch.from_numpy(uploads.rows).to(state[VECTORS].device)
     phi, vectors = untagged("phi", state), state[VECTORS][rows]
-    changes, moved = pull_back(phi, vectors, untagged("delta", uploads.each))
-    changes = {name: change / n for name, change in changes.items()}
+    changes, moved = pull_back(phi, vectors, deltas)
+    changes = {name: change / len(rows) for name, change in changes.items()}
     norms = torch.stack([torch.linalg.vector_norm(change) for change in (*changes.values(), moved)])
     scale = shrink(options, torch.linalg.vector_norm(norms))
     for name, change in tagged("phi", changes).items():
@@ -298,6 +298,20 @@ def server_step(
     buffers = moments.get(VECTORS, torch.zeros_like(state[VECTORS]))
     values, buffer = momentum(options, vectors, scale * moved, buffers[rows], vector_rate(options))
     state[VECTORS], moments[VECTORS] = state[VECTORS].index_copy(0, rows, values), buffers.index_copy(0, rows, buffer)
+
+
+def server_step(
+    options: HyperOptions, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+) -> tuple[Tensors, Tensors]:
+    """One step for the round's clients together, or one for each.
+
+    With a cohort of one both are the published step. Vectors of other clients stay, and so does their momentum.
+    """
+    state, moments = dict(state), dict(moments)
+    rows = torch.from_numpy(uploads.rows).to(state[VECTORS].device)
+    for members in [slice(None)] if options.server_steps == "together" else [slice(n, n + 1) for n in range(len(rows))]:
+        deltas = {name: delta[members] for name, delta in untagged("delta", uploads.each).items()}
+        hyper_step(options, state, moments, rows[members], deltas)
     state[VISITS] = state[VISITS].index_add(0, rows, torch.ones_like(rows))
     shared = shared_of(state)
     for name, mean in weighted_mean({name: uploads.each[name] for name in shared}, uploads.weights).items():

@@ -14,6 +14,7 @@ from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.dynamic_routing import DynamicRoutingOptions
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.fedavgft import FedAvgFTOptions
+from flow.algorithms.fedper import FedPerOptions
 from flow.algorithms.fedprox import FedProxOptions
 from flow.algorithms.fedrecon import FedReconOptions
 from flow.algorithms.fedrep import FedRepOptions
@@ -183,22 +184,40 @@ def test_apfl_at_its_ends_is_training_alone_and_fine_tuning():
 
 
 @CLIPS
-def test_fedrep(clip):
-    bench = Bench(FedRepOptions(**BASE, clip=clip, head_epochs=3))
+@pytest.mark.parametrize("new_head", ["average", "initial"])
+@pytest.mark.parametrize("kind", ["fedrep", "fedper"])
+def test_fedrep_and_fedper(kind, new_head, clip):
+    """A client without a head starts from the mean of the heads, or from the initial one, which nobody sends."""
+    if kind == "fedrep":
+        bench = Bench(FedRepOptions(**BASE, clip=clip, head_epochs=3, personal_epochs=4, new_head=new_head))
+        step, tuning = baselines.fedrep, {**bench.plain, "epochs": 4}
+    else:
+        bench = Bench(FedPerOptions(**TUNED, clip=clip, new_head=new_head))
+        step, tuning = baselines.fedper, baselines.personal(bench.plain)
     first = {name: bench.initial[name] for name in ("head.weight", "head.bias")}
-    assert set(bench.state) == {n for n in names_of(bench.initial, "global") if not n.startswith("head.")}
+    body_names = [n for n in names_of(bench.initial, "global") if n not in first]
+    assert set(bench.state) == {*body_names, *(first if new_head == "average" else ())}
+
+    def head_for(client_head, received):
+        return client_head or {name: received.get(name, tensor) for name, tensor in first.items()}
 
     def work(received, kept, client, round):
-        body, head, n = baselines.fedrep(received, kept or first, client, bench.plain, SEED, round)
-        return body, n, head
+        body, head, n = step({n: received[n] for n in body_names}, head_for(kept, received), client, bench.plain, SEED, round)
+        return {**body, **head} if new_head == "average" else body, n, head
 
     state, kept = two_rounds(bench, work)
     own = bench.personalize(EVERYBODY)
     for k, client in enumerate(EVERYBODY):
-        start = {**state, **kept.get(client.id, first)}
-        close(row(own.parameters, k), baselines.tuned(start, first, client, bench.plain, SEED, 2, 3), client.id)
-        for name in state:
+        start = {**state, **head_for(kept.get(client.id), state)}
+        close(row(own.parameters, k), baselines.tuned(start, first, client, tuning, SEED, 2), client.id)
+        for name in body_names:
             assert torch.equal(own.parameters[name][k], bench.state[name])
+    # Who has a head is not sent another.
+    sent = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(EVERYBODY)).nbytes
+    body = nbytes({name: bench.state[name] for name in body_names})
+    assert [n == body for n in sent] == [client.id in kept or new_head == "initial" for client in EVERYBODY]
+    general = bench.algorithm.general(bench.options, bench.model, bench.state)
+    assert (general is None) == (new_head == "initial")
 
 
 def test_fedrep_a_head_is_kept_and_not_drawn_anew_every_round():

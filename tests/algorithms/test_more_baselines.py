@@ -1,4 +1,4 @@
-"""FedPer, FedBABU, Per-FedAvg and the n-gram cache against their oracles."""
+"""FedBABU, Per-FedAvg and the n-gram cache against their oracles."""
 
 import math
 
@@ -15,34 +15,15 @@ from test_baselines import BASE, CLIENTS, CLIPS, EVERYBODY, TUNED, two_rounds
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.fedavgft import FedAvgFTOptions
 from flow.algorithms.fedbabu import FedBABUOptions
-from flow.algorithms.fedper import FedPerOptions
 from flow.algorithms.ngram import NGramOptions
 from flow.algorithms.perfedavg import PerFedAvgOptions
 from flow.errors import UserError
 from flow.model.flops import per_token
-from flow.model.parameters import body_of, head_of, names_of
+from flow.model.parameters import body_of, head_of
 from flow.training.batches import gather
 from flow.training.predict import predict
 
 HEAD = ("head.weight", "head.bias")
-
-
-@CLIPS
-def test_fedper(clip):
-    bench = Bench(FedPerOptions(**TUNED, clip=clip))
-    first = {name: bench.initial[name] for name in HEAD}
-    assert set(bench.state) == set(body_of({name: bench.initial[name] for name in names_of(bench.initial, "global")}))
-
-    def work(received, kept, client, round):
-        body, head, n = baselines.fedper(received, kept or first, client, bench.plain, SEED, round)
-        return body, n, head
-
-    state, kept = two_rounds(bench, work)
-    own = bench.personalize(EVERYBODY)
-    for k, client in enumerate(EVERYBODY):
-        start = {**state, **kept.get(client.id, first)}
-        expected = baselines.tuned(start, HEAD, client, baselines.personal(bench.plain), SEED, 2)
-        close(row(own.parameters, k), expected, client.id)
 
 
 @CLIPS

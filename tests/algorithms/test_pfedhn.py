@@ -92,11 +92,15 @@ def test_a_step_leads_towards_what_the_client_trained():
 
 @pytest.mark.parametrize("bounds", [(0.0, 0.0), (0.3, 0.002)], ids=["no clipping", "clipped"])
 @pytest.mark.parametrize("generated", ["gru", "all"])
-@pytest.mark.parametrize("kind", [PFedHNOptions, PFedHNPCOptions])
-def test_pfedhn(kind, generated, bounds):
+@pytest.mark.parametrize(
+    ("kind", "server_steps"),
+    [(PFedHNOptions, "together"), (PFedHNPCOptions, "together"), (PFedHNOptions, "one by one")],
+)
+def test_pfedhn(kind, server_steps, generated, bounds):
     """Three rounds, some clients twice; then those that trained, one that never did, and those held out."""
     rates = {"clip": bounds[0], "hyper_clip": bounds[1], "hyper_decay": 0.01, "hyper_momentum": 0.9}
-    bench = Bench(kind(**BASE, generated=generated, **rates))
+    bench = Bench(kind(**BASE, generated=generated, server_steps=server_steps, **rates))
+    server = pfedhn.server if server_steps == "together" else pfedhn.server_one_by_one
     personal_head = kind is PFedHNPCOptions
     first = {name: bench.initial[name] for name in HEAD} if personal_head else {}
     phi = untagged("phi", bench.state)
@@ -116,7 +120,7 @@ def test_pfedhn(kind, generated, bounds):
             deltas[i], heads[i] = delta, head
             uploads.append((own, len(client.train)))
         bench.round(clients, round, group=2)
-        phi, vectors, buffers = pfedhn.server(phi, vectors, buffers, deltas, bench.plain)
+        phi, vectors, buffers = server(phi, vectors, buffers, deltas, bench.plain)
         shared = oracles.weighted_mean(uploads)
         close(untagged("phi", bench.state), phi, f"phi after {round}")
         close({name: bench.state[name] for name in shared}, shared, f"shared after {round}")

@@ -91,7 +91,7 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
         (["flow", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
         (["flow", "--seed", str(2**63 - 1), "--seeds", "2"], "goes beyond 9223372036854775807"),
         (["flow", "--cohort", "99"], "flow: cohort=99 is more than the 7 clients"),
-        (["fedavg", "fedprox", "--lr", "200"], "fedprox: mu=0.01 times lr=200.0 must be at most 1"),
+        (["fedavg", "fedprox", "--lr", "2000"], "fedprox: mu=0.001 times lr=2000.0 must be at most 1"),
         (["flow", "--lr", "0"], "flow: lr must be"),
         (["flow", "--data", "other.jsonl"], "other.jsonl"),
         (["flow", "--trials", "5"], "trials=5 does nothing without --tune"),

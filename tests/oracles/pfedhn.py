@@ -113,6 +113,13 @@ def server(phi, vectors, buffers, deltas, options):
     return phi, vectors, buffers
 
 
+def server_one_by_one(phi, vectors, buffers, deltas, options):
+    """The same, a step for each client in the order of their numbers."""
+    for client in sorted(deltas):
+        phi, vectors, buffers = server(phi, vectors, buffers, {client: deltas[client]}, options)
+    return phi, vectors, buffers
+
+
 def newcomer(phi, v, shared, head, client, options, seed, round):
     """(v, all that a new client predicts with) after its exchanges; of the server's only v moves."""
     buffer = 0.0

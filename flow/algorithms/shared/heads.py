@@ -1,0 +1,57 @@
+"""A global body under a head of every client's own, for FedRep and FedPer: what the server has and what a client starts from.
+
+In the published scripts of FedRep the server averages the heads, too, and a client that never trained predicts from their mean
+(lgcollins/FedRep, whose dictionaries share their storage). A client that has a head of its own neither needs nor receives it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Protocol
+
+from flow.algorithms.interface import as_received
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, body_of, head_of, initial, nbytes, stack
+from flow.training.messages import Download, Members, Personal, broadcast
+
+NewHead = Literal["average", "initial"]
+
+
+class WithHeads(Protocol):
+    """Options of such an algorithm."""
+
+    @property
+    def new_head(self) -> NewHead:
+        """What a client without a head starts from."""
+
+
+def init(options: WithHeads, model: LanguageModel, seed: int, clients: int) -> Tensors:
+    """Server state: the body, and the mean of the heads where new clients start from it."""
+    start = initial(model, "global")
+    names = tuple(start) if options.new_head == "average" else body_of(start)
+    return {name: start[name].clone() for name in names}
+
+
+def download(options: WithHeads, model: LanguageModel, state: Tensors, to: Members) -> Download:
+    """The body; to those without a head the mean of the heads, too."""
+    body = nbytes({name: state[name] for name in body_of(state)})
+    known = to.states.known(to.rows).tolist()
+    return Download(broadcast(state, len(known)).tensors, [body if one else nbytes(state) for one in known])
+
+
+def fresh(options: WithHeads, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+    """Client state: the head."""
+    if options.new_head == "average":
+        return {name: received[name] for name in head_of(received)}
+    start = initial(model, "global")
+    return stack({name: start[name] for name in head_of(start)}, clients)
+
+
+def general(options: WithHeads, model: LanguageModel, state: Tensors) -> Personal | None:
+    """The body under the mean of the heads; None where nobody has that mean."""
+    return as_received(options, model, state) if options.new_head == "average" else None
+
+
+def uploaded(parameters: Tensors, received: Tensors) -> tuple[Tensors, Tensors]:
+    """What a client sends, as much as it might have received, and its head."""
+    head = {name: parameters[name] for name in head_of(parameters)}
+    return {name: parameters[name] for name in received}, head
