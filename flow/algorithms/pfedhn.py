@@ -64,7 +64,7 @@ class HyperOptions:
     """Momentum of the SGD on hypernetwork and vectors. (AvivSham/pFedHN: 0.9; in a short run it overshoots.)"""
 
     hyper_decay: float = 1e-4
-    """Weight decay of the same. (AvivSham/pFedHN: 1e-3 at lr 0.01 with momentum 0.9, which takes off 1e-4 of a weight a step.)"""
+    """Weight decay of the same. (AvivSham/pFedHN: 1e-3; its lr 0.01 and momentum 0.9 take off 1e-4 of a weight a step.)"""
 
     server_steps: Literal["together", "one by one"] = "together"
     """How a round's clients move the hypernetwork: "together": one step by their mean; "one by one": a step for each, in the
