@@ -94,8 +94,12 @@ def planned(
     """
     if isinstance(names, str):
         raise UserError(f"algorithms={names!r} must be several names; write [{names!r}]")
+    if not isinstance(settings, Mapping | None):
+        raise UserError(f"settings must hold tables of options by name, got {settings!r}; write {{'flow': {{'lr': 1.0}}}}")
     names = tuple(names) or tuple(NAMES)
     for name in names:
+        if not isinstance(name, str):
+            raise UserError(f"algorithms: {name!r} is no name; give names as strings")
         _check_name(name, (settings or {}).get(name))
         if names.count(name) > 1:
             raise UserError(f"algorithms: {name!r} is named {names.count(name)} times; name it once")
@@ -203,13 +207,13 @@ def _check_name(name: str, own: object) -> None:
                 f"in which {ALIAS} is one of them"
             )
         return
-    if name in NAMES or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]*", name):
-        raise UserError(
-            f"settings: [{name}] with {ALIAS}={own[ALIAS]!r} must have a name that is no algorithm's, of letters, digits, '-' "
-            f"and '_'; call it {own[ALIAS]}-2, for example"
-        )
     if own[ALIAS] not in list(NAMES):
         raise UserError(f"settings: {name} has {ALIAS}={own[ALIAS]!r}, which is not one of {known}; name one of these")
+    if name in NAMES or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,59}", name):
+        raise UserError(
+            f"settings: [{name}] with {ALIAS}={own[ALIAS]!r} must have a name that is no algorithm's, a letter and at most 59 "
+            f"letters, digits, '-' and '_'; call it {own[ALIAS]}-2, for example"
+        )
 
 
 def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:

@@ -126,7 +126,8 @@ def _guesses(task: Task, model: LanguageModel, state: Tensors, personal: Persona
             if personal.alone is not None:
                 alone = personal._replace(route=personal.alone, routing="soft", answering=None)
                 guesses["local"] = predict(model, alone, test)
-            for routing in ("hard", "soft"):
+            instance = task.algorithm.scope(task.config.algorithm).instance
+            for routing in ("hard", "soft") if instance else ():
                 own = personal.routing == routing
                 guesses[routing] = guesses["personal"] if own else predict(model, personal, test, routing)
         if general is None and personal.before is not None:

@@ -14,6 +14,7 @@ from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
 from flow.algorithms.shared import gate as module
 from flow.algorithms.shared.memory import NONE, Memory
+from flow.errors import UserError
 from flow.evaluation.score import _guesses
 from flow.model.flops import per_token
 from flow.training.batches import gather
@@ -133,7 +134,7 @@ def test_what_the_gate_costs_is_counted():
     work = bench.local([client]).phases[1]
     newer = client.train.lengths[oracles.older(client, 0.75) :]
     passes = sum(per_token(bench.model, route) for route in ("global", "local", "mixture"))
-    own = 3 * 2 * module.HIDDEN * (module.width(3, False) + 3)
+    own = 2 * module.HIDDEN * (2 * module.width(3, False) + 3 * 3)  # no gradient by the features
     assert float(work.flops[0]) == newer.sum() * (passes + 2 * own)
     assert (work.sequences, float(work.tokens[0])) == (2 * len(newer), 2 * newer.sum())
 
@@ -201,10 +202,49 @@ def test_the_local_expert_alone_is_reported_beside_the_gate():
     own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
 
     class Task:
-        algorithm, config = bench.algorithm, type("Config", (), {"algorithm": bench.options})
+        algorithm, config = bench.algorithm, type("Config", (), {"algorithm": bench.options})  # all that is asked of it
 
     guesses = _guesses(Task, bench.model, bench.state, own, test)
     assert set(guesses) == {"global", "local", "personal", "soft", "hard"}
     alone = predict(bench.model, Bench(OPTIONS["local"]).personalize(EVERYBODY), test)
     for name in ("tokens", "nats"):
         np.testing.assert_allclose(getattr(guesses["local"], name), getattr(alone, name), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            {"memory": True, "gate": "cell"},
+            "memory=True is a source of the gate at the output, got gate='cell'; give gate='both'",
+        ),
+        ({"memory": True, "gate": "constant"}, "memory=True is a source of the gate at the output, got gate='constant'"),
+        ({"memory_tokens": 0}, "memory_tokens must be a finite number at least 1, got 0"),
+        ({"local_weight": 1.5, "gate": "constant"}, "local_weight must be a finite number from 0 to 1, got 1.5"),
+        ({"local_weight": 0.2}, "local_weight=0.2 is the weight of gate='constant', got gate='both'; leave one of them out"),
+        ({"gate": "local", "through": "mixture"}, "through='mixture' needs a routed cell, got gate='local'; give gate='cell'"),
+        (
+            {"gate": "constant", "router_lr": 2.0},
+            "router_lr=2.0 has nothing to train: with gate='constant' there are no routers",
+        ),
+        ({"gate": "local", "adapt_epochs": 2}, "adapt_epochs=2 has nothing to train: with gate='local' there are no routers"),
+        ({"variant": "neurips", "gate": "both"}, "gate='both' is one of variant='decoupled', got variant='neurips'; leave one"),
+        ({"router_lr": 1e39}, "router_lr must be at most 3.4e\\+38, as float32 is, got 1e\\+39"),
+    ],
+)
+def test_options_that_do_not_go_together(options, said):
+    with pytest.raises(UserError, match=said):
+        Bench(FlowOptions(**options))
+
+
+def test_what_a_random_split_leaves_is_remembered_in_the_order_of_time():
+    data = gather(EVERYBODY, "train", "cpu")
+    turned = data._replace(rows=tuple(rows[::-1] for rows in data.rows))
+    for one, other in zip(*(module.remembered(part, oracles.VOCABULARY, 4) for part in (data, turned)), strict=True):
+        assert one.words.tolist() == other.words.tolist() and one.unigram.tolist() == other.unigram.tolist()
+
+
+def test_a_constant_mixture_is_not_routed():
+    for name, instance in (("constant", False), ("local", False), ("local, memory", True), ("output", True)):
+        bench = Bench(OPTIONS[name])
+        assert bench.algorithm.scope(bench.options) == (True, instance)

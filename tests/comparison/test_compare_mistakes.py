@@ -82,6 +82,10 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
             "settings: mine has algorithm='magic', which is not one of flow, local",
         ),
         (["six", "--settings", "alias.toml"], "settings: six has algorithm=[6], which is not one of flow, local, "),
+        (
+            ["1x", "--settings", "alias.toml"],
+            "settings: [1x] with algorithm='fedavg' must have a name that is no algorithm's, a letter",
+        ),
         (["ditto", "--settings", "alias.toml"], "settings: [ditto] with algorithm='fedavg' must have a name that is no alg"),
         (
             ["a/b", "--settings", "alias.toml"],
@@ -129,9 +133,8 @@ def test_mistakes_give_one_message_and_lose_nothing(here, capsys, arguments, sai
     (here / "own.toml").write_text("[flow]\nlr = 0.3\n")
     (here / "odd.toml").write_text("[flow]\nspeed = 0.3\n")
     (here / "flat.toml").write_text("flow = 3\n")
-    alias = (
-        '[mine]\nalgorithm = "magic"\n[six]\nalgorithm = [6]\n[ditto]\nalgorithm = "fedavg"\n["a/b"]\nalgorithm = "fedavg"\n'
-    )
+    named = {"mine": '"magic"', "six": "[6]", **dict.fromkeys(("ditto", '"a/b"', "1x"), '"fedavg"')}
+    alias = "".join(f"[{name}]\nalgorithm = {value}\n" for name, value in named.items())
     (here / "alias.toml").write_text(alias)
     (here / "rated.toml").write_text("[fedyogi]\nserver_lr = 0.3\n")
     names = [one for n, one in enumerate(arguments) if not any(other.startswith("-") for other in arguments[: n + 1])]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 from flow.algorithms.shared import gate
-from flow.algorithms.shared.flow_options import FlowOptions, settings
+from flow.algorithms.shared.flow_options import FlowOptions, Gate, gate_of, settings
 from flow.algorithms.shared.gate import Expert, Experts, remembered
 from flow.algorithms.shared.two_experts import make_local, start
 from flow.model.language_model import LanguageModel
@@ -21,7 +21,7 @@ from flow.training.records import Work
 from flow.training.sgd import Sgd, Update
 from flow.training.work import train
 
-NETWORKS: dict[str, tuple[Route, ...]] = {
+NETWORKS: dict[Gate, tuple[Route, ...]] = {
     "cell": ("mixture",),
     "output": ("global", "local"),
     "both": ("global", "local", "mixture"),
@@ -51,10 +51,10 @@ def parts(received: Tensors) -> Parts:
 
 def first_state(options: FlowOptions, model: LanguageModel, seed: int) -> Tensors:
     """w_g, psi where the cell routes, and the gate where there is one."""
-    routes = NETWORKS[options.gate]
+    routes = NETWORKS[gate_of(options)]
     groups = ("global", "router") if "mixture" in routes else ("global",)
     state = {name: tensor.clone() for name, tensor in initial(model, *groups).items()}
-    if options.gate != "constant" and len(routes) + options.memory > 1:
+    if gate_of(options) != "constant" and len(routes) + options.memory > 1:
         state |= gate.initial(len(routes), options.memory, seed, state["head.weight"])
     return state
 
@@ -104,7 +104,7 @@ def route_newer(
 def experts(options: FlowOptions, model: LanguageModel, parameters: Tensors, known: Data) -> Experts:
     """What the gate mixes; known: the sequences from which w_l was made, which the memory holds too."""
     memories = remembered(known, model.vocabulary_size, options.memory_tokens)
-    networks = tuple(Expert(parameters, route) for route in NETWORKS[options.gate])
+    networks = tuple(Expert(parameters, route) for route in NETWORKS[gate_of(options)])
     return Experts(model, networks, memories, options.memory, tuple(known.sizes()))
 
 
@@ -121,9 +121,9 @@ def prediction(options: FlowOptions, model: LanguageModel, visit: Visit) -> Pers
     update = Update(names_of(parameters, "local"), options.through)
     # The order of the batches is that of fine-tuning elsewhere, so that a comparison with it is not blurred by another.
     made = train(model, parameters, visit.data, [update], chosen.personal, visit.draw, "personal")
-    routes = NETWORKS[options.gate]
+    routes = NETWORKS[gate_of(options)]
     personal = Personal(parameters, routes[-1], "soft", (*phases, made), alone="local")
-    if options.gate == "constant":
+    if gate_of(options) == "constant":
         gates = gate.constant((1 - options.local_weight, options.local_weight), len(visit.data.ids), parameters["head.weight"])
     if not gates:
         return personal

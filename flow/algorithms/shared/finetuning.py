@@ -31,6 +31,7 @@ class FineTuning(Sgd):
 
 
 Options = TypeVar("Options", bound=FineTuning)
+LARGEST = 3.4028234663852886e38  # the largest number of float32
 RATES = (Tunable("lr"), Tunable("personal_lr"))
 TUNED = (*RATES, Tunable("personal_epochs", "count"))
 """Of algorithms that have nothing else that decides as much."""
@@ -73,5 +74,8 @@ def check_pull(name: str, strength: float, rates: Mapping[str, float]) -> None:
 
 def check_rate(name: str, rate: float | None) -> None:
     """Raise UserError for a learning rate that is given and not a finite number above 0."""
-    if rate is not None and not 0 < rate < float("inf"):
-        raise UserError(f"{name} must be a finite number above 0, got {rate!r}; leave it out for the default")
+    if rate is not None and not 0 < rate <= LARGEST:
+        rule = (
+            "a finite number above 0" if not rate > LARGEST or rate == float("inf") else f"at most {LARGEST:.3g}, as float32 is"
+        )
+        raise UserError(f"{name} must be {rule}, got {rate!r}; leave it out for the default")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, fields, replace
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from flow.algorithms.interface import Scope, Tunable
 from flow.algorithms.shared.finetuning import RATES, check_rate
@@ -13,6 +13,9 @@ from flow.errors import UserError
 from flow.training.sgd import Sgd, check_sgd
 
 COLDEST = 0.001  # the router's gradient grows as 1 / temperature, and float32 ends where a far smaller one begins
+
+
+Gate = Literal["cell", "output", "both", "constant", "local"]
 
 
 @dataclass(frozen=True)
@@ -81,10 +84,11 @@ class FlowOptions:
     router_share: float = 1.0
     """Decoupled: share of a round's clients, drawn at random, that train the routers in it. Above 0, at most 1."""
 
-    gate: Literal["cell", "output", "both", "constant", "local"] = field(default="both", metadata={"absent": "cell"})
+    gate: Gate | None = field(default=None, metadata={"absent": "cell"})
     """Decoupled: where experts are mixed. "cell": in the GRU's cell and in the head, by the routers. "output": a small network
     mixes the probabilities of the global expert alone and of the local one alone; "both": of these two and the routed cell.
-    For comparison, "constant": of the two with one weight for all tokens; "local": the local expert alone."""
+    For comparison, "constant": of the two with one weight for all tokens; "local": the local expert alone. None: "both", in the
+    published variants "cell"."""
 
     local_weight: float = 0.5
     """Decoupled, with gate "constant": weight of the local expert's probabilities."""
@@ -111,6 +115,7 @@ DECOUPLED = (
     "personal_epochs", "router_lr", "router_epochs", "router_every", "router_share", "adapt_epochs", "adapt_lr", "through",
     "gate", "local_weight", "memory", "memory_tokens",
 )  # fmt: skip
+CHOOSING = ("router_lr", "router_epochs", "router_every", "router_share", "adapt_epochs", "adapt_lr")
 REMEMBERING = ("output", "both", "local")
 
 
@@ -152,13 +157,24 @@ def settings(options: FlowOptions) -> Settings:
     )
 
 
+def gate_of(options: FlowOptions) -> Gate:
+    """Where the experts are mixed."""
+    return options.gate or ("both" if options.variant == "decoupled" else "cell")
+
+
+def chooses(options: FlowOptions) -> bool:
+    """Whether anything is trained that chooses between experts: routers, or a gate at the output."""
+    gate = gate_of(options)
+    return gate in ("cell", "output", "both") or (gate == "local" and options.memory)
+
+
 def resolve(options: FlowOptions, rounds: int) -> FlowOptions:
     """The options with nothing left open: what a run records."""
     chosen = settings(options)
     return replace(
         options, personal_lr=chosen.personal.lr, epochs=chosen.sgd.epochs, personal_epochs=chosen.personal.epochs,
         gamma=chosen.gamma, temperature=chosen.temperature, local_share=chosen.local_share,
-        gate=options.gate if options.variant == "decoupled" else "cell",
+        gate=gate_of(options),
     )  # fmt: skip
 
 
@@ -196,9 +212,23 @@ def check(options: FlowOptions) -> None:
     check_number("adapt_epochs", options.adapt_epochs, 0)
     check_number("memory_tokens", options.memory_tokens, 1)
     check_number("local_weight", options.local_weight, 0, 1)
-    if options.memory and options.gate not in REMEMBERING:
+    gate = gate_of(options)
+    if options.local_weight != FlowOptions.local_weight and gate != "constant":
         raise UserError(
-            f"memory=True is a source of the gate at the output, got gate={options.gate!r}; give gate='both', 'output' or "
+            f"local_weight={options.local_weight!r} is the weight of gate='constant', got gate={gate!r}; leave one of them out"
+        )
+    if options.through == "mixture" and gate not in ("cell", "both"):
+        raise UserError(
+            f"through='mixture' needs a routed cell, got gate={gate!r}; give gate='cell' or 'both', or leave through out"
+        )
+    for name in CHOOSING:
+        if not chooses(options) and getattr(options, name) != getattr(FlowOptions, name):
+            raise UserError(
+                f"{name}={getattr(options, name)!r} has nothing to train: with gate={gate!r} there are no routers; leave it out"
+            )
+    if options.memory and gate not in REMEMBERING:
+        raise UserError(
+            f"memory=True is a source of the gate at the output, got gate={gate!r}; give gate='both', 'output' or "
             "'local', or leave memory out"
         )
     if not 0 < options.router_share <= 1:
@@ -206,7 +236,7 @@ def check(options: FlowOptions) -> None:
             f"router_share must be above 0 and at most 1, got {options.router_share!r}; 1 has every client train the routers"
         )
     for one in fields(options):
-        own = {one.default, None, {"personal_epochs": sgd.epochs, "gate": "cell"}.get(one.name)}
+        own: set[Any] = {one.default, None, {"personal_epochs": sgd.epochs, "gate": "cell"}.get(one.name)}
         if one.name in DECOUPLED and options.variant != "decoupled" and getattr(options, one.name) not in own:
             raise UserError(
                 f"{one.name}={getattr(options, one.name)!r} is one of variant='decoupled', got variant={options.variant!r}; "
@@ -223,7 +253,7 @@ def tuned(options: FlowOptions) -> tuple[Tunable, ...]:
     """What a comparison tunes of each variant."""
     if options.variant == "decoupled":
         how = {"constant": (Tunable("local_weight", "share", 3.0),), "local": (Tunable("router_lr"),) if options.memory else ()}
-        return (*RATES, Tunable("personal_epochs", "count"), *how.get(options.gate, (Tunable("router_lr"),)))
+        return (*RATES, Tunable("personal_epochs", "count"), *how.get(gate_of(options), (Tunable("router_lr"),)))
     if options.ablation == "instance":
         return (Tunable("lr"),)
     return RATES if options.ablation == "client" else (*RATES, Tunable("gamma", "weight", 10**0.5))
@@ -236,5 +266,5 @@ def traits(options: FlowOptions) -> dict[str, bool | float]:
 
 def scope(options: FlowOptions) -> Scope:
     """Per client and per instance; an ablation is one of the two, and without routers and a gate all tokens are alike."""
-    alike = options.ablation == "client" or options.gate == "constant" or (options.gate == "local" and not options.memory)
-    return Scope(client=options.ablation != "instance", instance=not alike)
+    instance = options.ablation != "client" and chooses(options)
+    return Scope(client=options.ablation != "instance", instance=instance)

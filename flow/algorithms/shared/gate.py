@@ -99,9 +99,9 @@ def names_of(tensors: Tensors) -> tuple[str, ...]:
 
 
 def remembered(data: Data, vocabulary_size: int, most: int) -> tuple[Memory, ...]:
-    """The memory of every client's sequences."""
+    """The memory of every client's sequences, whose rows are in the order of time, whatever order a split gave them."""
     tokens, lengths = data.tokens.cpu().numpy(), data.lengths.cpu().numpy()
-    return tuple(Memory(tokens[rows], lengths[rows], vocabulary_size, most) for rows in data.rows)
+    return tuple(Memory(tokens[rows], lengths[rows], vocabulary_size, most) for rows in map(np.sort, data.rows))
 
 
 def scores(gate: Tensors, features: Tensor) -> Tensor:
@@ -218,7 +218,7 @@ def train(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, draw: Draw) -> 
         if rows:
             nats, tokens = _descend(gate, client, rows, experts.size, sgd, draw.stream("shuffle", "gate", id))
             tally.nats[client], tally.tokens[client] = nats, tokens
-    own = 6 * HIDDEN * (gate["gate/hidden_weight"].shape[-1] + experts.size)
+    own = HIDDEN * (4 * gate["gate/hidden_weight"].shape[-1] + 6 * experts.size)  # the features need no gradient
     looks = sum(per_token(experts.model, network.route) for network in experts.networks)
     work = tally.work(sgd.epochs * sum(data.sizes()), own)
     return work._replace(flops=work.flops + tally.tokens / sgd.epochs * looks)
