@@ -19,10 +19,10 @@ from flow.training.work import finetune, train
 
 @dataclass(frozen=True)
 class FedBABUOptions(FineTuning):
-    """FedBABU. Published: 5 epochs of fine-tuning."""
+    """FedBABU. Published: 5 epochs of fine-tuning; here as many as in a round."""
 
     tuned_part: Literal["all", "head", "body"] = "all"
-    """What a client fine-tunes before it predicts. (Paper, Sec. 4: all of it, which did best.)"""
+    """What a client fine-tunes before it predicts. (The paper's abstract: the head; its experiments fine-tune all, too.)"""
 
 
 def head_at_first(model: LanguageModel, clients: int) -> Tensors:

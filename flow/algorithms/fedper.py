@@ -19,7 +19,7 @@ from flow.training.work import finetune, train
 
 @dataclass(frozen=True)
 class FedPerOptions(FineTuning):
-    """FedPer; `personal_lr` and `personal_epochs` are those of the head before a client predicts. Published: 4 epochs."""
+    """FedPer; `personal_lr` and `personal_epochs` are of the head, before a client predicts. Published: 4 epochs a round."""
 
     new_head: heads.NewHead = "average"
     """What a client that never trained starts from: "average": the mean of the heads, which clients upload for it; "initial":

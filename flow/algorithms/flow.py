@@ -99,7 +99,7 @@ def prepare(options: FlowOptions, model: LanguageModel, visit: Visit) -> tuple[T
 
 ALGORITHM = Algorithm(
     name="flow",
-    about="A global expert, a local one made from it on the spot, and a router that mixes them at every token.",
+    about="A global expert and a local one made from it on the spot, mixed anew at every token.",
     options=FlowOptions,
     local=local,
     personalize=personalize,

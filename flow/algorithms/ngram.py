@@ -1,6 +1,6 @@
-"""FedAvg, and every client mixes the n-grams of its own text into what the global model says: a floor for personalization.
+"""FedAvg, and every client mixes an n-gram model of its own training text into the global one: a baseline without training.
 
-A cache of a user's words beside a language model is that of Kuhn and De Mori (IEEE PAMI 12, 1990). Nothing is trained for it.
+The counts stay as they are while the client predicts, unlike those of a cache (Kuhn and De Mori, IEEE PAMI 12, 1990).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from flow.training.work import fit
 
 @dataclass(frozen=True)
 class NGramOptions(Sgd):
-    """FedAvg with a cache of each client's own n-grams."""
+    """FedAvg with an n-gram model of each client's own text."""
 
     lam: float = 0.3
     """Share of the n-grams in the mixture of probabilities; 0: the global model alone."""

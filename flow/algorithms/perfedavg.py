@@ -34,7 +34,7 @@ class PerFedAvgOptions(FineTuning):
     """Per-FedAvg, first order; `lr` is beta. Published: alpha 0.01, beta 0.001 for CIFAR, 10 steps a round (Sec. 5)."""
 
     inner_lr: float = 0.5
-    """alpha, learning rate of the step after which the loss is to be low."""
+    """alpha, learning rate of the inner step, after which the loss is to be low."""
 
 
 def check(options: PerFedAvgOptions) -> None:
@@ -55,7 +55,7 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 
 
 def only(batch: Batch, part: Tensor) -> Batch:
-    """The sequences of a batch that a mask [k, B] says, the others being as those that fill up, which come last."""
+    """The sequences of a batch that a mask [k, B] says; the others are masked like padding and moved last."""
     order = (~(part & batch.valid[..., 0])).to(torch.uint8).argsort(dim=1, stable=True)
     masked = batch._replace(valid=batch.valid & part.unsqueeze(-1))
     return Batch(*(torch.take_along_dim(t, order.view(*order.shape, *(1,) * (t.dim() - 2)), dim=1) for t in masked))

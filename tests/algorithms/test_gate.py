@@ -225,9 +225,12 @@ def test_the_local_expert_alone_is_reported_beside_the_gate():
         ({"gate": "local", "through": "mixture"}, "through='mixture' needs a routed cell, got gate='local'; give gate='cell'"),
         (
             {"gate": "constant", "router_lr": 2.0},
-            "router_lr=2.0 has nothing to train: with gate='constant' there are no routers",
+            "router_lr=2.0 has nothing to train: with gate='constant' there are neither routers nor",
         ),
-        ({"gate": "local", "adapt_epochs": 2}, "adapt_epochs=2 has nothing to train: with gate='local' there are no routers"),
+        (
+            {"gate": "local", "adapt_epochs": 2},
+            "adapt_epochs=2 has nothing to train: with gate='local' there are neither routers nor",
+        ),
         ({"variant": "neurips", "gate": "both"}, "gate='both' is one of variant='decoupled', got variant='neurips'; leave one"),
         ({"router_lr": 1e39}, "router_lr must be at most 3.4e\\+38, as float32 is, got 1e\\+39"),
     ],

@@ -1,6 +1,6 @@
-"""Flow's variant "decoupled": w_g as FedAvg trains it, and apart from it what chooses between the experts.
+"""Flow's variant "decoupled": w_g is trained as in FedAvg; the routers and the gate at the output are trained separately.
 
-What chooses are the routers of the cell, psi, and with ``gate`` a mixture of the experts' probabilities at the output.
+The routers, psi, mix the experts in the cell; the gate mixes their probabilities.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def taken(options: FlowOptions, visit: Visit, id: str) -> bool:
 def route_newer(
     options: FlowOptions, model: LanguageModel, visit: Visit, sgd: Sgd
 ) -> tuple[Tensors, Tensors, tuple[Work, ...]]:
-    """Make w_l on the older texts, then train psi and the gate on the newer ones; w_g and then w_l stay as they are.
+    """Make w_l on the older texts, then train psi and the gate on the newer ones. w_g is frozen, and so is w_l once made.
 
     Returns:
         psi and the gates, [K, ..] each, and the work. The gate mixes the cell by the psi that was received.

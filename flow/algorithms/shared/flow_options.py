@@ -20,7 +20,7 @@ Gate = Literal["cell", "output", "both", "constant", "local"]
 
 @dataclass(frozen=True)
 class FlowOptions:
-    """A global expert, a local one made from it on the spot, and a router that mixes them at every token."""
+    """A global expert and a local one made from it on the spot, mixed anew at every token."""
 
     variant: Literal["decoupled", "neurips", "workshop"] = "decoupled"
     """"decoupled": global weights as FedAvg trains them, on all data; the routers apart, on newer texts, between experts that
@@ -39,8 +39,8 @@ class FlowOptions:
     """Passes over the data of each phase, K1 = K2. None: 3, in the workshop variant 1. (Paper: 3, Shakespeare 5.)"""
 
     personal_epochs: int | None = None
-    """Passes by which the local expert is made. None: twice epochs, in the published variants epochs; another number in the
-    decoupled variant alone."""
+    """Passes by which the local expert is made. None: twice epochs, in the published variants epochs. It can be set only in the
+    decoupled variant."""
 
     batch_size: int = 8
     """Sequences per SGD step of a client. (Paper: 16 for StackOverflow, 4 for Shakespeare.)"""
@@ -73,16 +73,16 @@ class FlowOptions:
     expert and predicts with it alone (PC-Flow)."""
 
     router_lr: float = 1.0
-    """Decoupled: learning rate of the routers in rounds."""
+    """Decoupled: learning rate of the routers, and of the gate at the output, in rounds."""
 
     router_epochs: int = 1
-    """Decoupled: passes of the routers over the newer texts in a round."""
+    """Decoupled: passes of the routers and the gate over the newer texts in a round."""
 
     router_every: int = 1
-    """Decoupled: the routers are trained in every n-th round, for the first time in round n."""
+    """Decoupled: routers and gate are trained in every n-th round, for the first time in round n."""
 
     router_share: float = 1.0
-    """Decoupled: share of a round's clients, drawn at random, that train the routers in it. Above 0, at most 1."""
+    """Decoupled: share of a round's clients, drawn at random, that train routers and gate in it. Above 0, at most 1."""
 
     gate: Gate | None = field(default=None, metadata={"absent": "cell"})
     """Decoupled: where experts are mixed. "cell": in the GRU's cell and in the head, by the routers. "output": a small network
@@ -94,17 +94,18 @@ class FlowOptions:
     """Decoupled, with gate "constant": weight of the local expert's probabilities."""
 
     memory: bool = False
-    """Decoupled, with gate "output", "both" or "local": whether the client's own n-grams are one more source of the gate."""
+    """Decoupled, with gate "output", "both" or "local": whether an n-gram model of the client's own texts is one more expert.
+    Off by default: what it gains is not routing's."""
 
     memory_tokens: int = 100_000
-    """Tokens of its newest texts of which a client counts n-grams, at most."""
+    """Decoupled: tokens of its newest texts that a client counts, at most: for the n-grams, and for the gate's features."""
 
     adapt_epochs: int = 0
-    """Decoupled: passes by which a client adapts the routers to its newer texts before it predicts; 0: it takes them as they
-    are."""
+    """Decoupled: passes by which a client adapts routers and gate to its newer texts before it predicts; 0: it takes them as
+    they are."""
 
     adapt_lr: float = 0.1
-    """Decoupled: learning rate of that."""
+    """Decoupled: learning rate of this adaptation."""
 
     through: Literal["local", "mixture"] = "local"
     """Decoupled: what the local expert of a prediction is trained through, on all of a client's texts: "local": alone;
@@ -224,7 +225,8 @@ def check(options: FlowOptions) -> None:
     for name in CHOOSING:
         if not chooses(options) and getattr(options, name) != getattr(FlowOptions, name):
             raise UserError(
-                f"{name}={getattr(options, name)!r} has nothing to train: with gate={gate!r} there are no routers; leave it out"
+                f"{name}={getattr(options, name)!r} has nothing to train: with gate={gate!r} there are neither routers nor a "
+                "gate to train; leave it out"
             )
     if options.memory and gate not in REMEMBERING:
         raise UserError(

@@ -32,7 +32,10 @@ from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd
 
 HIDDEN = 16
-WORDS, SEQUENCES = math.log(1000), math.log(100)  # logarithms of counts are divided by these, so that features are about 0 to 1
+WORDS, SEQUENCES = (
+    math.log(1000),
+    math.log(100),
+)  # logarithms of counts are divided by these, so that features are of the order of 1
 
 
 class Expert(NamedTuple):
@@ -119,7 +122,7 @@ def weights(gate: Tensors, features: Tensor, routing: str = "soft") -> Tensor:
 
 
 class Listener:
-    """Reads batch after batch of K clients what their experts say."""
+    """Evaluates all experts of K clients on batch after batch."""
 
     def __init__(self, experts: Experts, routing: str = "soft", features: bool = True) -> None:
         self.experts, self.routing, self.features = experts, routing, features
@@ -153,7 +156,7 @@ class Listener:
         return states.q, lambda client: fused.logits(active, states, batch, client)
 
     def _features(self, networks: Sequence[Tensor], batch: Batch, client: int) -> Tensor:
-        """[n, F], each about 0 to 1.
+        """[n, F], each of the order of 1.
 
         Of every network the entropy over its maximum and the largest probability; of every pair whether they agree, the
         probability that each gives the other's choice, and log(1 + J / 2), J being their symmetric Kullback-Leibler divergence;

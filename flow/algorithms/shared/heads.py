@@ -1,7 +1,7 @@
 """A global body under a head of every client's own, for FedRep and FedPer: what the server has and what a client starts from.
 
-In the published scripts of FedRep the server averages the heads, too, and a client that never trained predicts from their mean
-(lgcollins/FedRep, whose dictionaries share their storage). A client that has a head of its own neither needs nor receives it.
+In the released code of FedRep (lgcollins/FedRep) the heads are averaged, too, and a client that never trained starts from their
+mean. So clients upload their heads, for others alone: one that has a head neither needs nor receives the mean.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
-"""A client's memory: the n-grams of its own training texts, as one more expert of a gate (flow/algorithms/shared/gate.py).
+"""A client's memory: an n-gram model of its own training texts, one more expert of a gate (flow/algorithms/shared/gate.py).
 
-An interpolated trigram model with Witten-Bell smoothing (Bell, Cleary, Witten 1990, method C; Chen and Goodman 1998, Sec. 2.5):
+An interpolated trigram model with Witten-Bell smoothing (Witten and Bell, IEEE Trans. Inf. Theory 37, 1991, method C; Chen and
+Goodman 1998, Sec. 2.5):
 
     p(w | context) = (c(context, w) + T p(w | shorter context)) / (N + T)
 
@@ -50,7 +51,7 @@ class Followers(NamedTuple):
 
 
 class Votes(NamedTuple):
-    """The memory's distributions after n contexts: back * unigram + the entries at (rows, words)."""
+    """The memory's distributions after n contexts: back * (unigram + floor) + the entries at (rows, words)."""
 
     back: Floats
     """[n]: the weight of the distribution of single words."""
