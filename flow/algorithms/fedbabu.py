@@ -10,8 +10,9 @@ from typing import Literal
 
 from flow.algorithms.interface import Algorithm
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
+from flow.algorithms.shared.heads import first_body, first_head
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors, body_of, copy, head_of, initial
+from flow.model.parameters import Tensors, body_of, copy, head_of
 from flow.training.messages import Personal, Upload, Visit, broadcast
 from flow.training.sgd import Update
 from flow.training.work import finetune, train
@@ -26,15 +27,13 @@ class FedBABUOptions(FineTuning):
 
 
 def head_at_first(model: LanguageModel, clients: int) -> Tensors:
-    """[K, ..]: the head's initial values, which everybody can draw from the run's seed, so nobody sends them."""
-    start = initial(model, "global")
-    return broadcast({name: start[name] for name in head_of(start)}, clients).tensors
+    """[K, ..]: the initial head, which nobody sends."""
+    return broadcast(first_head(model), clients).tensors
 
 
 def init(options: FedBABUOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
     """Server state: the body."""
-    start = initial(model, "global")
-    return {name: start[name].clone() for name in body_of(start)}
+    return first_body(model)
 
 
 def general(options: FedBABUOptions, model: LanguageModel, state: Tensors) -> Personal:

@@ -103,7 +103,8 @@ def route_newer(
 
 def experts(options: FlowOptions, model: LanguageModel, parameters: Tensors, known: Data) -> Experts:
     """What the gate mixes; known: the sequences from which w_l was made, which the memory holds too."""
-    memories = remembered(known, model.vocabulary_size, options.memory_tokens)
+    constant = gate_of(options) == "constant"  # which asks for no counts
+    memories = () if constant else remembered(known, model.vocabulary_size, options.memory_tokens)
     networks = tuple(Expert(parameters, route) for route in NETWORKS[gate_of(options)])
     return Experts(model, networks, memories, options.memory, tuple(known.sizes()))
 

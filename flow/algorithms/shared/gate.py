@@ -52,7 +52,7 @@ class Experts(NamedTuple):
     model: LanguageModel
     networks: tuple[Expert, ...]
     memories: tuple[Memory, ...]
-    """By client, counts of its words."""
+    """By client, counts of its words; empty where neither the gate nor a mixture asks for them."""
     recalls: bool
     """Whether the memory is an expert too, the last one."""
     sequences: tuple[int, ...]

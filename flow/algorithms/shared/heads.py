@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Literal, Protocol
 
-from flow.algorithms.interface import as_received
+from flow.algorithms.interface import as_received, global_model
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, body_of, head_of, initial, nbytes, stack
 from flow.training.messages import Download, Members, Personal, broadcast
@@ -24,11 +24,21 @@ class WithHeads(Protocol):
         """What a client without a head starts from."""
 
 
+def first_body(model: LanguageModel) -> Tensors:
+    """The initial values below the head, to be the server's."""
+    start = initial(model, "global")
+    return {name: start[name].clone() for name in body_of(start)}
+
+
+def first_head(model: LanguageModel) -> Tensors:
+    """The head's initial values, which everybody can draw from the run's seed."""
+    start = initial(model, "global")
+    return {name: start[name] for name in head_of(start)}
+
+
 def init(options: WithHeads, model: LanguageModel, seed: int, clients: int) -> Tensors:
     """Server state: the body, and the mean of the heads where new clients start from it."""
-    start = initial(model, "global")
-    names = tuple(start) if options.new_head == "average" else body_of(start)
-    return {name: start[name].clone() for name in names}
+    return global_model(options, model, seed, clients) if options.new_head == "average" else first_body(model)
 
 
 def download(options: WithHeads, model: LanguageModel, state: Tensors, to: Members) -> Download:
@@ -42,8 +52,7 @@ def fresh(options: WithHeads, model: LanguageModel, received: Tensors, clients: 
     """Client state: the head."""
     if options.new_head == "average":
         return {name: received[name] for name in head_of(received)}
-    start = initial(model, "global")
-    return stack({name: start[name] for name in head_of(start)}, clients)
+    return stack(first_head(model), clients)
 
 
 def general(options: WithHeads, model: LanguageModel, state: Tensors) -> Personal | None:

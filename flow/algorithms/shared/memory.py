@@ -12,6 +12,7 @@ those of the network do not. All counts lie in sorted arrays, whose size the cli
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -82,17 +83,28 @@ class Memory:
         events = [part[valid][-most:].astype(np.int64) for part in (before, tokens[:, :-1], tokens[:, 1:])]
         self.words: Ints = np.unique(np.concatenate([part[part != NONE] for part in events]))
         """Every token that occurs, ascending; contexts and words are places in it."""
-        second, first, word = (self._places(part) for part in events)
-        width, two = len(self.words), second != NONE
-        self._one, self._two, self._three = (
-            _counted(keys) for keys in (word, first * width + word, ((second * width + first) * width + word)[two])
-        )
+        self._events = [self._places(part) for part in events]
+        word = self._events[2]
+        width, self._one = len(self.words), _counted(word)
         total, kinds = len(word), len(self._one.keys)
         self.floor = kinds / (total + kinds) / size if total else 1 / size
         """The probability of a token that never occurred, by single words."""
         self.unigram: Floats = self._one.of(np.arange(width)) / max(total + kinds, 1)
         """For every one of :attr:`words`, what it has above that."""
         self._most = self.floor + (self.unigram.max() if width else 0.0)
+
+    @cached_property
+    def _two(self) -> Counts:
+        """What followed every token; counted when asked for, as a gate without the memory among its experts never does."""
+        _, first, word = self._events
+        return _counted(first * len(self.words) + word)
+
+    @cached_property
+    def _three(self) -> Counts:
+        """What followed every pair of tokens, likewise."""
+        second, first, word = self._events
+        width = len(self.words)
+        return _counted(((second * width + first) * width + word)[second != NONE])
 
     def after(self, second: Ints, first: Ints) -> Votes:
         """The distributions of the next token after [n] pairs of tokens; NONE where a sequence begins with the second one."""
