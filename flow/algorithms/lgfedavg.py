@@ -66,9 +66,9 @@ def local(options: LGFedAvgOptions, model: LanguageModel, visit: Visit) -> Uploa
     update = Update(tuple(visit.received), "global")
     if pretraining(options, visit.draw):
         return fit(model, visit.received, visit, update, options)
-    trained, _, phases, _ = fit(model, {**visit.received, **visit.kept.tensors}, visit, update, options)
-    head, body = ({name: trained[name] for name in names} for names in (head_of(visit.received), body_of(visit.received)))
-    return Upload(head, [1] * len(visit.data.ids), phases, body)
+    made = fit(model, {**visit.received, **visit.kept.tensors}, visit, update, options)
+    head, body = ({name: made.tensors[name] for name in names} for names in (head_of(visit.received), body_of(visit.received)))
+    return Upload(head, [1] * len(visit.data.ids), made.phases, body)
 
 
 def personalize(options: LGFedAvgOptions, model: LanguageModel, visit: Visit) -> Personal:

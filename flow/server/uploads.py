@@ -13,10 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flow.model.parameters import Rows, Tensors, nbytes
+from flow.model.parameters import Rows, Tensors, nbytes, tagged, untagged
 from flow.parallel.processes import Ranks
 from flow.training.messages import Upload
 from flow_kernels import training
+
+VOTED = "voted/"
 
 
 class Received(NamedTuple):
@@ -42,7 +44,8 @@ class Uploads:
     Of a client whose upload was lost only what it received and computed is counted."""
 
     total: Tensors = field(default_factory=dict)
-    """[3, ..]: the sum of every upload times its weight, see :func:`flow_kernels.training.accumulate_`."""
+    """[3, ..]: the sum of every upload times its weight, see :func:`flow_kernels.training.accumulate_`. A tensor that counts by
+    votes stands under "voted/<name>", and the sum of the votes under "voted/"."""
     each: Tensors = field(default_factory=dict)
     """[n, ..], clients in the order of `rows`; empty unless asked for."""
     rows: Rows = field(default_factory=lambda: np.zeros(0, np.int64))
@@ -75,9 +78,14 @@ class Uploads:
         return math.fsum(self.client_nats.tolist())
 
     def mean(self) -> Tensors:
-        """The weighted mean, in float64."""
+        """The weighted mean, in float64; without the tensors for which nobody votes."""
         weight = float(self.weights.sum())
-        return {name: training.total_of(tensor).div_(weight) for name, tensor in self.total.items()}
+        found = {n: training.total_of(t).div_(weight) for n, t in self.total.items() if not n.startswith(VOTED)}
+        votes = float(training.total_of(self.total[VOTED])) if VOTED in self.total else 0.0
+        if votes:
+            voted = untagged("voted", self.total)
+            found |= {name: training.total_of(tensor).div_(votes) for name, tensor in voted.items() if name}
+        return found
 
 
 SUMS = (
@@ -90,7 +98,8 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
 
     buffers: what the sums of the round before were kept in, to be used again: fresh memory costs a page fault every 4 KiB.
     """
-    found, parts, sums = Uploads(), [], Sums({} if buffers is None else buffers)
+    buffers = {} if buffers is None else buffers
+    found, parts, sums, voting = Uploads(), [], Sums(buffers), Sums(buffers)
     for rows, upload, down, lost, data_seconds, training_seconds in received:
         started = time.perf_counter()
         every, last = upload, upload.phases[-1]
@@ -103,7 +112,9 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
             nats, tokens = nats[index], tokens[index]
         weights = torch.tensor(every.weights, dtype=torch.float64)
         if not one_by_one and len(weights):
-            sums.add(every.tensors, weights)
+            sums.add({name: tensor for name, tensor in every.tensors.items() if name not in every.voted}, weights)
+            if every.voted:
+                voting.add(_for_votes(every), torch.tensor(every.votes, dtype=torch.float64))
         parts.append((rows, weights, nats, every.tensors if one_by_one else {}))
         found.tokens += float(tokens.sum())
         found.sequences += sum(work.sequences for work in upload.phases)
@@ -115,7 +126,7 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
         found.aggregation_seconds += time.perf_counter() - started
     if parts:
         started = time.perf_counter()
-        found.total = sums.finished()
+        found.total = {**sums.finished(), **voting.finished()}
         rows = np.concatenate([rows for rows, *_ in parts])
         found.weights = torch.cat([weights for _, weights, _, _ in parts])
         found.client_nats = torch.cat([nats for _, _, nats, _ in parts])
@@ -123,6 +134,13 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
         _sort(found, rows)
         found.aggregation_seconds += time.perf_counter() - started
     return found
+
+
+def _for_votes(upload: Upload) -> Tensors:
+    """The tensors that count by votes, and a one of every client, of which the sum is that of the votes."""
+    voted = {name: upload.tensors[name] for name in upload.voted}
+    first = next(iter(voted.values()))
+    return tagged("voted", {**voted, "": torch.ones(len(first), dtype=first.dtype, device=first.device)})
 
 
 def weighted_mean(each: Tensors, weights: Tensor) -> Tensors:
@@ -188,7 +206,8 @@ def _plain_accumulate_(total: Tensor, uploads: Sequence[Tensor], weights: Sequen
 def _only(upload: Upload, index: Tensor) -> Upload:
     """The uploads of some of the clients."""
     tensors = {name: tensor[index.to(tensor.device)] for name, tensor in upload.tensors.items()}
-    return upload._replace(tensors=tensors, weights=[upload.weights[n] for n in index.tolist()])
+    votes = [upload.votes[n] for n in index.tolist()] if upload.voted else ()
+    return upload._replace(tensors=tensors, weights=[upload.weights[n] for n in index.tolist()], votes=votes)
 
 
 def _sort(found: Uploads, rows: Rows) -> None:

@@ -96,6 +96,10 @@ class Upload(NamedTuple):
     """All work of the round; the loss that is reported is that of the last phase."""
     kept: Tensors | None = None
     """The clients' next state; None: they keep what they had."""
+    voted: tuple[str, ...] = ()
+    """The names of tensors that count otherwise in the mean, by `votes`."""
+    votes: Sequence[float] = ()
+    """[K], at least 0: how much each client counts for the tensors in `voted`; where nobody does, the server keeps its own."""
 
 
 class Answers(NamedTuple):

@@ -50,7 +50,7 @@ def log_p(p, tokens, length, route, temperature, hard=False):
 
 
 def features(views, memory, sequences, recalls, tokens, t):
-    """Those of the token after place t; views: by network the log probabilities [V] there."""
+    """Those of the token after place t, 0 to 1 brought to -2 to 2; views: by network the log probabilities [V] there."""
     p = [view.exp() for view in views]
     found = []
     for one in p:
@@ -68,7 +68,7 @@ def features(views, memory, sequences, recalls, tokens, t):
         two = memory.often(*context) if len(context) == 2 else 0
         found += [math.log1p(memory.often(word)) / math.log(1000), math.log1p(two) / math.log(1000)]
         found.append(max(memory.p(context, w) for w in range(memory.size)))
-    return torch.tensor(found, dtype=torch.float64)
+    return torch.tensor([4 * one - 2 for one in found], dtype=torch.float64)
 
 
 def scores(gate, x):

@@ -121,6 +121,34 @@ def test_uploads_are_summed_or_kept_one_by_one_in_the_order_of_the_clients():
     assert collect(iter(())).clients == 0
 
 
+def test_tensors_that_count_by_votes_have_a_mean_of_their_own():
+    generator = torch.Generator().manual_seed(1)
+    a, b = torch.randn(3, 2, generator=generator), torch.randn(2, 2, generator=generator)
+    groups = [
+        received(rows, {"w": w, "psi": w + 1, "gate": 2 * w}, weights)
+        for rows, w, weights in (([5, 0, 9], a, [1, 2, 3]), ([3, 7], b, [4, 5]))
+    ]
+
+    def voting(first, second, lost=None):
+        votes = [
+            one._replace(upload=one.upload._replace(voted=("psi", "gate"), votes=v))
+            for one, v in zip(groups, (first, second), strict=True)
+        ]
+        return collect(iter([votes[0]._replace(lost=lost), votes[1]]))
+
+    whole = torch.cat([a, b]).double()
+    weights, votes = torch.tensor([1.0, 2, 3, 4, 5]).double(), torch.tensor([1.0, 0, 1, 0.5, 0]).double()
+    found = voting([1, 0, 1], [0.5, 0]).mean()
+    assert set(found) == {"w", "psi", "gate"}
+    torch.testing.assert_close(found["w"], (weights @ whole) / 15, **TIGHT)
+    torch.testing.assert_close(found["psi"], (votes @ whole) / 2.5 + 1, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found["gate"], 2 * (votes @ whole) / 2.5, **TIGHT)
+    assert set(voting([0, 0, 0], [0, 0]).mean()) == {"w"}, "nobody votes: the server keeps what it has"
+    arrived = voting([1, 1, 0], [0, 1], lost=np.array([True, False, True])).mean()
+    torch.testing.assert_close(arrived["gate"], a[1].double() + b[1].double(), **TIGHT)
+    torch.testing.assert_close(arrived["w"], (2 * a[1].double() + 4 * b[0].double() + 5 * b[1].double()) / 11, **TIGHT)
+
+
 @pytest.mark.parametrize("options", [FedAvgOptions(), FlowOptions(), DynamicRoutingOptions()])
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_any_algorithm_that_averages_takes_any_server(options, name):

@@ -60,7 +60,10 @@ def first_state(options: FlowOptions, model: LanguageModel, seed: int) -> Tensor
 
 
 def work_of_round(options: FlowOptions, model: LanguageModel, visit: Visit) -> Upload:
-    """Train w_g as FedAvg does. Then make w_l from the w_g that was received, and train psi and the gate between the two."""
+    """Train w_g as FedAvg does. Then make w_l from the w_g that was received, and train psi and the gate between the two.
+
+    w_g counts by the number of sequences; psi and the gate count alike, of the clients that trained them.
+    """
     received, everything = parts(visit.received), visit.data
     world = copy(received.world)
     work = train(model, world, everything, [Update(tuple(world), "global")], settings(options).sgd, visit.draw, "global")
@@ -73,7 +76,9 @@ def work_of_round(options: FlowOptions, model: LanguageModel, visit: Visit) -> U
         psi, gates, phases = route_newer(options, model, visit._replace(data=everything.of(chosen)), sgd)
     else:
         psi, gates, phases = {}, {}, ()
-    return Upload({**world, **psi, **gates}, everything.sizes(), (*phases, work))
+    return Upload(
+        {**world, **psi, **gates}, everything.sizes(), (*phases, work), None, (*psi, *gates), [float(one) for one in chosen]
+    )
 
 
 def taken(options: FlowOptions, visit: Visit, id: str) -> bool:

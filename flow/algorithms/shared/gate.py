@@ -38,6 +38,10 @@ WORDS, SEQUENCES = (
 )  # logarithms of counts are divided by these, so that features are of the order of 1
 
 
+SPREAD = 4.0
+"""Features between 0 and 1 have standard deviations near 0.25; times this the gate learns from them at the routers' rate."""
+
+
 class Expert(NamedTuple):
     """One expert of K clients."""
 
@@ -156,7 +160,7 @@ class Listener:
         return states.q, lambda client: fused.logits(active, states, batch, client)
 
     def _features(self, networks: Sequence[Tensor], batch: Batch, client: int) -> Tensor:
-        """[n, F], each of the order of 1.
+        """[n, F]; what lies between 0 and 1 is brought to -2 to 2.
 
         Of every network the entropy over its maximum and the largest probability; of every pair whether they agree, the
         probability that each gives the other's choice, and log(1 + J / 2), J being their symmetric Kullback-Leibler divergence;
@@ -184,7 +188,7 @@ class Listener:
             votes = memory.after(second, first)
             own += [*(np.log1p(votes.seen) / WORDS), votes.top]
         found += [torch.from_numpy(column) for column in own]
-        return torch.stack([column.to(networks[0]) for column in found], dim=1)
+        return SPREAD * torch.stack([column.to(networks[0]) for column in found], dim=1) - SPREAD / 2
 
 
 def contexts(batch: Batch, client: int) -> tuple[Ints, Ints]:
@@ -245,7 +249,10 @@ def _descend(
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 if sgd.clip:
-                    torch.nn.utils.clip_grad_norm_(gate.values(), sgd.clip)
+                    gradients = [one.grad for one in gate.values() if one.grad is not None]
+                    shrink = float(sgd.clip / torch.nn.utils.get_total_norm(gradients).clamp_min(sgd.clip))
+                    for one in gradients:
+                        one *= shrink
                 optimizer.step()
                 nats, tokens = nats + float(loss.detach()) * len(taken), tokens + len(taken)
     for name, tensor in gate.items():
