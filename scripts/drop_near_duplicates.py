@@ -1,0 +1,81 @@
+"""Drop texts that are nearly those of the same client before them: ``drop_near_duplicates.py IN.jsonl[.gz] OUT.jsonl[.gz]``.
+
+Two texts are near-duplicates where at least half of their word triples are the same: the Jaccard index of the two sets
+(Broder 1997; a text of fewer than three words is one triple). Commit messages come in series that differ in a file's name.
+``--threshold`` sets another index. A client that keeps no text is left out. Prints how many texts went.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+WORDS = 3
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Read one file of clients, write the other."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--threshold", type=float, default=0.5, help="least Jaccard index, above 0 (default: %(default)s)")
+    options = parser.parse_args(given)
+    if not 0 < options.threshold <= 1:
+        parser.error(f"--threshold must be above 0 and at most 1, got {options.threshold}; 1 drops texts with the same triples")
+    if options.target.exists():
+        parser.error(f"{options.target} exists; name a new file")
+    before = after = clients = 0
+    with _open(options.source, "rt") as source, _open(options.target, "xt") as target:
+        for line in source:
+            client = json.loads(line)
+            keep = kept(client["texts"], options.threshold)
+            before, after, clients = before + len(client["texts"]), after + len(keep), clients + 1
+            if keep:
+                target.write(json.dumps(only(client, keep), ensure_ascii=False) + "\n")
+    print(f"{before - after} of {before} texts of {clients} clients dropped; {after} kept")
+
+
+def kept(texts: Sequence[str], threshold: float) -> list[int]:
+    """The places of the texts that stay: those no text before them, kept or not, is a near-duplicate of."""
+    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
+    sizes: list[int] = []
+    found = []
+    for place, text in enumerate(texts):
+        own = triples(text)
+        common = Counter(other for one in own for other in holders[one])
+        near = any(shared / (len(own) + sizes[other] - shared) >= threshold for other, shared in common.items())
+        if not near:
+            found.append(place)
+        for one in own:
+            holders[one].append(place)
+        sizes.append(len(own))
+    return found
+
+
+def triples(text: str) -> set[tuple[str, ...]]:
+    """The word triples of a text, in lower case; of a text of fewer words itself."""
+    words = text.lower().split()
+    return {tuple(words[i : i + WORDS]) for i in range(max(len(words) - WORDS + 1, 1))}
+
+
+def only(client: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:
+    """The client with the texts at these places, and with what else it has of every text."""
+    count = len(client["texts"])
+    return {
+        name: [value[place] for place in places] if isinstance(value, list) and len(value) == count else value
+        for name, value in client.items()
+    }
+
+
+def _open(path: Path, mode: str) -> IO[str]:
+    opener: Callable[..., IO[str]] = gzip.open if path.suffix == ".gz" else open
+    return opener(path, mode, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
