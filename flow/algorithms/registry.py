@@ -29,6 +29,7 @@ from flow.algorithms import (
     ngram,
     perfedavg,
     pfedhn,
+    privategate,
 )
 from flow.algorithms.interface import Algorithm
 from flow.server.options import ServerOptions
@@ -45,6 +46,7 @@ REGISTRY: dict[str, Algorithm[Any]] = {
         fedprox.ALGORITHM,
         ditto.ALGORITHM,
         apfl.ALGORITHM,
+        privategate.ALGORITHM,
         lgfedavg.ALGORITHM,
         fedper.ALGORITHM,
         fedrep.ALGORITHM,

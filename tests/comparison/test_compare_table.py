@@ -18,6 +18,7 @@ def test_the_classes_of_the_poster():
     classes = {
         "server-side only": ["fedavg", "fedyogi"],
         "stateful, per client": ["apfl", "ditto", "lgfedavg"],
+        "stateful, per client + per instance": ["privategate"],
         "stateless, per client": ["fedprox", "fedrecon"],
         "stateless, per client + per instance": ["dynamic_routing", "flow"],
     }

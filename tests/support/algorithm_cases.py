@@ -20,6 +20,7 @@ from flow.algorithms.local import LocalOptions
 from flow.algorithms.ngram import NGramOptions
 from flow.algorithms.perfedavg import PerFedAvgOptions
 from flow.algorithms.pfedhn import PFedHNOptions, PFedHNPCOptions
+from flow.algorithms.privategate import PrivateGateOptions
 
 SMALL = {"lr": 0.5, "batch_size": 2}
 CASES = {
@@ -37,6 +38,8 @@ CASES = {
     "ditto": DittoOptions(**SMALL, lam=0.4),
     "apfl": APFLOptions(**SMALL),
     "apfl, adaptive": APFLOptions(**SMALL, adaptive=True, alpha=0.4),
+    "privategate": PrivateGateOptions(**SMALL),
+    "privategate, initial": PrivateGateOptions(**SMALL, new_private="initial", momentum=0.5, weight_decay=0.01),
     "lgfedavg": LGFedAvgOptions(**SMALL, pretrain_rounds=0),
     "lgfedavg, pretrained": LGFedAvgOptions(**SMALL, pretrain_rounds=2),
     "fedper": FedPerOptions(**SMALL, personal_epochs=2),

@@ -122,7 +122,12 @@ def scores(gate: Tensors, features: Tensor) -> Tensor:
 def weights(gate: Tensors, features: Tensor, routing: str = "soft") -> Tensor:
     """[n, E]: how much each expert counts; hard: 1 for the one that weighs most."""
     found = scores(gate, features)
-    return F.one_hot(found.argmax(1), found.shape[1]).to(found) if routing == "hard" else found.softmax(1)
+    return hardened(found) if routing == "hard" else found.softmax(1)
+
+
+def hardened(found: Tensor) -> Tensor:
+    """[n, E]: 1 for the expert that weighs most, 0 for the others; of equals the first."""
+    return F.one_hot(found.argmax(1), found.shape[1]).to(found)
 
 
 class Listener:
@@ -262,12 +267,24 @@ def _descend(
 
 def answering(gates: Tensors, experts: Experts, routing: str) -> Callable[[Batch], Answers]:
     """How K clients predict with their experts mixed by their gates [K, ..]; hard: by the one that weighs most at the token."""
-    listener = Listener(experts, routing, features="gate/weight" in gates)
+
+    def share(batch: Batch, client: int, seen: Views) -> Tensor:
+        return weights({name: tensor[client] for name, tensor in gates.items()}, seen.features, routing)
+
+    return blending(Listener(experts, routing, features="gate/weight" in gates), share)
+
+
+def blending(listener: Listener, share_of: Callable[[Batch, int, Views], Tensor]) -> Callable[[Batch], Answers]:
+    """How K clients predict with their experts mixed.
+
+    share_of: (batch, client, what the experts say of its n valid targets) -> [n, E], how much each expert counts.
+    """
+    experts = listener.experts
 
     @torch.no_grad()
     def answers(batch: Batch) -> Answers:
         routings, views = listener.read(batch)
-        shape, like = batch.valid.shape, gates["gate/bias"]
+        shape, like = batch.valid.shape, next(iter(experts.networks[0].parameters.values()))
         tokens = torch.full(shape, -1, device=like.device)
         local_weight, nats, probability = torch.zeros(3, *shape, dtype=like.dtype, device=like.device)
         for client in range(shape[0]):
@@ -275,7 +292,7 @@ def answering(gates: Tensors, experts: Experts, routing: str) -> Callable[[Batch
             if not bool(valid.any()):
                 continue
             seen = views(client)
-            share = weights({name: tensor[client] for name, tensor in gates.items()}, seen.features, routing)
+            share = share_of(batch, client, seen)
             p = _mixed(experts, client, seen.networks, share, batch)
             top = p.max(1)
             own = p.gather(1, batch.targets[client][valid].unsqueeze(1)).squeeze(1)

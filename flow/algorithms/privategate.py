@@ -1,0 +1,188 @@
+"""Private gate (Peterson, Kanani, Marathe 2019, arXiv 1912.06733): a private model beside the general one, mixed by a gate.
+
+    p(w) = alpha p_G(w) + (1 - alpha) p_P(w),   alpha = sigmoid(a . x + b)
+
+x is the token that was read. All three are trained together on the client's data; the general model alone is federated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flow.algorithms.interface import Algorithm, Scope, Tunable
+from flow.algorithms.shared import finetuning
+from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, personal
+from flow.algorithms.shared.gate import Expert, Experts, Listener, Views, blending, hardened
+from flow.model.flops import per_token
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Tensors, copy, initial, stack, tagged, untagged
+from flow.training.batches import Batch, batches
+from flow.training.descent import Descent
+from flow.training.messages import Answers, Personal, Upload, Visit
+from flow.training.records import Tally, Work
+from flow.training.sgd import Update
+
+PRIVATE = "private"
+TABLE = f"{PRIVATE}/embedding.weight"
+WEIGHT, BIAS = "gate/weight", "gate/bias"
+
+
+@dataclass(frozen=True)
+class PrivateGateOptions(FineTuning):
+    """A private model and a gate of every client's own. The paper has no language model."""
+
+    lr: float = 4.0
+    """Learning rate of the general model in the rounds; of the gradient it gets its share of every token, about a half."""
+
+    personal_lr: float | None = 0.5
+    """Learning rate of the private model, in a round and before a client predicts. None: lr."""
+
+    gate_lr: float = 3.0
+    """Learning rate of the gate, in a round and before a client predicts."""
+
+    new_private: Literal["received", "initial"] = "received"
+    """What the private model of a client that has none starts from: "received": the general model as it comes; "initial": the
+    initial values, the same for all, from which it hardly learns beside a general model that is ahead."""
+
+
+def check(options: PrivateGateOptions) -> None:
+    """Raise UserError for an option out of range."""
+    finetuning.check(options)
+    check_rate("gate_lr", options.gate_lr)
+
+
+def fresh(options: PrivateGateOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+    """Client state: the private model, and the gate, which weighs both models the same at first."""
+    start = received if options.new_private == "received" else stack(initial(model, "global"), clients)
+    table = start["embedding.weight"]
+    return {**tagged(PRIVATE, start), WEIGHT: table.new_zeros(clients, table.shape[2]), BIAS: table.new_zeros(clients)}
+
+
+def local(options: PrivateGateOptions, model: LanguageModel, visit: Visit) -> Upload:
+    """Train all three; uploads the general model, weighted by the number of sequences, and keeps the rest."""
+    parameters = copy({**visit.received, **visit.kept.tensors})
+    work = train(options, model, parameters, tuple(visit.received), visit, "global")
+    own = {name: parameters[name] for name in visit.kept.tensors}
+    return Upload({name: parameters[name] for name in visit.received}, visit.data.sizes(), (work,), own)
+
+
+def personalize(options: PrivateGateOptions, model: LanguageModel, visit: Visit) -> Personal:
+    """Train the private model and the gate beside the general model as received; prediction with the mixture."""
+    parameters = copy({**visit.received, **visit.kept.tensors})
+    work = train(replace(options, epochs=personal(options).epochs), model, parameters, (), visit, "personal")
+    own = as_local(untagged(PRIVATE, parameters))
+    mixed = partial(answering, model, parameters, own, tuple(visit.received))
+    return Personal(own, "local", phases=(work,), answering=mixed, alone="local")
+
+
+def train(
+    options: PrivateGateOptions, model: LanguageModel, parameters: Tensors, general: tuple[str, ...], visit: Visit, label: str
+) -> Work:
+    """On every batch one gradient of the mixture's loss, and a step along it by each part's own rate, in place.
+
+    Every part's gradient is clipped by itself.
+
+    Args:
+        parameters: [K, ..]: those received and those kept.
+        general: the names of the general model's parameters; empty where it is frozen.
+        label: the batches' order of client c comes from ``draw.stream("shuffle", label, c)``.
+    """
+    data, private = visit.data, tuple(name for name in parameters if name.startswith(PRIVATE))
+    parts = ((general, options.lr), (private, personal(options).lr), ((WEIGHT, BIAS), options.gate_lr))
+    steps = [(Update(names, "global"), Descent(model, parameters, replace(options, lr=rate))) for names, rate in parts if names]
+    tally, trained = Tally(data), tuple(name for update, _ in steps for name in update.names)
+    streams = [visit.draw.stream("shuffle", label, id) for id in data.ids]
+    for batch in batches(data, options.batch_size, options.epochs, streams):
+        loss, found = gradients(model, parameters, batch, trained)
+        for update, descent in steps:
+            descent.apply(batch, update, found)
+        tally.add_mean(batch, loss)
+    cost = sum(per_token(model, "global", names) for names in (general, private)) + 4 * parameters[WEIGHT].shape[1]
+    return tally.work(options.epochs * sum(data.sizes()), cost)
+
+
+def gradients(model: LanguageModel, parameters: Tensors, batch: Batch, names: tuple[str, ...]) -> tuple[Tensor, Tensors]:
+    """The mixture's mean loss of k clients, float64 [k], and its gradients [k, ..] by the parameters of these names.
+
+    One client after the other, each without the padding that others need, so that its bits do not depend on them.
+    """
+    k = len(batch.lengths)
+    loss = torch.zeros(k, dtype=torch.float64, device=batch.valid.device)
+    found = {name: torch.zeros_like(parameters[name][:k]) for name in names}
+    for client in range(k):
+        if not bool(batch.valid[client].any()):
+            continue
+        one = {name: tensor[client : client + 1].detach() for name, tensor in parameters.items()}
+        leaves = {name: one[name].requires_grad_() for name in names}
+        mean = mixture_nats(model, one, alone(batch, client)).mean()
+        for name, gradient in zip(leaves, torch.autograd.grad(mean, list(leaves.values())), strict=True):
+            found[name][client] = gradient[0]
+        loss[client] = mean.detach()
+    return loss, found
+
+
+def alone(batch: Batch, client: int) -> Batch:
+    """One client's part of a batch, cut to its own rows and steps."""
+    valid = batch.valid[client]
+    rows, steps = int(valid.any(1).sum()), int(valid.any(0).sum())
+    cut = (part[client : client + 1, :rows, :steps] for part in (batch.inputs, batch.targets, batch.valid))
+    inputs, targets, valid = cut
+    return Batch(batch.rows[client : client + 1, :rows], inputs, targets, batch.lengths[client : client + 1, :rows], valid)
+
+
+def mixture_nats(model: LanguageModel, parameters: Tensors, batch: Batch) -> Tensor:
+    """[n]: -log(alpha p_G(w) + (1 - alpha) p_P(w)) at every valid target w of one client."""
+    targets, said = batch.targets[batch.valid], []
+    for network in (parameters, untagged(PRIVATE, parameters)):
+        used = {name: tensor for name, tensor in network.items() if "/" not in name}
+        out = torch.func.functional_call(model, used, (batch.inputs, batch.lengths), {"route": "global"})
+        said.append(-F.cross_entropy(out.logits[batch.valid], targets, reduction="none"))
+    odds = log_odds(parameters, 0, batch.inputs[batch.valid])
+    return -torch.logaddexp(F.logsigmoid(odds) + said[0], F.logsigmoid(-odds) + said[1])
+
+
+def log_odds(parameters: Tensors, client: int, tokens: Tensor) -> Tensor:
+    """[n]: a . x + b of one client's gate; x is the private embedding of the token that was read, which the gate does not
+    train."""
+    x = F.embedding(tokens, parameters[TABLE][client].detach())
+    return x @ parameters[WEIGHT][client] + parameters[BIAS][client]
+
+
+def as_local(private: Tensors) -> Tensors:
+    """A private model under the names by which the model's local route finds it."""
+    return {name.replace("gru.", "gru.local_"): tensor for name, tensor in private.items()}
+
+
+def answering(
+    model: LanguageModel, parameters: Tensors, own: Tensors, general: tuple[str, ...], routing: str
+) -> Callable[[Batch], Answers]:
+    """How K clients predict with both models mixed by their gates; hard: by the one that weighs more, of equals the general."""
+    networks = (Expert({name: parameters[name] for name in general}, "global"), Expert(own, "local"))
+
+    def share(batch: Batch, client: int, seen: Views) -> Tensor:
+        odds = log_odds(parameters, client, batch.inputs[client][batch.valid[client]])
+        found = torch.stack((odds.sigmoid(), (-odds).sigmoid()), 1)
+        return hardened(found) if routing == "hard" else found
+
+    return blending(Listener(Experts(model, networks, (), False, ()), routing, features=False), share)
+
+
+ALGORITHM = Algorithm(
+    name="privategate",
+    about="FedAvg's model beside a private one of every client's, and a gate of its own that mixes both at every token.",
+    options=PrivateGateOptions,
+    local=local,
+    personalize=personalize,
+    resolve=finetuning.resolve,
+    check=check,
+    tuned=(*RATES, Tunable("gate_lr")),
+    scope=lambda options: Scope(client=True, instance=True),
+    fresh=fresh,
+)
