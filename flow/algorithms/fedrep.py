@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared import heads
+from flow.algorithms.shared.finetuning import check_rate
 from flow.checks import check_number
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import body_of, copy, head_of
@@ -25,6 +26,9 @@ class FedRepOptions(Sgd):
     personal_epochs: int = field(default=10, metadata={"absent": 3})
     """Passes for the head before a client predicts. (Published: at least 10.)"""
 
+    personal_lr: float | None = None
+    """Learning rate of these passes. None: lr. (Published: the same.)"""
+
     new_head: heads.NewHead = field(default="average", metadata={"absent": "initial"})
     """What a client that never trained starts from: "average": the mean of the heads, which clients upload for it, as in the
     published scripts; "initial": the initial values, and no head ever leaves a client, as in the paper."""
@@ -35,6 +39,12 @@ def check(options: FedRepOptions) -> None:
     check_sgd(options)
     check_number("head_epochs", options.head_epochs, 1)
     check_number("personal_epochs", options.personal_epochs, 1)
+    check_rate("personal_lr", options.personal_lr)
+
+
+def resolve(options: FedRepOptions, rounds: int) -> FedRepOptions:
+    """The options with nothing left open."""
+    return replace(options, personal_lr=options.lr) if options.personal_lr is None else options
 
 
 def local(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Upload:
@@ -50,7 +60,8 @@ def local(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Upload:
 
 def personalize(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Fit the head to the body received."""
-    sgd, update = replace(options, epochs=options.personal_epochs), Update(tuple(visit.kept.tensors), "global")
+    rate = options.lr if options.personal_lr is None else options.personal_lr
+    sgd, update = replace(options, lr=rate, epochs=options.personal_epochs), Update(tuple(visit.kept.tensors), "global")
     return finetune(model, {**visit.received, **visit.kept.tensors}, visit, update, sgd)
 
 
@@ -60,6 +71,7 @@ ALGORITHM = Algorithm(
     options=FedRepOptions,
     local=local,
     personalize=personalize,
+    resolve=resolve,
     check=check,
     tuned=(Tunable("lr"), Tunable("head_epochs", "count")),
     init=heads.init,

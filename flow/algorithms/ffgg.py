@@ -1,12 +1,12 @@
 """FFGG (Mishchenko et al., TMLR 2025, arXiv 2305.18285): fine-tune the private part, then one gradient of the shared part.
 
-The private part starts anew every time and never leaves the client. The gradient is taken at the shared part as received, so
-with the private part w_m at its best the server descends the mean of min_w f_m(theta, w), by steps of a size of its own.
+The private part w_m never leaves the client, which goes on from it or starts anew. The gradient is taken at the shared part as
+received, so with w_m at its best the server descends the mean of min_w f_m(theta, w), by steps of a size of its own.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -39,6 +39,15 @@ class FFGGOptions(Sgd):
     private: Literal["head", "body"] = "head"
     """What every client has for itself: the head, or embedding and GRU."""
 
+    start: Literal["kept", "initial"] = field(default="kept", metadata={"absent": "initial"})
+    """What a fine-tuning goes on from: "kept": the private part that the client's last one left, for a new client the initial
+    values; "initial": those every time, and a client keeps nothing. (The paper asks for the best private part, wherever the
+    search for it starts; notebooks: a new draw every time.)"""
+
+    personal_epochs: int | None = field(default=10, metadata={"absent": None})
+    """Passes by which the private part is fitted before a client predicts, as many as in local and fedrep. None: epochs.
+    (Notebooks: 10 to 200 steps, the same as in a round.)"""
+
     shared_lr: float = 20.0
     """Step along the mean gradient of the shared part, one a round. (Notebooks: 1/L, where the gradient is L-Lipschitz.)"""
 
@@ -60,7 +69,14 @@ def check(options: FFGGOptions) -> None:
     if not options.shared_lr > 0 or options.shared_lr == float("inf"):
         raise UserError(f"shared_lr must be a finite number above 0, got {options.shared_lr!r}; leave it out for the default")
     check_number("pairs", options.pairs, 1)
+    if options.personal_epochs is not None:
+        check_number("personal_epochs", options.personal_epochs, 1)
     check_number("delay", options.delay, 1)
+
+
+def resolve(options: FFGGOptions, rounds: int) -> FFGGOptions:
+    """The options with nothing left open."""
+    return replace(options, personal_epochs=options.epochs) if options.personal_epochs is None else options
 
 
 def check_server(options: FFGGOptions, how: ServerOptions) -> None:
@@ -88,13 +104,18 @@ def download(options: FFGGOptions, model: LanguageModel, state: Tensors, to: Mem
     return Download({name: state[PAST + name][ages.to(state[name].device)] for name in theta}, [nbytes(theta)] * len(to.ids))
 
 
+def fresh(options: FFGGOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+    """Client state: w, a new client's the initial values, the same for all; none where it starts from these every time."""
+    return stack(private(options, model), clients) if options.start == "kept" else {}
+
+
 def local(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Upload:
-    """Fine-tune w from its initial values with theta frozen; upload grad_theta f(theta, w) over all training sequences.
+    """Fine-tune w with theta frozen; upload grad_theta f(theta, w) over all training sequences, and keep w.
 
     With more pairs, each goes on from the last w and from theta after the last gradient's step. All clients count alike.
     """
-    hidden = private(options, model)
-    parameters = copy({**visit.received, **stack(hidden, len(visit.data.ids))})
+    hidden = own_part(options, model, visit)
+    parameters = copy({**visit.received, **hidden})
     total = {name: torch.zeros_like(tensor, memory_format=torch.contiguous_format) for name, tensor in visit.received.items()}
     phases: list[Work] = []
     for pair in range(options.pairs):
@@ -106,7 +127,8 @@ def local(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Upload:
         for name, tensor in found.items():
             total[name] += tensor
             parameters[name] -= options.shared_lr * tensor
-    return Upload(total, [1] * len(visit.data.ids), tuple(phases))
+    kept = {name: parameters[name] for name in visit.kept.tensors}
+    return Upload(total, [1] * len(visit.data.ids), tuple(phases), kept or None)
 
 
 def gradient(model: LanguageModel, parameters: Tensors, names: tuple[str, ...], data: Data, sgd: Sgd) -> tuple[Tensors, Work]:
@@ -155,10 +177,16 @@ def descend(
 
 
 def personalize(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Personal:
-    """Fine-tune w from its initial values under the theta received; the same for every client."""
-    hidden = private(options, model)
-    start = {**visit.received, **stack(hidden, len(visit.data.ids))}
-    return finetune(model, start, visit, Update(tuple(hidden), "global"), options)
+    """Fit w to the theta received."""
+    hidden = own_part(options, model, visit)
+    epochs = options.epochs if options.personal_epochs is None else options.personal_epochs
+    sgd = replace(options, epochs=epochs)
+    return finetune(model, {**visit.received, **hidden}, visit, Update(tuple(hidden), "global"), sgd)
+
+
+def own_part(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Tensors:
+    """[K, ..]: what the private parts start from."""
+    return visit.kept.tensors or stack(private(options, model), len(visit.data.ids))
 
 
 def private(options: FFGGOptions, model: LanguageModel) -> Tensors:
@@ -179,16 +207,19 @@ def remember(versions: list[Tensors]) -> Tensors:
 
 ALGORITHM = Algorithm(
     name="ffgg",
-    about="A private head, fitted anew every time, and one gradient of all the rest, taken under it.",
+    about="A private head, fitted first, and one gradient of all the rest, taken under it.",
     options=FFGGOptions,
     local=local,
     personalize=personalize,
+    resolve=resolve,
     check=check,
     tuned=(Tunable("lr"), Tunable("shared_lr"), Tunable("pairs", "count")),
     check_server=check_server,
     init=init,
     download=download,
     general=lambda options, model, state: None,
+    fresh=fresh,
+    keeps=lambda options: options.start == "kept",
     one_by_one=True,
     server_step=server_step,
 )

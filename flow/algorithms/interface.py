@@ -40,6 +40,11 @@ class Scope(NamedTuple):
     """Which parameters compute is decided anew for every token."""
 
 
+def always(options: Any) -> bool:
+    """Whatever the options are."""
+    return True
+
+
 def unchanged(options: Any, rounds: int) -> Any:
     """The options as they are."""
     return options
@@ -142,6 +147,8 @@ class Algorithm(Generic[Options]):
     fresh: Callable[[Options, LanguageModel, Tensors, int], Tensors] | None = None
     """(options, model, received, K) -> the state [K, ..] from which clients start that have none; not changed in place.
     None: clients keep nothing."""
+    keeps: Callable[[Options], bool] = always
+    """options -> whether clients keep their state from round to round; asked where there is a `fresh`."""
 
     one_by_one: bool = False
     """Whether the server step needs every single upload instead of their sum."""
@@ -151,3 +158,7 @@ class Algorithm(Generic[Options]):
         optimizers.average
     )
     """(options, server state, moments, uploads, server options, draw) -> (next server state, next moments)"""
+
+    def stateful(self, options: Options) -> bool:
+        """Whether clients keep something from round to round."""
+        return self.fresh is not None and self.keeps(options)

@@ -7,13 +7,14 @@ others are shared and averaged, or, the head, kept by the client (PC).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.shared.finetuning import check_rate
 from flow.algorithms.shared.hypernetwork import fresh_phi, generate, generate_each, pull_back, pull_back_each
 from flow.checks import check_number
 from flow.draws import Draw
@@ -28,6 +29,7 @@ from flow.training.descent import descend
 from flow.training.messages import Download, Members, Personal, Upload, Visit, broadcast
 from flow.training.records import Tally, Work, no_work
 from flow.training.sgd import Sgd, Update, check_sgd
+from flow.training.work import train
 
 VECTORS, VISITS = "vectors", "visits"
 MOST = 1 << 31  # bytes of the hypernetwork
@@ -90,6 +92,12 @@ class HyperOptions:
     new_exchanges: int = 10
     """Exchanges by which the vector of a new client is found, the hypernetwork frozen."""
 
+    personal_epochs: int = field(default=3, metadata={"absent": 0})
+    """Passes by which a client fits its model before it predicts, as many as in fedavgft. 0: none. (AvivSham/pFedHN: none.)"""
+
+    personal_lr: float | None = 0.5
+    """Learning rate of these passes. None: lr."""
+
 
 @dataclass(frozen=True)
 class PFedHNOptions(HyperOptions):
@@ -100,10 +108,14 @@ class PFedHNOptions(HyperOptions):
 class PFedHNPCOptions(HyperOptions):
     """pFedHN-PC: the head is the client's own."""
 
+    personal_epochs: int = field(default=10, metadata={"absent": 0})
+    """Passes by which a client fits its head before it predicts, as many as in local and fedrep. 0: none. (AvivSham/pFedHN:
+    none.)"""
+
 
 def resolve(options: HyperOptions, rounds: int) -> HyperOptions:
     """The options with nothing left open that does not depend on the number of clients."""
-    return replace(options, vector_lr=options.hyper_lr) if options.vector_lr is None else options
+    return replace(options, vector_lr=vector_rate(options), personal_lr=final_fit(options).lr)
 
 
 def check(options: HyperOptions) -> None:
@@ -116,6 +128,8 @@ def check(options: HyperOptions) -> None:
     check_number("hyper_clip", options.hyper_clip, 0, remedy="0 switches clipping off")
     if not 0 <= options.hyper_momentum < 1:
         raise UserError(f"hyper_momentum must be at least 0 and below 1, got {options.hyper_momentum!r}; 0 switches it off")
+    check_number("personal_epochs", options.personal_epochs, 0, remedy="0 leaves the final fit out")
+    check_rate("personal_lr", options.personal_lr)
     if options.vector_lr is not None:
         check_number("vector_lr", options.vector_lr, 0)
     if options.vector_size is not None:
@@ -130,6 +144,12 @@ def sgd(options: HyperOptions) -> Sgd:
 def own_head(options: HyperOptions) -> bool:
     """Whether the head stays with the client."""
     return isinstance(options, PFedHNPCOptions)
+
+
+def final_fit(options: HyperOptions) -> Sgd:
+    """Of the clients before they predict."""
+    rate = options.lr if options.personal_lr is None else options.personal_lr
+    return Sgd(rate, max(options.personal_epochs, 1), options.batch_size, options.clip)
 
 
 def targets(options: HyperOptions, model: LanguageModel) -> tuple[Tensors, Tensors]:
@@ -232,9 +252,10 @@ def advance(
 
 
 def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Personal:
-    """Predict with h(v_i; phi) as received. For a new client v_i (and its head) is found first, all else frozen.
+    """Fit h(v_i; phi) and the shared tensors to the training texts; of PC the head alone.
 
-    An exchange: theta = h(v; phi), K steps, Delta, and v moves as in training.
+    For a new client v_i (and its head) is found first, all else frozen. An exchange: theta = h(v; phi), K steps, Delta, and v
+    moves as in training.
     """
     server = visit.server_side
     assert server is not None, "download() says what the server has where clients are to predict"
@@ -263,7 +284,11 @@ def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Pe
     size = nbytes({name: tensor[0] for name, tensor in theta.items()})
     sent = [options.new_exchanges * size if one else 0 for one in new.tolist()]
     # As much comes back: the theta of the download is the first exchange's, and one more follows the last.
-    return Personal({**shared, **theta, **own}, "global", phases=(total,), sent=sent, received=sent)
+    parameters, fits = copy({**shared, **theta, **own}), []
+    if options.personal_epochs:
+        update = Update(tuple(own or parameters), "global")
+        fits = [train(model, parameters, visit.data, [update], final_fit(options), visit.draw, "personal")]
+    return Personal(parameters, "global", phases=(total, *fits), sent=sent, received=sent)
 
 
 def shrink(options: HyperOptions, norm: Tensor) -> Tensor:

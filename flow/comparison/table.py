@@ -181,7 +181,7 @@ def row_of(name: str, options: Any, runs: list[Measures | None], joint: Measures
         mean[key] = statistics.fmean(values) if whole else None
         spread[key] = statistics.stdev(values) if whole and len(values) > 1 else None
     scope = algorithm.scope(options)
-    lr, stateful = getattr(options, "lr", None), algorithm.fresh is not None
+    lr, stateful = getattr(options, "lr", None), algorithm.stateful(options)
     return Row(
         name,
         about or algorithm.about,

@@ -80,7 +80,7 @@ def test_a_client_gets_the_same_numbers_in_any_company(options, dtype):
         pytest.param(options, disk, stop, id=f"{name}, {'disk' if disk else 'memory'}, round {stop}")
         for name, options in CASES.items()
         for disk, stop in ((False, 4), (True, 1), (True, 4))
-        if not disk or algorithm_of(options).fresh is not None
+        if not disk or algorithm_of(options).stateful(options)
     ],
 )
 def test_a_run_stopped_anywhere_ends_with_the_numbers_of_an_unbroken_one(options, disk, stop, tmp_path, monkeypatch):
@@ -113,9 +113,7 @@ def stopped_in(stop, append=run_folder.append_metrics):
     return interrupted
 
 
-@pytest.mark.parametrize(
-    "options", [pytest.param(o, id=name) for name, o in CASES.items() if algorithm_of(o).fresh is not None]
-)
+@pytest.mark.parametrize("options", [pytest.param(o, id=name) for name, o in CASES.items() if algorithm_of(o).stateful(o)])
 def test_where_state_is_kept_changes_no_number(options, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "_write_report", lambda folder: None)
     config = dataclasses.replace(RUN, algorithm=options, evaluate_every=0)

@@ -189,8 +189,10 @@ def test_apfl_at_its_ends_is_training_alone_and_fine_tuning():
 def test_fedrep_and_fedper(kind, new_head, clip):
     """A client without a head starts from the mean of the heads, or from the initial one, which nobody sends."""
     if kind == "fedrep":
-        bench = Bench(FedRepOptions(**BASE, clip=clip, head_epochs=3, personal_epochs=4, new_head=new_head))
-        step, tuning = baselines.fedrep, {**bench.plain, "epochs": 4}
+        own = {"personal_epochs": 4, "personal_lr": 0.25 if new_head == "average" else None}
+        bench = Bench(FedRepOptions(**BASE, **own, clip=clip, head_epochs=3, new_head=new_head))
+        assert bench.plain["personal_lr"] == (0.25 if new_head == "average" else 0.4)
+        step, tuning = baselines.fedrep, baselines.personal(bench.plain)
     else:
         bench = Bench(FedPerOptions(**TUNED, clip=clip, new_head=new_head))
         step, tuning = baselines.fedper, baselines.personal(bench.plain)
@@ -402,6 +404,7 @@ def test_the_share_of_local_data_leaves_neither_part_empty(share):
         (APFLOptions(personal_lr=float("inf")), "personal_lr must be a finite number above 0, got inf"),
         (LGFedAvgOptions(personal_epochs=0), "personal_epochs must be a finite number at least 1, got 0"),
         (APFLOptions(alpha=1.5), "alpha must be a finite number from 0 to 1, got 1.5; leave it out"),
+        (FedRepOptions(personal_lr=0.0), "personal_lr must be a finite number above 0, got 0.0; leave it out"),
         (FedRepOptions(head_epochs=0), "head_epochs must be a finite number at least 1, got 0"),
         (LGFedAvgOptions(pretrain_rounds=-1), "pretrain_rounds must be a finite number at least 0, got -1"),
         (FedReconOptions(recon_epochs=0), "recon_epochs must be a finite number at least 1, got 0"),

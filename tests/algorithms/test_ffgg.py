@@ -29,47 +29,53 @@ def hidden(bench):
     return {name: bench.initial[name] for name in names if group_of(name) == "global"}
 
 
-def check_upload(bench, upload, starts, clients, round):
+def check_upload(bench, upload, starts, parts, clients, round):
     for k, (start, client) in enumerate(zip(starts, clients, strict=True)):
-        sent, loss = oracle.client_round(start, hidden(bench), client, bench.plain, SEED, round)
+        sent, loss, w = oracle.client_round(start, parts.own(client), client, bench.plain, SEED, round)
         close(row(upload.tensors, k), sent, client.id)
+        close(row(upload.kept or {}, k), w if parts.keeps else {}, client.id)
         last = upload.phases[-1]
         assert float(last.nats[k] / last.tokens[k]) == pytest.approx(loss, rel=1e-11)
-    assert upload.weights == [1] * len(clients) and upload.kept is None
+    assert upload.weights == [1] * len(clients)
 
 
 @CLIPS
-@pytest.mark.parametrize("pairs", [1, 3])
-@pytest.mark.parametrize("private", ["head", "body"])
-def test_synchronous_and_local(private, pairs, clip):
-    bench = Bench(FFGGOptions(**BASE, clip=clip, private=private, pairs=pairs))
+@pytest.mark.parametrize(
+    ("private", "pairs", "start"),
+    [("head", 1, "kept"), ("head", 1, "initial"), ("head", 3, "kept"), ("body", 1, "initial"), ("body", 2, "kept")],
+)
+def test_synchronous_and_local(private, pairs, start, clip):
+    bench = Bench(FFGGOptions(**BASE, clip=clip, private=private, pairs=pairs, start=start, personal_epochs=3))
+    parts = oracle.Parts(hidden(bench), bench.plain)
     assert set(bench.state) == set(names_of(bench.initial, "global")) - set(hidden(bench))
     theta = dict(bench.state)
     for round, clients in ((1, FIRST), (2, SECOND)):
-        check_upload(bench, bench.local(clients, round), [theta] * len(clients), clients, round)
+        check_upload(bench, bench.local(clients, round), [theta] * len(clients), parts, clients, round)
         bench.round(clients, round, group=2)
-        theta = oracle.synchronous(theta, hidden(bench), clients, bench.plain, SEED, round)
+        theta = oracle.synchronous(theta, parts, clients, bench.plain, SEED, round)
         close(bench.state, theta, f"after round {round}")
     own = bench.personalize(EVERYBODY)
     for k, client in enumerate(EVERYBODY):
-        w = oracle.fine_tuned(theta, hidden(bench), client, bench.plain, SEED, ROUND, "evaluation", "personal")
+        w = oracle.fine_tuned(theta, parts.own(client), client, bench.plain, SEED, ROUND, "evaluation", "personal", 3)
         close(row(own.parameters, k), {**theta, **w}, client.id)
         close(row(bench.personalize([client]).parameters, 0), {**theta, **w}, client.id)
     assert bench.algorithm.general(bench.options, bench.model, bench.state) is None
-    assert bench.algorithm.fresh is None and len(bench.states.rows()) == 0
+    assert len(bench.states.rows()) == (len({c.id for c in FIRST + SECOND}) if start == "kept" else 0)
+    assert bench.algorithm.stateful(bench.options) == (start == "kept")
 
 
-@pytest.mark.parametrize(("delay", "pairs"), [(1, 1), (3, 1), (20, 2)])
-def test_asynchronous(delay, pairs):
-    bench = Bench(FFGGOptions(**BASE, asynchronous=True, delay=delay, pairs=pairs))
+@pytest.mark.parametrize(("delay", "pairs", "start"), [(1, 1, "kept"), (3, 1, "initial"), (3, 1, "kept"), (20, 2, "kept")])
+def test_asynchronous(delay, pairs, start):
+    bench = Bench(FFGGOptions(**BASE, asynchronous=True, delay=delay, pairs=pairs, start=start))
+    parts = oracle.Parts(hidden(bench), bench.plain)
     names = [name for name in names_of(bench.initial, "global") if name not in hidden(bench)]
     history = [{name: bench.initial[name] for name in names}]
     for round, clients in ((1, FIRST), (2, SECOND), (3, CLIENTS)):
         ages = [int(oracles.stream(SEED, round, "train", "delay", c.id).integers(delay)) for c in clients]
         starts = [history[max(len(history) - 1 - age, 0)] for age in ages]
-        check_upload(bench, bench.local(clients, round), starts, clients, round)
+        check_upload(bench, bench.local(clients, round), starts, parts, clients, round)
         bench.round(clients, round, group=2)
-        history = oracle.asynchronous(history, hidden(bench), clients, bench.plain, SEED, round)
+        history = oracle.asynchronous(history, parts, clients, bench.plain, SEED, round)
         close(current(bench.state), history[-1], f"after round {round}")
         last = ([history[0]] * delay + history)[-delay:][::-1]
         close(
@@ -95,8 +101,8 @@ def plain_state(bench):
     return bench.algorithm.init(bench.options, bench.model, SEED, len(CLIENTS))
 
 
-def test_the_shared_part_is_not_moved_before_the_gradient_nor_the_private_part_kept():
-    """One gradient at theta as received: not the difference that SGD on theta makes, and no memory of an earlier round."""
+def test_the_shared_part_is_not_moved_before_the_gradient():
+    """One gradient at theta as received: not the difference that SGD on theta makes."""
     bench = Bench(FFGGOptions(**BASE, clip=0.0))
     twice = [bench.local(CLIENTS, round=1).tensors for _ in range(2)]
     close(*twice)
@@ -108,6 +114,32 @@ def test_the_shared_part_is_not_moved_before_the_gradient_nor_the_private_part_k
     assert not torch.equal(shared.local(CLIENTS).tensors["gru.bias_ih_l0"], moved.local(CLIENTS).tensors["gru.bias_ih_l0"])
 
 
+def test_kept_private_parts_come_to_solve_the_inner_problem():
+    """Under a shared part that stands still they go on falling where those that start anew stay; a new client is as both."""
+    losses = {}
+    for start in ("kept", "initial"):
+        bench = Bench(FFGGOptions(**{**BASE, "shared_lr": 1e-30}, start=start, personal_epochs=1))
+        losses[start] = []
+        for round in range(1, 9):
+            work = bench.local(CLIENTS, round).phases[-1]
+            losses[start].append((work.nats / work.tokens).numpy())
+            bench.round(CLIENTS, round)
+        losses[start].append(bench.personalize(EVERYBODY[-2:]).parameters["head.bias"])
+    kept, initial = (losses[start][:-1] for start in ("kept", "initial"))
+    assert (kept[0] == initial[0]).all() and (kept[-1] < 0.95 * initial[-1]).all()
+    assert kept[-1].mean() < 0.85 * initial[-1].mean()
+    assert (np.abs(initial[-1] - initial[0]) < 0.1 * initial[0]).all()
+    assert torch.equal(losses["kept"][-1], losses["initial"][-1])
+
+
+def test_passes_before_a_prediction_have_a_number_of_their_own():
+    bench = Bench(FFGGOptions(**BASE, personal_epochs=None))
+    assert bench.options.personal_epochs == 2
+    for options in (bench.options, dataclasses.replace(bench.options, personal_epochs=5)):
+        (work,) = Bench(options).personalize(CLIENTS).phases
+        assert work.sequences == options.personal_epochs * sum(len(client.train) for client in CLIENTS)
+
+
 def test_what_is_sent_and_computed():
     for options in (FFGGOptions(**BASE, pairs=2), FFGGOptions(**BASE, pairs=2, asynchronous=True, delay=4)):
         bench = Bench(options)
@@ -117,7 +149,7 @@ def test_what_is_sent_and_computed():
             sent = bench.algorithm.download(bench.options, bench.model, bench.state, to)
             assert list(sent.nbytes) == [theta] * len(CLIENTS)
         upload = bench.local(CLIENTS)
-        assert nbytes(upload.tensors) == theta * len(CLIENTS)
+        assert nbytes(upload.tensors) == theta * len(CLIENTS) and set(upload.kept) == set(hidden(bench))
         tokens = np.array([client.train.lengths.sum() for client in CLIENTS])
         names = list(current(bench.state))
         private = options.epochs * tokens * per_token(bench.model, "global", list(hidden(bench)))
@@ -154,7 +186,8 @@ def test_an_aggregator_of_gradients_that_never_meet_is_refused_before_anything_i
 
 
 @pytest.mark.parametrize(
-    ("key", "values"), [("shared_lr", (0, -1, float("nan"), float("inf"))), ("pairs", (0,)), ("delay", (0,))]
+    ("key", "values"),
+    [("shared_lr", (0, -1, float("nan"), float("inf"))), ("pairs", (0,)), ("delay", (0,)), ("personal_epochs", (0,))],
 )
 def test_options_out_of_range_are_refused(key, values):
     for value in values:

@@ -93,13 +93,14 @@ def test_a_step_leads_towards_what_the_client_trained():
 @pytest.mark.parametrize("bounds", [(0.0, 0.0), (0.3, 0.002)], ids=["no clipping", "clipped"])
 @pytest.mark.parametrize("generated", ["gru", "all"])
 @pytest.mark.parametrize(
-    ("kind", "server_steps"),
-    [(PFedHNOptions, "together"), (PFedHNPCOptions, "together"), (PFedHNOptions, "one by one")],
+    ("kind", "server_steps", "epochs"),
+    [(PFedHNOptions, "together", 2), (PFedHNPCOptions, "together", 3), (PFedHNOptions, "one by one", 0)],
 )
-def test_pfedhn(kind, server_steps, generated, bounds):
+def test_pfedhn(kind, server_steps, epochs, generated, bounds):
     """Three rounds, some clients twice; then those that trained, one that never did, and those held out."""
     rates = {"clip": bounds[0], "hyper_clip": bounds[1], "hyper_decay": 0.01, "hyper_momentum": 0.9}
-    bench = Bench(kind(**BASE, generated=generated, server_steps=server_steps, **rates))
+    final = {"personal_epochs": epochs, "personal_lr": 0.3}
+    bench = Bench(kind(**BASE, generated=generated, server_steps=server_steps, **rates, **final))
     server = pfedhn.server if server_steps == "together" else pfedhn.server_one_by_one
     personal_head = kind is PFedHNPCOptions
     first = {name: bench.initial[name] for name in HEAD} if personal_head else {}
@@ -135,6 +136,7 @@ def test_pfedhn(kind, server_steps, generated, bounds):
             p = {**pfedhn.theta(phi, vectors[i]), **shared, **heads[i]}
         else:
             _, p = pfedhn.newcomer(phi, mean, shared, first, client, bench.plain, SEED, ROUND)
+        p = pfedhn.fitted(p, HEAD if personal_head else list(p), client, bench.plain, SEED, ROUND)
         close(row(own.parameters, k), p, client.id)
         close(row(bench.personalize([client]).parameters, 0), p, client.id)
     general = bench.algorithm.general(bench.options, bench.model, bench.state)
@@ -150,7 +152,7 @@ def test_pfedhn(kind, server_steps, generated, bounds):
 @pytest.mark.parametrize("kind", [PFedHNOptions, PFedHNPCOptions])
 def test_a_new_client_moves_its_vector_and_nothing_else(kind):
     """Neither the hypernetwork nor the shared tensors; before any round as after some; and it gains by it."""
-    bench = Bench(kind(**{**BASE, "steps": 10, "new_exchanges": 15, "hyper_momentum": 0.9}))
+    bench = Bench(kind(**{**BASE, "steps": 10, "new_exchanges": 15, "hyper_momentum": 0.9}, personal_epochs=0))
     held_out = [client for client in EVERYBODY if client.held_out]
     for round in (1, 2):
         before = {name: tensor.clone() for name, tensor in bench.state.items()}
@@ -187,16 +189,21 @@ def test_only_theta_and_delta_travel():
 
 
 def test_computation_is_counted_where_it_is_done():
-    """K steps in a round; R times K for a new client, which trains the generated tensors alone; none for others."""
+    """K steps in a round; R times K for a new client, on the generated tensors alone; then the same passes for all."""
     bench = Bench(PFedHNOptions(**BASE))
     work = bench.local(CLIENTS[:3]).phases[0]
     assert work.sequences == 3 * (2 + 1 + 2)  # client 1 has a single sequence
     assert work.flops.tolist() == (work.tokens * per_token(bench.model, "global", bench.initial)).tolist()
     bench.round(CLIENTS[:3], 1)
-    (work,) = bench.personalize(EVERYBODY).phases
+    work, fit = bench.personalize(EVERYBODY).phases
     assert (work.flops > 0).tolist() == [NUMBER.get(client.id, 9) > 2 for client in EVERYBODY]
     assert work.flops.tolist() == (work.tokens * per_token(bench.model, "global", GRU)).tolist()
     assert work.sequences == 2 * 3 * 2 * 6
+    tokens = [3 * int(client.train.lengths.sum()) for client in EVERYBODY]
+    assert fit.flops.tolist() == [n * per_token(bench.model, "global", bench.initial) for n in tokens]
+    (_, fit), none = Bench(PFedHNPCOptions(**BASE)).personalize(EVERYBODY).phases, PFedHNPCOptions(**BASE, personal_epochs=0)
+    assert fit.flops.tolist() == [n // 3 * 10 * per_token(bench.model, "global", HEAD) for n in tokens]
+    assert len(Bench(none).personalize(EVERYBODY).phases) == 1
 
 
 # ---- published traps ----------------------------------------------------------------------------------------------
@@ -255,6 +262,8 @@ def test_until_vectors_have_learned_something_all_clients_get_nearly_the_same():
         ({"steps": 0}, "steps must be a finite number at least 1, got 0"),
         ({"hyper_width": 0}, "hyper_width must be a finite number at least 1, got 0"),
         ({"hyper_layers": 0}, "hyper_layers must be a finite number at least 1, got 0"),
+        ({"personal_epochs": -1}, "personal_epochs must be a finite number at least 0, got -1; 0 leaves the final fit out"),
+        ({"personal_lr": 0.0}, "personal_lr must be a finite number above 0, got 0.0"),
         ({"new_exchanges": 0}, "new_exchanges must be a finite number at least 1, got 0"),
         ({"vector_size": 0}, "vector_size must be a finite number at least 1, got 0"),
         ({"hyper_lr": -1.0}, "hyper_lr must be a finite number at least 0, got -1.0"),

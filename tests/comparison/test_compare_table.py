@@ -9,6 +9,7 @@ import pytest
 from flow.algorithms import NAMES
 from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.fedavg import FedAvgOptions
+from flow.algorithms.ffgg import FFGGOptions
 from flow.comparison.table import Row, csv_table, descriptions, row_of, text_table
 from flow.reports.format import HYPHEN, scaled
 
@@ -25,6 +26,8 @@ def test_the_classes_of_the_poster():
     for kind, names in classes.items():
         for name in names:
             assert row_of(name, NAMES[name].algorithm.options(), []).kind() == kind, name
+    for start, kind in (("kept", "stateful, per client"), ("initial", "stateless, per client")):
+        assert row_of("ffgg", FFGGOptions(start=start), []).kind() == kind
 
 
 def numbers(value):

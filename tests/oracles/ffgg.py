@@ -1,6 +1,6 @@
 """FFGG as plainly as its formulas: one client, one sequence, one gradient at a time, in float64.
 
-`received` is theta as the client got it, `hidden` the initial values of the private part.
+`received` is theta as the client got it, `hidden` what its private part starts from.
 """
 
 import torch
@@ -9,10 +9,24 @@ from oracles import batch_loss, clipped, sgd_step, stream
 from oracles.baselines import plan
 
 
-def fine_tuned(theta, w, client, options, seed, round, purpose, phase):
+class Parts:
+    """The private part that every client starts from; `initial` for a new one, and for all where options say so."""
+
+    def __init__(self, initial, options):
+        self.initial, self.keeps, self.kept = initial, options["start"] == "kept", {}
+
+    def own(self, client):
+        return self.kept.get(client.id, self.initial)
+
+    def keep(self, client, w):
+        if self.keeps:
+            self.kept[client.id] = w
+
+
+def fine_tuned(theta, w, client, options, seed, round, purpose, phase, epochs=None):
     """w after E epochs of SGD with theta frozen."""
     p = {**theta, **w}
-    for batch in plan(client, options, seed, round, purpose, phase):
+    for batch in plan(client, options, seed, round, purpose, phase, epochs):
         sgd_step(p, list(w), batch, options, "global")
     return {name: p[name] for name in w}
 
@@ -27,7 +41,7 @@ def gradient(theta, w, client, options):
 
 
 def client_round(received, hidden, client, options, seed, round):
-    """What one client sends: its gradients' sum; and the loss at the last of them."""
+    """What one client sends, its gradients' sum; the loss at the last of them, and w there."""
     theta, w = dict(received), dict(hidden)
     sent = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
     for pair in range(options["pairs"]):
@@ -35,23 +49,29 @@ def client_round(received, hidden, client, options, seed, round):
         g, loss = gradient(theta, w, client, options)
         sent = {name: sent[name] + g[name] for name in sent}
         theta = {name: theta[name] - options["shared_lr"] * g[name] for name in theta}
-    return sent, loss
+    return sent, loss, w
 
 
-def synchronous(theta, hidden, clients, options, seed, round):
-    """A round of Algorithm 1: the next theta."""
-    sent = [client_round(theta, hidden, client, options, seed, round)[0] for client in clients]
+def synchronous(theta, parts, clients, options, seed, round):
+    """A round of Algorithm 1: the next theta; parts: :class:`Parts`, in which the clients keep theirs."""
+    sent = []
+    for client in clients:
+        g, _, w = client_round(theta, parts.own(client), client, options, seed, round)
+        parts.keep(client, w)
+        sent.append(g)
     rate = options["shared_lr"] / len(sent)
     return {name: theta[name] - rate * sum(g[name] for g in sent) for name in theta}
 
 
-def asynchronous(history, hidden, clients, options, seed, round):
+def asynchronous(history, parts, clients, options, seed, round):
     """A round's arrivals: history is every theta so far, the first the start; clients in the order of their numbers."""
     sent = []
     for client in clients:
         age = int(stream(seed, round, "train", "delay", client.id).integers(options["delay"]))
         stale = history[max(len(history) - 1 - age, 0)]
-        sent.append(client_round(stale, hidden, client, options, seed, round)[0])
+        g, _, w = client_round(stale, parts.own(client), client, options, seed, round)
+        parts.keep(client, w)
+        sent.append(g)
     history = list(history)
     for index in stream(seed, round, "server", "arrival").permutation(len(clients)):
         newest = history[-1]

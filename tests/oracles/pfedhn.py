@@ -6,7 +6,7 @@ phi is a dictionary as the package has it, without the tag: "in.weight", "in.bia
 
 import torch
 
-from oracles import batch_loss, clipped, stream
+from oracles import batch_loss, batches, clipped, sgd_step, stream
 
 
 def layers(phi):
@@ -118,6 +118,16 @@ def server_one_by_one(phi, vectors, buffers, deltas, options):
     for client in sorted(deltas):
         phi, vectors, buffers = server(phi, vectors, buffers, {client: deltas[client]}, options)
     return phi, vectors, buffers
+
+
+def fitted(p, names, client, options, seed, round):
+    """The last passes over all sequences before a client predicts, on these parameters."""
+    p, numbers = dict(p), list(range(len(client.train)))
+    generator = stream(seed, round, "evaluation", "shuffle", "personal", client.id)
+    own = {**options, "lr": options["personal_lr"]}
+    for batch in batches(client.train, numbers, options["batch_size"], options["personal_epochs"], generator):
+        sgd_step(p, names, batch, own, "global")
+    return p
 
 
 def newcomer(phi, v, shared, head, client, options, seed, round):

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from flow import Config, UserError, config, resume, simulate
+from flow.algorithms import REGISTRY
 from flow.algorithms.fedfomo import FedFomoOptions
 from flow.config import completed, read_config
 from flow.data import population
@@ -94,6 +95,19 @@ def test_a_run_from_before_validation_clients_has_none(old, monkeypatch):
     assert prepare(dataclasses.replace(read_config(old), validation_share=0.1)).population.validation.sum() >= 2
     resume(old, progress=False)
     same(end(old))
+
+
+def test_runs_from_before_the_final_fits_predict_without_them():
+    """The private part of FFGG started anew and was fitted as in a round; pFedHN's models were predicted with as they came."""
+
+    def options(name, **given):
+        content = run_folder.read_config(FIXTURES / "old_run")
+        return completed({**content, "algorithm": {"name": name, **given}})["algorithm"]
+
+    assert [options("ffgg", epochs=4)[key] for key in ("start", "personal_epochs", "epochs")] == ["initial", None, 4]
+    assert options("fedrep")["personal_lr"] is None
+    for name in ("pfedhn", "pfedhnpc"):
+        assert options(name)["personal_epochs"] == 0 < REGISTRY[name].options().personal_epochs
 
 
 def test_an_option_that_has_another_name_now_is_read_under_the_old_one(tmp_path):
