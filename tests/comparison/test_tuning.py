@@ -387,6 +387,7 @@ def test_every_parameter_that_is_tuned_is_an_option_of_its_kind():
         "fedprox": ["mu"], "fedper": ["personal_epochs"], "fedbabu": ["personal_epochs"], "ngram": ["lam"], "ditto": ["lam"],
         "apfl": ["alpha"], "lgfedavg": ["personal_epochs"], "fedrep": ["head_epochs"], "fedrecon": ["recon_epochs"],
         "dynamic_routing": ["personal_epochs"], "ffgg": ["pairs"], "fedfomo": ["models"], "pfedhn": ["steps"],
+        "fedsim": ["personal_epochs"], "fedalt": ["private_epochs", "personal_epochs"], "partialfed": ["personal_epochs"],
         "pfedhnpc": ["steps"], "hypcluster": ["personal_epochs", "clusters"], "knnper": ["neighbours", "lam"],
     }  # fmt: skip
     for name in NAMES:

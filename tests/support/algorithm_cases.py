@@ -3,6 +3,7 @@
 from flow.algorithms.apfl import APFLOptions
 from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.dynamic_routing import DynamicRoutingOptions
+from flow.algorithms.fedalt import FedAltOptions
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.fedavgft import FedAvgFTOptions
 from flow.algorithms.fedbabu import FedBABUOptions
@@ -11,6 +12,7 @@ from flow.algorithms.fedper import FedPerOptions
 from flow.algorithms.fedprox import FedProxOptions
 from flow.algorithms.fedrecon import FedReconOptions
 from flow.algorithms.fedrep import FedRepOptions
+from flow.algorithms.fedsim import FedSimOptions
 from flow.algorithms.ffgg import FFGGOptions
 from flow.algorithms.flow import FlowOptions
 from flow.algorithms.hypcluster import HypClusterOptions
@@ -18,6 +20,7 @@ from flow.algorithms.knnper import KNNPerOptions
 from flow.algorithms.lgfedavg import LGFedAvgOptions
 from flow.algorithms.local import LocalOptions
 from flow.algorithms.ngram import NGramOptions
+from flow.algorithms.partialfed import PartialFedOptions
 from flow.algorithms.perfedavg import PerFedAvgOptions
 from flow.algorithms.pfedhn import PFedHNOptions, PFedHNPCOptions
 from flow.algorithms.privategate import PrivateGateOptions
@@ -48,6 +51,10 @@ CASES = {
     "perfedavg": PerFedAvgOptions(lr=0.5, batch_size=3, weight_decay=0.01),
     "ngram": NGramOptions(**SMALL, memory_tokens=30),
     "fedrep": FedRepOptions(**SMALL, epochs=2),
+    "fedsim": FedSimOptions(**SMALL, epochs=1, pretrain_rounds=0),
+    "fedalt, pretrained": FedAltOptions(**SMALL, epochs=1, pretrain_rounds=2, private="gru"),
+    "partialfed": PartialFedOptions(**SMALL, epochs=1, strategy_lr=5.0, temperature=0.5),
+    "partialfed, body": PartialFedOptions(**SMALL, epochs=1, strategy="body"),
     "fedrecon": FedReconOptions(**SMALL, recon_epochs=2, recon_lr=0.7),
     "pfedhn": PFedHNOptions(**SMALL, steps=4, hyper_width=5, hyper_momentum=0.9, new_exchanges=2),
     "pfedhnpc, all": PFedHNPCOptions(**SMALL, steps=4, hyper_width=5, new_exchanges=2, generated="all", personal_epochs=2),

@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Literal, Protocol
 
 from flow.algorithms.interface import as_received, global_model
+from flow.algorithms.shared.private_part import sent
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import Tensors, body_of, head_of, initial, nbytes, stack
-from flow.training.messages import Download, Members, Personal, broadcast
+from flow.model.parameters import Tensors, body_of, head_of, initial, stack
+from flow.training.messages import Download, Members, Personal
 
 NewHead = Literal["average", "initial"]
 
@@ -43,9 +44,7 @@ def init(options: WithHeads, model: LanguageModel, seed: int, clients: int) -> T
 
 def download(options: WithHeads, model: LanguageModel, state: Tensors, to: Members) -> Download:
     """The body; to those without a head the mean of the heads, too."""
-    body = nbytes({name: state[name] for name in body_of(state)})
-    known = to.states.known(to.rows).tolist()
-    return Download(broadcast(state, len(known)).tensors, [body if one else nbytes(state) for one in known])
+    return sent(state, head_of(state), to)
 
 
 def fresh(options: WithHeads, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
