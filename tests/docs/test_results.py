@@ -1,0 +1,58 @@
+"""The tables of docs/results.md follow from the counts that are kept of the runs."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from flow.comparison.paired import paired
+
+DOCS = Path(__file__).parents[2] / "docs"
+SEEDS = range(3)
+LINES = {"fedavgft": "fine-tuning (`fedavgft`)", "flow": "**Flow**", "constant": "constant mixture, weight "}
+
+
+class Counts:
+    """Of one algorithm on one side: [seeds, clients] each."""
+
+    def __init__(self, folder: Path, algorithm: str, side: str) -> None:
+        runs = []
+        for seed in SEEDS:
+            with (folder / "kept" / f"{algorithm}-seed{seed}.csv").open(encoding="utf-8", newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["side"] == side]
+            runs.append(sorted(rows, key=lambda row: int(row["client"], 16)))
+        self.ids = [[row["client"] for row in run] for run in runs]
+
+        def column(name: str) -> np.ndarray:
+            return np.array([[float(row[name]) for row in run] for run in runs])
+
+        tokens = column("tokens")
+        self.accuracy = 100 * column("personal_correct") / tokens
+        self.loss = column("personal_nats") / tokens
+        self.received = 100 * column("global_correct") / tokens, column("global_nats") / tokens
+        better = column("personal_correct") - column("global_correct")
+        self.helped, self.hurt = 100 * (better > 0).mean(), 100 * (better < 0).mean()
+
+
+@pytest.mark.parametrize(("name", "clients"), [("flow-shakespeare", (495, 76)), ("flow-gitlog", (150, 150))])
+def test_kept_counts_give_the_tables_of_the_page(name: str, clients: tuple[int, int]) -> None:
+    page, folder = (DOCS / "results.md").read_text(encoding="utf-8"), DOCS / "results" / name
+    for side, count in zip(("seen", "unseen"), clients, strict=True):
+        reference = Counts(folder, "fedavgft", side)
+        assert reference.accuracy.shape == (3, count)
+        accuracy, loss = (f"{part.mean():.{digits}f}" for part, digits in zip(reference.received, (2, 4), strict=True))
+        assert f"| as received | {accuracy} | | {loss} | | |" in page
+        for algorithm, label in LINES.items():
+            found = Counts(folder, algorithm, side)
+            assert found.ids == reference.ids
+            assert all(np.array_equal(a, b) for a, b in zip(found.received, reference.received, strict=True)), "another w_g"
+            cells = []
+            for values, start, digits in ((found.accuracy, reference.accuracy, 2), (found.loss, reference.loss, 4)):
+                test = None if algorithm == "fedavgft" else paired(values - start)
+                shown = test and f"{test.difference:+.{digits}f} ({test.low:+.{digits}f} to {test.high:+.{digits}f})"
+                cells += [f"{values.mean():.{digits}f}", shown or ""]
+            line = " | ".join([*cells, f"{found.helped:.0f} / {found.hurt:.0f}"]).replace("|  |", "| |")
+            assert f" | {line} |" in page and label in page, (side, algorithm, line)
