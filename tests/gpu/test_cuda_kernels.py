@@ -78,7 +78,7 @@ def test_every_route_routing_and_layout(model: Model, route: str, routing: str) 
         problem.options["recompute"] = True
         assert_same_bits(first, problem.run("cuda", BF16))
         del problem.options["recompute"]
-        assert_as_exact_as_torch(problem, BF16, {"cuda": first})
+        assert_as_exact_as_torch(problem, {BF16: {"cuda": first}})
 
 
 @pytest.mark.parametrize("reverse", [False, True])

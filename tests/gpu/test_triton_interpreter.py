@@ -30,8 +30,8 @@ def put(problem: Problem) -> Problem:
     return problem.to(DEVICE)
 
 
-def check(problem: Problem, dtype: torch.dtype = torch.float32) -> None:
-    assert_as_exact_as_torch(problem, dtype, {"triton": problem.run("triton", dtype)})
+def check(problem: Problem, *dtypes: torch.dtype) -> None:
+    assert_as_exact_as_torch(problem, {dtype: {"triton": problem.run("triton", dtype)} for dtype in dtypes or (torch.float32,)})
 
 
 ROUTES = [("mixture", "soft"), ("mixture", "hard"), ("mixture", "straight_through"), ("global", "soft"), ("local", "soft")]
@@ -50,9 +50,7 @@ STEPWISE = [
 @pytest.mark.parametrize(("sizes", "flags"), CASES, ids=lambda v: str(v) if isinstance(v, tuple) else "")
 def test_forward_and_every_gradient(sizes: tuple[int, ...], flags: dict[str, bool], route: str, routing: str) -> None:
     problem = put(make(*sizes, route=route, routing=routing, temperature=0.7, seed=3, **flags))
-    check(problem)
-    if sizes[4] == 7 and route == "mixture":
-        check(problem, torch.float16)
+    check(problem, *((torch.float32, torch.float16) if sizes[4] == 7 and route == "mixture" else ()))
 
 
 @pytest.mark.parametrize(
@@ -64,9 +62,7 @@ def test_the_kernel_of_one_step(
     monkeypatch.setattr(tiles, "choose", lambda *_: ("step", tile))
     options: dict[str, Any] = dict(lengths=True, batch_first=True, reverse=True, temperature=0.7, seed=3)
     problem = put(make(*sizes, route=route, routing=routing, **options))
-    check(problem)
-    if sizes[4] == 65 and route == "mixture":
-        check(problem, torch.float16)
+    check(problem, *((torch.float32, torch.float16) if sizes[4] == 65 and route == "mixture" else ()))
 
 
 def test_a_long_sequence() -> None:

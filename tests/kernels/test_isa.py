@@ -39,8 +39,8 @@ for n, size in enumerate(sizes):
         *size, bias=bias, lengths=lengths, batch_first=batch_first, reverse=reverse, route=route, routing=routing,
         temperature=1.3, seed=n,
     )
-    for dtype in (torch.float32, torch.float64):
-        assert_as_exact_as_torch(problem, dtype, {f"{size} {dtype} {problem.options}": problem.run("cpu", dtype)})
+    dtypes = (torch.float32, torch.float64)
+    assert_as_exact_as_torch(problem, {t: {f"{size} {t} {problem.options}": problem.run("cpu", t)} for t in dtypes})
 print(flow_kernels.backends()["cpu"], len(sizes))
 """
 
