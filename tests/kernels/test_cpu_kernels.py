@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -261,18 +258,3 @@ def test_nan_propagates(isa: str, routing: str) -> None:
             results[backend] = flow_kernels.routed_gru(*args, **problem.options, backend=backend)
         for want, got in zip(*results.values(), strict=True):
             assert torch.equal(want.isnan(), got.isnan()), name
-
-
-def python(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], env=os.environ | env, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize("isa", ISAS)
-def test_environment_forces_the_instruction_set(isa: str) -> None:
-    done = python("import flow_kernels; print(flow_kernels.backends()['cpu'])", FLOW_CPU_ISA=isa)
-    assert done.stdout.strip() == f"available ({isa})", done.stderr
-
-
-def test_unknown_instruction_set_is_refused() -> None:
-    done = python("import flow_kernels", FLOW_CPU_ISA="mmx")
-    assert done.returncode and "FLOW_CPU_ISA='mmx'" in done.stderr and "baseline" in done.stderr
