@@ -1,6 +1,7 @@
 """What holds for every algorithm: company, grouping, interruptions and where state is kept change no number."""
 
 import dataclasses
+import functools
 import json
 
 import harness
@@ -16,11 +17,37 @@ from flow.simulation import loop
 from flow.storage import run_folder
 
 ALL = pytest.mark.parametrize("options", CASES.values(), ids=CASES)
+STATEFUL = [name for name, options in CASES.items() if algorithm_of(options).stateful(options)]
 HELD_OUT = [client for client in harness.POPULATION.clients if client.held_out]
 RUN = Config(
     model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=5, cohort=4, evaluate_every=2, evaluate_clients=2,
     checkpoint_every=2, chunk=2, validation_share=0.0,
 )  # fmt: skip
+
+
+@pytest.fixture(name="patched")
+def patched_fixture(monkeypatch):
+    """Runs write no report: it is tested elsewhere, and slow."""
+    monkeypatch.setattr(loop, "_write_report", lambda folder: None)
+    return monkeypatch
+
+
+def config_of(name, disk):
+    return dataclasses.replace(RUN, algorithm=CASES[name], client_memory=0 if disk else 1)
+
+
+@pytest.fixture(scope="module", name="unbroken")
+def unbroken_fixture(tmp_path_factory):
+    """(name of a case, whether state is kept on disk) -> its whole run, made once."""
+
+    @functools.cache
+    def of(name, disk):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop, "_write_report", lambda folder: None)
+            folder = tmp_path_factory.mktemp("whole") / "run"
+            return simulate(config_of(name, disk), folder, population=harness.POPULATION, progress=False)
+
+    return of
 
 
 def test_every_algorithm_is_among_the_cases():
@@ -34,15 +61,15 @@ def test_names_and_lines_for_the_command_line():
 
 
 @ALL
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_a_client_gets_the_same_numbers_in_any_company(options, dtype):
+@pytest.mark.parametrize(("dtype", "groupings"), [(torch.float64, ([9], [2, 3, 2, 2])), (torch.float32, ([5, 4],))], ids=str)
+def test_a_client_gets_the_same_numbers_in_any_company(options, dtype, groupings):
     """After a first round in which everybody took part, so that there is state to keep."""
     tolerance = {"rtol": 1e-11, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-6, "atol": 2e-6}
+    bench = Bench(options, dtype, backend="auto")
+    clients = bench.able()
+    bench.round(clients, 1)
 
     def results(sizes):
-        bench = Bench(options, dtype, backend="auto")
-        clients = bench.able()
-        bench.round(clients, 1)
         found = {}
         everybody, start = clients + HELD_OUT, 0
         for size in sizes:
@@ -63,8 +90,8 @@ def test_a_client_gets_the_same_numbers_in_any_company(options, dtype):
         return found
 
     alone = results([1] * 9)
-    assert {("local", c.id) for c in Bench(options).able()} <= set(alone)
-    for sizes in ([5, 4], [9], [2, 3, 2, 2]):
+    assert {("local", c.id) for c in clients} <= set(alone)
+    for sizes in groupings:
         together = results(sizes)
         assert together.keys() == alone.keys()
         for key, expected in alone.items():
@@ -75,24 +102,22 @@ def test_a_client_gets_the_same_numbers_in_any_company(options, dtype):
 
 
 @pytest.mark.parametrize(
-    ("options", "disk", "stop"),
+    ("name", "disk", "stop"),
     [
-        pytest.param(options, disk, stop, id=f"{name}, {'disk' if disk else 'memory'}, round {stop}")
-        for name, options in CASES.items()
+        pytest.param(name, disk, stop, id=f"{name}, {'disk' if disk else 'memory'}, round {stop}")
+        for name in CASES
         for disk, stop in ((False, 4), (True, 1), (True, 4))
-        if not disk or algorithm_of(options).stateful(options)
+        if not disk or name in STATEFUL
     ],
 )
-def test_a_run_stopped_anywhere_ends_with_the_numbers_of_an_unbroken_one(options, disk, stop, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_write_report", lambda folder: None)  # tested elsewhere, and slow
-    config = dataclasses.replace(RUN, algorithm=options, client_memory=0 if disk else 1)
-    whole = simulate(config, tmp_path / "whole", population=harness.POPULATION, progress=False)
-    kept = sorted(path.name for path in (tmp_path / "whole" / "clients").glob("*/*"))
+def test_a_run_stopped_anywhere_ends_with_the_numbers_of_an_unbroken_one(name, disk, stop, unbroken, tmp_path, patched):
+    whole = unbroken(name, disk)
+    kept = sorted(path.name for path in (whole.folder / "clients").glob("*/*"))
     assert bool(kept) == disk
-    with monkeypatch.context() as patched:
-        patched.setattr(run_folder, "append_metrics", stopped_in(stop))
+    with patched.context() as stopping:
+        stopping.setattr(run_folder, "append_metrics", stopped_in(stop))
         with pytest.raises(KeyboardInterrupt):
-            simulate(config, tmp_path / "broken", population=harness.POPULATION, progress=False)
+            simulate(config_of(name, disk), tmp_path / "broken", population=harness.POPULATION, progress=False)
     broken = resume(tmp_path / "broken", population=harness.POPULATION, progress=False)
     assert sorted(path.name for path in (tmp_path / "broken" / "clients").glob("*/*")) == kept
     for key, tensor in whole.state.items():
@@ -113,14 +138,9 @@ def stopped_in(stop, append=run_folder.append_metrics):
     return interrupted
 
 
-@pytest.mark.parametrize("options", [pytest.param(o, id=name) for name, o in CASES.items() if algorithm_of(o).stateful(o)])
-def test_where_state_is_kept_changes_no_number(options, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "_write_report", lambda folder: None)
-    config = dataclasses.replace(RUN, algorithm=options, evaluate_every=0)
-    memory = simulate(config, None, population=harness.POPULATION, progress=False)
-    disk = simulate(
-        dataclasses.replace(config, client_memory=0), tmp_path / "run", population=harness.POPULATION, progress=False
-    )
+@pytest.mark.parametrize("name", STATEFUL)
+def test_where_state_is_kept_changes_no_number(name, unbroken):
+    memory, disk = unbroken(name, False), unbroken(name, True)
     assert memory.evaluation == disk.evaluation
     sizes = [one["client_state_bytes"] for one in memory.metrics]
     assert sizes == [one["client_state_bytes"] for one in disk.metrics] == sorted(sizes)
@@ -143,10 +163,9 @@ def test_clients_never_seen_are_defined_and_leave_nothing_behind(options):
         bench.round(bench.able(), round)
 
 
-@ALL
-def test_costs_are_counted_for_every_client(options):
-    result = simulate(dataclasses.replace(RUN, algorithm=options), None, population=harness.POPULATION, progress=False)
-    algorithm = algorithm_of(options)
+@pytest.mark.parametrize("name", CASES)
+def test_costs_are_counted_for_every_client(name, unbroken):
+    result, algorithm = unbroken(name, False), algorithm_of(CASES[name])
     for client in result.evaluation["clients"]:
         assert client["download_bytes"] >= 0 and client["upload_bytes"] >= 0
         assert client["flops"] >= 0

@@ -1,13 +1,12 @@
 """The folder of a run that names none: a new one for every command, whenever it starts."""
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from comparisons import plain_fixture  # noqa: F401
+from forked import Forked
 
 from flow.cli import command
 from flow.cli.command import default_folder
@@ -20,7 +19,9 @@ SECOND = "20261129-120000"
 SAME_SECOND = f"""
 import sys, time
 time.strftime = lambda form: {SECOND!r}
+import comparisons
 from flow.cli.main import main
+comparisons.write_plainly(setattr)
 print("ready", flush=True)
 sys.stdin.readline()
 sys.exit(main(sys.argv[1:]))
@@ -28,11 +29,9 @@ sys.exit(main(sys.argv[1:]))
 
 
 def started(arguments):
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAME_SECOND, *arguments], env=environment, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-    )  # fmt: skip
+    process = Forked(
+        ["-c", SAME_SECOND, *arguments], paths=[str(Path(__file__).parents[1] / folder) for folder in (".", "support")]
+    )
     assert process.stdout.readline() == "ready\n"
     return process
 
@@ -75,7 +74,7 @@ def test_of_many_that_claim_a_name_at_once_each_gets_its_own(here):
     assert sorted(str(path.relative_to(here)) for path in (here / "runs").iterdir()) == sorted(folders)
 
 
-@pytest.mark.usefixtures("clock")
+@pytest.mark.usefixtures("clock", "plain")
 def test_a_name_that_is_taken_gets_the_next_number(here):
     for expected in ("", "-2", "-3"):
         assert main(["run", "local", *TINY]) == 0

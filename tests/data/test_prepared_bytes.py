@@ -7,8 +7,6 @@ import hashlib
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -112,6 +110,8 @@ def test_prepared_bytes_are_those_of_their_version(name: str, tmp_path: Path) ->
 
 
 def test_an_edit_of_the_source_text_prepares_nothing_again(tmp_path: Path) -> None:
+    import forked  # not on the path of whoever records
+
     root = Path(__file__).parents[2]
     shutil.copytree(root / "flow", tmp_path / "flow", ignore=shutil.ignore_patterns("__pycache__"))
     for path in (tmp_path / "flow").rglob("*.py"):
@@ -122,14 +122,8 @@ def test_an_edit_of_the_source_text_prepares_nothing_again(tmp_path: Path) -> No
         "import sys; import flow.data; options = flow.data.DataOptions(data=sys.argv[1]);"
         "print(flow.data.__file__, flow.data.prepared_folder(options), sep='\\n')"
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", program, options.data],
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{root}"},
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
+    ran = forked.python(program, options.data, paths=[str(tmp_path)])
+    assert not ran.returncode, ran.stderr
     edited, folder = ran.stdout.splitlines()
     assert Path(edited) == tmp_path / "flow" / "data" / "__init__.py"
     assert Path(folder) == prepared_folder(options)

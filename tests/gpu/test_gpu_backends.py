@@ -83,7 +83,7 @@ def test_float32_forward_and_every_gradient(backend: str, sizes: tuple[int, ...]
             temperature=0.7, seed=3,
         )
     )  # fmt: skip
-    assert_as_exact_as_torch(problem, torch.float32, {backend: problem.run(backend, torch.float32)})
+    assert_as_exact_as_torch(problem, {torch.float32: {backend: problem.run(backend, torch.float32)}})
 
 
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)

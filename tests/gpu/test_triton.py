@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 import torch
 from problems import make
@@ -55,7 +56,7 @@ def test_one_configuration_of_every_kernel_compiles_for_hopper(direction: str, h
 def test_imports_and_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = "flow_kernels.backends.gpu.triton.forward"
     code = f"import sys, flow_kernels; flow_kernels.backends(); assert {kernels!r} not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=HERE.parents[1])
+    assert forked.python(code).returncode == 0
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for found, why in ((None, "triton is not installed"), (object(), "no GPU: torch.cuda.is_available() is False")):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from types import SimpleNamespace
 
+import forked
 import pytest
 
 from flow_kernels.backends import cpu
@@ -39,20 +39,15 @@ for n, size in enumerate(sizes):
         *size, bias=bias, lengths=lengths, batch_first=batch_first, reverse=reverse, route=route, routing=routing,
         temperature=1.3, seed=n,
     )
-    for dtype in (torch.float32, torch.float64):
-        assert_as_exact_as_torch(problem, dtype, {f"{size} {dtype} {problem.options}": problem.run("cpu", dtype)})
+    dtypes = (torch.float32, torch.float64)
+    assert_as_exact_as_torch(problem, {t: {f"{size} {t} {problem.options}": problem.run("cpu", t)} for t in dtypes})
 print(flow_kernels.backends()["cpu"], len(sizes))
 """
 
 
-def python(code: str, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    paths = [str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")]
-    env = (
-        {n: v for n, v in os.environ.items() if n != "FLOW_CPU_ISA"}
-        | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-        | env
-    )
-    return subprocess.run([sys.executable, "-c", code, *arguments], env=env, capture_output=True, text=True, check=False)
+def python(code: str, *arguments: str, **env: str) -> CompletedProcess[str]:
+    env = {n: v for n, v in os.environ.items() if n != "FLOW_CPU_ISA"} | env
+    return forked.python(code, *arguments, env=env, paths=[str(Path(__file__).parents[1] / "support")])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -65,6 +60,11 @@ def test_the_baseline_is_always_there_and_the_fastest_is_taken() -> None:
     assert ISAS[0] == "baseline"
     done = python("import flow_kernels; print(flow_kernels.backends()['cpu'])")
     assert done.stdout.strip() == f"available ({ISAS[-1]})", done.stderr
+
+
+def test_a_name_nobody_knows_in_the_environment_is_refused() -> None:
+    done = python("import flow_kernels", FLOW_CPU_ISA="mmx")
+    assert done.returncode and "FLOW_CPU_ISA='mmx'" in done.stderr and "baseline" in done.stderr
 
 
 def test_one_that_this_processor_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import os
 import socket
 from typing import Any
 
+import forked
 import pytest
 import torch
 import torch.distributed as dist
@@ -99,9 +100,9 @@ def test_distributed_data_parallel() -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    with mp.get_context("spawn").Manager() as manager:
+    with forked.context().Manager() as manager:
         results = manager.dict()
-        mp.spawn(_train_a_part, (2, port, results), nprocs=2)
+        mp.start_processes(_train_a_part, (2, port, results), nprocs=2, start_method="forkserver")
         found = dict(results)
     torch.manual_seed(0)
     model = Tagger()

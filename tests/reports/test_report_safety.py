@@ -3,11 +3,10 @@
 import json
 import pathlib
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from typing import Any
 
+import forked
 import pytest
 from report_cases import (
     Page,
@@ -79,8 +78,8 @@ def test_pyplot_is_never_imported(folder: pathlib.Path) -> None:
         "flow.reports.run_page.write_report(pathlib.Path(sys.argv[1]))",
         "assert 'matplotlib.pyplot' not in sys.modules",
     ]
-    root = pathlib.Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", "\n".join(lines), str(folder)], check=True, cwd=root)
+    done = forked.python("\n".join(lines), str(folder))
+    assert not done.returncode, done.stderr
 
 
 # ---- damaged folders ------------------------------------------------------------------------------------------------

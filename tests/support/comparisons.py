@@ -8,6 +8,7 @@ import harness
 import pytest
 
 from flow import Config, ModelOptions, SharedOptions
+from flow.comparison import page
 from flow.simulation import loop
 from flow.storage import files
 
@@ -33,16 +34,24 @@ ARGUMENTS += ["--data", "mine.jsonl.gz", "--evaluate-every", "0"]
 QUIET = {"population": harness.POPULATION, "progress": False}
 
 
-@pytest.fixture(name="plain")
-def plain_fixture(monkeypatch):
-    """Runs write a report without pictures, and so does the comparison: both are tested elsewhere, and slow."""
+def write_plainly(put):
+    """Let runs write a report of one word and comparisons a page without charts: both are tested elsewhere, and slow.
+
+    put: what sets an attribute, as setattr.
+    """
 
     def report(folder):
         files.write(folder / "report.html", b"report")
         return folder / "report.html"
 
-    monkeypatch.setattr(loop, "_write_report", report)
-    monkeypatch.setattr("flow.comparison.page._charts", lambda *_: [])
+    put(loop, "_write_report", report)
+    put(page, "_charts", lambda *_: [])
+
+
+@pytest.fixture(name="plain")
+def plain_fixture(monkeypatch):
+    """Reports without pictures."""
+    write_plainly(monkeypatch.setattr)
 
 
 def tree(folder):

@@ -1,10 +1,10 @@
 """Other processes on a folder, which wait where a test tells them to: this file is also what each of them executes."""
 
-import os
 import select
-import subprocess
 import sys
 from pathlib import Path
+
+from forked import Forked
 
 HERE = Path(__file__).parent
 PATIENCE = 60.0  # seconds
@@ -21,12 +21,7 @@ class Holder:
     """
 
     def __init__(self, task: str, folder: Path, stop: str = "1") -> None:
-        paths = os.pathsep.join(map(str, (HERE.parents[1], HERE.parent, HERE)))
-        env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(
-            [sys.executable, __file__, task, str(folder), stop], env=env, text=True,
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        )  # fmt: skip
+        self.process = Forked([__file__, task, str(folder), stop], paths=[str(HERE.parent), str(HERE)])
 
     def line(self) -> str:
         """The next line that the process prints."""
