@@ -129,7 +129,7 @@ class Ranks:
         Args:
             numbers: float64 [n], the same n in every process.
             tensors: float64; what a process has none of counts as zero.
-            known: whether every process has tensors; otherwise the first one tells the others which there are.
+            known: whether every process has tensors; otherwise the processes tell each other which there are.
         """
         if self.size == 1:
             return numbers, tensors
@@ -175,9 +175,10 @@ class Ranks:
         return found
 
     def _completed(self, tensors: Tensors) -> Tensors:
-        """The same, with empty or zero tensors where this process has none, as the first process has them."""
+        """The same, with empty or zero tensors where this process has none, as the first process that has any has them."""
         layout = [[name, str(t.dtype).removeprefix("torch."), list(t.shape), t.device.type] for name, t in tensors.items()]
-        for name, dtype, shape, device in json.loads(self.texts(json.dumps(layout if self.first else None))[0]):
+        layouts = [json.loads(text) for text in self.texts(json.dumps(layout))]
+        for name, dtype, shape, device in next((one for one in layouts if one), []):
             if name not in tensors:
                 tensors = {**tensors, name: torch.zeros(shape, dtype=getattr(torch, dtype), device=device)}
         return tensors

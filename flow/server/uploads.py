@@ -218,7 +218,7 @@ def _sort(found: Uploads, rows: Rows) -> None:
     found.each = {name: tensor[index.to(tensor.device)] for name, tensor in found.each.items()}
 
 
-def combine(ranks: Ranks, found: Uploads, parts: Sequence[Rows], trained: Sequence[int]) -> None:
+def combine(ranks: Ranks, found: Uploads, parts: Sequence[Rows]) -> None:
     """Make of what this process collected what all of them did together, the same in every process.
 
     One reduction; uploads that are needed one by one take one exchange more.
@@ -226,7 +226,6 @@ def combine(ranks: Ranks, found: Uploads, parts: Sequence[Rows], trained: Sequen
     Args:
         found: of this process; changed in place.
         parts: by process, the numbers of the clients whose uploads arrived, ascending.
-        trained: by process, how many clients worked, lost uploads included.
     """
     if ranks.size == 1:
         return
@@ -237,7 +236,7 @@ def combine(ranks: Ranks, found: Uploads, parts: Sequence[Rows], trained: Sequen
     numbers[len(SUMS)] = not found.finite
     own, of_clients = slice(begin, begin + counts[ranks.rank]), numbers[len(SUMS) + 1 :].view(2, -1)
     of_clients[:, own] = torch.stack((found.weights, found.client_nats))
-    numbers, found.total = ranks.sum(numbers, found.total, all(trained))
+    numbers, found.total = ranks.sum(numbers, found.total, all(counts))
     for name, value in zip(SUMS, numbers.tolist(), strict=False):
         setattr(found, name, type(getattr(found, name))(value))
     found.finite, (found.weights, found.client_nats) = not numbers[len(SUMS)], numbers[len(SUMS) + 1 :].view(2, -1)

@@ -190,7 +190,7 @@ def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw
 
     uploads = collect(workers.map(partial(_local, task, run, draw), ahead()), one_by_one, run.sums)
     uploads.data_seconds += reading
-    combine(run.ranks, uploads, who.arrived(), [len(rows) for rows in who.trained()])
+    combine(run.ranks, uploads, who.arrived())
     run.states.share(run.ranks, who.trained())
     idle = task.members(who.idle, run.states, draw, "train")
     uploads.download_bytes += sum(task.download(task.model, run.state, idle).nbytes)

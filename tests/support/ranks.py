@@ -53,6 +53,7 @@ def configurations():
         "nothing is sent": of("local"),
         "robust": of("fedavg", server=ServerOptions(aggregator="krum", bucket_size=1)),
         "dropouts": of("pfedhn", dropout=0.4, rounds=4),
+        "every upload of a process is lost": of("flow", cohort=3, dropout=0.6, rounds=8),
         "slow": of("fedprox", stragglers=0.6, late="partial"),
     }
 
