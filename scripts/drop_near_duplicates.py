@@ -30,13 +30,22 @@ def main(given: Sequence[str] | None = None) -> None:
     if options.target.exists():
         parser.error(f"{options.target} exists; name a new file")
     before = after = clients = 0
-    with _open(options.source, "rt") as source, _open(options.target, "xt") as target:
-        for line in source:
-            client = json.loads(line)
-            keep = kept(client["texts"], options.threshold)
+    lines = []  # written when all of the source has been read: a faulty one leaves no target behind
+    with _open(options.source, "rt") as source:
+        for number, line in enumerate(source, 1):
+            try:
+                client = json.loads(line)
+                keep = kept(client["texts"], options.threshold)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:
+                form = 'a client, {"id": "ann", "texts": ["First message.", "Second."]}'
+                parser.error(
+                    f"{options.source}, line {number}: must be {form}, got {line[:60].strip()!r} ({error}); mend the line"
+                )
             before, after, clients = before + len(client["texts"]), after + len(keep), clients + 1
             if keep:
-                target.write(json.dumps(only(client, keep), ensure_ascii=False) + "\n")
+                lines.append(json.dumps(only(client, keep), ensure_ascii=False) + "\n")
+    with _open(options.target, "xt") as target:
+        target.writelines(lines)
     print(f"{before - after} of {before} texts of {clients} clients dropped; {after} kept")
 
 

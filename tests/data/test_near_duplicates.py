@@ -69,3 +69,13 @@ def test_files_keep_what_belongs_to_each_text(script, tmp_path, capsys):
     for wrong in ([str(source), str(target)], [str(source), str(tmp_path / "new"), "--threshold", "0"]):
         with pytest.raises(SystemExit):
             script.main(wrong)
+
+
+@pytest.mark.parametrize("faulty", ["", "{", "[1]", '{"id": "a"}', '{"id": "a", "texts": ["x", 3]}'])
+def test_a_faulty_line_is_named_and_leaves_no_file_behind(script, tmp_path, capsys, faulty):
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "b", "texts": ["u"]}\n' + faulty + "\n", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        script.main([str(source), str(target)])
+    assert f"{source}, line 2: must be a client" in capsys.readouterr().err
+    assert not target.exists()
