@@ -49,7 +49,7 @@ class PrivateGateOptions(FineTuning):
 
     new_private: Literal["received", "initial"] = "received"
     """What the private model of a client that has none starts from: "received": the general model as it comes; "initial": the
-    initial values, the same for all, from which it hardly learns beside a general model that is ahead."""
+    initial values, the same for all, from which it learns less."""
 
 
 def check(options: PrivateGateOptions) -> None:
