@@ -10,9 +10,11 @@ from pathlib import Path
 import oracles  # noqa: F401 (one thread)
 import pytest
 import torch
+from comparisons import plain_fixture, tree  # noqa: F401
 
 from flow.algorithms import NAMES
 from flow.cli.main import COMMANDS, main
+from flow.simulation import loop
 from flow.storage import run_folder
 
 MINE = ["--data", "mine.jsonl.gz"]
@@ -61,7 +63,7 @@ def test_a_run_from_the_command_to_the_report(here, capsys, arguments):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("flow", "fedavg")])
-def test_every_algorithm_runs_from_the_command_to_the_report(here, capsys, name):
+def test_every_algorithm_runs_from_the_command_to_the_report(here, capsys, monkeypatch, name):
     assert main(["run", name, *MINE, *TINY, "--folder", "mine", "--evaluate-every", "1", "--client-memory", "0"]) == 0
     shown = capsys.readouterr().out
     algorithm = NAMES[name].algorithm
@@ -77,8 +79,11 @@ def test_every_algorithm_runs_from_the_command_to_the_report(here, capsys, name)
     if evaluation["summary"]["seen"]["global_token"] is None:
         assert "global, over tokens" not in shown and "personal, over tokens" in shown
         assert f"There is no gain to show: {algorithm.name} has no global model." in page
+    before = tree(here / "mine")
+    monkeypatch.setattr(loop, "_write_report", lambda folder: folder / "report.html")  # a second one of the same files
     assert main(["run", "--resume", "mine"]) == 0
     assert capsys.readouterr().out == shown
+    assert tree(here / "mine") | {"run.json": before["run.json"]} == before  # but for memory and time
 
 
 def tensors(safetensors: bytes) -> bytes:
@@ -95,6 +100,7 @@ def test_a_reader_that_leaves_early_gets_no_traceback():
     assert (ran.returncode, ran.stderr) == (141, "")
 
 
+@pytest.mark.usefixtures("plain")
 def test_an_interrupted_run_says_how_to_go_on(here, capsys, monkeypatch):
     def interrupted(folder, row):
         raise KeyboardInterrupt
@@ -106,6 +112,7 @@ def test_an_interrupted_run_says_how_to_go_on(here, capsys, monkeypatch):
     assert main(["run", "--resume", "mine"]) == 0
 
 
+@pytest.mark.usefixtures("plain")
 def test_resume_from_the_command(here, capsys):
     assert main(["run", "--data", "mine.jsonl.gz", *TINY, "--folder", "mine", "--checkpoint-every", "1"]) == 0
     whole = capsys.readouterr().out
@@ -202,6 +209,7 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing(here, capsys, monkeypat
     assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
 
 
+@pytest.mark.usefixtures("plain")
 def test_a_disk_that_fills_up_later_leaves_a_run_to_go_on_with(here, capsys, monkeypatch):
     def full(folder, row):
         raise OSError(28, "No space left on device")
@@ -213,6 +221,7 @@ def test_a_disk_that_fills_up_later_leaves_a_run_to_go_on_with(here, capsys, mon
     assert main(["run", "--resume", "mine"]) == 0
 
 
+@pytest.mark.usefixtures("plain")
 def test_an_existing_run_and_any_other_folder_get_their_own_advice(here, capsys):
     assert "give another folder" in (said := fails(["run", *MINE, "--folder", "."], capsys)) and "--resume" not in said
     assert main(["run", *MINE, *TINY, "--folder", "mine"]) == 0
@@ -315,6 +324,7 @@ def test_a_slice_of_shakespeare(tmp_path, monkeypatch, capsys):
     assert len(seen) > 5 and all(name in page for name in {text["client"] for text in evaluation["texts"]})
 
 
+@pytest.mark.usefixtures("plain")
 def test_data_prepared_ahead_of_a_run_are_found_by_it(here, capsys, monkeypatch):
     monkeypatch.setenv("FLOW_CACHE", str(here / "cache"))
     options = ["--data", "synthetic", "--clients", "30", "--sequences", "3", "--vocabulary-size", "20"]

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import functools
 import io
 import json
 import math
@@ -21,7 +22,7 @@ from report_cases import Page
 
 from flow import compare, resume_comparison
 from flow.cli.main import main
-from flow.comparison import jobs
+from flow.comparison import jobs, page
 from flow.evaluation.metrics import METRICS
 from flow.server.options import ServerOptions
 from flow.simulation import loop
@@ -78,6 +79,7 @@ def test_from_the_command_to_the_page(here, capsys):
     assert capsys.readouterr().out == said.out
 
 
+@pytest.mark.usefixtures("plain")
 def test_the_numbers_are_those_of_single_runs(here):
     """By `flow run` with the same options, and by simulate()."""
     assert (
@@ -138,6 +140,7 @@ def stopping(monkeypatch, at):
 
 
 def test_stopped_after_anything_written_it_ends_as_if_never_stopped(tmp_path, plain, monkeypatch):
+    monkeypatch.setattr(page, "template", functools.cache(page.template))  # compiled once, not after every stop
     with monkeypatch.context() as patched:
         count = stopping(patched, -1)
         compare(folder=tmp_path / "whole", **NAMED, **QUIET)
@@ -173,6 +176,7 @@ def test_what_is_finished_is_not_done_again(tmp_path, plain, monkeypatch):
     assert tree(runs / "fedavg-seed0") == before
 
 
+@pytest.mark.usefixtures("plain")
 def test_settings_of_single_algorithms(here):
     (here / "own.toml").write_text('[ditto]\nlam = 0.4\n[fedavg]\nserver = "adam"\nepochs = 2\n')
     arguments = [*ARGUMENTS, "--settings", "own.toml", "--epochs", "1", "--folder", "mine", "--server", "adagrad"]
@@ -187,6 +191,7 @@ def test_settings_of_single_algorithms(here):
     assert [found[name]["server"]["server"] for name in found] == ["adam", "adagrad", "yogi", "average"]
 
 
+@pytest.mark.usefixtures("plain")
 def test_an_algorithm_twice_under_names_of_its_own(here):
     (here / "own.toml").write_text(
         '[gentle]\nalgorithm = "fedavgft"\npersonal_lr = 0.1\n[slow]\nalgorithm = "fedyogi"\nepochs = 1\n'

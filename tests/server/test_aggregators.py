@@ -8,6 +8,7 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from comparisons import plain_fixture  # noqa: F401
 from harness import ROUND, SEED, TIGHT, Bench
 from oracles import aggregators as oracle
 
@@ -288,7 +289,7 @@ def test_an_algorithm_that_averages_takes_any_aggregator(options, how):
     "how", [RULES["centered_clipping"], RULES["median"], RULES["krum"]], ids=["clipping", "median", "krum"]
 )
 @pytest.mark.parametrize("server", ["average", "yogi"])
-def test_a_run_resumes_with_what_its_aggregator_carries(how, server, tmp_path):
+def test_a_run_resumes_with_what_its_aggregator_carries(how, server, tmp_path, plain):
     how = dataclasses.replace(bucketing(how, 2), server=server)
     config = Config(
         algorithm=FedAvgOptions(lr=0.5), server=how, model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=4, cohort=5,

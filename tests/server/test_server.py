@@ -6,6 +6,7 @@ import harness
 import numpy as np
 import pytest
 import torch
+from comparisons import plain_fixture  # noqa: F401
 from harness import TIGHT, Bench, close
 from oracles import baselines
 
@@ -165,7 +166,7 @@ def test_any_algorithm_that_averages_takes_any_server(options, name):
 
 
 @pytest.mark.parametrize("name", ["fedyogi", "fedadam", "fedadagrad"])
-def test_a_run_with_a_server_optimiser_resumes_with_its_moments(name, tmp_path):
+def test_a_run_with_a_server_optimiser_resumes_with_its_moments(name, tmp_path, plain):
     known = NAMES[name]
     assert known.algorithm is NAMES["fedavg"].algorithm and known.server == ServerOptions(name.removeprefix("fed"))
     config = Config(

@@ -1,5 +1,6 @@
 """A run that was stopped goes on to the bit, and what is damaged in its folder is named."""
 
+import functools
 import json
 
 import oracles
@@ -14,14 +15,33 @@ from flow.algorithms.flow import FlowOptions
 from flow.config import read_config
 from flow.engine.task import prepare
 from flow.server import optimizers
+from flow.simulation import loop
 from flow.storage import files, run_folder
+
+
+@pytest.fixture(autouse=True)
+def _no_report(monkeypatch):
+    monkeypatch.setattr(loop, "_write_report", lambda folder: None)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory):
+    """Configuration -> its whole run, made once."""
+
+    @functools.cache
+    def of(config):
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(loop, "_write_report", lambda folder: None)
+            return run(config, tmp_path_factory.mktemp("whole") / "run")
+
+    return of
 
 
 @pytest.mark.parametrize("algorithm", [FlowOptions(), FedAvgOptions(), FlowOptions(variant="workshop")])
 @pytest.mark.parametrize("stop", [1, 4, 5])
-def test_resume_equals_the_unbroken_run_to_the_bit(algorithm, stop, tmp_path, monkeypatch):
+def test_resume_equals_the_unbroken_run_to_the_bit(algorithm, stop, unbroken, tmp_path, monkeypatch):
     config = change(algorithm=algorithm, model=ModelOptions(embedding_dim=3, hidden_size=4))
-    whole = run(config, tmp_path / "whole")
+    whole = unbroken(config)
 
     def interrupted(folder, row, append=run_folder.append_metrics):
         append(folder, row)
