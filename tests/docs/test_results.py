@@ -18,9 +18,9 @@ LINES = {"fedavgft": "fine-tuning (`fedavgft`)", "flow": "**Flow**", "constant":
 class Counts:
     """Of one algorithm on one side: [seeds, clients] each."""
 
-    def __init__(self, folder: Path, algorithm: str, side: str) -> None:
+    def __init__(self, folder: Path, algorithm: str, side: str, seeds: range = SEEDS) -> None:
         runs = []
-        for seed in SEEDS:
+        for seed in seeds:
             with (folder / "kept" / f"{algorithm}-seed{seed}.csv").open(encoding="utf-8", newline="") as file:
                 rows = [row for row in csv.DictReader(file) if row["side"] == side]
             runs.append(sorted(rows, key=lambda row: int(row["client"], 16)))
@@ -56,3 +56,23 @@ def test_kept_counts_give_the_tables_of_the_page(name: str, clients: tuple[int, 
                 cells += [f"{values.mean():.{digits}f}", shown or ""]
             line = " | ".join([*cells, f"{found.helped:.0f} / {found.hurt:.0f}"]).replace("|  |", "| |")
             assert f" | {line} |" in page and label in page, (side, algorithm, line)
+
+
+def test_kept_counts_give_the_table_of_the_memory() -> None:
+    page, folder = (DOCS / "results.md").read_text(encoding="utf-8"), DOCS / "results" / "flow-memory"
+    labels = {
+        "fedavgft": "fine-tuning (`fedavgft`)",
+        "flow": "Flow",
+        "fine-tuned-memory": "fine-tuning with memory (`--gate local --memory`)",
+        "flow-memory": "Flow with memory (`--memory`)",
+    }
+    for algorithm, label in labels.items():
+        cells = [label]
+        for side in ("seen", "unseen"):
+            found = Counts(folder, algorithm, side, range(1))
+            cells += [f"{found.accuracy.mean():.2f}", f"{found.loss.mean():.4f}", f"{found.helped:.0f} / {found.hurt:.0f}"]
+        assert f"| {' | '.join(cells)} |" in page
+    ours, theirs = ([Counts(folder, name, side, range(1)) for side in ("seen", "unseen")] for name in list(labels)[:1:-1])
+    tests = [paired(a.loss - b.loss) for a, b in zip(ours, theirs, strict=True)]
+    shown = [f"{one.difference:.4f} ({one.low:.4f} to {one.high:.4f})" for one in tests]
+    assert f"loss {shown[0]} and {shown[1]}" in page
