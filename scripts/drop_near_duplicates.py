@@ -27,6 +27,8 @@ def main(given: Sequence[str] | None = None) -> None:
     options = parser.parse_args(given)
     if not 0 < options.threshold <= 1:
         parser.error(f"--threshold must be above 0 and at most 1, got {options.threshold}; 1 drops texts with the same triples")
+    if not options.source.is_file():
+        parser.error(f"{options.source} is no file; name one with a client on every line")
     if options.target.exists():
         parser.error(f"{options.target} exists; name a new file")
     before = after = clients = 0

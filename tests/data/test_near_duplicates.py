@@ -66,7 +66,7 @@ def test_files_keep_what_belongs_to_each_text(script, tmp_path, capsys):
     assert a == {"id": "a", "split": "train", "texts": ["x y z w", "other words here"], "ts": [1, 3]}
     assert b == {"id": "b", "split": "heldout", "texts": ["é", "u v"]}
     assert capsys.readouterr().out == "2 of 6 texts of 2 clients dropped; 4 kept\n"
-    for wrong in ([str(source), str(target)], [str(source), str(tmp_path / "new"), "--threshold", "0"]):
+    for wrong in ([str(source), str(target)], [str(source), str(tmp_path / "new"), "--threshold", "0"], ["none", "new"]):
         with pytest.raises(SystemExit):
             script.main(wrong)
 
