@@ -256,6 +256,7 @@ ALGORITHM = Algorithm(
     personalize=personalize,
     check=check,
     tuned=(Tunable("lr"), Tunable("models", "count")),
+    models=lambda options: {"models": options.models},
     minimum_sequences=lambda options: 2,
     init=init,
     download=download,

@@ -151,6 +151,7 @@ ALGORITHM = Algorithm(
     resolve=finetuning.resolve,
     check=check,
     tuned=(*TUNED, Tunable("clusters", "count")),
+    models=lambda options: {"clusters": options.clusters},
     init=init,
     general=lambda options, model, state: None,
     one_by_one=True,

@@ -64,6 +64,11 @@ def one_sequence(options: Any) -> int:
     return 1
 
 
+def one_model(options: Any) -> dict[str, int]:
+    """There is one model, at the server and at a client."""
+    return {}
+
+
 def single_expert(options: Any) -> dict[str, bool | float]:
     """A plain GRU and head: only the global expert is ever used."""
     return {"routed_head": False, "temperature": 1.0}
@@ -135,6 +140,9 @@ class Algorithm(Generic[Options]):
     The rate of an adaptive server optimiser comes between them."""
     traits: Callable[[Options], dict[str, Any]] = single_expert
     """options -> keyword arguments of LanguageModel that the algorithm decides"""
+    models: Callable[[Options], dict[str, int]] = one_model
+    """options -> how many models the server keeps, or a client receives, by the name of the option that says so; for the
+    estimate of memory"""
     scope: Callable[[Options], Scope] = client_scope
     """options -> what the algorithm personalizes"""
 

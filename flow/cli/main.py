@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from flow.cli import compare, prepare, report, run
 from flow.errors import UserError
 from flow.parallel.processes import Lost, Ranks, joined, leave
+from flow.resources import short_of_memory
 
 COMMANDS = {
     command.name: command
@@ -55,6 +56,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         if error.speaks if isinstance(error, Lost) else ranks.first:
             print(f"flow: {error}", file=sys.stderr, flush=True)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        reason = short_of_memory(error)
+        if reason is None:
+            raise
+        print(
+            f"flow: there is not enough memory ({reason}); lower chunk, threads, batch_size, sequence_length or the sizes of "
+            "the model, or use a machine with more memory",
+            file=sys.stderr,
+            flush=True,
+        )
         return 2
     except KeyboardInterrupt:
         return 130

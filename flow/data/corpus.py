@@ -117,6 +117,9 @@ def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int,
         )
     vocabulary, ids = _choose_vocabulary(numbering, counts, vocabulary_size, corpus.unit, oov_buckets)
     edges = np.array([BOS], np.int32), np.array([] if corpus.continuous else [EOS], np.int32)
+    more = sum(map(len, edges)) - 1  # targets of a piece beside its tokens but the first
+    pieces = (piece for train_and_test in sides for side in train_and_test for piece in side)
+    check_fits(sum(-(-(len(piece) + more) // sequence_length) for piece in pieces), sequence_length)
 
     def cut(pieces: list[npt.NDArray[np.int32]]) -> Sequences:
         return cut_windows([np.concatenate([edges[0], ids[piece], edges[1]]) for piece in pieces], sequence_length)

@@ -7,16 +7,19 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from flow.data import prepared, registry
 from flow.data.options import DataOptions
 from flow.data.population import Population, check_at_least_one
-from flow.data.source import Source
+from flow.data.source import Size, Source
 from flow.data.validation import trusted
 from flow.errors import UserError
+from flow.resources import Need, require_disk, require_memory
 
+LARGEST = 2**63 - 1  # what NumPy and torch take as a size
+NAME_BYTES = 72  # a string of CPython for a token, and a pointer to it
 REMEDY = (
     "set this variable of the environment to a folder that you may write to, or set it empty to prepare them anew every time"
 )
@@ -40,10 +43,22 @@ def load(options: DataOptions, progress: bool = False) -> Population:
     try:
         return _load(source, options, progress)
     except (MemoryError, OverflowError) as error:
+        fewer = next((name for name in ("sequences", *source.options) if name in source.options), "max_clients")
         raise UserError(
             f"data={options.data!r} with sequence_length={options.sequence_length} does not fit into memory "
-            f"({error}); lower sequence_length or max_clients"
+            f"({error}); lower sequence_length or {fewer}"
         ) from error
+
+
+def least_size(options: DataOptions) -> Size:
+    """What a data set takes at least, by its options alone.
+
+    Raises:
+        UserError: an option is out of range, or the source is unknown.
+    """
+    source = registry.source_of(options.data)
+    _check(source, options)
+    return source.least(options)
 
 
 def is_file(data: str) -> bool:
@@ -68,7 +83,11 @@ def prepared_folder(options: DataOptions) -> Path | None:
 
 
 def _check(source: Source, options: DataOptions) -> None:
-    """Raise UserError for an option out of range, and for an option of another source."""
+    """Raise UserError for an option out of range, for one of another source, and for a vocabulary that memory cannot hold."""
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if isinstance(value, int) and value > LARGEST:
+            raise UserError(f"{one.name}={value!r} must be at most {LARGEST}; leave it out for the default, {one.default!r}")
     if options.sequence_length != 0:
         check_at_least_one("sequence_length", options.sequence_length, "or 0 for the source's own default")
     check_at_least_one("vocabulary_size", options.vocabulary_size)
@@ -83,6 +102,13 @@ def _check(source: Source, options: DataOptions) -> None:
                     f"{name}={value!r} is an option of data={owner.name!r}, not of data={options.data!r}; leave it out"
                 )
     source.check(options)
+    least = source.least(options)
+    require_memory([Need("the vocabulary", NAME_BYTES * least.tokens, _given(options, least.decide_tokens))])
+
+
+def _given(options: DataOptions, names: tuple[str, ...]) -> tuple[tuple[str, object], ...]:
+    """Options by name, with what they are set to."""
+    return tuple((name, getattr(options, name)) for name in names)
 
 
 def _load(source: Source, options: DataOptions, progress: bool) -> Population:
@@ -92,6 +118,9 @@ def _load(source: Source, options: DataOptions, progress: bool) -> Population:
     with _usable(folder.parent):
         is_prepared = (folder / prepared.INDEX).is_file()
     if not is_prepared:
+        least = source.least(options)
+        need = Need("prepared data", least.prepared, _given(options, least.decide_prepared))
+        require_disk([need], folder.parent, ", or name a folder on a larger disk in FLOW_CACHE")
         population = source.read(options)
         with _usable(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)

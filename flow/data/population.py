@@ -16,7 +16,9 @@ import numpy.typing as npt
 from flow.checks import check_text
 from flow.data.tokens import BOS, OOV, SPECIALS, SPLITTERS
 from flow.errors import UserError
+from flow.resources import free_memory, size
 
+NOTEWORTHY = 1 << 28  # tokens; fewer are not held against the free memory, which would have to be asked for
 Split = Literal["time", "random"]
 """How a client's sequences are split in two: older and newer texts, or sequences at random."""
 
@@ -317,6 +319,13 @@ def check_at_least_one(name: str, value: int, alternative: str = "") -> None:
 
 
 def check_fits(sequences: int, sequence_length: int) -> None:
-    """Raise MemoryError for more tokens than an array can address, where NumPy raises ValueError or wraps around."""
-    if sequences * (sequence_length + 1) > sys.maxsize // np.dtype(np.int64).itemsize:
+    """Raise MemoryError for more tokens than an array can address, where NumPy raises ValueError or wraps around, and for more
+    than fit into the free memory."""
+    count = sequences * (sequence_length + 1)
+    if count > sys.maxsize // np.dtype(np.int64).itemsize:
         raise MemoryError(f"no array can hold {sequences} sequences of {sequence_length + 1} tokens")
+    nbytes, free = count * np.dtype(np.int32).itemsize, free_memory() if count > NOTEWORTHY else None
+    if free is not None and nbytes > free:
+        raise MemoryError(
+            f"{sequences} sequences of {sequence_length + 1} tokens take {size(nbytes)}, and {size(free)} are free"
+        )

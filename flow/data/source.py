@@ -9,6 +9,7 @@ from typing import NamedTuple
 from flow.data.corpus import Corpus, build_population, client_hash
 from flow.data.options import DataOptions
 from flow.data.population import Population
+from flow.data.tokens import SPECIALS
 
 
 class Content(NamedTuple):
@@ -18,6 +19,24 @@ class Content(NamedTuple):
     """The data set's name; the folder of its prepared form begins with it."""
     digest: str
     """Text that changes whenever the content does, such as a SHA-256."""
+
+
+class Size(NamedTuple):
+    """How large a prepared data set is at least, from its options alone."""
+
+    tokens: int
+    """Ids of the vocabulary."""
+    prepared: int = 0
+    """Bytes of the prepared form on disk."""
+    decide_tokens: tuple[str, ...] = ("oov_buckets",)
+    """The options that decide the number of tokens."""
+    decide_prepared: tuple[str, ...] = ()
+    """The options that decide the size on disk."""
+
+
+def shared_ids(options: DataOptions) -> Size:
+    """The ids that there are whatever the texts are."""
+    return Size(len(SPECIALS) + options.oov_buckets - 1)
 
 
 def accept(options: DataOptions) -> None:
@@ -39,6 +58,9 @@ class Source(NamedTuple):
     """The fields of DataOptions that belong to this source alone; None is their default."""
     check: Callable[[DataOptions], None] = accept
     """Refuse options that this source cannot have."""
+
+    least: Callable[[DataOptions], Size] = shared_ids
+    """What the data set will take at least."""
 
     def recognises(self, data: str) -> bool:
         """Whether this value of `data` selects the source."""

@@ -15,7 +15,7 @@ import numpy as np
 from flow.data.corpus import is_held_out
 from flow.data.options import DataOptions
 from flow.data.population import Client, Population, Sequences, Vocabulary, check_at_least_one, check_fits
-from flow.data.source import Content, Source
+from flow.data.source import Content, Size, Source
 from flow.data.tokens import BOS, EOS, PAD, SPECIALS
 from flow.errors import UserError
 
@@ -98,10 +98,23 @@ def _content(data: str) -> Content:
     return Content(NAME, NAME)
 
 
-def _population(options: DataOptions) -> Population:
+def _shape(options: DataOptions) -> Shape:
     given = {name: getattr(options, name) for name in Shape._fields}
-    shape = Shape(**{name: value for name, value in given.items() if value is not None})
-    return population(shape, options.sequence_length or SEQUENCE_LENGTH, options.vocabulary_size, options.oov_buckets)
+    return Shape(**{name: value for name, value in given.items() if value is not None})
+
+
+def _least(options: DataOptions) -> Size:
+    """A client has a sequence on both sides, on average 1.2 times as many as asked for, but few clients may have far fewer."""
+    shape, width = _shape(options), (options.sequence_length or SEQUENCE_LENGTH) + 1
+    tokens = len(SPECIALS) + options.vocabulary_size + options.oov_buckets - 1
+    item = 2 if tokens <= 1 << 16 else 4
+    sequences = shape.clients * max(2, shape.sequences * 3 // 4 if shape.clients >= 100 else shape.sequences // 8)
+    decide = ("vocabulary_size", "oov_buckets"), ("clients", "sequences", "sequence_length")
+    return Size(tokens, sequences * (width * item + 4), *decide)
+
+
+def _population(options: DataOptions) -> Population:
+    return population(_shape(options), options.sequence_length or SEQUENCE_LENGTH, options.vocabulary_size, options.oov_buckets)
 
 
 def _check(options: DataOptions) -> None:
@@ -115,4 +128,4 @@ def _check(options: DataOptions) -> None:
         raise UserError(f"max_clients={options.max_clients!r} takes clients of a file; for data={NAME!r} give clients")
 
 
-SOURCE = Source(NAME, _content, _population, options=Shape._fields, check=_check)
+SOURCE = Source(NAME, _content, _population, options=Shape._fields, check=_check, least=_least)

@@ -13,6 +13,7 @@ from flow.engine.task import Task
 from flow.errors import UserError
 from flow.model.parameters import Tensors, nbytes
 from flow.parallel.processes import Ranks
+from flow.resources import Need, require_disk, require_memory
 from flow.storage import files, metrics, run_folder
 from flow.storage.client_states import ClientStates
 
@@ -21,7 +22,7 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
     """Where the clients of a run keep their states: in memory, or in its folder where they may outgrow the bound.
 
     Raises:
-        UserError: they may, and there is no folder.
+        UserError: they may, and there is no folder; neither the memory nor the disk is large enough.
     """
     config, algorithm, nowhere = task.config, task.algorithm, ClientStates()
     if algorithm.fresh is None:
@@ -30,13 +31,18 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
     one = nbytes(task.visit(task.model, state, nowhere, task.clients[:1], draw, "train").kept.tensors)
     clients = min(len(task.clients), config.cohort * config.rounds)
     on_disk = folder is not None and (folder / "clients").exists()  # a run that goes on with fewer rounds keeps them there
+    decide = (("cohort", config.cohort), ("rounds", config.rounds), ("hidden_size", config.model.hidden_size))
+    need = Need(f"what {clients} clients keep", one * clients, decide)
     if one * clients <= config.client_memory * 2**20 and not on_disk:
+        require_memory([need])
         return nowhere
     if folder is None:
         raise UserError(
             f"client_memory={config.client_memory} MB does not hold what {clients} clients keep, "
             f"{one * clients / 2**20:.0f} MB; give the run a folder, where it is kept on disk, or raise client_memory"
         )
+    if not on_disk:
+        require_disk([need], folder, ", or put the run's folder on a larger disk")
     return ClientStates(folder / "clients", digest)
 
 
@@ -167,4 +173,7 @@ def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: d
     digest = run_folder.digest(described, task.population)
     state = task.algorithm.init(options, task.model, task.config.seed, len(task.clients))
     states = client_states(task, state, folder, digest)
+    if folder is not None and stored is None:  # two are kept, and a third one is written before the first goes
+        need = Need("three checkpoints", 3 * nbytes(state), (("hidden_size", task.config.model.hidden_size),))
+        require_disk([need], folder, ", or put the run's folder on a larger disk")
     return RunState(folder, digest, state, {}, states, ranks or Ranks(), run_folder.identity(described))

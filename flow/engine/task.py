@@ -14,7 +14,7 @@ from flow.config import Config, ModelOptions, checked, on_cpu
 from flow.data import Client, Population, load, validated
 from flow.data.validation import trusted
 from flow.draws import Draw
-from flow.engine import participation
+from flow.engine import estimate, participation
 from flow.errors import UserError
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, initial, nbytes
@@ -78,6 +78,8 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     algorithm = algorithm_of(config.algorithm)
     participation.check(config)
     _check_device(config.model)  # said before anything is read: a large file takes a while
+    if population is None:
+        estimate.check_memory(config, algorithm)
     population = load(config.data, progress) if population is None else validated(population)
     population = trusted(population.setting_aside(config.validation_share))
     clients = population.trainable()
@@ -107,6 +109,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
             f"data={population.name!r}: none of the {len(clients)} clients that may train has the {minimum} training sequences "
             f"that {algorithm.name} needs; give them more text, or lower sequence_length={population.sequence_length}{remedy}"
         )
+    estimate.check_memory(config, algorithm, len(population.vocabulary))
     model = _build_model(config, algorithm, population)
     chunk = config.chunk or automatic_chunk(config, population, model)
     workers = config.threads if on_cpu(config.model) else 1

@@ -193,6 +193,24 @@ class LanguageModel(nn.Module):
         return Prediction(logits.view(k, b, t, -1), q, head_q, features.view(k, b, t, -1))
 
 
+def parameter_counts(
+    vocabulary_size: int, embedding_dim: int, hidden_size: int, projection_dim: int | None = None, *, routed_head: bool = True
+) -> dict[str, int]:
+    """How many numbers each parameter of a :class:`LanguageModel` of these sizes has, by name; nothing is allocated."""
+    v, e, h = vocabulary_size, embedding_dim, hidden_size
+    d = h if projection_dim is None else projection_dim
+    gru = dict(zip(EXPERT, (3 * h * e, 3 * h * h, 3 * h, 3 * h), strict=True))
+    found = {"embedding.weight": v * e}
+    found |= {f"gru.{prefix}{name}": count for prefix in ("", "local_") for name, count in gru.items()}
+    found |= {"gru.router_weight_l0": 2 * (e + h), "gru.router_bias_l0": 2}
+    if projection_dim is not None:
+        found |= {"projection.weight": d * h, "projection.bias": d}
+    found |= {"head.weight": v * d, "head.bias": v}
+    if routed_head:
+        found |= {"head.local_weight": v * d, "head.local_bias": v, "head.router_weight": 2 * h, "head.router_bias": 2}
+    return found
+
+
 def second_expert(model: LanguageModel, generator: np.random.Generator) -> Tensors:
     """Initial values of the local experts where they are no copies: drawn like the global ones, but others.
 

@@ -120,14 +120,19 @@ def test_the_default_cache_and_a_user_without_a_home(monkeypatch, mine):
 @pytest.mark.parametrize("data", ["mine", "synthetic"])
 def test_sequences_longer_than_memory_are_refused(mine, data, length):
     options = DataOptions(data="synthetic", clients=3, vocabulary_size=20) if data == "synthetic" else DataOptions(data=mine)
-    said = rf"data='.*' with sequence_length={length} does not fit into memory \(.+\); lower sequence_length or max_clients"
+    said = (
+        rf"data='.*' with sequence_length={length} does not fit into memory \(.+\); lower sequence_length or max_clients"
+        rf"|sequence_length={length}: prepared data would take at least .+ are free; lower clients, sequences"
+        rf"|sequence_length={length} must be at most {2**63 - 1}"
+    )
     with pytest.raises(UserError, match=said):
         load(dataclasses.replace(options, sequence_length=length))
 
 
 @pytest.mark.parametrize("sequences", [10**15, 10**18, 10**23, 10**400])
 def test_more_sequences_than_memory_are_refused(sequences):
-    with pytest.raises(UserError, match=r"data='synthetic' .* does not fit into memory"):
+    said = rf"sequences={sequences}(: prepared data would take at least .+ are free| must be at most {2**63 - 1})"
+    with pytest.raises(UserError, match=said):
         load(DataOptions(data="synthetic", clients=3, sequences=sequences, vocabulary_size=20))
 
 
