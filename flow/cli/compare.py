@@ -130,7 +130,7 @@ def _settings(path: str | None) -> dict[str, Any] | None:
         return None
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # the last: nested too deep
         raise UserError(
             f"settings={path!r} cannot be read ({error}); give a TOML file with a table for every algorithm"
         ) from error

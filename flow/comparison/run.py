@@ -311,6 +311,17 @@ def _say(progress: bool, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def settings_text(plan: Plan, chosen: Mapping[str, tuning.Values]) -> str:
+    """The settings of a comparison with what its tuning chose, as TOML for `flow compare --settings`."""
+    tables = []
+    for name in plan.names:
+        values = {**plan.settings.get(name, {}), **chosen.get(name, {})}
+        # What JSON writes of strings, booleans and finite numbers is TOML too.
+        lines = [f"{option} = {json.dumps(value)}" for option, value in values.items()]
+        tables += ["\n".join([f"[{name}]", *lines]) + "\n"] if lines else []
+    return "# What the tuning chose; with it `flow compare NAMES --settings FILE` needs no --tune.\n\n" + "\n".join(tables)
+
+
 def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: dict[str, tuning.Values]) -> None:
     """Write the results: as text, as CSV, as JSON with every run, and as a page."""
     from flow.comparison.page import write_comparison  # draws with matplotlib, which nothing else here needs
@@ -323,6 +334,8 @@ def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: d
         "against": None if result.against is None else {"reference": result.against, "tests": tests},
     }
     files.write_json(folder / "results.json", files.with_checksum(content))
+    if chosen:
+        files.write(folder / "chosen.toml", settings_text(plan, chosen).encode())
     files.write(folder / "table.csv", csv_table(rows).encode())
     if result.against is not None:
         files.write(folder / "paired.csv", csv_against(result.tests, rows).encode())

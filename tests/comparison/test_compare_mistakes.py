@@ -113,6 +113,7 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
         (["flow", "--settings", "odd.toml"], "settings: flow has no option 'speed'; its options are variant, lr, "),
         (["flow", "--settings", "flat.toml"], "settings: 'flow' must hold options by name, got 3; write a table [flow]"),
         (["flow", "--settings", "mine.jsonl.gz"], "settings='mine.jsonl.gz' cannot be read"),
+        (["flow", "--settings", "deep.toml"], "settings='deep.toml' cannot be read"),
         (["flow", "--settings", "none.toml"], "settings='none.toml' cannot be read"),
         (["flow", "--folder", "."], "folder='.' exists already and is left as it is; give another folder"),
         (["flow", "--folder", ""], "folder='' is empty"),
@@ -132,6 +133,7 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
 def test_mistakes_give_one_message_and_lose_nothing(here, capsys, arguments, said):
     (here / "own.toml").write_text("[flow]\nlr = 0.3\n")
     (here / "odd.toml").write_text("[flow]\nspeed = 0.3\n")
+    (here / "deep.toml").write_text("flow = " + "[" * 5000 + "]" * 5000)
     (here / "flat.toml").write_text("flow = 3\n")
     named = {"mine": '"magic"', "six": "[6]", **dict.fromkeys(("ditto", '"a/b"', "1x"), '"fedavg"')}
     alias = "".join(f"[{name}]\nalgorithm = {value}\n" for name, value in named.items())

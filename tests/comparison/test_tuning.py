@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import harness
@@ -25,7 +26,7 @@ from flow import SharedOptions, UserError, compare, resume_comparison, simulate
 from flow.algorithms import NAMES
 from flow.algorithms.interface import Tunable
 from flow.comparison import plan as plans
-from flow.comparison import tuning
+from flow.comparison import run, tuning
 from flow.comparison.plan import Plan, planned
 from flow.data import Client, Population, Sequences
 from flow.evaluation import metrics
@@ -379,6 +380,22 @@ def test_parameters_that_are_given_are_not_tuned(tmp_path, plain):
     assert [trial.values["neighbours"] for trial in result.tried["knnper"]] == [5, 10]
     assert "Not tuned, since all its parameters were given: fedyogi." in Page(result.report.read_text()).source
     assert [row.lr for row in result.rows] == [0.5] * 5
+    chosen = tomllib.loads((tmp_path / "c" / "chosen.toml").read_text())
+    tuned = results(tmp_path / "c")["chosen"]
+    assert chosen == {name: {**settings.get(name, {}), **tuned.get(name, {})} for name in names}
+    compare(names, tmp_path / "again", config, settings=chosen, **QUIET)
+    there, here = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "kept").glob("*.csv")} for name in ("c", "again")
+    )
+    assert there == here and len(here) == 5
+    assert not (tmp_path / "again" / "chosen.toml").exists()
+
+
+def test_what_was_chosen_is_written_with_settings_of_every_type(tmp_path, plain):
+    own = {"twin": {"algorithm": "flow", "memory": True, "gate": "output", "router_share": 1e-05, "epochs": 2}}
+    plan = planned(["twin"], TINY, 1, own, 2, 0, "loss")
+    text = run.settings_text(plan, {"twin": {"lr": 0.1, "personal_epochs": 3}})
+    assert tomllib.loads(text) == {"twin": {**own["twin"], "lr": 0.1, "personal_epochs": 3}}
 
 
 def test_every_parameter_that_is_tuned_is_an_option_of_its_kind():
