@@ -4,6 +4,7 @@ from flow.comparison.run import Comparison, SharedOptions, compare, resume_compa
 from flow.config import Config, ModelOptions
 from flow.errors import Diverged, UserError
 from flow.simulation.loop import Result, resume, simulate
+from flow.version import __version__
 
 __all__ = [
     "Comparison",
@@ -13,6 +14,7 @@ __all__ = [
     "Result",
     "SharedOptions",
     "UserError",
+    "__version__",
     "compare",
     "resume",
     "resume_comparison",

@@ -5,5 +5,6 @@ from flow_kernels.functional import routed_gru
 from flow_kernels.modules.cell import RoutedGRUCell
 from flow_kernels.modules.layer import RoutedGRU
 from flow_kernels.plan import explain
+from flow_kernels.version import __version__
 
-__all__ = ["RoutedGRU", "RoutedGRUCell", "backends", "explain", "routed_gru"]
+__all__ = ["RoutedGRU", "RoutedGRUCell", "__version__", "backends", "explain", "routed_gru"]

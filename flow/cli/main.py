@@ -10,6 +10,7 @@ from flow.cli import compare, prepare, report, run
 from flow.errors import UserError
 from flow.parallel.processes import Lost, Ranks, joined, leave
 from flow.resources import short_of_memory
+from flow.version import described
 
 COMMANDS = {
     command.name: command
@@ -22,7 +23,7 @@ COMMANDS = {
 }
 
 USAGE = f"""\
-usage: flow COMMAND [OPTIONS]
+usage: flow COMMAND [OPTIONS], or flow --version
 
 Federated learning with per-instance routing between a global and a local expert.
 
@@ -43,6 +44,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
+        return 0
+    if arguments[0] in ("-V", "--version"):
+        print(described())
         return 0
     ranks = Ranks()
     try:

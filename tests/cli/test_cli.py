@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import oracles  # noqa: F401 (one thread)
@@ -12,6 +13,8 @@ import pytest
 import torch
 from comparisons import plain_fixture, tree  # noqa: F401
 
+import flow
+import flow_kernels
 from flow.algorithms import NAMES
 from flow.cli.main import COMMANDS, main
 from flow.simulation import loop
@@ -19,6 +22,16 @@ from flow.storage import run_folder
 
 MINE = ["--data", "mine.jsonl.gz"]
 TINY = ["--embedding-dim", "4", "--hidden-size", "5", "--cohort", "3", "--rounds", "2", "--min-texts", "5"]
+
+
+@pytest.mark.parametrize("option", ["--version", "-V"])
+def test_the_version_is_that_of_the_distribution(option, capsys):
+    assert main([option]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"flow {flow.__version__}" == f"flow {flow_kernels.__version__}" == f"flow {version('flow-fl')}"
+    assert torch.__version__ in said[1] and "cpu: available" in said[2]
+    citation = (Path(__file__).parents[2] / "CITATION.cff").read_text()
+    assert f"\nversion: {flow.__version__}\n" in citation
 
 
 def fails(arguments, capsys):

@@ -48,12 +48,22 @@ def test_every_page_with_snippets_is_among_them() -> None:
     assert {name for name in pages if "\n```python\n" in (ROOT / name).read_text(encoding="utf-8")} == run
 
 
-@pytest.mark.parametrize(
-    "page", ["README.md", "benchmarks/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))]
-)
+PAPERS = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")
+
+
+@pytest.mark.parametrize("page", [*PAPERS, "benchmarks/README.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md"))])
 def test_what_a_page_links_to_is_there_and_what_is_filled_in_is_full(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for link in re.findall(r"\]\(([^)#\s]+)[^)]*\)", text):
         assert link.startswith("https://") or (ROOT / page).parent.joinpath(link).exists(), link
     for name, content in re.findall(r"<!-- (\w+) -->\n(.*?)<!-- /\1 -->", text, re.DOTALL):
         assert content.strip(), f"nothing between the marks of {name}"
+
+
+def test_the_files_that_a_contributor_is_sent_to_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    places = re.findall(r"`((?:flow|flow_kernels|tests|benchmarks|docs|csrc)/[\w./]*)`", text)
+    assert len(places) > 20
+    assert [place for place in places if not (ROOT / place).exists()] == ["flow/algorithms/NAME.py", "flow/data/NAME.py"]
+    for command in re.findall(r"`make ([\w-]+)", text):
+        assert f"\n{command}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
