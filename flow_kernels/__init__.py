@@ -2,8 +2,9 @@
 
 from flow_kernels.backends import status as backends
 from flow_kernels.functional import routed_gru
-from flow_kernels.modules.cell import RoutedGRUCell
+from flow_kernels.modules.cell import GRUCell, RoutedGRUCell
+from flow_kernels.modules.gru import GRU
 from flow_kernels.modules.layer import RoutedGRU
 from flow_kernels.plan import explain
 
-__all__ = ["RoutedGRU", "RoutedGRUCell", "backends", "explain", "routed_gru"]
+__all__ = ["GRU", "GRUCell", "RoutedGRU", "RoutedGRUCell", "backends", "explain", "routed_gru"]

@@ -70,6 +70,14 @@ COMPILED = (
     "routed_gru: torch.compile cannot trace this backend under vmap, grad and the other transforms of torch.func; compile "
     "without them, transform without compiling, or use backend='reference'"
 )
+ONNX = (
+    "routed_gru: this backend is an operator of its own, which ONNX does not have; export with backend='reference', which consists "
+    "of PyTorch's operators, or use torch.export"
+)
+TRACED = (
+    "routed_gru: torch.jit.trace records this backend without gradients only; trace under torch.no_grad(), or use torch.export "
+    "or backend='reference'"
+)
 FORWARD = "routed_gru: this backend has no forward-mode derivative; use backend='reference', which has one"
 
 
@@ -80,6 +88,16 @@ def _transformed() -> bool:
 
 # What torch.compiler.assume_constant_result does, without the second that its import of the compiler takes.
 _transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _refuse_onnx() -> None:
+    """Raise where the call is recorded for ONNX."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(ONNX)
+
+
+# Of no interest to torch.compile, which cannot trace it.
+_refuse_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Family:
@@ -145,9 +163,13 @@ class Family:
         nothing but the outputs for backward."""
         if torch.compiler.is_compiling() and _transformed():  # traced, the Function would lose its backward: zero gradients
             raise RuntimeError(COMPILED)
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            _refuse_onnx()
         tensors = inputs.tensors
         shared = (*tensors, inputs.lengths, inputs.offsets, *inputs.options)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            if torch._C._get_tracing_state() is not None:
+                raise RuntimeError(TRACED)
             function = self.function if forward_ad._current_level < 0 else self.function_without_forward_mode
             return function.apply(*shared, not recompute)[:3]  # type: ignore[no-any-return]
         return self.forward_op(*shared, False)[:3]  # type: ignore[no-any-return]
