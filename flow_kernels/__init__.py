@@ -2,9 +2,10 @@
 
 from flow_kernels.backends import status as backends
 from flow_kernels.functional import routed_gru
-from flow_kernels.modules.cell import RoutedGRUCell
+from flow_kernels.modules.cell import GRUCell, RoutedGRUCell
+from flow_kernels.modules.gru import GRU
 from flow_kernels.modules.layer import RoutedGRU
 from flow_kernels.plan import explain
 from flow_kernels.version import __version__
 
-__all__ = ["RoutedGRU", "RoutedGRUCell", "__version__", "backends", "explain", "routed_gru"]
+__all__ = ["GRU", "GRUCell", "RoutedGRU", "RoutedGRUCell", "__version__", "backends", "explain", "routed_gru"]

@@ -95,6 +95,11 @@ class Inputs(NamedTuple):
         return self.h0.dim() == 3
 
     @property
+    def empty(self) -> bool:
+        """Whether there is no sequence, or no client: the outputs have no elements, and the gradients of weights are zero."""
+        return self.h0.shape[-2] == 0 or self.h0.shape[0] == 0
+
+    @property
     def steps(self) -> int:
         """T"""
         if self.offsets is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
 
 from flow_kernels.call import EXPERTS, NAMES, PREFIXES, Weights
 from flow_kernels.reference import ROUTES, ROUTINGS
@@ -19,7 +21,11 @@ def check_options(route: str, routing: str, temperature: float) -> None:
         raise ValueError(f"route must be one of {', '.join(map(repr, ROUTES))}, got {route!r}")
     if routing not in ROUTINGS:
         raise ValueError(f"routing must be one of {', '.join(map(repr, ROUTINGS))}, got {routing!r}")
-    if not 0 < temperature < math.inf:
+    try:
+        fits = 0 < temperature < math.inf
+    except (TypeError, RuntimeError):  # what cannot be compared, or is not one value
+        raise TypeError(f"temperature must be a number > 0, got {type(temperature).__name__}; pass a float") from None
+    if not fits:
         raise ValueError(
             f"temperature must be a finite number > 0, got {temperature!r}; use 1.0 for a plain softmax, or routing='hard' "
             "for the limit of a small temperature"
@@ -47,6 +53,8 @@ def check_presence(weights: Weights, route: str) -> None:
 
 def check_lengths(lengths: Tensor, steps: int) -> None:
     """Raise ValueError unless every length lies in 1..steps. Reads the values, so backends call it where that is cheap."""
+    if lengths.numel() == 0:
+        return
     low, high = int(lengths.min()), int(lengths.max())
     if low < 1 or high > steps:
         bad = low if low < 1 else high
@@ -71,12 +79,12 @@ def check_tensors(
     """
     t, b, i, h = sizes
     dtype, device = input.dtype, input.device
-    if t < 1 or b < 1 or i < 1 or h < 1 or (clients and clients[0] < 1):
-        for size, what in ((clients[0] if clients else 1, "K"), (b, "B"), (t, "T"), (i, "I"), (h, "H")):
-            if size < 1:
-                raise RuntimeError(
-                    f"routed_gru: {what} must be at least 1, got {what}={size} (input {list(input.shape)}); drop what is empty"
-                )
+    if t < 1 or (clients and clients[0] < 1):
+        what = "T" if t < 1 else "K"
+        raise RuntimeError(
+            f"routed_gru: {what} must be at least 1, got {what}=0 (input {list(input.shape)}); leave out the call for input "
+            "without time steps or clients"
+        )
     if dtype not in DTYPES:
         raise RuntimeError(
             f"routed_gru: input has dtype {dtype}; it must be one of {', '.join(str(d) for d in DTYPES)}: convert it"
@@ -108,3 +116,36 @@ def _refuse_alike(name: str, tensor: Tensor, input: Tensor, dtype: torch.dtype) 
     if tensor.dtype != dtype:
         raise RuntimeError(f"routed_gru: {name} has dtype {tensor.dtype}, input has {input.dtype}; convert one of them")
     raise RuntimeError(f"routed_gru: {name} is on {tensor.device}, input on {input.device}; move one of them")
+
+
+def refuse_odd(caller: str, arguments: dict[str, Any]) -> None:
+    """Raise TypeError for the first argument that is no tensor and ValueError for one that is no dense tensor; None passes, but
+    as the input. For after something went wrong: before every call this would take longer than the checks themselves."""
+    for name, value in arguments.items():
+        if value is None and name != "input":
+            continue
+        if not isinstance(value, Tensor):
+            shown = "None" if value is None else type(value).__name__
+            raise TypeError(f"{caller}: {name} must be a torch.Tensor, got {shown}; {_instead_of(name, value)}")
+        if value.is_nested:
+            raise ValueError(
+                f"{caller}: {name} is a nested tensor; it must be a padded one: pass torch.nested.to_padded_tensor({name}, "
+                "0.0) and the lengths"
+            )
+        if value.is_quantized:
+            raise ValueError(f"{caller}: {name} has the quantized dtype {value.dtype}; pass {name}.dequantize()")
+        if value.layout != torch.strided:
+            raise ValueError(f"{caller}: {name} has layout {value.layout}; it must be dense: pass {name}.to_dense()")
+
+
+def _instead_of(name: str, value: Any) -> str:
+    """What to pass instead of a value that is no tensor."""
+    if isinstance(value, PackedSequence):
+        return "pass its data as input and its batch_sizes to routed_gru, or itself to a layer"
+    if type(value).__module__ == "numpy":
+        return f"pass torch.from_numpy({name})"
+    if name == "hx" and isinstance(value, (tuple, list)):
+        return "a GRU has one state: pass h alone, without the cell state of an LSTM"
+    if value is None:
+        return "pass the sequences"
+    return f"make one with torch.as_tensor({name}), in the dtype that is expected"

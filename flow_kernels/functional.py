@@ -11,7 +11,7 @@ from torch.autograd import forward_ad
 from flow_kernels import fast_path, plan
 from flow_kernels.backends import load
 from flow_kernels.call import Inputs, Options, Weights
-from flow_kernels.checks import check_options, check_presence, check_tensors
+from flow_kernels.checks import check_options, check_presence, check_tensors, refuse_odd
 from flow_kernels.ops import FORWARD
 
 
@@ -42,7 +42,8 @@ def routed_gru(
     """One layer, one direction of the routed GRU over a whole sequence (the equations are in docs/cell.md).
 
     Args:
-        input: [T, B, I], or [K, T, B, I] for K clients with weights of their own; with ``batch_first`` [.., B, T, I].
+        input: [T, B, I], or [K, T, B, I] for K clients with weights of their own; with ``batch_first`` [.., B, T, I]. B may
+            be 0: the outputs then have no elements, and gradients are zero.
         hx: initial hidden state [B, H] or [K, B, H]; None means zeros.
         weight_ih, weight_hh, bias_ih, bias_hh: the global expert, [3H, I], [3H, H], [3H], [3H] (gates r, z, n), each
             with a leading K when input has one. The biases of an expert come together or not at all.
@@ -69,26 +70,51 @@ def routed_gru(
         output that depends on it.
 
     Raises:
-        ValueError: for a wrong option or length; RuntimeError: for a wrong shape, dtype or device, or a backend that
-            cannot run here.
+        TypeError: for an argument that is no tensor; ValueError: for a tensor that is not dense, a wrong option or length;
+        RuntimeError: for a wrong shape, dtype or device, or a backend that cannot run here.
     """
     check_options(route, routing, temperature)
     weights = Weights(
         weight_ih, weight_hh, bias_ih, bias_hh, local_weight_ih, local_weight_hh, local_bias_ih, local_bias_hh,
         router_weight, router_bias,
     ).used_by(route)  # fmt: skip
-    options = Options(route, routing, float(temperature), batch_first and batch_sizes is None, reverse)
-    if hx is not None and batch_sizes is None and backend in ("auto", "cpu"):
-        outputs = fast_path.forward(input, hx, weights, lengths, options)
-        if outputs is not None:
-            return outputs
-    check_presence(weights, route)
-    inputs, hidden = _inputs(input, hx, weights, lengths, batch_sizes, options)
+    options = Options(route, routing, float(temperature), bool(batch_first) and batch_sizes is None, bool(reverse))
+    try:
+        if hx is not None and batch_sizes is None and backend in ("auto", "cpu"):
+            outputs = fast_path.forward(input, hx, weights, lengths, options)
+            if outputs is not None:
+                return outputs
+        check_presence(weights, route)
+        inputs, hidden = _inputs(input, hx, weights, lengths, batch_sizes, options)
+        name = _backend(inputs, hidden, backend)
+        if name == "reference":  # the ops of the others take dense tensors only
+            refuse_odd("routed_gru", _named(input, hx, weights, lengths, batch_sizes))
+        return load(name).routed_gru(inputs, recompute=recompute)
+    except Exception:
+        refuse_odd("routed_gru", _named(input, hx, weights, lengths, batch_sizes))
+        raise
+
+
+def _named(
+    input: Tensor, hx: Tensor | None, weights: Weights, lengths: Tensor | None, batch_sizes: Tensor | None
+) -> dict[str, Tensor | None]:
+    return {"input": input, "hx": hx, **weights._asdict(), "lengths": lengths, "batch_sizes": batch_sizes}
+
+
+def _backend(inputs: Inputs, hidden: int, backend: str) -> str:
+    """The name of the backend that runs these inputs."""
+    if hidden == 0 or inputs.x.shape[-1] == 0:
+        if backend not in ("auto", "reference"):
+            raise RuntimeError(
+                f"routed_gru: backend={backend!r} needs I and H of at least 1, got I={inputs.x.shape[-1]} and H={hidden}; use "
+                "backend='auto' or 'reference'"
+            )
+        backend = "reference"
     if forward_ad._current_level >= 0 and _has_tangent(inputs):
         if backend not in ("auto", "reference"):
             raise RuntimeError(FORWARD)
         backend = "reference"
-    return load(plan.name(input.dtype, input.device, backend, hidden)).routed_gru(inputs, recompute=recompute)
+    return plan.name(inputs.x.dtype, inputs.x.device, backend, hidden)
 
 
 def _inputs(
@@ -107,6 +133,8 @@ def _inputs(
     clients = shape[:1] if len(shape) == 4 else ()
     weight_hh = weights.local_weight_hh if options.route == "local" else weights.weight_hh
     assert weight_hh is not None  # check_presence has seen to it
+    if weight_hh.dim() == 0:
+        raise RuntimeError("routed_gru: weight_hh has no dimensions; it must be [3H, H]")
     hidden = weight_hh.shape[-1]
     if offsets is not None and lengths is not None:
         steps, batch = len(offsets) - 1, lengths.shape[-1]
@@ -142,7 +170,7 @@ def _unpack(data: Tensor, hx: Tensor | None, lengths: Tensor | None, batch_sizes
                 f"routed_gru: batch_sizes must never rise, be at least 1 and sum to the N={data.shape[0]} rows of input, got "
                 f"{sizes}; take it from the PackedSequence that input is the data of"
             )
-        if hx is not None and hx.shape[0] != sizes[0]:
+        if hx is not None and (hx.dim() != 2 or hx.shape[0] != sizes[0]):
             raise RuntimeError(
                 f"routed_gru: hx has shape {list(hx.shape)}; with {sizes[0]} sequences packed it must be [{sizes[0]}, H], in "
                 "the packed order"

@@ -1,13 +1,13 @@
 """The registered torch ops and their autograd: for every backend a family of two, ``flow_kernels::routed_gru`` and
 ``flow_kernels::routed_gru_backward`` for the C++ kernels, the same with ``_triton`` or ``_cuda`` in the name for the others.
 
-The ops are opaque: an implementation, a fake kernel (shapes only) and a vmap rule (fold the mapped dimension into the
-clients). What forward keeps for backward is a tensor whose layout the backend chooses. Autograd is an
+The ops are opaque: an implementation, a fake kernel (shapes only) and a vmap rule (mapping.py: fold the mapped dimension into
+the clients or the sequences). What forward keeps for backward is a tensor whose layout the backend chooses. Autograd is an
 ``autograd.Function`` in the setup_context form around them, because a formula registered on the op itself does not compose
 with torch.func.grad; it is left out altogether when no gradient is wanted.
 
-The ops take tensors and options one by one. This module alone knows their places: an implementation is given
-:class:`flow_kernels.call.Inputs`, and everything outside the ops is written with names.
+The ops take tensors and options one by one. This module and mapping.py alone know their places: an
+implementation is given :class:`flow_kernels.call.Inputs`, and everything outside the ops is written with names.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from flow_kernels import mapping
 from flow_kernels.call import NAMES, Inputs, Options, OutputGradients, Outputs, Saved, Weights
 
 Forward = Callable[[Inputs, bool], Outputs]
@@ -28,9 +29,7 @@ Forward = Callable[[Inputs, bool], Outputs]
 Backward = Callable[[OutputGradients, Saved, Inputs, Sequence[bool]], list[Tensor]]
 """gradients of the outputs, what forward saved, its inputs, which of the twelve gradients are wanted -> those in order"""
 
-_BEFORE = (*OutputGradients._fields, *Saved._fields)  # what the backward op takes before the tensors of the forward op
-_TENSORS = (*NAMES, "lengths", "offsets")
-_COUNT = len(_TENSORS)
+_COUNT = len(mapping.TENSORS)
 
 _library = torch.library.Library("flow_kernels", "DEF")
 
@@ -66,40 +65,18 @@ def _fake_backward(*args: Any) -> list[Tensor]:
     return [t.new_empty(t.shape) for t, want in zip(inputs.tensors, wanted, strict=True) if want and t is not None]
 
 
-class _Folding:
-    """A vmapped dimension as clients: the only ones, or merged with those that are there."""
-
-    def __init__(self, size: int, h0: Tensor, dim: int | None) -> None:
-        self.size = size
-        self.stacked = h0.dim() - (dim is not None) == 3  # [K, B, H] without the mapped dimension
-
-    def fold(self, tensors: Sequence[Any], dims: Sequence[Any]) -> list[Any]:
-        """Every tensor with its mapped dimension in front, expanded where it has none."""
-        folded = []
-        for t, dim in zip(tensors, dims, strict=True):
-            if isinstance(t, Tensor):
-                t = t.expand(self.size, *t.shape) if dim is None else t.movedim(dim, 0)
-                t = t.flatten(0, 1) if self.stacked else t
-            folded.append(t)
-        return folded
-
-    def unfold(self, t: Tensor) -> Tensor:
-        return t.unflatten(0, (self.size, -1)) if self.stacked else t
-
-
-def _folded(names: Sequence[str], size: int, dims: Sequence[Any], args: Sequence[Any]) -> tuple[_Folding, list[Any]]:
-    """The arguments of an op, whose first ones have these names, with the mapped dimension in the clients."""
-    h0, offsets = names.index("hx"), names.index("offsets")
-    if dims[offsets] is not None:
-        raise RuntimeError("routed_gru: vmap over batch_sizes is not possible; pad the input and pass lengths")
-    folding = _Folding(size, args[h0], dims[h0])
-    return folding, [*folding.fold(args[:offsets], dims[:offsets]), *args[offsets:]]
-
-
 SECOND = "routed_gru: this backend has no second derivative; use backend='reference', which is differentiable twice"
 COMPILED = (
     "routed_gru: torch.compile cannot trace this backend under vmap, grad and the other transforms of torch.func; compile "
     "without them, transform without compiling, or use backend='reference'"
+)
+ONNX = (
+    "routed_gru: this backend is an operator of its own, which ONNX does not have; export with backend='reference', which consists "
+    "of PyTorch's operators, or use torch.export"
+)
+TRACED = (
+    "routed_gru: torch.jit.trace records this backend without gradients only; trace under torch.no_grad(), or use torch.export "
+    "or backend='reference'"
 )
 FORWARD = "routed_gru: this backend has no forward-mode derivative; use backend='reference', which has one"
 
@@ -111,6 +88,16 @@ def _transformed() -> bool:
 
 # What torch.compiler.assume_constant_result does, without the second that its import of the compiler takes.
 _transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _refuse_onnx() -> None:
+    """Raise where the call is recorded for ONNX."""
+    if torch.onnx.is_in_onnx_export():
+        raise RuntimeError(ONNX)
+
+
+# Of no interest to torch.compile, which cannot trace it.
+_refuse_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Family:
@@ -130,16 +117,39 @@ class Family:
         forward, backward = f"flow_kernels::{name}", f"flow_kernels::{name}_backward"
         torch.library.register_fake(forward, self._fake_forward, lib=_library)
         torch.library.register_fake(backward, _fake_backward, lib=_library)
-        torch.library.register_vmap(forward, self._vmap_forward, lib=_library)
-        torch.library.register_vmap(backward, self._vmap_backward, lib=_library)
         self.forward_op = getattr(torch.ops.flow_kernels, name).default
         self.backward_op = getattr(torch.ops.flow_kernels, f"{name}_backward").default
+        self._map(name, mapping.rule_of_forward(self.forward_op), tuple)
+        self._map(f"{name}_backward", mapping.rule_of_backward(self.backward_op), list)
         self.function, self.function_without_forward_mode = _functions(self.forward_op, self.backward_op)
 
+    def _map(self, name: str, rule: mapping.Rule, form: type) -> None:
+        """Register the rule of an op that returns this form (tuple, list), for both of torch's vmaps."""
+
+        def of_newer_vmap(info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
+            results, places = rule(info.batch_size, dims, args)
+            return form(results), form(places)
+
+        kernel = mapping.kernel_of_older_vmap(rule)
+        torch.library.register_vmap(f"flow_kernels::{name}", of_newer_vmap, lib=_library)
+        _library.impl(name, lambda *args: form(kernel(*args)), "Batched")
+
     def register(self, device: str, forward: Forward, backward: Backward, library: torch.library.Library = _library) -> None:
-        """Give both ops their implementation on one kind of device ("CPU", "CUDA")."""
-        library.impl(self.name, lambda *args: forward(*_unpack_forward(*args)), device)
-        library.impl(f"{self.name}_backward", lambda *args: backward(*_unpack_backward(*args)), device)
+        """Give both ops their implementation on one kind of device ("CPU", "CUDA"). It is never given an empty batch."""
+
+        def forward_kernel(*args: Any) -> Outputs:
+            inputs, save = _unpack_forward(*args)
+            return self.empty_outputs(inputs, save) if inputs.empty else forward(inputs, save)
+
+        def backward_kernel(*args: Any) -> list[Tensor]:
+            gradients, saved, inputs, wanted = _unpack_backward(*args)
+            if not inputs.empty:
+                return backward(gradients, saved, inputs, wanted)
+            wanted_tensors = (t for t, want in zip(inputs.tensors, wanted, strict=True) if want)
+            return [t.new_zeros(t.shape) for t in wanted_tensors if t is not None]
+
+        library.impl(self.name, forward_kernel, device)
+        library.impl(f"{self.name}_backward", backward_kernel, device)
 
     def empty_outputs(self, inputs: Inputs, save: bool) -> Outputs:
         """Uninitialised y, h_n, q and what backward reads (without elements unless it is to be saved)."""
@@ -153,27 +163,19 @@ class Family:
         nothing but the outputs for backward."""
         if torch.compiler.is_compiling() and _transformed():  # traced, the Function would lose its backward: zero gradients
             raise RuntimeError(COMPILED)
+        if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None:
+            _refuse_onnx()
         tensors = inputs.tensors
         shared = (*tensors, inputs.lengths, inputs.offsets, *inputs.options)
         if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+            if torch._C._get_tracing_state() is not None:
+                raise RuntimeError(TRACED)
             function = self.function if forward_ad._current_level < 0 else self.function_without_forward_mode
             return function.apply(*shared, not recompute)[:3]  # type: ignore[no-any-return]
         return self.forward_op(*shared, False)[:3]  # type: ignore[no-any-return]
 
     def _fake_forward(self, *args: Any) -> Outputs:
         return self.empty_outputs(*_unpack_forward(*args))
-
-    def _vmap_forward(self, info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
-        folding, folded = _folded(_TENSORS, info.batch_size, dims, args)
-        *outputs, gates = self.forward_op(*folded)
-        save = args[-1]
-        outputs = [folding.unfold(t) for t in outputs]
-        return (*outputs, folding.unfold(gates) if save else gates), (0, 0, 0, 0 if save else None)
-
-    def _vmap_backward(self, info: Any, dims: Any, *args: Any) -> tuple[Any, Any]:
-        folding, folded = _folded((*_BEFORE, *_TENSORS), info.batch_size, dims, args)
-        grads = self.backward_op(*folded)
-        return [folding.unfold(g) for g in grads], [0] * len(grads)
 
 
 def _functions(forward_op: Any, backward_op: Any) -> tuple[Any, Any]:

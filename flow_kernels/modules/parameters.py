@@ -1,4 +1,4 @@
-"""What a layer and a cell share: arguments, parameters and their names, autocast, checkpoints."""
+"""Arguments, parameters and their names, autocast and checkpoints of layers and cells."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from flow_kernels.backends import NAMES
 from flow_kernels.call import Weights
-from flow_kernels.checks import check_options
 
 GLOBAL, LOCAL, ROUTER = Weights._fields[:4], Weights._fields[4:8], Weights._fields[8:]
+ROUTED = ("local_", "router_")
+"""What the names of parameters begin with that torch.nn.GRU does not have."""
 
 
 def check_arguments(flags: dict[str, Any], sizes: dict[str, Any]) -> None:
@@ -27,9 +28,17 @@ def check_arguments(flags: dict[str, Any], sizes: dict[str, Any]) -> None:
             raise ValueError(f"{name} must be greater than zero")
 
 
-def check_routing_arguments(temperature: float, routing: str, num_clients: int | None, backend: str) -> None:
-    """Raise ValueError unless these are what RoutedGRU allows."""
-    check_options("mixture", routing, temperature)
+def check_sizes_of_cell(sizes: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError unless the sizes are integers >= 0; torch.nn.GRUCell takes 0 too."""
+    for name, value in sizes.items():
+        if not isinstance(value, int):
+            raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
+        if value < 0:
+            raise ValueError(f"{name} must be at least 0, got {value}")
+
+
+def check_clients_and_backend(num_clients: int | None, backend: str) -> None:
+    """Raise ValueError unless these are what every layer and cell allows."""
     if num_clients is not None and (type(num_clients) is not int or num_clients < 1):
         raise ValueError(f"num_clients must be None or an integer >= 1, got {num_clients!r}")
     if backend not in ("auto", *NAMES):
@@ -37,13 +46,17 @@ def check_routing_arguments(temperature: float, routing: str, num_clients: int |
 
 
 def add_parameters(
-    module: Any, suffixes: list[tuple[str, int]], device: torch.device | str | int | None, dtype: torch.dtype | None
+    module: Any,
+    groups: tuple[tuple[str, ...], ...],
+    suffixes: list[tuple[str, int]],
+    device: torch.device | str | int | None,
+    dtype: torch.dtype | None,
 ) -> None:
-    """Register the parameters of every (suffix, input size), uninitialised: all of the global expert first, as
-    torch.nn.GRU orders them, then the local expert, then the router."""
+    """Register the parameters of every (suffix, input size), uninitialised: group after group of names, so that
+    all of the global expert come first, as torch.nn.GRU orders them, then the local expert, then the router."""
     h = module.hidden_size
     leading = () if module.num_clients is None else (module.num_clients,)
-    for group in (GLOBAL, LOCAL, ROUTER):
+    for group in groups:
         for suffix, i in suffixes:
             shapes = ((2, i + h), (2,)) if group is ROUTER else ((3 * h, i), (3 * h, h), (3 * h,), (3 * h,))
             for name, shape in zip(group, shapes, strict=True):
@@ -54,7 +67,7 @@ def add_parameters(
 
 def reset_parameters(module: Any) -> None:
     """uniform(-1/sqrt(H), 1/sqrt(H)) for every parameter, client by client."""
-    bound = 1 / math.sqrt(module.hidden_size)
+    bound = 1 / math.sqrt(module.hidden_size) if module.hidden_size else 0.0
     with torch.no_grad():
         if module.num_clients is None:
             for parameter in module.parameters():
@@ -63,11 +76,6 @@ def reset_parameters(module: Any) -> None:
             for client in range(module.num_clients):
                 for parameter in module.parameters():
                     parameter[client].uniform_(-bound, bound)
-
-
-def names_of_weights(suffix: str) -> tuple[str, ...]:
-    """What routed_gru takes as its third to twelfth argument, of one layer and direction."""
-    return tuple(name + suffix for name in Weights._fields)
 
 
 def get_weights(module: Any, names: tuple[str, ...], dtype: torch.dtype | None = None) -> list[Any]:
@@ -95,42 +103,54 @@ def autocast_dtype(device: str, own: torch.dtype) -> torch.dtype:
     return to if to == torch.bfloat16 and own == torch.float32 else own
 
 
-def complete_checkpoint(module: Any, state_dict: dict[str, Any], prefix: str) -> list[str]:
-    """Add to state_dict (load_state_dict's own copy) what a checkpoint of another kind lacks; say what was done.
+def spread_to_clients(module: Any, state_dict: dict[str, Any], prefix: str) -> list[str]:
+    """Give each of K clients a copy of what state_dict (load_state_dict's own copy) holds for one; say so if it was done."""
+    spread = False
+    for name, parameter in _own(module).items():
+        value = state_dict.get(prefix + name)
+        if isinstance(value, Tensor) and module.num_clients is not None and value.shape == parameter.shape[1:]:
+            state_dict[prefix + name] = value.detach().expand(parameter.shape).clone()
+            spread = True
+    if not spread:
+        return []
+    return [f"the checkpoint holds one model; each of the {module.num_clients} clients starts from a copy of it"]
 
-    A checkpoint of one model goes to each of K clients. A checkpoint of torch.nn.GRU, one without any entry of the
-    local expert and the router, gives the local expert a copy of its global one and leaves the router as it is (on the
-    meta device, where it is nothing yet, load_state_dict reports it as missing). An
+
+def complete_checkpoint(module: Any, state_dict: dict[str, Any], prefix: str) -> list[str]:
+    """Add to state_dict (load_state_dict's own copy) what a checkpoint of torch.nn.GRU lacks; say so if it was done.
+
+    That is one without any entry of the local expert and the router. The local expert gets a copy of its global one, the
+    router is left as it is (on the meta device, where it is nothing yet, load_state_dict reports it as missing). An
     entry of the global expert that is missing or misshapen stays so, and load_state_dict reports it.
     """
-    notes = []
-    own = {name: p for name, p in module.named_parameters(recurse=False, remove_duplicate=False)}
-    if module.num_clients is not None:
-        spread = 0
-        for name, parameter in own.items():
-            value = state_dict.get(prefix + name)
-            if isinstance(value, Tensor) and value.shape == parameter.shape[1:]:
-                state_dict[prefix + name] = value.detach().expand(parameter.shape).clone()
-                spread += 1
-        if spread:
-            notes.append(f"the checkpoint holds one model; each of the {module.num_clients} clients starts from a copy of it")
-    given = [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
-    if any(name in own for name in given) and not any(name.startswith(("local_", "router_")) for name in given):
-        for name, parameter in own.items():
-            source = state_dict.get(prefix + name.removeprefix("local_"))
-            if name.startswith("local_") and isinstance(source, Tensor):
-                state_dict[prefix + name] = source.detach().clone()
-            elif name.startswith("router_") and not parameter.is_meta:  # on "meta" there are no values to leave as they are
-                state_dict[prefix + name] = parameter
-        notes.append(
-            "the checkpoint is one of a plain GRU; the local expert starts as a copy of its weights, the router is "
-            "left as it was"
-        )
-    return notes
+    own, given = _own(module), _given(state_dict, prefix)
+    if not any(name in own for name in given) or any(name.startswith(ROUTED) for name in given):
+        return []
+    for name, parameter in own.items():
+        source = state_dict.get(prefix + name.removeprefix("local_"))
+        if name.startswith("local_") and isinstance(source, Tensor):
+            state_dict[prefix + name] = source.detach().clone()
+        elif name.startswith("router_") and not parameter.is_meta:  # on "meta" there are no values to leave as they are
+            state_dict[prefix + name] = parameter
+    return [
+        "the checkpoint is one of a plain GRU; the local expert starts as a copy of its weights, the router is left as it was"
+    ]
+
+
+def holds_routing(state_dict: dict[str, Any], prefix: str) -> bool:
+    """Whether a checkpoint is one of a routed layer or cell."""
+    return any(name.startswith(ROUTED) for name in _given(state_dict, prefix))
+
+
+def _own(module: Any) -> dict[str, Tensor]:
+    return dict(module.named_parameters(recurse=False, remove_duplicate=False))
+
+
+def _given(state_dict: dict[str, Any], prefix: str) -> list[str]:
+    return [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
 
 
 def describe(module: Any, shown: dict[str, Any]) -> str:
     """The sizes, then every option that differs from its default."""
-    shown |= {"temperature": 1.0, "routing": "soft", "num_clients": None, "backend": "auto"}
     changed = [f"{n}={v}" for n, default in shown.items() if (v := getattr(module, n)) != default]
     return ", ".join([f"{module.input_size}, {module.hidden_size}", *changed])

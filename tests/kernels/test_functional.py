@@ -31,8 +31,9 @@ def call(**changes: Any) -> Any:
         ({"temperature": float("inf")}, ValueError, "temperature must be a finite number > 0, got inf"),
         ({"input": torch.zeros(4, 3)}, RuntimeError, r"input must be \[T, B, I\] or \[K, T, B, I\], got 2 dimensions \[4, 3\]"),
         ({"input": torch.zeros(2, 0, 3, 5)}, RuntimeError, "T must be at least 1, got T=0"),
-        ({"input": torch.zeros(2, 4, 0, 5)}, RuntimeError, "B must be at least 1, got B=0"),
-        ({"weight_hh": torch.zeros(2, 0, 0)}, RuntimeError, "H must be at least 1, got H=0"),
+        ({"input": torch.zeros(0, 4, 3, 5)}, RuntimeError, "K must be at least 1, got K=0"),
+        ({"input": torch.zeros(2, 4, 0, 5).double()}, RuntimeError, r"hx has shape \[2, 3, 6\]; .* must be \[2, 0, 6\]"),
+        ({"weight_hh": torch.zeros(2, 0, 0)}, RuntimeError, r"hx has shape \[2, 3, 6\]; .* must be \[2, 3, 0\]"),
         ({"input": torch.zeros(2, 4, 3, 5, dtype=torch.int64)}, RuntimeError, "input has dtype torch.int64; it must be one of"),
         (
             {"weight_ih": torch.zeros(2, 18, 4).double()},

@@ -227,13 +227,6 @@ def test_temperature_and_routing_may_change_later() -> None:
         layer(x, hx)
 
 
-@pytest.mark.parametrize("batch_first", [False, True])
-def test_batch_of_no_sequences_is_refused(batch_first: bool) -> None:
-    layer = RoutedGRU(3, 4, 2, bidirectional=True, batch_first=batch_first)
-    with pytest.raises(RuntimeError, match="B must be at least 1, got B=0"):
-        layer(torch.randn(0, 5, 3) if batch_first else torch.randn(5, 0, 3))
-
-
 # ---------------------------------------------------------------- many clients
 
 

@@ -15,7 +15,7 @@ from layer_cases import PACKED, PLAIN, close, naive
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune, skip_init
 
-import flow_kernels.modules.cell
+import flow_kernels.modules.stack
 from flow_kernels.functional import routed_gru
 from flow_kernels.modules.cell import RoutedGRUCell
 from flow_kernels.modules.layer import RoutedGRU
@@ -320,7 +320,7 @@ def test_one_graph_for_every_length_and_batch(monkeypatch: pytest.MonkeyPatch, b
     def opaque(x: Tensor, hx: Tensor | None, *weights: Tensor, lengths: Tensor | None, batch_first: bool, **_: Any) -> Any:
         return recurrence(x, hx, list(weights), lengths, batch_first)
 
-    monkeypatch.setattr(flow_kernels.modules.cell, "routed_gru", opaque)
+    monkeypatch.setattr(flow_kernels.modules.stack, "routed_gru", opaque)
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounter()
     layer = RoutedGRU(3, 4, 2, bidirectional=True, batch_first=batch_first, dtype=torch.float64)
