@@ -294,4 +294,4 @@ def _population(options: DataOptions) -> Population:
     return cut(read(Path(options.data)), options)
 
 
-SOURCE = Source("jsonl", _content, _population, suffixes=SUFFIXES)
+SOURCE = Source("jsonl", _content, _population, suffixes=SUFFIXES, tokenizer="words")
