@@ -10,7 +10,7 @@ import torch
 
 from flow.algorithms import DEFAULT, REGISTRY, algorithm_of
 from flow.checks import _default, typed
-from flow.data import DataOptions, located
+from flow.data import DataOptions, located, placed
 from flow.errors import UserError
 from flow.server.optimizers import resolve
 from flow.server.options import ServerOptions
@@ -141,7 +141,7 @@ def checked(config: Config[Any]) -> Config[Any]:
             f"validation_share must be at least 0 and below 1, got {config.validation_share!r}; 0 sets nobody aside"
         )
     config = replace(config, algorithm=algorithm.resolve(options, config.rounds), server=resolve(config.server))
-    config = replace(config, data=replace(config.data, data=located(config.data.data)))
+    config = replace(config, data=placed(config.data))
     # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
     return replace(config, threads=config.threads or (torch.get_num_threads() if on_cpu(config.model) else 1))
 

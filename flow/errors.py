@@ -1,6 +1,9 @@
-"""What a user can put right: the command line prints the message alone and exits with code 2."""
+"""What a user can put right: the command line prints the message alone and exits with code 2. And what a user should know."""
 
 from __future__ import annotations
+
+import sys
+from functools import cache
 
 
 class UserError(ValueError):
@@ -9,3 +12,9 @@ class UserError(ValueError):
 
 class Diverged(UserError):
     """Training left the finite numbers."""
+
+
+@cache
+def say(text: str) -> None:
+    """Print one line on stderr, once in a process."""
+    print(f"flow: {text}", file=sys.stderr, flush=True)

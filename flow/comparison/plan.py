@@ -13,7 +13,7 @@ from flow.algorithms.interface import Tunable
 from flow.checks import typed
 from flow.comparison.tuning import MOST, Values, metric_of
 from flow.config import LARGEST, Config, ModelOptions, checked, completed, renamed
-from flow.data import DataOptions, Population, located
+from flow.data import DataOptions, Population, placed
 from flow.errors import UserError
 from flow.server.optimizers import OPTIMIZERS
 from flow.server.options import ServerOptions
@@ -114,7 +114,7 @@ def planned(
             "algorithm in settings"
         )
     config = replace(typed(config), algorithm=typed(config.algorithm))
-    config = replace(config, data=replace(config.data, data=located(config.data.data)))
+    config = replace(config, data=placed(config.data))
     for what, value, low in (("seeds", seeds, 1), ("tune", tune, 0), ("tune_rounds", tune_rounds, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise UserError(f"{what} must be an integer of at least {low}, got {value!r}; leave it out for the default")

@@ -5,13 +5,15 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 import numpy.typing as npt
 
 from flow.data.population import Client, Population, Sequences, Vocabulary, bucket, check_at_least_one, check_fits
-from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, SPLITTERS, Numbering
-from flow.errors import UserError
+from flow.data.tokenizer import FileTokenizer
+from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, SPLITTERS, Numbering, runs_on
+from flow.errors import UserError, say
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class ClientTexts:
 class Corpus:
     """What a source reads.
 
-    unit: "character" or "word". sequence_length: the source's default number of targets per window.
+    unit: "character", "word", or "token" of a tokenizer's file. sequence_length: the default number of targets per window.
     continuous: a side's texts are joined by line breaks into one stream; otherwise each text stands alone and ends
     with EOS.
     """
@@ -83,30 +85,40 @@ def cut_windows(streams: Sequence[npt.NDArray[np.int32]], sequence_length: int) 
     return Sequences(tokens.astype(np.int32), lengths.astype(np.int32))
 
 
-def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int, oov_buckets: int = 1) -> Population:
+def build_population(
+    corpus: Corpus, sequence_length: int, vocabulary_size: int, oov_buckets: int = 1, tokenizer: FileTokenizer | None = None
+) -> Population:
     """Splits, numbers and cuts the texts of a corpus.
 
     vocabulary_size: how many of the most frequent tokens get an id of their own, the four special ones not included.
     Only training texts of clients that are not held out are counted, those of validation clients among them; equally frequent
     tokens are taken in the order of their text.
     oov_buckets: how many ids the other tokens share.
+    tokenizer: cuts and numbers in place of all this, by the vocabulary of its file.
     Raises UserError for a size or length below 1 and where no client has anything to train on.
     """
     check_at_least_one("sequence_length", sequence_length)
     check_at_least_one("vocabulary_size", vocabulary_size)
     check_at_least_one("oov_buckets", oov_buckets)
     texts = sorted(corpus.clients, key=lambda client: client.id)
-    split = SPLITTERS[corpus.unit]
+    if corpus.unit == "word":
+        _say_where_words_run_on(corpus)
     # Every text is split once: into provisional numbers, which become ids when the vocabulary is known.
     numbering = Numbering()
     number = numbering.__getitem__
     sides: list[tuple[list[npt.NDArray[np.int32]], list[npt.NDArray[np.int32]]]] = []
-    for client in texts:
-        train, test = (
-            [np.fromiter(map(number, split(piece)), np.int32) for piece in _pieces(side, corpus.continuous)]
-            for side in split_by_time(client.texts)
-        )
-        sides.append((train, test))
+    if tokenizer is None:
+        split = SPLITTERS[corpus.unit]
+        for client in texts:
+            train, test = (
+                [np.fromiter(map(number, split(piece)), np.int32) for piece in _pieces(side, corpus.continuous)]
+                for side in split_by_time(client.texts)
+            )
+            sides.append((train, test))
+    else:
+        pieces = [[_pieces(side, corpus.continuous) for side in split_by_time(client.texts)] for client in texts]
+        encoded = iter(tokenizer.encode([piece for both in pieces for side in both for piece in side]))
+        sides += [(list(islice(encoded, len(train))), list(islice(encoded, len(test)))) for train, test in pieces]
     counted = [piece for client, (train, _) in zip(texts, sides, strict=True) if not client.held_out for piece in train]
     counts = np.bincount(np.concatenate([np.zeros(0, np.int32), *counted]), minlength=len(numbering))
     if counts.sum() == 0:
@@ -115,7 +127,11 @@ def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int,
             "held out and no other has a word to train on; give at least one client that is not held out and has "
             "a text that is not empty (and raise max_clients where it is set)"
         )
-    vocabulary, ids = _choose_vocabulary(numbering, counts, vocabulary_size, corpus.unit, oov_buckets)
+    if tokenizer is None:
+        vocabulary, ids = _choose_vocabulary(numbering, counts, vocabulary_size, corpus.unit, oov_buckets)
+    else:
+        vocabulary = tokenizer.vocabulary
+        ids = np.arange(len(vocabulary), dtype=np.int32)
     edges = np.array([BOS], np.int32), np.array([] if corpus.continuous else [EOS], np.int32)
     more = sum(map(len, edges)) - 1  # targets of a piece beside its tokens but the first
     pieces = (piece for train_and_test in sides for side in train_and_test for piece in side)
@@ -129,6 +145,17 @@ def build_population(corpus: Corpus, sequence_length: int, vocabulary_size: int,
         for client, (train, test) in zip(texts, sides, strict=True)
     )
     return Population(corpus.name, clients, vocabulary, sequence_length, corpus.about)
+
+
+def _say_where_words_run_on(corpus: Corpus) -> None:
+    """Name the remedy where most texts are of a language that writes no spaces between words."""
+    texts = [text for client in corpus.clients for text in client.texts if text]
+    count = sum(map(runs_on, texts))
+    if 2 * count > len(texts):
+        say(
+            f"data={corpus.name!r}: {count} of {len(texts)} texts have long runs of letters without a space, each of them "
+            "one word; give --tokenizer characters, or --tokenizer FILE.json (docs/data.md)"
+        )
 
 
 def _pieces(side: Sequence[str], continuous: bool) -> Sequence[str]:

@@ -4,53 +4,78 @@ import gzip
 import hashlib
 import io
 import json
+import math
+import os
+import reprlib
+import sys
+import unicodedata
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from flow.data import formats, paths
 from flow.data.corpus import ClientTexts, Corpus, is_held_out
 from flow.data.options import DataOptions
 from flow.data.population import Population
 from flow.data.source import Content, Source, cut
-from flow.errors import UserError
+from flow.errors import UserError, say
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 SEQUENCE_LENGTH = 20
 SPLITS = ("train", "heldout")
+WANTED = "a .jsonl or .jsonl.gz file"
+LONGEST = 1 << 28  # bytes of a line
+MOST_BLANK = 1 << 20  # bytes of blank lines at the end
+MOST_FIELDS = 12  # named in a message
+BYTE_ORDER_MARK = "\ufeff"
+_SHORT = reprlib.Repr()  # of values that may be of any size, for messages
+_SHORT.maxstring = 80
 
 
 def read(path: Path) -> Corpus:
     """All clients of the file.
 
-    Raises UserError for a missing file and, naming file and line, for a truncated or damaged file, a line that is not such
-    a client, and an id that occurs twice.
+    Raises UserError for a missing file and one that is recognised as something else, and, naming file and line, for a truncated
+    or damaged file, a line that is not such a client, and an id that occurs twice.
     """
     check_file(path)
     clients: dict[str, ClientTexts] = {}
     first_line: dict[str, int] = {}
+    characters, memory = 0, _memory()
     for number, line in _lines(path):
         where = f"data={str(path)!r}, line {number}"
-        client = parse_client(line, where)
+        try:
+            client = parse_client(line, where)
+        except UserError as error:
+            raise _recognised(path, number) or error from error.__cause__
         if client.id in clients:
             raise UserError(
-                f"{where}: the client id {client.id!r} already stands in line {first_line[client.id]}; "
+                f"{where}: the client id {_SHORT.repr(client.id)} already stands in line {first_line[client.id]}; "
                 "ids must be distinct: put all texts of a client into one line"
+            )
+        characters += sum(map(len, client.texts))
+        if characters > memory:
+            raise UserError(
+                f"{where}: the texts up to here have more characters than this machine has bytes of memory ({memory}); "
+                "give a file of fewer clients"
             )
         clients[client.id] = client
         first_line[client.id] = number
+    if not clients:
+        raise UserError(f"data={str(path)!r}: there is no client, the file is empty or blank; write one JSON object per client")
+    _say_alike(path, first_line)
     about = f"{path.name} (sha256 {_sha256(path)[:16]}; the file states no licence)"
     return Corpus(name_of(path), tuple(clients.values()), "word", SEQUENCE_LENGTH, continuous=False, about=about)
 
 
 def check_file(path: Path) -> None:
-    """Raise UserError unless there is such a file."""
+    """Raise UserError unless there is such a file, and its first bytes are what its name promises."""
+    paths.check_file(path, "data", WANTED)
     with _readable(path):
-        exists = path.is_file()
-    if not exists:
-        raise UserError(f"data={str(path)!r}: there is no such file; give the path of a .jsonl or .jsonl.gz file")
+        formats.check_name(path, f"data={str(path)!r}")
 
 
 def name_of(path: Path) -> str:
@@ -61,36 +86,51 @@ def name_of(path: Path) -> str:
 def parse_client(line: str, where: str) -> ClientTexts:
     """One line of the file; ``where`` (file and line) starts every error message."""
     try:
-        record = json.loads(line)
+        record = json.loads(line.rstrip("\r\n"), object_pairs_hook=_object)
     except json.JSONDecodeError as error:
+        raise UserError(f"{where}: {_not_json(line, error)}; correct or remove the line") from error
+    except RecursionError as error:
         raise UserError(
-            f"{where}: not JSON ({error.msg} at column {error.colno}): every line must be one JSON object, "
-            'such as {"id": "ann", "texts": ["first text", "second text"]}; correct or remove the line'
+            f"{where}: JSON that cannot be read (values lie too deep in one another); correct or remove the line"
         ) from error
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a list in a list in a list ...
-        raise UserError(f"{where}: JSON that cannot be read ({error}); correct or remove the line") from error
+    except ValueError as error:
+        most = sys.get_int_max_str_digits()
+        raise UserError(
+            f"{where}: JSON that cannot be read (a number of more than {most} digits); correct or remove the line"
+        ) from error
     if not isinstance(record, dict):
-        raise UserError(f"{where}: a JSON {type(record).__name__} where an object with the fields id and texts must stand")
+        raise UserError(
+            f"{where}: a JSON {type(record).__name__} where an object with the fields id and texts must stand; "
+            "write one object per client"
+        )
+    if isinstance(record, _Doubled):
+        raise UserError(
+            f"{where}: the field {_SHORT.repr(record.name)} stands twice in the object; "
+            "keep one of the two, or join what they hold"
+        )
     client_id = _field(record, "id", where)
     if not isinstance(client_id, str) or not client_id:
-        raise UserError(f"{where}: id={client_id!r} must be a string that is not empty; put the number or name in quotes")
+        raise UserError(
+            f"{where}: id={_SHORT.repr(client_id)} must be a string that is not empty; put the number or name in quotes"
+        )
     texts = _field(record, "texts", where)
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise UserError(f"{where}: texts must be a list of strings in time order; give each text as one string")
     group = record.get("group", "")
     if not isinstance(group, str):
-        raise UserError(f"{where}: group={group!r} must be a string; put it in quotes or leave the field out")
+        raise UserError(f"{where}: group={_SHORT.repr(group)} must be a string; put it in quotes or leave the field out")
     split = record.get("split")
     if split is not None and split not in SPLITS:
         raise UserError(
-            f"{where}: split={split!r} must be 'train' or 'heldout'; correct it, or leave the field out to split by the id"
+            f"{where}: split={_SHORT.repr(split)} must be 'train' or 'heldout'; "
+            "correct it, or leave the field out to split by the id"
         )
     _check_times(record.get("ts"), len(texts), where)
     try:
         "".join((client_id, group, *texts)).encode()
     except UnicodeEncodeError as error:
         raise UserError(
-            f"{where}: client {client_id!r} holds half of a surrogate pair, which is no character; "
+            f"{where}: client {_SHORT.repr(client_id)} holds half of a surrogate pair, which is no character; "
             "remove the escape (\\ud800 to \\udfff)"
         ) from error
     held_out = is_held_out(client_id) if split is None else split == "heldout"
@@ -99,7 +139,8 @@ def parse_client(line: str, where: str) -> ClientTexts:
 
 def _field(record: dict[str, Any], name: str, where: str) -> Any:
     if name not in record:
-        present = ", ".join(map(repr, record)) or "none"
+        more = len(record) - MOST_FIELDS
+        present = ", ".join([*map(_SHORT.repr, list(record)[:MOST_FIELDS]), *([f"{more} more"] if more > 0 else [])]) or "none"
         raise UserError(f"{where}: the field {name!r} is missing (fields present: {present}); add it to the object")
     return record[name]
 
@@ -110,30 +151,118 @@ def _check_times(times: Any, texts: int, where: str) -> None:
         return
     if not isinstance(times, list) or not all(type(time) in (int, float) for time in times) or len(times) != texts:
         raise UserError(f"{where}: ts must be a list of {texts} numbers, one per text; correct it or leave the field out")
+    for place, time in enumerate(times):
+        if isinstance(time, float) and not math.isfinite(time):
+            raise UserError(f"{where}: ts[{place}]={time!r} must be a finite number; correct it or leave the field out")
     for place, (earlier, later) in enumerate(pairwise(times)):
         if not earlier <= later:
             raise UserError(
-                f"{where}: ts[{place + 1}]={later!r} is not at or after ts[{place}]={earlier!r}: "
+                f"{where}: ts[{place + 1}]={_SHORT.repr(later)} is not at or after ts[{place}]={_SHORT.repr(earlier)}: "
                 "texts must be in time order; sort texts and ts together"
             )
 
 
+class _Doubled(dict[str, Any]):
+    """A JSON object in which a name stands twice."""
+
+    name: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) == len(pairs):
+        return found
+    doubled, seen = _Doubled(found), set[str]()
+    for name, _ in pairs:
+        if name in seen:
+            doubled.name = name
+            break
+        seen.add(name)
+    return doubled
+
+
+def _not_json(line: str, error: json.JSONDecodeError) -> str:
+    """What is wrong with a line that is not JSON."""
+    if "\0" in line:
+        return f"a NUL character at column {line.index(chr(0)) + 1}, as in a file that was not written whole"
+    if "\r" in line.rstrip("\r\n") and error.msg == "Extra data":
+        return "several clients with a carriage return (CR) between them, which ends no line: write LF or CR LF for it"
+    return (
+        f"not JSON ({error.msg} at column {error.colno}): every line must be one JSON object, "
+        'such as {"id": "ann", "texts": ["first text", "second text"]}'
+    )
+
+
+def _recognised(path: Path, number: int) -> UserError | None:
+    """The error for a file of another kind, where the first line is no client and tells what the file is."""
+    if number > 1:
+        return None
+    with _readable(path):
+        first = formats.head(path)
+    kind = formats.of_text(formats.unpacked(first) if path.suffix == ".gz" else first)
+    return formats.refusal(f"data={str(path)!r}, line 1", kind) if kind else None
+
+
+def _say_alike(path: Path, first_line: dict[str, int]) -> None:
+    """Name two ids that look the same, as of one person whose name was written in two ways."""
+    seen: dict[str, str] = {}
+    for client_id in first_line:
+        # Most ids stand for themselves, and need no second place in memory.
+        plain = " ".join(unicodedata.normalize("NFKC", client_id).split())
+        if plain != client_id:
+            other = plain if plain in first_line else seen.setdefault(plain, client_id)
+            if other != client_id:
+                one, two = (f"{_SHORT.repr(name)} in line {first_line[name]}" for name in (other, client_id))
+                say(
+                    f"data={str(path)!r}: the ids {one} and {two} differ in white space or the form of characters alone; "
+                    "they are taken as two clients"
+                )
+                return
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line); a file that cannot be read to its end raises UserError with the line's number."""
-    number = 0
+    """(line number from 1, line) of every client; blank lines at the end are passed over.
+
+    Memory is bounded: a line longer than LONGEST bytes, and more than MOST_BLANK bytes of blank lines, raise UserError. So does
+    a file that cannot be read to its end, with the line's number.
+    """
+    number, blank, blank_bytes = 0, 0, 0
     try:
         with _readable(path), _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                yield number, line.decode("utf-8")
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+            while raw := file.readline(LONGEST + 1):
+                number += 1
+                where = f"data={str(path)!r}, line {number}"
+                if len(raw) > LONGEST:
+                    raise _recognised(path, number) or UserError(
+                        f"{where}: longer than {LONGEST} bytes, more than a client may have; split the client, "
+                        "or take a file with one client per line"
+                    )
+                line = raw.decode("utf-8").removeprefix(BYTE_ORDER_MARK)
+                if not line.strip():
+                    blank, blank_bytes = blank or number, blank_bytes + len(raw)
+                    if blank_bytes > MOST_BLANK:
+                        raise UserError(
+                            f"{where}: more than {MOST_BLANK} bytes of blank lines from line {blank} on; remove them"
+                        )
+                    continue
+                if blank:
+                    raise UserError(
+                        f"data={str(path)!r}, line {blank}: a blank line above the client of line {number}; "
+                        "put back the client that is missing there, or remove the line"
+                    )
+                yield number, line
+    except EOFError as error:
         raise UserError(
-            f"data={str(path)!r}: damaged or truncated gzip file, unreadable after line {number} ({error}); "
-            "copy or compress it again (a file that is not compressed must be named .jsonl)"
+            f"data={str(path)!r}: truncated gzip file, unreadable after line {number}; copy or compress it again"
+        ) from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"data={str(path)!r}: damaged gzip file, or one with other bytes behind it, unreadable after line {number} "
+            f"({error}); copy or compress it again"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data={str(path)!r}, line {number}: not UTF-8 ({error.reason}); save the file in UTF-8 "
-            "(a compressed file must be named .jsonl.gz)"
+            f"data={str(path)!r}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1}); save the file in UTF-8"
         ) from error
 
 
@@ -146,17 +275,13 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def _readable(path: Path) -> Iterator[None]:
-    """Raise UserError where the system refuses to read the file. A faulty gzip file is left to the reader of its lines."""
-    try:
-        yield
-    except gzip.BadGzipFile:
-        raise
-    except OSError as error:
-        raise UserError(
-            f"data={str(path)!r} cannot be read ({error}); give the path of a .jsonl or .jsonl.gz file that you may read"
-        ) from error
+def _readable(path: Path) -> AbstractContextManager[None]:
+    return paths.readable(path, "data", WANTED)
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _content(data: str) -> Content:
@@ -169,4 +294,4 @@ def _population(options: DataOptions) -> Population:
     return cut(read(Path(options.data)), options)
 
 
-SOURCE = Source("jsonl", _content, _population, suffixes=SUFFIXES)
+SOURCE = Source("jsonl", _content, _population, suffixes=SUFFIXES, tokenizer="words")

@@ -7,10 +7,10 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from flow.data import prepared, registry
+from flow.data import prepared, registry, tokenizer
 from flow.data.options import DataOptions
 from flow.data.population import Population, check_at_least_one
 from flow.data.source import Size, Source
@@ -71,6 +71,14 @@ def located(data: str) -> str:
     return str(Path(data).absolute()) if is_file(data) else data
 
 
+def placed(options: DataOptions) -> DataOptions:
+    """The same options with absolute paths where they name files, as a run records them."""
+    own = options.tokenizer
+    return replace(
+        options, data=located(options.data), tokenizer=str(Path(own).absolute()) if own and tokenizer.is_file(own) else own
+    )
+
+
 def prepared_folder(options: DataOptions) -> Path | None:
     """The folder of a data set's prepared form: below $FLOW_CACHE, by default ~/.cache/flow; None where that is empty.
 
@@ -94,6 +102,7 @@ def _check(source: Source, options: DataOptions) -> None:
     check_at_least_one("oov_buckets", options.oov_buckets)
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
+    tokenizer.check(options, source.tokenizer)
     for owner in registry.SOURCES:
         for name in owner.options:
             value = getattr(options, name)
@@ -143,6 +152,10 @@ def _folder(source: Source, options: DataOptions) -> Path | None:
         return None
     content = source.content(options.data)
     given = {name: value for name, value in asdict(options).items() if value is not None}  # a new option changes no other key
+    if options.tokenizer is not None:
+        given["tokenizer"] = tokenizer.identity(options.tokenizer)
+        if options.tokenizer == source.tokenizer:  # what is done without the option
+            del given["tokenizer"]
     key = json.dumps([given | {"data": content.digest}, prepared.VERSION], sort_keys=True)
     return cache / f"{content.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
 

@@ -14,7 +14,7 @@ class DataOptions:
     "synthetic" (next word, of no meaning, any number of clients). A run records the absolute path of a file."""
 
     sequence_length: int = 0
-    """Targets per training sequence; 0: the source's own default, 80 characters or 20 words."""
+    """Targets per training sequence; 0: 80 characters, or 20 words or tokens of a file."""
 
     vocabulary_size: int = 10_000
     """How many of the most frequent tokens get an id, counted on training texts of clients that are not held out only."""
@@ -24,6 +24,11 @@ class DataOptions:
 
     max_clients: int = 0
     """Take only the first N clients in the order of the crc32 of their ids; 0: all."""
+
+    tokenizer: str | None = None
+    """What a token is: "words"; "characters", for languages that write no spaces between words; or what a FILE.json of the
+    library tokenizers (Hugging Face) makes, with the file's own vocabulary. None: "characters" for "shakespeare", else "words".
+    A run records the absolute path of a file."""
 
     clients: int | None = None
     """Clients of "synthetic", one in ten of them held out. None: 1000. (StackOverflow: 342,477 that train.)"""

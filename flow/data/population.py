@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.checks import check_text
-from flow.data.tokens import BOS, OOV, SPECIALS, SPLITTERS
+from flow.data.tokens import BOS, OOV, SPECIALS, SPLITTERS, UNITS, is_unspaced
 from flow.errors import UserError
 from flow.resources import free_memory, size
 
@@ -69,7 +69,8 @@ class Client:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Tokens by id; ids 0..3 are ``<pad>``, ``<oov>``, ``<bos>``, ``<eos>``. ``unit`` is "character" or "word".
+    """Tokens by id; ids 0..3 are ``<pad>``, ``<oov>``, ``<bos>``, ``<eos>``. ``unit`` is "character", "word", or "token" of a
+    tokenizer that is not of this package, such as one from a file.
 
     Unknown tokens share ``oov_buckets`` ids by their hash: 1 (``<oov>``), and the last ones (``<oov-2>``, ...).
     """
@@ -79,8 +80,8 @@ class Vocabulary:
     oov_buckets: int = 1
 
     def __post_init__(self) -> None:
-        if self.unit not in SPLITTERS:
-            raise UserError(f"unit={self.unit!r}: a vocabulary's unit must be one of {', '.join(map(repr, SPLITTERS))}")
+        if self.unit not in UNITS:
+            raise UserError(f"unit={self.unit!r}: a vocabulary's unit must be one of {', '.join(map(repr, UNITS))}")
         if not isinstance(self.tokens, tuple) or not all(isinstance(token, str) for token in self.tokens):
             raise UserError(f"tokens={reprlib.repr(self.tokens)} must be a tuple of strings; write tuple(tokens)")
         if self.tokens[: len(SPECIALS)] != SPECIALS:
@@ -107,7 +108,16 @@ class Vocabulary:
         return {token: number for number, token in enumerate(self.tokens)}
 
     def encode(self, text: str) -> list[int]:
-        """Ids of the text's tokens, those of :attr:`oov` for the unknown ones; neither BOS nor EOS is added."""
+        """Ids of the text's tokens, those of :attr:`oov` for the unknown ones; neither BOS nor EOS is added.
+
+        Raises:
+            UserError: the unit is "token", so that only the tokenizer can cut a text.
+        """
+        if self.unit not in SPLITTERS:
+            raise UserError(
+                f"unit={self.unit!r}: this vocabulary does not know how its tokens are cut; encode with their tokenizer, for a "
+                "file that is flow.data.tokenizer.read(path).encode(texts)"
+            )
         ids, oov = self._ids, self.oov
         return [ids[token] if token in ids else oov[bucket(token, len(oov))] for token in SPLITTERS[self.unit](text)]
 
@@ -123,6 +133,12 @@ class Vocabulary:
         scored[: len(SPECIALS)] = False
         scored[list(self.oov)] = False
         return scored
+
+    @property
+    def unspaced(self) -> bool:
+        """Whether these are words, most of them in a script that writes no spaces between words."""
+        words = self.tokens[len(SPECIALS) : len(self.tokens) - self.oov_buckets + 1]
+        return self.unit == "word" and 2 * sum(map(is_unspaced, words)) > len(words)
 
 
 class Table(NamedTuple):

@@ -123,4 +123,4 @@ def _population(options: DataOptions) -> Population:
     return cut(read(), options)
 
 
-SOURCE = Source(NAME, _content, _population)
+SOURCE = Source(NAME, _content, _population, tokenizer="characters")

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple
 
 from flow.data.corpus import Corpus, build_population, client_hash
 from flow.data.options import DataOptions
 from flow.data.population import Population
+from flow.data.tokenizer import LENGTHS, UNITS, is_file, read
 from flow.data.tokens import SPECIALS
 
 
@@ -58,9 +60,10 @@ class Source(NamedTuple):
     """The fields of DataOptions that belong to this source alone; None is their default."""
     check: Callable[[DataOptions], None] = accept
     """Refuse options that this source cannot have."""
-
     least: Callable[[DataOptions], Size] = shared_ids
     """What the data set will take at least."""
+    tokenizer: str = ""
+    """How its texts are cut where the options do not say: "words" or "characters"; empty for a source without text."""
 
     def recognises(self, data: str) -> bool:
         """Whether this value of `data` selects the source."""
@@ -71,10 +74,18 @@ def cut(corpus: Corpus, options: DataOptions) -> Population:
     """The population of a corpus of texts, with as many clients and tokens as the options say.
 
     Raises:
-        UserError: no client has anything to train on.
+        UserError: no client has anything to train on, or the tokenizer's file is faulty.
     """
     if options.max_clients:
         chosen = sorted(corpus.clients, key=lambda client: (client_hash(client.id), client.id))[: options.max_clients]
         corpus = replace(corpus, clients=tuple(chosen))
-    length = options.sequence_length or corpus.sequence_length
-    return build_population(corpus, length, options.vocabulary_size, options.oov_buckets)
+    unit, from_file = corpus.unit, None
+    if is_file(options.tokenizer):
+        from_file = read(Path(str(options.tokenizer)))
+        unit = from_file.vocabulary.unit
+        corpus = replace(corpus, about=f"{corpus.about}; tokens by {from_file.about}")
+    elif options.tokenizer is not None:
+        unit = UNITS[options.tokenizer]
+    own = corpus.sequence_length if unit == corpus.unit else LENGTHS[unit]
+    length = options.sequence_length or own
+    return build_population(replace(corpus, unit=unit), length, options.vocabulary_size, options.oov_buckets, from_file)

@@ -16,8 +16,31 @@ _WORD = re.compile(
 )
 
 
+# Letters and their marks of the scripts that write no spaces between words. A word is short in Chinese and Japanese, and long
+# where every vowel and tone is a sign of its own.
+_SHORT_WORDS = (
+    "[\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+_LONG_WORDS = "[\u0e01-\u0e3a\u0e40-\u0e4e\u0e80-\u0eff\u1000-\u1049\u1050-\u109f\u1780-\u17d3\u17dd\uaa60-\uaa7f]"
+_RUN = re.compile(f"{_SHORT_WORDS}{{6}}|{_LONG_WORDS}{{16}}")
+_LETTER = re.compile(f"{_SHORT_WORDS}|{_LONG_WORDS}")
+
+
+def runs_on(text: str) -> bool:
+    """Whether a text has a long run of letters of a script without spaces between words.
+
+    These are Han, Hiragana, Katakana (6 letters), Thai, Lao, Myanmar and Khmer (16); text that was split into words has none.
+    """
+    return not text.isascii() and _RUN.search(text) is not None
+
+
+def is_unspaced(word: str) -> bool:
+    """Whether a word has a letter of such a script."""
+    return not word.isascii() and _LETTER.search(word) is not None
+
+
 def split_characters(text: str) -> Sequence[str]:
-    """Every character is a token, the line break and the blank included."""
+    """Every character (Unicode code point) is a token, the line break and the blank included."""
     return text
 
 
@@ -29,6 +52,9 @@ def split_words(text: str) -> Sequence[str]:
     """
     return _WORD.findall(text.lower())
 
+
+UNITS = ("character", "word", "token")
+"""What the tokens of a vocabulary are; "token": of a tokenizer that is not of this package."""
 
 SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {"character": split_characters, "word": split_words}
 

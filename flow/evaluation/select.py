@@ -97,7 +97,7 @@ def nobody(population: Population, side: str, min_texts: int, min_sequences: int
     scored = population.vocabulary.scored
     counts = Counter(obstacle(client, min_texts, min_sequences, scored) for client in clients)
     reasons = ", ".join(f"{count} with {reason}" for reason, count in counts.most_common())
-    return (
-        f"{label}: no accuracy, none of the {len(clients)} could be scored ({reasons}); "
-        "lower min_texts, or give clients more text"
-    )
+    remedy = "lower min_texts, or give clients more text"
+    if population.vocabulary.unspaced:
+        remedy = f"give --tokenizer characters, as the language has no spaces between words; else {remedy}"
+    return f"{label}: no accuracy, none of the {len(clients)} could be scored ({reasons}); {remedy}"

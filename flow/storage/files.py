@@ -6,9 +6,7 @@ import hashlib
 import json
 import os
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from flow.errors import UserError
+from flow.errors import say as say
 from flow.model.parameters import Tensors
 
 CHECKSUM = "sha256"
@@ -177,12 +176,6 @@ def say_unchecked(folder: Path, contents: Mapping[str, Iterable[Any]]) -> None:
         listed = " and ".join(", ".join(names).rsplit(", ", 1))
         have = "has no checksum" if len(names) == 1 else "have no checksums"
         say(f"{folder}: {listed} {have}, as in older builds, and cannot be checked for changes")
-
-
-@cache
-def say(text: str) -> None:
-    """Print one line on stderr, once in a process."""
-    print(f"flow: {text}", file=sys.stderr, flush=True)
 
 
 def write_json(path: Path, content: Any) -> None:
