@@ -176,7 +176,8 @@ def reopened(folder: Path) -> Iterator[None]:
     """Hold the lock of a run that goes on, and remove what its last process did not finish writing.
 
     Raises:
-        UserError: there is no run in the folder, or another process has the lock; something else has the name of a folder in it.
+        UserError: there is no run in the folder, another process has the lock, or something else has the name of one of its
+            folders.
     """
     _config_path(folder)
     for path in (folder / "checkpoints", folder / "clients"):

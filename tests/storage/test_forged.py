@@ -44,7 +44,7 @@ def dropped(name):
 
 
 def put(name, make):
-    return lambda own: own | {name: make(own[name] if name in own else None)}
+    return lambda own: own | {name: make(own.get(name))}
 
 
 CHECKPOINTS = {
