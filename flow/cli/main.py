@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from flow.cli import compare, prepare, report, run
 from flow.errors import UserError
@@ -40,7 +43,8 @@ examples:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for a mistake of the user, 130 when interrupted, 141 when nobody reads on."""
+    """Run a command; returns the exit code: 0, 2 for a mistake of the user, 130 when interrupted, 141 when nobody reads on,
+    143 when a scheduler asks for the end (SIGTERM)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")
@@ -56,10 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = COMMANDS[arguments[0]]
         if ranks.size > 1 and not command.distributed:
             raise UserError(f"`flow {command.name}` runs in one process, not in {ranks.size}; start it without torchrun")
-        command.call(arguments[1:], ranks)
+        with _terminable(ranks):
+            command.call(arguments[1:], ranks)
     except UserError as error:
         if error.speaks if isinstance(error, Lost) else ranks.first:
-            print(f"flow: {error}", file=sys.stderr, flush=True)
+            print(f"flow: {_one_line(str(error))}", file=sys.stderr, flush=True)
         return 2
     except (MemoryError, RuntimeError) as error:
         reason = short_of_memory(error)
@@ -72,6 +77,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             flush=True,
         )
         return 2
+    except Terminated:
+        return 143
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # as in `flow run --help | head`
@@ -80,3 +87,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         leave()
     return 0
+
+
+class Terminated(KeyboardInterrupt):
+    """The process is asked to end, by SIGTERM; it does what it does when it is interrupted."""
+
+
+@contextmanager
+def _terminable(ranks: Ranks) -> Iterator[None]:
+    """Have SIGTERM raise Terminated; several processes hear it in :meth:`flow.parallel.processes.Ranks.together`."""
+    alone = ranks.size == 1 and threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def _one_line(text: str) -> str:
+    """A message with what breaks its line, such as in the name of a file, written as an escape."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from flow.draws import Draw
 from flow.engine.task import Task
 from flow.errors import UserError
 from flow.model.parameters import Tensors, nbytes
 from flow.parallel.processes import Ranks
 from flow.resources import Need, require_disk, require_memory
+from flow.server.uploads import all_finite
 from flow.storage import files, metrics, run_folder
 from flow.storage.client_states import ClientStates
+
+MOMENTS = ("m/", "v/", "center/")
+"""Before the name of a tensor of the server: the first and the second moment of its optimiser, the centre of its aggregator."""
 
 
 def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) -> ClientStates:
@@ -26,9 +32,10 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
     """
     config, algorithm, nowhere = task.config, task.algorithm, ClientStates()
     if algorithm.fresh is None:
-        return nowhere
+        return ClientStates(like={})
     draw = Draw(config.seed, 0, "train")
-    one = nbytes(task.visit(task.model, state, nowhere, task.clients[:1], draw, "train").kept.tensors)
+    like = task.visit(task.model, state, nowhere, task.clients[:1], draw, "train").kept.tensors
+    nowhere, one = ClientStates(like=like, clients=len(task.clients)), nbytes(like)
     clients = min(len(task.clients), config.cohort * config.rounds)
     on_disk = folder is not None and (folder / "clients").exists()  # a run that goes on with fewer rounds keeps them there
     decide = (("cohort", config.cohort), ("rounds", config.rounds), ("hidden_size", config.model.hidden_size))
@@ -43,7 +50,7 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
         )
     if not on_disk:
         require_disk([need], folder, ", or put the run's folder on a larger disk")
-    return ClientStates(folder / "clients", digest)
+    return ClientStates(folder / "clients", digest, like, len(task.clients))
 
 
 @dataclass
@@ -93,7 +100,8 @@ class RunState:
             The rows up to the checkpoint.
 
         Raises:
-            UserError: there are checkpoints, and none that is whole and covered; a checkpoint is of another run.
+            UserError: there are checkpoints, and none that is whole and covered; a checkpoint is of another run, or whole and
+                not what this run writes.
         """
         assert self.folder is not None
         known, folder = metrics.read(self.folder, self.identity), self.folder / "checkpoints"
@@ -149,15 +157,47 @@ class RunState:
         raise lost[0]
 
     def _load(self, path: Path, device: str) -> tuple[int, Tensors]:
-        """Take over the server's part of a checkpoint; returns its round and the clients' part."""
+        """Take over the server's part of a checkpoint; returns its round and the clients' part.
+
+        Raises:
+            UserError: it is damaged, of another run, or has other tensors than this run's.
+        """
         everything, round = run_folder.load(path, self.digest, device)
-        # In the order of the start, not of the file: sums over parameters depend on it in the last bit.
-        self.state = {name: everything[name] for name in self.state}
-        self.moments, clients = (
+        moments, clients = (
             {name.removeprefix(prefix): tensor for name, tensor in everything.items() if name.startswith(prefix)}
             for prefix in ("moments:", "clients:")
         )
+        state = {name: tensor for name, tensor in everything.items() if not name.startswith(("moments:", "clients:"))}
+        reason = files.unlike(state, self.state) or _wrong_moments(moments, self.state) or self.states.wrong(clients, round)
+        if not reason and not all_finite(state.values()):
+            reason = "it holds numbers that are not finite"
+        if reason:
+            raise UserError(
+                f"{path}: not a checkpoint of this run, {reason}; put the right file back, or move this one out of the folder, "
+                f"and `flow run --resume {self.folder}` goes on from what is older"
+            )
+        # In the order of the start, not of the file: sums over parameters depend on it in the last bit.
+        self.state, self.moments = {name: state[name] for name in self.state}, moments
         return round, clients
+
+
+def _wrong_moments(moments: Tensors, state: Tensors) -> str:
+    """What keeps tensors from being moments of a server with this state; empty where nothing does.
+
+    Every one belongs to a tensor of the state: under its name, or in float64 under its name after one of MOMENTS.
+    """
+    expected: Tensors = {}
+    for name, tensor in moments.items():
+        for prefix in ("", *MOMENTS):
+            of = state.get(name.removeprefix(prefix)) if name.startswith(prefix) else None
+            if of is not None:
+                own = of.dtype if not prefix and tensor.dtype != torch.float64 else torch.float64
+                expected[name] = of.new_empty(of.shape, dtype=own)
+    if reason := files.unlike(moments, expected):
+        return f"among its moments {reason}"
+    found = [{name.removeprefix(prefix) for name in moments if name.startswith(prefix)} for prefix in ("m/", "v/")]
+    missing = sorted(found[1] - found[0])
+    return f"among its moments it has no 'm/{missing[0]}'" if missing else ""
 
 
 def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: dict[str, Any] | None = None) -> RunState:

@@ -44,10 +44,16 @@ class ClientStates:
     Args:
         folder: where the files go; None keeps everything in memory.
         digest: of the run, see :func:`flow.storage.run_folder.digest`; files of another run are refused.
+        like: [1, ..]: what a new client starts from, whose names, shapes and dtypes every state must have; None: anything.
+        clients: how many clients there are; None: any number.
     """
 
-    def __init__(self, folder: Path | None = None, digest: str = "") -> None:
+    def __init__(
+        self, folder: Path | None = None, digest: str = "", like: Tensors | None = None, clients: int | None = None
+    ) -> None:
         self._folder, self._digest = folder, digest
+        self._like = None if like is None else {name: tensor[0] for name, tensor in like.items()}
+        self._clients = clients
         self._rows: dict[int, Tensors] = {}  # in memory: a client's state
         self._rounds: dict[int, list[int]] = {}  # on disk: the rounds of a client's files, oldest first
         self._pending: dict[int, Tensors | None] = {}
@@ -144,6 +150,27 @@ class ClientStates:
         rounds = [self._rounds[row][-1] for row in rows.tolist()]
         return {"rows": torch.from_numpy(rows), "rounds": torch.tensor(rounds), "row_bytes": torch.tensor(self._row_bytes)}
 
+    def wrong(self, saved: Tensors, round: int) -> str:
+        """What keeps tensors of a checkpoint of this round from being what :meth:`save` returned; empty where nothing does."""
+        if not saved:
+            return ""
+        if "rows" not in saved:
+            return "it has no 'rows'"
+        on_disk, count = "rounds" in saved, saved["rows"].numel()
+        row, whole = torch.zeros((), dtype=torch.int64), torch.zeros(count, dtype=torch.int64)
+        expected = {"rows": whole} | ({"rounds": whole, "row_bytes": row} if on_disk else {})
+        if not on_disk and self._like is not None:
+            expected |= {f"kept/{name}": tensor.expand(count, *tensor.shape) for name, tensor in self._like.items()}
+        known = {name: tensor for name, tensor in saved.items() if self._like is not None or not name.startswith("kept/")}
+        if reason := files.unlike(known, expected):
+            return reason
+        rows = saved["rows"]
+        if not count or (rows.diff() <= 0).any() or rows[0] < 0 or (self._clients is not None and rows[-1] >= self._clients):
+            return "its 'rows' are not clients of the run"
+        if on_disk and ((saved["rounds"] < 1).any() or (saved["rounds"] > round).any() or saved["row_bytes"] < 0):
+            return f"its 'rounds' are not from 1 to {round}, or its 'row_bytes' are below 0"
+        return ""
+
     def restore(self, saved: Tensors, round: int, verify: bool = True) -> None:
         """Go back to the states of a checkpoint that was made after this round; 0 and nothing saved: to the start.
 
@@ -151,7 +178,7 @@ class ClientStates:
         that came later.
 
         Args:
-            saved: what :meth:`save` returned.
+            saved: what :meth:`save` returned, see :meth:`wrong`.
             round: after which the checkpoint was made.
             verify: whether to read the content of all files that the checkpoint counts on.
 
@@ -212,6 +239,8 @@ class ClientStates:
         path = self._path(row, round)
         tensors, labels = files.read_tensors(path, self._digest, lambda: REMEDY)
         _check(path, labels, row, round)
+        if self._like is not None and (reason := files.unlike(tensors, self._like)):
+            raise UserError(f"{path}: not what a client of this run keeps, {reason}; {REMEDY}")
         return tensors
 
     def _stored(self) -> Iterator[tuple[int, int, Path]]:

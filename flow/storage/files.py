@@ -53,7 +53,18 @@ def write_tensors(path: Path, tensors: Tensors, round: int, digest: str, client:
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     labels = {"round": str(round), "run": digest} | ({} if client is None else {"client": str(client)})
-    write(path, to_bytes(tensors, {**labels, CHECKSUM: fingerprint(tensors, *labels.values())}))
+    write(path, _ordered(to_bytes(tensors, {**labels, CHECKSUM: fingerprint(tensors, *labels.values())})))
+
+
+def _ordered(content: bytes) -> bytes:
+    """A safetensors file with its labels in the order of their names: the library writes them in a random one, so that the same
+    tensors would not leave the same bytes."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-(-len(text) // 8) * 8)
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def read_tensors(path: Path, digest: str, remedy: Callable[[], str]) -> tuple[Tensors, Labels]:
@@ -90,6 +101,19 @@ def read_labels(path: Path, remedy: str) -> Labels:
             return _labels(path, file.metadata() or {}, remedy)
     except (SafetensorError, OSError) as error:
         raise _unreadable(path, error, remedy) from error
+
+
+def unlike(tensors: Tensors, expected: Tensors) -> str:
+    """The first difference in names, shapes and dtypes from the tensors that are expected; empty where there is none."""
+    for name in sorted(expected.keys() | tensors.keys()):
+        if name not in tensors:
+            return f"it has no {name!r}"
+        if name not in expected:
+            return f"it has {name!r}, which is unknown"
+        found, right = (f"{str(one.dtype).removeprefix('torch.')} {list(one.shape)}" for one in (tensors[name], expected[name]))
+        if found != right:
+            return f"its {name!r} is {found}, not {right}"
+    return ""
 
 
 def check_regular(path: Path) -> None:

@@ -176,9 +176,13 @@ def reopened(folder: Path) -> Iterator[None]:
     """Hold the lock of a run that goes on, and remove what its last process did not finish writing.
 
     Raises:
-        UserError: there is no run in the folder, or another process has the lock.
+        UserError: there is no run in the folder, another process has the lock, or something else has the name of one of its
+            folders.
     """
     _config_path(folder)
+    for path in (folder / "checkpoints", folder / "clients"):
+        if os.path.lexists(path) and not path.is_dir():
+            raise UserError(f"{path}: not a folder; move it away, and put the run's own back from a copy if it had one")
     with lock.held(folder) as alone:
         if alone:
             files.remove_unfinished(folder, folder / "checkpoints", *(folder / "clients").glob("*/"))

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from importlib.metadata import version
@@ -364,3 +365,22 @@ def test_an_environment_of_several_processes_without_a_launcher_is_named(here, c
         monkeypatch.delenv(name, raising=False)
     said = fails(["report", "nowhere"], capsys)
     assert "WORLD_SIZE='4' is in the environment and RANK, MASTER_ADDR, MASTER_PORT is not; start several" in said
+
+
+def test_a_request_to_end_leaves_a_run_that_goes_on(here, monkeypatch, capsys):
+    def asked(folder, row, append=run_folder.append_metrics):
+        append(folder, row)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(run_folder, "append_metrics", asked)
+        assert main(["run", "fedavg", *MINE, *TINY, "--folder", "asked"]) == 143
+    assert capsys.readouterr().err.endswith("\nflow: stopped; go on with `flow run --resume asked`\n")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    monkeypatch.setattr(loop, "_write_report", lambda folder: None)
+    assert main(["run", "--resume", "asked"]) == 0
+
+
+def test_a_name_that_breaks_the_line_leaves_one_sentence(here, capsys):
+    assert main(["run", "--resume", "a\nb\x1b"]) == 2
+    assert capsys.readouterr().err.startswith("flow: a\\nb\\x1b: not the folder of a run, there is no config.json; ")

@@ -273,6 +273,18 @@ def test_the_label_of_the_client_is_covered_by_the_checksum(folder):
         files.read_tensors(path, "", str)
 
 
+def test_the_same_tensors_leave_the_same_bytes(tmp_path):
+    tensors = {'b/"\u00e4\n': torch.arange(3.0), "a": torch.ones(2, 1, dtype=torch.float64), "none": torch.zeros(0, 4)}
+    written = set()
+    for _ in range(9):  # four labels in a random order would be alike once in 24 times
+        files.write_tensors(tmp_path / "file", tensors, 5, "run", 7)
+        written.add((tmp_path / "file").read_bytes())
+    assert len(written) == 1
+    found, labels = files.read_tensors(tmp_path / "file", "run", str)
+    assert labels == files.Labels(5, "run", 7) and found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) and found[name].dtype == tensor.dtype for name, tensor in tensors.items())
+
+
 def test_checkpoints_are_known_by_their_names(whole, folder, capsys):
     path = folder / "checkpoints" / "round_000006.safetensors"
     shutil.copy(path, path.with_name("round_000006 (copy).safetensors"))
