@@ -71,8 +71,8 @@ COMPILED = (
     "without them, transform without compiling, or use backend='reference'"
 )
 ONNX = (
-    "routed_gru: this backend is an operator of its own, which ONNX does not have; export with backend='reference', which consists "
-    "of PyTorch's operators, or use torch.export"
+    "routed_gru: this backend is an operator of its own, which ONNX does not have; export with backend='reference', which "
+    "consists of PyTorch's operators, or use torch.export"
 )
 TRACED = (
     "routed_gru: torch.jit.trace records this backend without gradients only; trace under torch.no_grad(), or use torch.export "

@@ -34,7 +34,9 @@ def name(dtype: torch.dtype, device: torch.device, backend: str, hidden: int) ->
         RuntimeError, ValueError: as :func:`choose`.
     """
     # every call asks, so the answer is kept; torch.compile asks once and warns of what is kept
-    return (_name if torch.compiler.is_compiling() else _kept_name)(dtype, device, backend, hidden)
+    return (_name if torch.compiler.is_compiling() or not isinstance(backend, str) else _kept_name)(
+        dtype, device, backend, hidden
+    )
 
 
 def _name(dtype: torch.dtype, device: torch.device, backend: str, hidden: int) -> str:

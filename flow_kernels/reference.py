@@ -40,7 +40,7 @@ class Router(NamedTuple):
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """[K, B, in] x [K, out, in] -> [K, B, out]"""
-    y = x @ weight.mT
+    y = x @ weight.transpose(-2, -1)  # .mT would be the same, but the older exporter to ONNX does not know it
     return y if bias is None else y + bias.unsqueeze(-2)
 
 
