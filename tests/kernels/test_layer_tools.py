@@ -72,7 +72,7 @@ def test_onnx_by_the_older_exporter(kind: Any) -> None:
         torch.onnx.export(Only(kind(3, 4).eval()), (sample(kind),), io.BytesIO(), dynamo=False)
     model, file = Only(kind(3, 4, backend="reference").eval()), io.BytesIO()
     if importlib.util.find_spec("onnx") is None:  # asked for after the graph is converted
-        with pytest.raises(torch.onnx.errors.OnnxExporterError, match="^Module onnx is not installed!$"):
+        with pytest.raises(torch.onnx.errors.OnnxExporterError, match=r"^Module onnx is not installed!$"):
             torch.onnx.export(model, (sample(kind),), file, dynamo=False)
     else:
         torch.onnx.export(model, (sample(kind),), file, dynamo=False)
