@@ -32,7 +32,7 @@ class Corpus:
 
     unit: "character", "word", or "token" of a tokenizer's file. sequence_length: the default number of targets per window.
     continuous: a side's texts are joined by line breaks into one stream; otherwise each text stands alone and ends
-    with EOS.
+    with EOS. path: of the file that it was read from, for messages.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Corpus:
     sequence_length: int
     continuous: bool
     about: str
+    path: str = ""
 
 
 def client_hash(client_id: str) -> int:
@@ -116,16 +117,16 @@ def build_population(
             )
             sides.append((train, test))
     else:
-        pieces = [[_pieces(side, corpus.continuous) for side in split_by_time(client.texts)] for client in texts]
-        encoded = iter(tokenizer.encode([piece for both in pieces for side in both for piece in side]))
-        sides += [(list(islice(encoded, len(train))), list(islice(encoded, len(test)))) for train, test in pieces]
+        uncut = [[_pieces(side, corpus.continuous) for side in split_by_time(client.texts)] for client in texts]
+        encoded = iter(tokenizer.encode([piece for train_and_test in uncut for side in train_and_test for piece in side]))
+        sides += [(list(islice(encoded, len(train))), list(islice(encoded, len(test)))) for train, test in uncut]
     counted = [piece for client, (train, _) in zip(texts, sides, strict=True) if not client.held_out for piece in train]
     counts = np.bincount(np.concatenate([np.zeros(0, np.int32), *counted]), minlength=len(numbering))
     if counts.sum() == 0:
         raise UserError(
-            f"data={corpus.name!r}: no training clients: of {len(texts)} clients {sum(c.held_out for c in texts)} are "
-            "held out and no other has a word to train on; give at least one client that is not held out and has "
-            "a text that is not empty (and raise max_clients where it is set)"
+            f"data={corpus.path or corpus.name!r}: no training clients: of {len(texts)} clients "
+            f"{sum(client.held_out for client in texts)} are held out and no other has a word to train on; give at least one "
+            "client that is not held out and has a text that is not empty (and raise max_clients where it is set)"
         )
     if tokenizer is None:
         vocabulary, ids = _choose_vocabulary(numbering, counts, vocabulary_size, corpus.unit, oov_buckets)
@@ -153,8 +154,8 @@ def _say_where_words_run_on(corpus: Corpus) -> None:
     count = sum(map(runs_on, texts))
     if 2 * count > len(texts):
         say(
-            f"data={corpus.name!r}: {count} of {len(texts)} texts have long runs of letters without a space, each of them "
-            "one word; give --tokenizer characters, or --tokenizer FILE.json (docs/data.md)"
+            f"data={corpus.path or corpus.name!r}: {count} of {len(texts)} texts have long runs of letters without a space, "
+            "each of them one word; give --tokenizer characters, or --tokenizer FILE.json (docs/data.md)"
         )
 
 

@@ -43,7 +43,7 @@ ARRAY = Format("a JSON array", "write every element on a line of its own, such a
 SPREAD = Format(
     "a JSON object spread over several lines", "write every client on one line, such as with `jq -c .`, as docs/data.md shows"
 )
-PICKLE = Format("a Python pickle, which is never loaded because it can run any code", "let who wrote it write JSON lines")
+PICKLE = Format("a Python pickle", "none is loaded, for it can run any code: let who wrote it write JSON lines")
 SQLITE = Format("an SQLite database, as data sets of TensorFlow Federated are")
 HDF5 = Format("an HDF5 file")
 PARQUET = Format("a Parquet table")

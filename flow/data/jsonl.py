@@ -5,7 +5,6 @@ import hashlib
 import io
 import json
 import math
-import os
 import reprlib
 import sys
 import unicodedata
@@ -22,6 +21,7 @@ from flow.data.options import DataOptions
 from flow.data.population import Population
 from flow.data.source import Content, Source, cut
 from flow.errors import UserError, say
+from flow.resources import free_memory, size
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 SEQUENCE_LENGTH = 20
@@ -44,7 +44,7 @@ def read(path: Path) -> Corpus:
     check_file(path)
     clients: dict[str, ClientTexts] = {}
     first_line: dict[str, int] = {}
-    characters, memory = 0, _memory()
+    characters, memory = 0, free_memory()
     for number, line in _lines(path):
         where = f"data={str(path)!r}, line {number}"
         try:
@@ -57,9 +57,9 @@ def read(path: Path) -> Corpus:
                 "ids must be distinct: put all texts of a client into one line"
             )
         characters += sum(map(len, client.texts))
-        if characters > memory:
+        if memory is not None and characters > memory:
             raise UserError(
-                f"{where}: the texts up to here have more characters than this machine has bytes of memory ({memory}); "
+                f"{where}: the texts up to here have more characters than bytes of memory are free ({size(memory)}); "
                 "give a file of fewer clients"
             )
         clients[client.id] = client
@@ -68,7 +68,8 @@ def read(path: Path) -> Corpus:
         raise UserError(f"data={str(path)!r}: there is no client, the file is empty or blank; write one JSON object per client")
     _say_alike(path, first_line)
     about = f"{path.name} (sha256 {_sha256(path)[:16]}; the file states no licence)"
-    return Corpus(name_of(path), tuple(clients.values()), "word", SEQUENCE_LENGTH, continuous=False, about=about)
+    known = tuple(clients.values())
+    return Corpus(name_of(path), known, "word", SEQUENCE_LENGTH, continuous=False, about=about, path=str(path))
 
 
 def check_file(path: Path) -> None:
@@ -188,7 +189,7 @@ def _not_json(line: str, error: json.JSONDecodeError) -> str:
     if "\r" in line.rstrip("\r\n") and error.msg == "Extra data":
         return "several clients with a carriage return (CR) between them, which ends no line: write LF or CR LF for it"
     return (
-        f"not JSON ({error.msg} at column {error.colno}): every line must be one JSON object, "
+        f"not JSON ({error.msg.removesuffix(' at')} at column {error.colno}): every line must be one JSON object, "
         'such as {"id": "ann", "texts": ["first text", "second text"]}'
     )
 
@@ -277,11 +278,6 @@ def _sha256(path: Path) -> str:
 
 def _readable(path: Path) -> AbstractContextManager[None]:
     return paths.readable(path, "data", WANTED)
-
-
-def _memory() -> int:
-    """Bytes of memory of this machine."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _content(data: str) -> Content:

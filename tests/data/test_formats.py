@@ -61,7 +61,7 @@ def _contents(folder: Path) -> dict[str, tuple[bytes, str]]:
         "lzma": (lzma.compress(LINES, lzma.FORMAT_ALONE), "a file compressed with lzma; decompress it"),
         "bz2": (bz2.compress(LINES), "a file compressed with bzip2; decompress it with `bzip2 -d`"),
         "tar": (_written(_archive), "a tar archive; unpack it"),
-        "pkl": (pickle.dumps(LEAF), "a Python pickle, which is never loaded because it can run any code"),
+        "pkl": (pickle.dumps(LEAF), "a Python pickle; none is loaded, for it can run any code: let who wrote it"),
         "pdf": (b"%PDF-1.7\n", f"a PDF document; {convert}"),
         "npy": (_written(lambda file: np.save(file, np.zeros(3))), f"a NumPy array; {convert}"),
         "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n", "a pointer of Git LFS; fetch"),
@@ -178,23 +178,26 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
     path = tmp_path / name
     path.write_bytes(LINES)
 
-    def denied(self, *arguments, **options):
-        raise PermissionError(13, "Permission denied", str(self))
+    def refuses(method, error):
+        before = getattr(Path, method)
 
-    monkeypatch.setattr(Path, "open", denied)
+        def refusing(self, *arguments, **options):
+            if self == path:
+                raise error
+            return before(self, *arguments, **options)
+
+        monkeypatch.setattr(Path, method, refusing)
+
+    refuses("open", PermissionError(13, "Permission denied", str(path)))
     said = (
         r"is a file that this user is not permitted to read, or lies in such a folder; permit it with chmod, or give the path"
     )
     assert re.search(said, refused(path)) and "Errno" not in refused(path)
     monkeypatch.undo()
-    monkeypatch.setattr(Path, "stat", denied)  # the folder may not be looked into
+    refuses("stat", PermissionError(13, "Permission denied", str(path)))  # the folder may not be looked into
     assert re.search(said, refused(path))
     monkeypatch.undo()
-
-    def faulty(self, *arguments, **options):
-        raise OSError(5, "Input/output error", str(self))
-
-    monkeypatch.setattr(Path, "open", faulty)
+    refuses("open", OSError(5, "Input/output error", str(path)))
     assert re.search(r"cannot be read \(Input/output error\); give the path", refused(path))
 
 
@@ -284,9 +287,12 @@ def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(tmp
 
 
 def test_more_text_than_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "_memory", lambda: 20)
+    monkeypatch.setattr(jsonl, "free_memory", lambda: 20)
     write_jsonl(tmp_path / "many.jsonl", [{"id": f"c{n}", "texts": ["1234", "5678"]} for n in range(9)])
-    assert re.search(r"line 3: the texts up to here have more characters than .* \(20\)", refused(tmp_path / "many.jsonl"))
+    assert re.search(
+        r"line 3: the texts up to here have more characters than bytes of memory are free \(20 bytes\)",
+        refused(tmp_path / "many.jsonl"),
+    )
 
 
 def test_messages_stay_short_whatever_a_line_holds(tmp_path):

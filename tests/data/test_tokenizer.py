@@ -340,7 +340,7 @@ def test_text_without_spaces_is_noticed_once_when_it_is_cut_into_words(tmp_path,
     count = 12 * len(texts)
     load(DataOptions(data=path))
     said = capfd.readouterr().err
-    assert said.count("\n") == 1 and said.startswith(f"flow: data='{len(texts)}': {count} of {count} texts have long runs")
+    assert said.count("\n") == 1 and said.startswith(f"flow: data={path!r}: {count} of {count} texts have long runs")
     assert "--tokenizer characters, or --tokenizer FILE.json" in said
     load(DataOptions(data=path, tokenizer="characters"))
     load(DataOptions(data=_unspaced(tmp_path / "mixed.jsonl", texts, english=count)))  # not most of them
