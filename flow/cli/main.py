@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -41,6 +42,8 @@ examples:
   torchrun --nproc-per-node 4 -m flow run fedavg    on four processes: the same numbers, sooner
 """
 
+NARROWEST = 20  # columns; in fewer than 4 the parser of options never ends to break its lines
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code: 0, 2 for a mistake of the user, 130 when interrupted, 141 when nobody reads on,
@@ -52,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments[0] in ("-V", "--version"):
         print(described())
         return 0
+    if shutil.get_terminal_size().columns < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
     ranks = Ranks()
     try:
         ranks = joined()

@@ -5,6 +5,7 @@ import pathlib
 from types import NoneType
 from typing import Any
 
+from flow.errors import UserError
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, AVERAGES
 from flow.evaluation.select import SIDES
@@ -43,13 +44,12 @@ _STEPS = [{"step": _INTEGER, "tokens": _INTEGER, "quantiles": [_MAYBE]}]
 _ROUTING = {"steps": _STEPS, "histogram": {"edges": [_NUMBER], "counts": [_NUMBER]}}
 
 
-def _problem(path: pathlib.Path, what: str) -> ValueError:
-    remedy = f"Complete the run with `flow run --resume {path.parent}`, then write the report again."
-    return ValueError(f"{path}: {what}. {remedy}")
+def _problem(path: pathlib.Path, what: str) -> UserError:
+    return UserError(f"{path}: {what}. Complete the run with `flow run --resume {path.parent}`, then write the report again.")
 
 
 def _expect(path: pathlib.Path, value: object, schema: object, where: str) -> None:
-    """Raise ValueError, naming the place, unless `value` fits `schema`."""
+    """Raise UserError, naming the place, unless `value` fits `schema`."""
     if isinstance(schema, dict):
         if not isinstance(value, dict):
             raise _problem(path, f"{where} is {type(value).__name__}, expected an object")

@@ -229,13 +229,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def append_metrics(folder: Path, row: dict[str, Any]) -> None:
     """Add a round to metrics.jsonl; the row is on the disk for certain after :func:`sync_metrics`."""
-    with (folder / metrics.NAME).open("a", encoding="utf-8") as file:
+    path = folder / metrics.NAME
+    with files.naming(path), path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(files.with_checksum(row), allow_nan=False) + "\n")
 
 
 def sync_metrics(folder: Path) -> None:
     """Have all rows of metrics.jsonl on the disk, before a checkpoint that counts on them."""
-    with (folder / metrics.NAME).open("ab") as file:
+    path = folder / metrics.NAME
+    with files.naming(path), path.open("ab") as file:
         os.fsync(file.fileno())
 
 

@@ -384,3 +384,10 @@ def test_a_request_to_end_leaves_a_run_that_goes_on(here, monkeypatch, capsys):
 def test_a_name_that_breaks_the_line_leaves_one_sentence(here, capsys):
     assert main(["run", "--resume", "a\nb\x1b"]) == 2
     assert capsys.readouterr().err.startswith("flow: a\\nb\\x1b: not the folder of a run, there is no config.json; ")
+
+
+def test_a_terminal_of_one_column_shows_the_help(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "1")
+    with pytest.raises(SystemExit) as stopped:
+        main(["report", "--help"])
+    assert stopped.value.code == 0 and "FOLDER" in capsys.readouterr().out

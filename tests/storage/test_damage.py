@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 from dataclasses import replace
 
@@ -271,6 +272,16 @@ def test_the_label_of_the_client_is_covered_by_the_checksum(folder):
     path.write_bytes(content.replace(mark, mark[:-2] + b'9"'))
     with pytest.raises(files.Damaged, match="does not have the SHA-256 stored with it"):
         files.read_tensors(path, "", str)
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "run.json"])
+def test_a_full_disk_names_the_file(name, folder, monkeypatch):
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(files.os, "fsync", full)
+    with pytest.raises(OSError, match=rf"^\[Errno 28\] No space left on device: '{re.escape(str(folder / name))}'$"):
+        run_folder.sync_metrics(folder) if name == "metrics.jsonl" else files.write_json(folder / name, {})
 
 
 def test_the_same_tensors_leave_the_same_bytes(tmp_path):
