@@ -5,6 +5,7 @@
 #include <initializer_list>
 #include <string>
 
+#include "arguments.h"
 #include "routed_gru.h"
 #include "tensor.h"
 #include "workspace.h"
@@ -23,13 +24,11 @@ const char *const kNames[kTensors] = {"input",           "hx",
                                       "local_bias_ih",   "local_bias_hh",
                                       "router_weight",   "router_bias"};
 
-using flow::Tensor;
+constexpr const char *kGradient = "the gradient of ";
 
-std::string text(const int64_t *shape, int dimensions) {
-  std::string s = "[";
-  for (int n = 0; n < dimensions; ++n) s += (n ? ", " : "") + std::to_string(shape[n]);
-  return s + "]";
-}
+using flow::Memory;
+using flow::Tensor;
+using flow::text;
 
 int index_of(const std::string &value, std::initializer_list<const char *> names, const char *what) {
   int n = 0;
@@ -57,8 +56,9 @@ class Call {
       : reader_(reader), op_(op) {
     if (tensors.size() != kTensors) throw flow::Misfit("flow_kernels::routed_gru: twelve tensors are expected");
     Tensor t[kTensors];
-    for (int n = 0; n < kTensors; ++n) t[n] = reader_.read(tensors[n], kNames[n]);
+    for (int n = 0; n < kTensors; ++n) t[n] = reader_.read(tensors[n], kNames[n]), memory_.reads(t[n], kNames[n]);
     const Tensor packed = reader_.read(offsets, "offsets"), valid = reader_.read(lengths, "lengths");
+    memory_.reads(packed, "offsets"), memory_.reads(valid, "lengths");
     const Tensor &x = t[0], &h0 = t[1];
     const int rows = packed.there ? 1 : 2;  // dimensions of x between the client and the input
     if (!x.there || !h0.there || h0.dimensions < 2 || h0.dimensions > 3 || x.dimensions != h0.dimensions - 1 + rows)
@@ -108,22 +108,25 @@ class Call {
     p.x = x.data, p.h0 = h0.data, p.router_w = t[10].data, p.router_b = t[11].data;
   }
 
-  // A tensor that has a row for every row of input: y, q, gates and their gradients.
-  void *row_tensor(py::handle object, const char *name, std::initializer_list<int64_t> rest) const {
-    const Tensor t = reader_.read(object, name);
-    fits(t, name, rest, type_, true);
-    return t.data;
+  // A tensor that has a row for every row of input, read: y, q, gates, dy, dq.
+  const void *rows(py::handle object, const char *name, std::initializer_list<int64_t> rest) {
+    return read(object, name, rest, true).data;
   }
-  // A tensor shaped like one of the differentiable ones.
-  void *tensor(py::handle object, const char *name, std::initializer_list<int64_t> shape) const {
-    const Tensor t = reader_.read(object, name);
-    fits(t, name, shape);
-    return t.data;
+  const void *tensor(py::handle object, const char *name, std::initializer_list<int64_t> shape) {
+    return read(object, name, shape, false).data;
+  }
+  // The same for what the call writes; prefix: what stands before the name in a message.
+  void *out_rows(py::handle object, const char *name, std::initializer_list<int64_t> rest, const char *prefix = "") {
+    return write(object, name, rest, true, prefix).data;
+  }
+  void *out(py::handle object, const char *name, std::initializer_list<int64_t> shape, const char *prefix = "") {
+    return write(object, name, shape, false, prefix).data;
   }
   int64_t experts() const { return p.route == FLOW_MIXTURE ? 2 : 1; }
   int64_t padded() const { return (p.H + 15) / 16 * 16; }
 
   int run(bool backward) {
+    memory_.check();
     const int64_t bytes = flow_routed_gru_workspace(&p, backward);
     if (bytes < 0) return flow_routed_gru_check(&p, backward);
     const py::gil_scoped_release release;
@@ -135,12 +138,23 @@ class Call {
   }
 
  private:
+  Tensor read(py::handle object, const char *name, std::initializer_list<int64_t> rest, bool with_rows) {
+    const Tensor t = reader_.read(object, name);
+    fits(t, name, rest, type_, with_rows);
+    memory_.reads(t, name);
+    return t;
+  }
+  Tensor write(py::handle object, const char *name, std::initializer_list<int64_t> rest, bool with_rows, const char *prefix) {
+    const Tensor t = reader_.read(object, name);
+    fits(t, name, rest, type_, with_rows);
+    memory_.writes(t, name, prefix);
+    return t;
+  }
   void fits(const Tensor &t, const char *name, std::initializer_list<int64_t> rest) const { fits(t, name, rest, type_); }
 
   // Raise unless t is absent or [K, rows of input, *rest] with this dtype (K only with a client dimension, rows if asked for).
   void fits(const Tensor &t, const char *name, std::initializer_list<int64_t> rest, dlpack::Type type,
             bool with_rows = false) const {
-    if (!t.there) return;
     int64_t expected[6];
     int n = 0;
     if (clients_) expected[n++] = p.K;
@@ -149,11 +163,8 @@ class Call {
       if (!p.offsets) expected[n++] = rows2_;
     }
     for (int64_t size : rest) expected[n++] = size;
-    bool same = t.type.code == type.code && t.type.bits == type.bits && t.dimensions == n;
-    for (int i = 0; same && i < n; ++i) same = t.shape[i] == expected[i];
-    if (same) return;
-    throw flow::Misfit(std::string("flow_kernels::") + op_ + ": " + name + " is " + text(t.shape, t.dimensions) + " of " +
-                       std::to_string(t.type.bits) + " bits, and must be " + text(expected, n) + " in the dtype of input");
+    if (!flow::fits(t, expected, n, type))
+      throw flow::Misfit(std::string("flow_kernels::") + op_ + ": " + name + flow::misfit(t, expected, n, type));
   }
 
   const flow::Reader &reader_;
@@ -161,6 +172,7 @@ class Call {
   dlpack::Type type_{};
   int clients_ = 0;
   int64_t rows_ = 0, rows2_ = 0;
+  Memory memory_;
 };
 
 int forward(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
@@ -168,11 +180,63 @@ int forward(const flow::Reader &reader, const py::tuple &tensors, py::handle len
             bool ragged, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
   Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads, "routed_gru");
   FlowRoutedGru &p = call.p;
-  p.y = call.row_tensor(y, "y", {p.H}), p.q = call.row_tensor(q, "q", {2});
-  p.h_n = call.tensor(h_n, "h_n", {p.B, p.H});
-  p.gates = call.row_tensor(gates, "gates", {call.experts() * 4, call.padded()});
+  p.y = call.out_rows(y, "y", {p.H}), p.q = call.out_rows(q, "q", {2});
+  p.h_n = call.out(h_n, "h_n", {p.B, p.H});
+  p.gates = call.out_rows(gates, "gates", {call.experts() * 4, call.padded()});
   return call.run(false);
 }
+
+int try_forward(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
+                const std::string &route, const std::string &routing, double temperature, bool batch_first, bool reverse,
+                bool ragged, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
+  try {
+    return forward(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads, y, h_n,
+                   q, gates);
+  } catch (const flow::Misfit &) {
+    return -1;
+  }
+}
+
+int backward(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
+             const std::string &route, const std::string &routing, double temperature, bool batch_first, bool reverse,
+             bool ragged, int threads, py::handle y, py::handle q, py::handle gates, py::handle dy, py::handle dh_n,
+             py::handle dq, const py::tuple &grads) {
+  Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads,
+            "routed_gru_backward");
+  FlowRoutedGru &p = call.p;
+  // forward writes these, backward does not
+  p.y = const_cast<void *>(call.rows(y, "y", {p.H})), p.q = const_cast<void *>(call.rows(q, "q", {2}));
+  p.gates = const_cast<void *>(call.rows(gates, "gates", {call.experts() * 4, call.padded()}));
+  p.dy = call.rows(dy, "dy", {p.H}), p.dq = call.rows(dq, "dq", {2});
+  p.dh_n = call.tensor(dh_n, "dh_n", {p.B, p.H});
+  if (grads.size() != kTensors) throw flow::Misfit("flow_kernels::routed_gru_backward: twelve gradients are expected");
+  const int64_t G = 3 * p.H;
+  const auto grad = [&](int n, std::initializer_list<int64_t> shape) {
+    return call.out(grads[n], kNames[n], shape, kGradient);
+  };
+  p.dx = call.out_rows(grads[0], kNames[0], {p.I}, kGradient), p.dh0 = grad(1, {p.B, p.H});
+  for (int e = 0; e < 2; ++e) {
+    const int n = 2 + 4 * e;
+    p.grad[e] = {grad(n, {G, p.I}), grad(n + 1, {G, p.H}), grad(n + 2, {G}), grad(n + 3, {G})};
+  }
+  p.drouter_w = grad(10, {2, p.I + p.H}), p.drouter_b = grad(11, {2});
+  return call.run(true);
+}
+
+py::tuple division(int64_t K, int64_t T, int64_t B, int64_t I, int64_t H, int dtype, int threads, bool backward) {
+  FlowRoutedGru p{};
+  char saved = 0;
+  p.gates = &saved;  // only whether there are any is looked at
+  p.K = K, p.T = T, p.B = B, p.I = I, p.H = H, p.dtype = dtype, p.threads = threads, p.temperature = 1;
+  int64_t tiles = 0, bytes = 0;
+  int32_t used = 0;
+  if (flow_routed_gru_division(&p, backward, &used, &tiles, &bytes)) throw py::value_error("bad sizes or options");
+  return py::make_tuple(used, tiles, bytes);
+}
+
+// A name ends where its string does, not at a zero in it.
+bool has_isa(const std::string &name) { return name.find('\0') == name.npos && flow_cpu_has_isa(name.c_str()); }
+int select_isa(const std::string &name) { return has_isa(name) ? flow_cpu_select_isa(name.c_str()) : (int)FLOW_BAD_ISA; }
 
 }  // namespace
 
@@ -184,57 +248,12 @@ PYBIND11_MODULE(_C, m) {
   kernels.def(py::init<py::handle>(), "tensor_class: torch.Tensor")
       .def_readwrite("poison", &flow::Reader::poison,
                      "Fill every workspace with NaN first, so that a test sees what is read unwritten.")
-      .def("forward", &forward)
-      .def(
-          "try_forward",
-          [](const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
-             const std::string &route, const std::string &routing, double temperature, bool batch_first, bool reverse,
-             bool ragged, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
-            try {
-              return forward(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads, y,
-                             h_n, q, gates);
-            } catch (const flow::Misfit &) {
-              return -1;
-            }
-          },
-          "forward, or -1 where that raises because of a tensor.")
-      .def("backward", [](const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
-                          const std::string &route, const std::string &routing, double temperature, bool batch_first,
-                          bool reverse, bool ragged, int threads, py::handle y, py::handle q, py::handle gates, py::handle dy,
-                          py::handle dh_n, py::handle dq, const py::tuple &grads) {
-        Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads,
-                  "routed_gru_backward");
-        FlowRoutedGru &p = call.p;
-        p.y = call.row_tensor(y, "y", {p.H}), p.q = call.row_tensor(q, "q", {2});
-        p.gates = call.row_tensor(gates, "gates", {call.experts() * 4, call.padded()});
-        p.dy = call.row_tensor(dy, "dy", {p.H}), p.dq = call.row_tensor(dq, "dq", {2});
-        p.dh_n = call.tensor(dh_n, "dh_n", {p.B, p.H});
-        if (grads.size() != kTensors) throw flow::Misfit("flow_kernels::routed_gru_backward: twelve gradients are expected");
-        const int64_t G = 3 * p.H;
-        p.dx = call.row_tensor(grads[0], kNames[0], {p.I}), p.dh0 = call.tensor(grads[1], kNames[1], {p.B, p.H});
-        for (int e = 0; e < 2; ++e) {
-          const int n = 2 + 4 * e;
-          p.grad[e] = {call.tensor(grads[n], kNames[n], {G, p.I}), call.tensor(grads[n + 1], kNames[n + 1], {G, p.H}),
-                       call.tensor(grads[n + 2], kNames[n + 2], {G}), call.tensor(grads[n + 3], kNames[n + 3], {G})};
-        }
-        p.drouter_w = call.tensor(grads[10], kNames[10], {2, p.I + p.H}), p.drouter_b = call.tensor(grads[11], kNames[11], {2});
-        return call.run(true);
-      });
+      .def("forward", flow::method("forward", forward))
+      .def("try_forward", flow::method("try_forward", try_forward), "forward, or -1 where that raises because of a tensor.")
+      .def("backward", flow::method("backward", backward));
 
-  m.def(
-      "division",
-      [](int64_t K, int64_t T, int64_t B, int64_t I, int64_t H, int dtype, int threads, bool backward) {
-        FlowRoutedGru p{};
-        char saved = 0;
-        p.gates = &saved;  // only whether there are any is looked at
-        p.K = K, p.T = T, p.B = B, p.I = I, p.H = H, p.dtype = dtype, p.threads = threads, p.temperature = 1;
-        int64_t tiles = 0, bytes = 0;
-        int32_t used = 0;
-        if (flow_routed_gru_division(&p, backward, &used, &tiles, &bytes)) throw py::value_error("bad sizes or options");
-        return py::make_tuple(used, tiles, bytes);
-      },
-      "Threads used, batch tiles a client, bytes of workspace.");
+  m.def("division", flow::function("division", division), "Threads used, batch tiles a client, bytes of workspace.");
   m.def("isa", &flow_cpu_isa);
-  m.def("has_isa", &flow_cpu_has_isa);
-  m.def("select_isa", &flow_cpu_select_isa);
+  m.def("has_isa", flow::function("has_isa", has_isa));
+  m.def("select_isa", flow::function("select_isa", select_isa));
 }

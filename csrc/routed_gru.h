@@ -81,7 +81,7 @@ int flow_routed_gru_backward(const FlowRoutedGru *p);
 // selected.
 const char *flow_cpu_isa(void);
 int flow_cpu_has_isa(const char *name);
-int flow_cpu_select_isa(const char *name);  // not to be called while a kernel runs
+int flow_cpu_select_isa(const char *name);  // a call that another thread has begun may end with FLOW_SMALL_WORKSPACE
 
 #ifdef __cplusplus
 }

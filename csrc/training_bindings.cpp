@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "arguments.h"
 #include "tensor.h"
 #include "training.h"
 #include "workspace.h"
@@ -13,6 +14,7 @@ namespace py = pybind11;
 
 namespace {
 
+using flow::Memory;
 using flow::Misfit;
 using flow::Reader;
 using flow::Tensor;
@@ -38,98 +40,142 @@ bool alike(const Tensor &a, const Tensor &b) {
   return same;
 }
 
-// The data of a tensor of this shape and type; null for None.
-void *fitting(const Reader &reader, py::handle object, const char *name, std::initializer_list<int64_t> shape,
-              dlpack::Type type) {
-  const Tensor t = reader.read(object, name);
-  if (!t.there) return nullptr;
-  bool same = t.type.code == type.code && t.type.bits == type.bits && t.dimensions == (int)shape.size();
-  int i = 0;
-  for (int64_t size : shape) same = same && t.shape[i++] == size;
-  if (same) return t.data;
-  const auto text = [](const int64_t *sizes, size_t n) {
-    std::string s;
-    for (size_t d = 0; d < n; ++d) s += (d ? ", " : "") + std::to_string(sizes[d]);
-    return "[" + s + "]";
-  };
-  throw Misfit(std::string(name) + " is " + text(t.shape, (size_t)t.dimensions) + " of " + std::to_string(t.type.bits) +
-               " bits and must be " + text(shape.begin(), shape.size()) + " of " + std::to_string(type.bits) + " bits");
-}
+constexpr const char *kGradient = "the gradient of ";
 
-template <class Problem>
-int run(const Reader &reader, Problem &p, int64_t bytes, int (*kernel)(const Problem *)) {
-  const py::gil_scoped_release release;
-  if (bytes > 0) {
-    p.workspace = flow::workspace().get(bytes), p.workspace_bytes = bytes;
-    if (reader.poison) memset(p.workspace, 0xff, (size_t)bytes);
+// The tensors of one call by shape and type: the data, or null for None.
+class Call {
+ public:
+  explicit Call(const Reader &reader) : reader_(reader) {}
+
+  Tensor read(py::handle object, const char *name) {
+    const Tensor t = reader_.read(object, name);
+    memory_.reads(t, name);
+    return t;
   }
-  const int status = kernel(&p);
-  flow::workspace().done();
-  return status;
+  Tensor write(py::handle object, const char *name) {
+    const Tensor t = reader_.read(object, name);
+    memory_.writes(t, name);
+    return t;
+  }
+  const void *in(py::handle object, const char *name, std::initializer_list<int64_t> shape, dlpack::Type type) {
+    const Tensor t = fitting(object, name, "", shape, type);
+    memory_.reads(t, name);
+    return t.data;
+  }
+  void *out(py::handle object, const char *name, std::initializer_list<int64_t> shape, dlpack::Type type,
+            const char *prefix = "") {
+    const Tensor t = fitting(object, name, prefix, shape, type);
+    memory_.writes(t, name, prefix);
+    return t.data;
+  }
+
+  template <class Problem>
+  int run(Problem &p, int64_t bytes, int (*kernel)(const Problem *)) {
+    memory_.check();
+    const py::gil_scoped_release release;
+    if (bytes > 0) {
+      p.workspace = flow::workspace().get(bytes), p.workspace_bytes = bytes;
+      if (reader_.poison) memset(p.workspace, 0xff, (size_t)bytes);
+    }
+    const int status = kernel(&p);
+    flow::workspace().done();
+    return status;
+  }
+  // A kernel without workspace
+  template <class Kernel>
+  int run(Kernel kernel) {
+    memory_.check();
+    const py::gil_scoped_release release;
+    return kernel();
+  }
+
+ private:
+  Tensor fitting(py::handle object, const char *name, const char *prefix, std::initializer_list<int64_t> shape,
+                 dlpack::Type type) const {
+    const Tensor t = reader_.read(object, name);
+    const int dimensions = (int)shape.size();
+    if (flow::fits(t, shape.begin(), dimensions, type)) return t;
+    throw Misfit(std::string(prefix) + name + flow::misfit(t, shape.begin(), dimensions, type));
+  }
+
+  const Reader &reader_;
+  Memory memory_;
+};
+
+void expect(const py::tuple &tensors, size_t count, const char *name) {
+  if (tensors.size() != count) throw Misfit(std::string(name) + " must be a tuple of " + std::to_string(count));
 }
 
 // The tensors of FlowHead, in the order of flow_kernels/training/head.py
 int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple &weights, py::handle q, py::handle nats,
          py::handle counts, const py::tuple &best, py::handle dx, py::handle dq, const py::tuple &grads, int threads) {
-  const Tensor input = reader.read(x, "x"), table = reader.read(weights[2], "weight");
+  expect(weights, 6, "weights"), expect(best, 3, "best, row_nats and probability"), expect(grads, 6, "gradients");
+  Call call(reader);
+  const Tensor input = call.read(x, "x"), table = call.read(weights[2], "weight");
   if (input.dimensions != 3 || table.dimensions != 3) throw Misfit("x must be [K, N, I] and weight [K, V, D]");
   const dlpack::Type type = input.type;
   FlowHead p{};
   p.dtype = dtype_of(type), p.threads = threads;
   p.K = input.shape[0], p.N = input.shape[1], p.I = input.shape[2], p.V = table.shape[1], p.D = table.shape[2];
   p.x = input.data;
-  p.targets = static_cast<const int64_t *>(fitting(reader, targets, "targets", {p.K, p.N}, kInt64));
-  p.proj_w = fitting(reader, weights[0], "projection weight", {p.K, p.D, p.I}, type);
-  p.proj_b = fitting(reader, weights[1], "projection bias", {p.K, p.D}, type);
-  p.dproj_w = fitting(reader, grads[0], "projection weight gradient", {p.K, p.D, p.I}, type);
-  p.dproj_b = fitting(reader, grads[1], "projection bias gradient", {p.K, p.D}, type);
+  p.targets = static_cast<const int64_t *>(call.in(targets, "targets", {p.K, p.N}, kInt64));
+  p.proj_w = call.in(weights[0], "projection_weight", {p.K, p.D, p.I}, type);
+  p.proj_b = call.in(weights[1], "projection_bias", {p.K, p.D}, type);
+  p.dproj_w = call.out(grads[0], "projection_weight", {p.K, p.D, p.I}, type, kGradient);
+  p.dproj_b = call.out(grads[1], "projection_bias", {p.K, p.D}, type, kGradient);
   for (int e = 0; e < 2; ++e) {
-    p.w[e] = fitting(reader, weights[2 + 2 * e], e ? "local_weight" : "weight", {p.K, p.V, p.D}, type);
-    p.b[e] = fitting(reader, weights[3 + 2 * e], e ? "local_bias" : "bias", {p.K, p.V}, type);
-    p.dw[e] = fitting(reader, grads[2 + 2 * e], "weight gradient", {p.K, p.V, p.D}, type);
-    p.db[e] = fitting(reader, grads[3 + 2 * e], "bias gradient", {p.K, p.V}, type);
+    const char *weight = e ? "local_weight" : "weight", *bias = e ? "local_bias" : "bias";
+    p.w[e] = call.in(weights[2 + 2 * e], weight, {p.K, p.V, p.D}, type);
+    p.b[e] = call.in(weights[3 + 2 * e], bias, {p.K, p.V}, type);
+    p.dw[e] = call.out(grads[2 + 2 * e], weight, {p.K, p.V, p.D}, type, kGradient);
+    p.db[e] = call.out(grads[3 + 2 * e], bias, {p.K, p.V}, type, kGradient);
   }
-  p.q = fitting(reader, q, "q", {p.K, p.N, 2}, type), p.dq = fitting(reader, dq, "q gradient", {p.K, p.N, 2}, type);
-  p.dx = fitting(reader, dx, "x gradient", {p.K, p.N, p.I}, type);
-  p.nats = static_cast<double *>(fitting(reader, nats, "nats", {p.K}, kFloat64));
-  p.counts = static_cast<int64_t *>(fitting(reader, counts, "counts", {p.K}, kInt64));
-  p.best = static_cast<int64_t *>(fitting(reader, best[0], "best", {p.K, p.N}, kInt64));
-  p.row_nats = fitting(reader, best[1], "row_nats", {p.K, p.N}, type);
-  p.probability = fitting(reader, best[2], "probability", {p.K, p.N}, type);
-  return run(reader, p, flow_head_workspace(&p), flow_head);
+  p.q = call.in(q, "q", {p.K, p.N, 2}, type), p.dq = call.out(dq, "q", {p.K, p.N, 2}, type, kGradient);
+  p.dx = call.out(dx, "x", {p.K, p.N, p.I}, type, kGradient);
+  p.nats = static_cast<double *>(call.out(nats, "nats", {p.K}, kFloat64));
+  p.counts = static_cast<int64_t *>(call.out(counts, "counts", {p.K}, kInt64));
+  p.best = static_cast<int64_t *>(call.out(best[0], "best", {p.K, p.N}, kInt64));
+  p.row_nats = call.out(best[1], "row_nats", {p.K, p.N}, type);
+  p.probability = call.out(best[2], "probability", {p.K, p.N}, type);
+  return call.run(p, flow_head_workspace(&p), flow_head);
 }
 
 // weight [K, 2, H] and bias [K, 2] of a router; with dq backward, else forward
 int router(const Reader &reader, py::handle x, py::handle targets, py::handle weight, py::handle bias, py::handle q, bool hard,
            double temperature, py::handle dq, py::handle dx, py::handle dw, py::handle db, int threads) {
-  const Tensor input = reader.read(x, "x");
+  Call call(reader);
+  const Tensor input = call.read(x, "x");
   if (input.dimensions != 3) throw Misfit("x must be [K, N, H]");
   const dlpack::Type type = input.type;
   FlowRouter p{};
   p.dtype = dtype_of(type), p.threads = threads, p.routing = hard ? FLOW_HARD : FLOW_SOFT, p.temperature = temperature;
   p.K = input.shape[0], p.N = input.shape[1], p.H = input.shape[2];
   p.x = input.data;
-  p.targets = static_cast<const int64_t *>(fitting(reader, targets, "targets", {p.K, p.N}, kInt64));
-  p.w = fitting(reader, weight, "router weight", {p.K, 2, p.H}, type);
-  p.b = fitting(reader, bias, "router bias", {p.K, 2}, type);
-  p.q = fitting(reader, q, "q", {p.K, p.N, 2}, type), p.dq = fitting(reader, dq, "q gradient", {p.K, p.N, 2}, type);
-  p.dx = fitting(reader, dx, "x gradient", {p.K, p.N, p.H}, type);
-  p.dw = fitting(reader, dw, "router weight gradient", {p.K, 2, p.H}, type);
-  p.db = fitting(reader, db, "router bias gradient", {p.K, 2}, type);
-  const py::gil_scoped_release release;
-  return p.dq ? flow_router_backward(&p) : flow_router_forward(&p);
+  p.targets = static_cast<const int64_t *>(call.in(targets, "targets", {p.K, p.N}, kInt64));
+  p.w = call.in(weight, "router weight", {p.K, 2, p.H}, type);
+  p.b = call.in(bias, "router bias", {p.K, 2}, type);
+  p.dq = call.in(dq, "the gradient of q", {p.K, p.N, 2}, type);
+  // forward writes q, backward does not
+  p.q = p.dq ? const_cast<void *>(call.in(q, "q", {p.K, p.N, 2}, type)) : call.out(q, "q", {p.K, p.N, 2}, type);
+  p.dx = call.out(dx, "x", {p.K, p.N, p.H}, type, kGradient);
+  p.dw = call.out(dw, "router weight", {p.K, 2, p.H}, type, kGradient);
+  p.db = call.out(db, "router bias", {p.K, 2}, type, kGradient);
+  return call.run([&] { return p.dq ? flow_router_backward(&p) : flow_router_forward(&p); });
 }
 
 // parameters: tuples (parameter, gradient, anchor, momentum, rows), all with a leading K
-int sgd(const Reader &reader, const py::list &parameters, py::handle present, double lr, double clip, double mu, double decay,
+int sgd(const Reader &reader, const py::sequence &parameters, py::handle present, double lr, double clip, double mu, double decay,
         double momentum, int threads) {
   std::vector<FlowParameter> all;
   FlowSgd p{};
+  Call call(reader);
   dlpack::Type type{};
-  for (const py::handle item : parameters) {
+  for (const py::handle item : py::tuple(parameters)) {
+    if (!py::isinstance<py::tuple>(item) || py::len(item) != 5)
+      throw Misfit("a step must be a tuple (parameter, gradient, anchor, momentum, rows)");
     const py::tuple one = py::reinterpret_borrow<py::tuple>(item);
-    const Tensor parameter = reader.read(one[0], "parameter"), gradient = reader.read(one[1], "gradient");
-    const Tensor anchor = reader.read(one[2], "anchor"), velocity = reader.read(one[3], "momentum");
+    const Tensor parameter = call.write(one[0], "parameter"), gradient = call.read(one[1], "gradient");
+    const Tensor anchor = call.read(one[2], "anchor"), velocity = call.write(one[3], "momentum");
     const Tensor rows = reader.read(one[4], "rows");
     if (!parameter.there || parameter.dimensions < 1) throw Misfit("parameter must be a tensor [K, ..]");
     if (all.empty()) type = parameter.type, p.K = parameter.shape[0], p.dtype = dtype_of(type);
@@ -138,8 +184,7 @@ int sgd(const Reader &reader, const py::list &parameters, py::handle present, do
     for (const Tensor *t : {&parameter, &gradient, &anchor, &velocity}) {
       if (!t->there) continue;
       const bool by_rows = t == &gradient && rows.there;
-      if (t->dimensions < 1 || t->type.code != type.code || t->type.bits != type.bits || t->shape[0] != p.K ||
-          (!by_rows && !alike(*t, parameter)))
+      if (t->dimensions < 1 || !flow::same(t->type, type) || t->shape[0] != p.K || (!by_rows && !alike(*t, parameter)))
         throw Misfit("parameters, gradients, anchors and momenta must be [K, ..] of one shape and dtype");
     }
     f.parameter = parameter.data, f.gradient = gradient.data, f.anchor = anchor.data, f.momentum = velocity.data;
@@ -148,21 +193,21 @@ int sgd(const Reader &reader, const py::list &parameters, py::handle present, do
         throw Misfit("a gradient by rows must be [K, N, width] of a parameter [K, rows, width]");
       if (!gradient.shape[1]) throw Misfit("a gradient by rows must have at least one row; leave the parameter out");
       f.N = gradient.shape[1], f.width = gradient.shape[2];
-      f.rows = static_cast<const int64_t *>(fitting(reader, one[4], "rows", {p.K, f.N}, kInt64));
+      f.rows = static_cast<const int64_t *>(call.in(one[4], "rows", {p.K, f.N}, kInt64));
     }
     all.push_back(f);
   }
   p.count = (int64_t)all.size(), p.parameters = all.data(), p.threads = threads;
   p.lr = lr, p.clip = clip, p.mu = mu, p.decay = decay, p.momentum = momentum;
-  const dlpack::Type flags = {6, 8, 1};  // kDLBool
-  p.present = static_cast<const uint8_t *>(fitting(reader, present, "present", {p.K}, flags));
-  return run(reader, p, flow_sgd_workspace(&p), flow_sgd);
+  p.present = static_cast<const uint8_t *>(call.in(present, "present", {p.K}, {dlpack::kBool, 8, 1}));
+  return call.run(p, flow_sgd_workspace(&p), flow_sgd);
 }
 
 // uploads: tuple of [K, ..], weights: tuple of float64 [K], all clients of which join the sum in one pass
 int accumulate(const Reader &reader, py::handle total, const py::tuple &uploads, const py::tuple &weights, bool fresh) {
-  const Tensor sum = reader.read(total, "total");
-  if (sum.type.code != dlpack::kFloat || sum.type.bits != 64 || sum.dimensions < 1 || sum.shape[0] != 3)
+  Call call(reader);
+  const Tensor sum = call.write(total, "total");
+  if (!flow::same(sum.type, kFloat64) || sum.dimensions < 1 || sum.shape[0] != 3)
     throw Misfit("total must be float64 [3, ..]");
   if (uploads.size() != weights.size()) throw Misfit("uploads and weights must be as many");
   const int64_t n = size_of(sum, 1);
@@ -170,23 +215,27 @@ int accumulate(const Reader &reader, py::handle total, const py::tuple &uploads,
   std::vector<double> factors;
   int dtype = FLOW_F32;
   for (size_t u = 0; u < uploads.size(); ++u) {
-    const Tensor given = reader.read(uploads[u], "uploads");
+    const Tensor given = call.read(uploads[u], "uploads");
     if (!given.dimensions || !alike(given, sum)) throw Misfit("uploads must be [K, ..] of a total [3, ..]");
     if (u && dtype != dtype_of(given.type)) throw Misfit("uploads must be of one dtype");
     dtype = dtype_of(given.type);
-    const void *w = fitting(reader, weights[u], "weights", {given.shape[0]}, kFloat64);
+    const void *w = call.in(weights[u], "weights", {given.shape[0]}, kFloat64);
     if (!w) return FLOW_MISSING;
     for (int64_t k = 0; k < given.shape[0]; ++k) {
       rows.push_back(static_cast<const char *>(given.data) + k * n * (given.type.bits / 8));
       factors.push_back(static_cast<const double *>(w)[k]);
     }
   }
-  const py::gil_scoped_release release;
-  return flow_accumulate((int64_t)rows.size(), n, dtype, rows.data(), factors.data(), static_cast<double *>(sum.data), fresh);
+  return call.run([&] {
+    return flow_accumulate((int64_t)rows.size(), n, dtype, rows.data(), factors.data(), static_cast<double *>(sum.data), fresh);
+  });
 }
 
 }  // namespace
 
 void add_training(py::class_<Reader> &kernels) {
-  kernels.def("head", &head).def("router", &router).def("sgd", &sgd).def("accumulate", &accumulate);
+  kernels.def("head", flow::method("head", head))
+      .def("router", flow::method("router", router))
+      .def("sgd", flow::method("sgd", sgd))
+      .def("accumulate", flow::method("accumulate", accumulate));
 }

@@ -9,13 +9,17 @@
 
 namespace flow {
 
+struct NoWorkspace : std::bad_alloc {
+  const char *what() const noexcept override { return "flow_kernels: no memory for the workspace of a kernel; use smaller sizes"; }
+};
+
 // A thread's workspace, kept: fresh memory costs a page fault every 4 KiB, a tenth of a call at H = 256.
 class Workspace {
  public:
   void *get(int64_t bytes) {
     if (bytes <= size_) return kept_.get();
     void *fresh = aligned_alloc(64, (size_t)((bytes + 63) / 64 * 64));
-    if (!fresh) throw std::bad_alloc();
+    if (!fresh) throw NoWorkspace();
     (bytes <= kKeep ? kept_ : once_).reset(fresh);
     if (bytes <= kKeep) size_ = bytes;
     return fresh;

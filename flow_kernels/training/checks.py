@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from flow_kernels.backends import cpu
 
@@ -27,11 +28,31 @@ def check(status: int, rules: Mapping[int, str]) -> None:
         raise RuntimeError(f"flow_kernels.training: the kernel refused its arguments: {rule}")
 
 
-def refuse_negated(tensors: Iterable[Tensor | None]) -> None:
-    """Raise RuntimeError for a view of numbers that are to be read with the other sign, as ``.imag`` of a conjugate is.
+def plain(name: str, t: Tensor) -> Tensor:
+    """The numbers of an argument as the kernels read memory: detached, contiguous, aligned, no negated view.
 
-    The kernels read memory as it lies; for a registered op torch's dispatcher makes a copy first, for a function nobody does.
+    Raises:
+        TypeError: not a tensor. RuntimeError: not a dense tensor on the CPU, or one whose storage was freed.
     """
-    for t in tensors:
-        if t is not None and t.is_neg():
-            raise RuntimeError("flow_kernels.training: a tensor is a view with its negative bit set; pass tensor.resolve_neg()")
+    if not isinstance(t, Tensor):
+        raise TypeError(f"flow_kernels.training: {name} must be a tensor, got {type(t).__name__}")
+    if t.layout != torch.strided or t.is_nested or t.device.type != "cpu":
+        what = "a nested tensor" if t.is_nested else f"{t.layout} on {t.device}"
+        raise RuntimeError(f"flow_kernels.training: {name} must be a dense tensor on the CPU, got {what}; convert it")
+    if t.numel() and not t.untyped_storage().nbytes():
+        raise RuntimeError(f"flow_kernels.training: {name} has no memory: its storage was freed; pass a tensor that has one")
+    t = t.detach().resolve_neg().contiguous()
+    return t.clone() if t.data_ptr() % t.element_size() else t
+
+
+def plain_or_none(name: str, t: Tensor | None) -> Tensor | None:
+    """The same for an argument that may be absent."""
+    return None if t is None else plain(name, t)
+
+
+def changed(tensors: Iterable[Tensor | None]) -> None:
+    """Count the change of every tensor that a kernel has written, as torch's own in-place operations do.
+
+    Autograd then refuses to go back through a graph that had saved one of them before.
+    """
+    increment_version([t for t in tensors if t is not None and not t.is_inference()])

@@ -1,7 +1,8 @@
 """Forward and backward pass of the routed GRU into buffers of the caller, for a backward pass that is written by hand.
 
 Every tensor is contiguous, of one dtype, has a leading K, and lies on the CPU; sequences come batch first. Buffers may hold
-anything before a call and are overwritten.
+anything before a call and are overwritten; they share memory with nothing, and their versions count up, as those of any tensor
+that is changed in place.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from flow_kernels.backends import cpu
 from flow_kernels.call import Options, Weights
-from flow_kernels.training.checks import BAD_LENGTH, BAD_OPTION, BAD_SIZE, MISSING, check, refuse_negated
+from flow_kernels.training.checks import BAD_LENGTH, BAD_OPTION, BAD_SIZE, MISSING, changed, check
 
 RULES = {
     BAD_SIZE: "every size must be at least 1",
@@ -58,11 +59,11 @@ def forward(
         RuntimeError: a tensor that does not fit, a length out of range, a missing weight.
     """
     options = Options(route, routing, temperature, batch_first=True)
-    refuse_negated((x, h0, *weights, y, h_n, q, gates))
     status = cpu._kernels.forward(
         (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(), y, h_n, q, gates
     )  # fmt: skip
     check(status, RULES)
+    changed((y, h_n, q, gates))
 
 
 def backward(
@@ -98,9 +99,9 @@ def backward(
         RuntimeError: a tensor that does not fit, a length out of range, a missing weight.
     """
     options = Options(route, routing, temperature, batch_first=True)
-    refuse_negated((x, h0, *weights, y, q, gates, dy, dh_n, dq, dx, dh0, *gradients))
     status = cpu._kernels.backward(
         (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(),
         y, q, gates, dy, dh_n, dq, (dx, dh0, *gradients),
     )  # fmt: skip
     check(status, RULES)
+    changed((dx, dh0, *gradients))

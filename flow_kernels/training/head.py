@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, BAD_TARGET, MISSING, check, refuse_negated
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, BAD_TARGET, MISSING, changed, check, plain, plain_or_none
 
 RULES = {
     BAD_SIZE: "every size must be at least 1, and without a projection D must equal I",
@@ -76,25 +76,27 @@ def head_loss(
         targets: int64 [K, N] in 0..V-1; negative where a row counts for nothing and is not computed.
         q: [K, N, 2] weights of the experts; None with one expert.
         x_grad, q_grad: whether to compute the gradients by x and q.
-        out: tensors for the gradients by the weights, in the order of :class:`Head`; None where one is not wanted.
+        out: tensors for the gradients by the weights, in the order of :class:`Head`; None where one is not wanted. Like
+            `x_out` they are contiguous, share memory with nothing, and are changed in place.
         x_out: where the gradient by x goes; None: a new tensor.
         best: whether to find the most likely tokens, their probabilities, and the cross-entropy of every row.
 
     Raises:
-        RuntimeError: a tensor that does not fit the others.
+        RuntimeError: a tensor that does not fit the others. TypeError: no tensor at all.
         ValueError: a target of V or more.
     """
-    refuse_negated((x, *head, q, *out, x_out))
+    x, targets, q = plain("x", x), plain("targets", targets), plain_or_none("q", q)
+    weights = tuple(plain_or_none(name, t) for name, t in zip(Head._fields, head, strict=True))
+    if not targets.dim():
+        raise RuntimeError("flow_kernels.training: targets is a single number and must be [K, N]")
     nats = x.new_empty(len(targets), dtype=torch.float64)
     counts = targets.new_empty(len(targets))
     tokens = targets.new_empty(targets.shape) if best else None
     probability, row_nats = (x.new_empty(targets.shape) if best else None for _ in range(2))
-    tensors = [None if t is None else t.detach().contiguous() for t in head]
-    x, q = x.detach().contiguous(), None if q is None else q.detach().contiguous()
     dx = (torch.empty_like(x) if x_out is None else x_out) if x_grad else None
     dq = torch.empty_like(q) if q_grad and q is not None else None
     status = cpu._kernels.head(
-        x, targets.contiguous(), tuple(tensors), q, nats, counts, (tokens, row_nats, probability), dx, dq, tuple(out),
+        x, targets, weights, q, nats, counts, (tokens, row_nats, probability), dx, dq, tuple(out),
         torch.get_num_threads(),
     )  # fmt: skip
     if status == BAD_TARGET:
@@ -103,4 +105,5 @@ def head_loss(
             f"{int(targets.max())}; map unknown tokens to one of them, or pass -1 to leave a row out"
         )
     check(status, RULES)
+    changed((*out, x_out if x_grad else None))
     return HeadLoss(nats, counts, tokens, probability, row_nats, dx, dq)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check, refuse_negated
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, changed, check, plain
 
 RULES = {
     BAD_SIZE: "every size must be at least 1",
@@ -31,15 +31,14 @@ def route(
         routing: ``"soft"``, or ``"hard"`` for the one-hot argmax; a tie goes to the global expert.
 
     Raises:
-        RuntimeError: a tensor that does not fit. ValueError: no such routing.
+        RuntimeError: a tensor that does not fit. TypeError: no tensor at all. ValueError: no such routing.
     """
     if routing not in ROUTINGS:
         raise ValueError(f"routing must be one of {', '.join(map(repr, ROUTINGS))}, got {routing!r}")
-    refuse_negated((x, weight, bias))
+    x, targets, weight, bias = plain("x", x), plain("targets", targets), plain("weight", weight), plain("bias", bias)
     q = x.new_empty((*targets.shape, 2))
     status = cpu._kernels.router(
-        x.detach().contiguous(), targets.contiguous(), weight.detach().contiguous(), bias.detach().contiguous(), q,
-        routing == "hard", temperature, None, None, None, None, torch.get_num_threads(),
+        x, targets, weight, bias, q, routing == "hard", temperature, None, None, None, None, torch.get_num_threads()
     )  # fmt: skip
     check(status, RULES)
     return q
@@ -64,14 +63,16 @@ def route_backward(
         q: what :func:`route` returned.
         dq: [K, N, 2], the gradient by q.
         dx: [K, N, H]; the gradient by x is added to it. None: not wanted.
-        dweight, dbias: buffers for the gradients by weight and bias; None: not wanted.
+        dweight, dbias: buffers for the gradients by weight and bias; None: not wanted. Like dx they are contiguous, share
+            memory with nothing, and are changed in place.
 
     Raises:
-        RuntimeError: a tensor that does not fit.
+        RuntimeError: a tensor that does not fit. TypeError: no tensor at all.
     """
-    refuse_negated((x, weight, bias, q, dq, dx, dweight, dbias))
+    x, targets, weight, bias = plain("x", x), plain("targets", targets), plain("weight", weight), plain("bias", bias)
     status = cpu._kernels.router(
-        x.detach().contiguous(), targets.contiguous(), weight.detach().contiguous(), bias.detach().contiguous(), q,
-        False, temperature, dq.contiguous(), dx, dweight, dbias, torch.get_num_threads(),
+        x, targets, weight, bias, plain("q", q), False, temperature, plain("dq", dq), dx, dweight, dbias,
+        torch.get_num_threads(),
     )  # fmt: skip
     check(status, RULES)
+    changed((dx, dweight, dbias))

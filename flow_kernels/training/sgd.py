@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, BAD_TARGET, MISSING, check, refuse_negated
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, BAD_TARGET, MISSING, changed, check
 
 RULES = {
     BAD_SIZE: "every size must be at least 1, and rows must divide their parameter",
@@ -53,10 +53,13 @@ def sgd_(
 
     Clients that are not `present` (bool [K]) stay as they are. Gradients by rows go with mu, weight_decay and momentum 0.
 
+    As a step of :mod:`torch.optim`, this changes leaves that require a gradient and records nothing. The version of every
+    tensor that it changes counts up: a backward pass through a graph that had saved one of them before is refused.
+
     Raises:
-        RuntimeError: tensors that do not fit.
+        RuntimeError: tensors that do not fit, or one that is changed and shares memory with another.
     """
-    for step in steps:
-        refuse_negated(step[:4])
-    threads = torch.get_num_threads()
-    check(cpu._kernels.sgd(list(map(tuple, steps)), present, lr, clip, mu, weight_decay, momentum, threads), RULES)
+    steps = tuple(steps)
+    check(cpu._kernels.sgd(steps, present, lr, clip, mu, weight_decay, momentum, torch.get_num_threads()), RULES)
+    for parameter, _, _, velocity, _ in steps:
+        changed((parameter, velocity if momentum else None))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, check, refuse_negated
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, changed, check, plain, plain_or_none
 
 RULES = {
     BAD_SIZE: "there must be at least one upload of at least one number",
@@ -26,17 +26,18 @@ def accumulate_(total: Tensor, uploads: Sequence[Tensor], weights: Sequence[Tens
     absolute value, of at most 2^20 uploads.
 
     Args:
-        total: float64 [3, ..], zero at first; changed in place.
+        total: float64 [3, ..], contiguous, zero at first; changed in place.
         uploads: tensors [K, ..], float32 or float64. All join the sum in one pass over it.
         weights: a float64 [K] beside each of them.
         fresh: whether `total` holds nothing yet, and may be uninitialised.
 
     Raises:
-        RuntimeError: tensors that do not fit.
+        RuntimeError: tensors that do not fit, or a total that shares memory with one. TypeError: no tensor at all.
     """
-    refuse_negated((total, *uploads, *weights))
-    plain = tuple(upload.detach().contiguous() for upload in uploads)
-    check(cpu._kernels.accumulate(total, plain, tuple(weights), fresh), RULES)
+    given = tuple(plain("uploads", upload) for upload in uploads)
+    factors = tuple(plain_or_none("weights", weight) for weight in weights)
+    check(cpu._kernels.accumulate(total, given, factors, fresh), RULES)
+    changed((total,))
 
 
 def total_of(total: Tensor) -> Tensor:

@@ -135,7 +135,9 @@ def test_a_target_beyond_the_vocabulary_is_named():
 def test_a_weight_that_does_not_fit_is_refused(name):
     x, targets, head, q = draw(SHAPES[2], torch.float32)
     wrong = head._replace(**{name: getattr(head, name)[:, 1:]})
-    with pytest.raises(RuntimeError, match=rf"{name if name != 'weight' else 'bias'} is \[3, .* and must be \[3, "):
+    with pytest.raises(
+        RuntimeError, match=rf"{name if name != 'weight' else 'bias'} is float32 \[3, .* and must be float32 \[3, "
+    ):
         head_loss(x, targets, wrong, q)
 
 
@@ -205,19 +207,38 @@ def test_sgd_refuses_what_it_would_get_wrong():
     assert not p.any()
 
 
-def test_negated_views_are_refused():
-    """What .imag of a conjugate is: the kernels would read it with the wrong sign."""
+def test_negated_views_are_read_with_their_sign():
+    """What .imag of a conjugate is: the numbers in memory have the other one."""
+    x, targets, head, q = draw(SHAPES[3], torch.float64)
+    given = torch.complex(torch.zeros_like(x), -x).conj().imag, torch._neg_view(-head.bias), torch._neg_view(-q)
+    assert all(t.is_neg() for t in given) and torch.equal(given[0], x)
+    found = head_loss(given[0], targets, head._replace(bias=given[1]), given[2])
+    assert torch.equal(found.nats, head_loss(x, targets, head, q).nats)
+    router, dq = (torch.randn(2, 2, 33).double(), torch.randn(2, 2).double()), torch.randn(2, 129, 2).double()
+    routed = route(given[0], targets, torch._neg_view(-router[0]), router[1])
+    assert torch.equal(routed, route(x, targets, *router))
+    gradients = [torch.empty_like(router[0]) for _ in range(2)]
+    route_backward(x, targets, *router, routed, dq, dweight=gradients[0])
+    route_backward(given[0], targets, *router, routed, torch._neg_view(-dq), dweight=gradients[1])
+    assert torch.equal(*gradients)
+    total, uploads = torch.zeros(3, 4, dtype=torch.float64), torch.randn(2, 4)
+    accumulate_(total, [torch._neg_view(-uploads)], [torch.ones(2, dtype=torch.float64)])
+    torch.testing.assert_close(total_of(total), uploads.double().sum(0), rtol=1e-15, atol=1e-15)
+
+
+def test_negated_views_are_not_written():
     x, targets, head, q = draw(SHAPES[1], torch.float64)
     router, p, total = (torch.randn(2, 2, 7).double(), torch.randn(2, 2).double()), torch.zeros(2, 4, 3), torch.zeros(3, 4, 3)
     negated = torch._neg_view
     for call in (
-        lambda: head_loss(negated(x), targets, head, q),
-        lambda: head_loss(x, targets, head._replace(bias=negated(head.bias)), q),
         lambda: head_loss(x, targets, head, q, x_grad=True, x_out=negated(x.clone())),
-        lambda: route(x, targets, negated(router[0]), router[1]),
-        lambda: route_backward(x, targets, *router, q, q, dx=negated(x.clone())),
+        lambda: head_loss(x, targets, head, q, out=(None, None, negated(head.weight.clone()), None, None, None)),
+        lambda: route_backward(
+            x, targets, *router, torch.ones(2, 5, 2).double(), torch.ones(2, 5, 2).double(), dx=negated(x.clone())
+        ),
+        lambda: sgd_([Step(negated(p.clone()), p)], lr=1.0),
         lambda: sgd_([Step(p, negated(p.clone()))], lr=1.0),
-        lambda: accumulate_(total.double(), [negated(p)], [torch.ones(2, dtype=torch.float64)]),
+        lambda: accumulate_(negated(total.double()), [p], [torch.ones(2, dtype=torch.float64)]),
     ):
         with pytest.raises(RuntimeError, match=r"pass tensor\.resolve_neg"):
             call()
@@ -335,7 +356,7 @@ def test_rows_without_a_target_leave_no_trace(each_isa):
 
 def test_what_a_router_refuses():
     x, targets, weight, bias, _ = router_problem(2, 3, 5, torch.float32)
-    with pytest.raises(RuntimeError, match=r"router bias is \[2\] of 32 bits and must be \[2, 2\]"):
+    with pytest.raises(RuntimeError, match=r"router bias is float32 \[2\] and must be float32 \[2, 2\]"):
         route(x, targets, weight, bias[0])
     for temperature in (0.0, -1.0, math.inf, math.nan):
         with pytest.raises(RuntimeError, match="temperature must be a finite number > 0"):

@@ -85,6 +85,26 @@ inline __attribute__((always_inline)) void product(Vec<Real<F>> (&s)[P][R][NV], 
   }
 }
 
+// Words that are summed by themselves before they join a longer sum: of one long sum in float32 the later terms lose digits.
+constexpr long kRun = 64;
+
+// As product, in runs of kRun words.
+template <class F, int P, int R, int NV>
+inline __attribute__((always_inline)) void product_in_runs(Vec<Real<F>> (&s)[P][R][NV], const Real<F> *const *rows,
+                                                           const Real<F> *const (&panels)[P], long K) {
+  constexpr int W = Simd<Real<F>>::width;
+  for (long first = 0; first < K; first += kRun) {
+    const Real<F> *a[R], *b[P];
+    for (int i = 0; i < R; ++i) a[i] = rows[i] + first;
+    for (int p = 0; p < P; ++p) b[p] = panels[p] + first * NV * W;
+    Vec<Real<F>> run[P][R][NV] = {};
+    product<F, P, R, NV>(run, a, b, K - first < kRun ? K - first : kRun);
+    for (int p = 0; p < P; ++p)
+      for (int i = 0; i < R; ++i)
+        for (int j = 0; j < NV; ++j) s[p][i][j] += run[p][i][j];
+  }
+}
+
 // s[i][j] += sum_k a[k][i] * panel[k][j], a packed with kRows words per k
 template <class F, int R, int NV>
 inline __attribute__((always_inline)) void outer_product(Vec<Real<F>> (&s)[R][NV], const Real<F> *a, const Real<F> *panel,
@@ -97,6 +117,19 @@ inline __attribute__((always_inline)) void outer_product(Vec<Real<F>> (&s)[R][NV
       const Vec<Real<F>> x = broadcast_word<F>(a + i);
       for (int j = 0; j < NV; ++j) multiply_add<F>(s[i][j], x, b[j]);
     }
+  }
+}
+
+// As outer_product, in runs of kRun words.
+template <class F, int R, int NV>
+inline __attribute__((always_inline)) void outer_product_in_runs(Vec<Real<F>> (&s)[R][NV], const Real<F> *a,
+                                                                 const Real<F> *panel, long K) {
+  constexpr int W = Simd<Real<F>>::width;
+  for (long first = 0; first < K; first += kRun, a += kRun * kRows, panel += kRun * NV * W) {
+    Vec<Real<F>> run[R][NV] = {};
+    outer_product<F, R, NV>(run, a, panel, K - first < kRun ? K - first : kRun);
+    for (int i = 0; i < R; ++i)
+      for (int j = 0; j < NV; ++j) s[i][j] += run[i][j];
   }
 }
 

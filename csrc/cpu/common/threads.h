@@ -31,6 +31,8 @@ struct Edge {
 // a parallel region is out of the sanitizer's sight as well. `work` is.
 template <class Work>
 __attribute__((noinline, no_sanitize("thread"))) void on_threads(int threads, const Work &work) {
+  constexpr int kMost = 256;  // OpenMP ends the process where it cannot start a thread
+  if (threads > kMost) threads = kMost;
   if (threads == 1) return work(0);
   Edge fork, join;  // two, or a thread that is done early would be before one that starts late
   fork.pass();

@@ -350,7 +350,7 @@ struct BackwardTile {
       const T *a[R], *panel[P];
       for (int i = 0; i < R; ++i) a[i] = reinterpret_cast<const T *>(grads[i0 + i] + e * 4 * c.padded + from);
       for (int p = 0; p < P; ++p) panel[p] = columns + (p * c.experts + e) * layout.run * width;
-      product<F, P, R, NV>(s, a, panel, layout.run);
+      product_in_runs<F, P, R, NV>(s, a, panel, layout.run);
     }
     for (int p = 0; p < P; ++p)
       for (int i = 0; i < R; ++i)

@@ -45,8 +45,9 @@ const Isa *fastest() {
   return best;
 }
 
-const Isa *&selected() {
-  static const Isa *isa = fastest();
+// Another thread may select one while a kernel runs, which then ends with the one that it began with.
+std::atomic<const Isa *> &selected() {
+  static std::atomic<const Isa *> isa{fastest()};
   return isa;
 }
 
@@ -82,12 +83,13 @@ int check_offsets(const FlowRoutedGru &p) {
   if (!p.lengths || p.batch_first || p.offsets[0]) return FLOW_BAD_OFFSETS;
   for (int64_t k = 0; k < p.K; ++k) {
     const int64_t *lengths = p.lengths + k * p.B;
-    int64_t running = p.B;
+    int64_t running = p.B, sum = 0;
     for (int64_t b = 1; b < p.B; ++b)
       if (lengths[b] > lengths[b - 1]) return FLOW_BAD_OFFSETS;
     for (int64_t t = 0; t < p.T; ++t) {
       while (running && lengths[running - 1] <= t) --running;
-      if (p.offsets[t + 1] - p.offsets[t] != running) return FLOW_BAD_OFFSETS;
+      sum += running;
+      if (p.offsets[t + 1] != sum) return FLOW_BAD_OFFSETS;
     }
   }
   return FLOW_OK;
@@ -155,7 +157,7 @@ struct Division {
   }
 };
 
-const FlowKernels &kernels_for(const FlowRoutedGru &p) { return *selected()->kernels(p.dtype); }
+const FlowKernels &kernels_for(const FlowRoutedGru &p) { return *selected().load()->kernels(p.dtype); }
 
 // One part of one step of a client's work, and where its data lies.
 struct Task {
@@ -235,7 +237,7 @@ int flow_routed_gru_forward(const FlowRoutedGru *p) { return run(p, false); }
 
 int flow_routed_gru_backward(const FlowRoutedGru *p) { return run(p, true); }
 
-const char *flow_cpu_isa(void) { return selected()->name; }
+const char *flow_cpu_isa(void) { return selected().load()->name; }
 
 int flow_cpu_has_isa(const char *name) { return find(name) != nullptr; }
 

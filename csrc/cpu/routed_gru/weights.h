@@ -210,7 +210,7 @@ struct WeightGradients {
           with_vectors(panels.size(p), [&](auto vectors) {
             constexpr int R = decltype(rows)::value, NV = decltype(vectors)::value;
             Vec<T> s[R][NV] = {};
-            outer_product<F, R, NV>(s, scratch + work.gate_pack + g * work.gate_block, packed + panels.first(p) * W * n, n);
+            outer_product_in_runs<F, R, NV>(s, scratch + work.gate_pack + g * work.gate_block, packed + panels.first(p) * W * n, n);
             for (int i = 0; i < R; ++i)
               for (int j = 0; j < NV; ++j) {
                 const long column = (panels.first(p) + j) * W, at = i * columns + column;

@@ -31,7 +31,7 @@ void for_clients(int64_t K, int threads, Work work) {
 }
 
 int check_head(const FlowHead &p) {
-  const int64_t limit = (int64_t)1 << 31;
+  const int64_t limit = (int64_t)1 << 28;  // the square of a width, twice, in bytes, is no overflow
   if (p.K < 1 || p.N < 1 || p.V < 1 || p.I < 1 || p.D < 1) return FLOW_BAD_SIZE;
   if (p.K > limit || p.N > limit || p.V > limit || p.I > limit || p.D > limit) return FLOW_BAD_SIZE;
   if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64) || p.threads < 1) return FLOW_BAD_OPTION;
@@ -108,8 +108,8 @@ int flow_head(const FlowHead *p) {
   if (!status) status = check_targets(*p);
   if (status) return status;
   const FlowTraining &f = training_for(p->dtype);
-  const int64_t scratch = f.head_scratch_size(p);
-  if (!p->workspace || p->workspace_bytes < flow_head_workspace(p) || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
+  const int64_t scratch = f.head_scratch_size(p), threads = p->threads < p->K ? p->threads : p->K;
+  if (!p->workspace || p->workspace_bytes < scratch * threads || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
   for_clients(p->K, p->threads,
               [&](int64_t k, int me) { f.head(p, k, static_cast<char *>(p->workspace) + me * scratch); });
   return FLOW_OK;
