@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*/* csrc/cuda/*)
 RUN := runs/shakespeare
 
-.PHONY: run test lint sanitize cross bench bench-quick bench-simulation gpu-check clean
+.PHONY: run test lint sanitize campaign cross bench bench-quick bench-simulation gpu-check clean
 
 run: $(VENV)/installed
 	@if [ -d $(RUN) ] && [ ! -f $(RUN)/report.html ]; then $(BIN)/flow run --resume $(RUN); \
@@ -27,6 +27,14 @@ lint: $(VENV)/installed
 sanitize: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet 'setuptools>=77'
 	PYTHON=$(BIN)/python scripts/sanitize.sh
+
+# Kills, damaged and forged files, odd options and bytes, full disks and signals, tried at length; one table of what came of it.
+# About an hour on two cores, of which MINUTES are for bytes chosen by coverage; exit 1 where there is a fault. Linux
+MINUTES ?= 10
+
+campaign: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[campaign]'
+	$(BIN)/python tests/faults/campaign.py --minutes $(MINUTES)
 
 # The kernels on a processor that is not x86, emulated: apt-get install g++-aarch64-linux-gnu qemu-user
 CROSS := aarch64-linux-gnu

@@ -3,8 +3,8 @@
     python tests/faults/campaign.py [--kinds KIND ...] [--minutes N] [--seed N] [--small]
 
 It exits with 1 where there is a fault, and says of each how to bring it about again. The kinds are kills, damage, forged,
-options, surroundings, readers, guided and data; without --kinds all of them are tried. --small does in seconds a little of each,
-without guided. --minutes are those of guided, for all readers together.
+options, surroundings, readers, guided and data; without --kinds all of them are tried. --small does in seconds a little of
+each, without guided. --minutes are those of guided, for all readers together.
 """
 
 from __future__ import annotations

@@ -86,7 +86,9 @@ def _twice(place: Path, first: int, step: int, counts: Counts) -> None:
 def _broken(work: Callable[..., Ended], folder: Path, number: int, act: str, counts: Counts, names: list[str] | None) -> None:
     ended = work(folder, prepare=watched(folder, number, act))
     if ended.code != -9:
-        counts.add(f"it was not killed, but ended with {ended.code}: {ended.said}", f"{act} at call {number} of {names}")
+        counts.add(
+            f"it was not killed, but ended with {ended.code}: {ended.said}", f"{act} at call {number} of {len(names or [])}"
+        )
 
 
 def _finish(work: Work, folder: Path, expected: Any, counts: Counts, how: str) -> None:
