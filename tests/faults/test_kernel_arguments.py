@@ -20,6 +20,7 @@ from torch import Tensor
 from flow_kernels.backends import cpu
 from flow_kernels.training import Step, accumulate_, sgd_
 
+pytestmark = pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 REFUSALS = (RuntimeError, TypeError, ValueError)
 _C = cpu._C
 
