@@ -9,6 +9,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from flow.errors import UserError
 
+LARGEST = (2 - 2**-23) * 2.0**127  # of float32, in which most parameters are
+
 
 def check_number(name: str, value: float, low: float, high: float = math.inf, remedy: str = "") -> None:
     """Raise UserError unless a number is finite and within these limits, both included."""
@@ -46,11 +48,12 @@ def _typed(one: Field[Any], value: Any, hint: Any) -> Any:
             raise UserError(f"{one.name} must be {known}, got {value!r}{_default(one)}")
         return value
     number = isinstance(value, int) and not isinstance(value, bool)
-    if hint is float and number:
-        try:
-            return float(value)
-        except OverflowError as error:
-            raise UserError(f"{one.name} must be a number that a float can hold, got {value}{_default(one)}") from error
+    if hint is float and (number or isinstance(value, float)):
+        if abs(value) > LARGEST and value not in (math.inf, -math.inf):  # infinity has rules of its own
+            raise UserError(
+                f"{one.name} must be a number that float32 can hold, at most {LARGEST:.3g}, got {value}{_default(one)}"
+            )
+        return float(value)
     if not (number if hint is int else isinstance(value, hint)):
         kind = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}[hint]
         raise UserError(f"{one.name} must be {kind}, got {value!r}{_default(one)}")

@@ -42,7 +42,11 @@ def test_an_existing_folder_is_left_untouched(tmp_path):
         (change(algorithm="flow"), "one of FlowOptions, LocalOptions, FedAvgOptions, .*, got 'flow'; give one"),
         (change(algorithm=FlowOptions(variant="icml")), "variant must be 'decoupled' or 'neurips' or 'workshop', got 'icml'"),
         (change(algorithm=FlowOptions(lr="2")), "lr must be a number, got '2'"),
-        (change(algorithm=FlowOptions(lr=10**400)), "lr must be a number that a float can hold, got 10+; "),
+        (change(algorithm=FlowOptions(lr=10**400)), "lr must be a number that float32 can hold, at most 3.4e.38, got 10+; "),
+        (
+            change(algorithm=FlowOptions(weight_decay=-1e308)),
+            "weight_decay must be a number that float32 can hold, .*got -1e.308; ",
+        ),
         (change(algorithm=FlowOptions(epochs=1.5)), r"epochs must be an integer, got 1\.5"),
         (change(algorithm=FlowOptions(temperature=9e-4)), r"temperature must be .* at least 0\.001, got 0\.0009; 1 is a plain"),
         (FlowOptions(), "config must be a flow.Config, got FlowOptions"),
