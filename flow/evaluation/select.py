@@ -73,6 +73,9 @@ def choose(task: Task, most: int, what: str) -> dict[str, Chosen]:
     return chosen
 
 
+UNKNOWN = "no known token to be tested on"
+
+
 def obstacle(client: Client, min_texts: int, min_sequences: int, scored: npt.NDArray[np.bool_]) -> str:
     """What a client that cannot be scored lacks first; empty for one that can.
 
@@ -83,7 +86,7 @@ def obstacle(client: Client, min_texts: int, min_sequences: int, scored: npt.NDA
     if len(client.train.lengths) < min_sequences:
         return f"fewer than the {min_sequences} training sequences needed"
     if not scored_targets(client.test, scored):
-        return "no known token to be tested on"
+        return UNKNOWN
     return ""
 
 
@@ -98,6 +101,6 @@ def nobody(population: Population, side: str, min_texts: int, min_sequences: int
     counts = Counter(obstacle(client, min_texts, min_sequences, scored) for client in clients)
     reasons = ", ".join(f"{count} with {reason}" for reason, count in counts.most_common())
     remedy = "lower min_texts, or give clients more text"
-    if population.vocabulary.unspaced:
+    if population.vocabulary.unspaced and counts[UNKNOWN]:
         remedy = f"give --tokenizer characters, as the language has no spaces between words; else {remedy}"
     return f"{label}: no accuracy, none of the {len(clients)} could be scored ({reasons}); {remedy}"

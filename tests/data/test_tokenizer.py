@@ -355,6 +355,7 @@ def test_where_nobody_can_be_scored_the_language_is_named(tmp_path):
     population = load(DataOptions(data=path))
     said = nobody(population, "unseen", 1, 1)
     assert "2 with no known token to be tested on); give --tokenizer characters, as the language has no spaces" in said
+    assert "tokenizer" not in nobody(population, "unseen", 99, 1)  # characters would not give them more texts
     assert "tokenizer" not in nobody(load(DataOptions(data=path, tokenizer="characters")), "unseen", 99, 1)
     clients = [{"id": side, "texts": ["a b", "c d"], "split": side} for side in ("train", "heldout")]
     english = write_jsonl(tmp_path / "english.jsonl", clients)
