@@ -254,6 +254,7 @@ DAMAGE = {
     "csv with a client without tokens": lambda path: table(
         path, lambda lines: [lines[0], [*lines[1][:2], "0", *lines[1][3:]], *lines[2:]]
     ),
+    "csv with a field of 200,000 digits": lambda path: table(path, lambda lines: [*lines, ["1" * 200_000]]),
     "csv with an id": lambda path: table(path, lambda lines: [lines[0], ["zz", *lines[1][1:]], *lines[2:]]),
     "csv with a third side": lambda path: table(
         path, lambda lines: [lines[0], [lines[1][0], "other", *lines[1][2:]], *lines[2:]]
