@@ -132,12 +132,15 @@ def _groups() -> list[Path]:
 
 
 def _room(group: Path) -> int | None:
-    """What a control group may still take: its limit, less what it holds but for cached files; None without a limit."""
+    """What a control group may still take: its limit, less what it holds but for cached files; None without a limit.
+
+    Files read twice are "active", and given up for memory like the others. Files in memory (tmpfs) count as neither.
+    """
     limit, current = _text(group / "memory.max").strip(), _text(group / "memory.current").strip()
     if not (limit.isdigit() and current.isdigit()):
         return None
-    cached = dict(line.split(" ", 1) for line in _text(group / "memory.stat").splitlines() if " " in line)
-    return int(limit) - int(current) + int(cached.get("inactive_file", "0"))
+    held = dict(line.split(" ", 1) for line in _text(group / "memory.stat").splitlines() if " " in line)
+    return int(limit) - int(current) + sum(int(held.get(name, "0")) for name in ("inactive_file", "active_file"))
 
 
 def _within_limit() -> int | None:

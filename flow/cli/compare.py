@@ -15,6 +15,7 @@ from flow.cli.command import Command, default_folder, named_folder
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.comparison.tuning import MOST, metric_names
 from flow.config import Config
+from flow.data import paths
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
 
@@ -128,12 +129,12 @@ def _settings(path: str | None) -> dict[str, Any] | None:
     """The content of the TOML file."""
     if path is None:
         return None
+    wanted = "a TOML file with a table for every algorithm"
+    paths.check_file(Path(path), "settings", wanted)  # a device has no end, and a pipe may have no writer
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))  # with a byte order mark or without
     except (OSError, ValueError, RecursionError) as error:  # the last: nested too deep
-        raise UserError(
-            f"settings={path!r} cannot be read ({error}); give a TOML file with a table for every algorithm"
-        ) from error
+        raise UserError(f"settings={path!r} cannot be read ({error}); give {wanted}") from error
 
 
 USAGE = "  compare [ALGORITHM ...]  run several side by side and write one table; `flow compare --list` names them all\n"

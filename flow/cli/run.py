@@ -36,11 +36,11 @@ class Run(Config[Options], Generic[Options]):
 
 def _run(arguments: list[str], ranks: Ranks) -> None:
     named = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    name = named or DEFAULT
+    name = DEFAULT if named is None else named
     if name not in NAMES:
         raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(NAMES)}")
     run = _parsed(name, arguments)
-    if named and run.resume is not None:
+    if named is not None and run.resume is not None:
         _check_name(named, named_folder("resume", run.resume))
     with _folder(run, name, ranks) as folder:
         result = _result(run, folder, _given(arguments), ranks)

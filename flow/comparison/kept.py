@@ -189,7 +189,7 @@ def read(path: Path, expected: Json) -> Kept:
         changed += differences({"data": about["population"]}, {"data": expected["population"]})
         found = Kept(about, {} if about["diverged"] is not None else _table(path.with_suffix(".csv"), about["csv"], remedy))
         found.check()
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, csv.Error) as error:
         if isinstance(error, UserError):
             raise
         raise files.Damaged(f"{path}: not what a comparison of this version keeps ({error!r})", remedy) from error

@@ -149,6 +149,8 @@ def test_resume_from_the_command(here, capsys):
     ("arguments", "said"),
     [
         (["fly"], "there is no command 'fly'; the commands are run, report"),
+        (["run", "", "--rounds", "1"], "there is no algorithm ''; the algorithms are flow, local, fedavg, "),
+        (["run", "", "--resume", "gone"], "there is no algorithm ''; the algorithms are flow, local, fedavg, "),
         (["run", "magic"], "there is no algorithm 'magic'; the algorithms are flow, local, fedavg, "),
         (["run", "--data", "mine.jsonl.gz", "--cohort", "99"], "cohort=99 is more than the 7 clients"),
         (["run", "--data", "mine.jsonl.gz", "--lr", "0"], "lr must be"),

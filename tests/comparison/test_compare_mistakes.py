@@ -113,8 +113,10 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
         (["flow", "--settings", "odd.toml"], "settings: flow has no option 'speed'; its options are variant, lr, "),
         (["flow", "--settings", "flat.toml"], "settings: 'flow' must hold options by name, got 3; write a table [flow]"),
         (["flow", "--settings", "mine.jsonl.gz"], "settings='mine.jsonl.gz' cannot be read"),
+        (["flow", "--settings", "marked.toml"], "settings: flow has no option 'speed'; its options are variant, lr, "),
         (["flow", "--settings", "deep.toml"], "settings='deep.toml' cannot be read"),
-        (["flow", "--settings", "none.toml"], "settings='none.toml' cannot be read"),
+        (["flow", "--settings", "none.toml"], "settings='none.toml': there is no such file; give the path of a TOML file with"),
+        (["flow", "--settings", "/dev/zero"], "settings='/dev/zero' is a device, which holds no data; give the path of a TOML"),
         (["flow", "--folder", "."], "folder='.' exists already and is left as it is; give another folder"),
         (["flow", "--folder", ""], "folder='' is empty"),
         (["flow", "--folder", "mine.jsonl.gz/a"], "folder='mine.jsonl.gz/a' cannot be created"),
@@ -133,6 +135,7 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
 def test_mistakes_give_one_message_and_lose_nothing(here, capsys, arguments, said):
     (here / "own.toml").write_text("[flow]\nlr = 0.3\n")
     (here / "odd.toml").write_text("[flow]\nspeed = 0.3\n")
+    (here / "marked.toml").write_text("[flow]\nspeed = 0.3\n", encoding="utf-8-sig")  # with a byte order mark
     (here / "deep.toml").write_text("flow = " + "[" * 5000 + "]" * 5000)
     (here / "flat.toml").write_text("flow = 3\n")
     named = {"mine": '"magic"', "six": "[6]", **dict.fromkeys(("ditto", '"a/b"', "1x"), '"fedavg"')}

@@ -236,6 +236,9 @@ DAMAGE = {
     "json without checksum": lambda path: path.write_text('{"algorithm": "ditto"}'),
     "json of another form": lambda path: path.write_text(json.dumps(files.with_checksum({"diverged": None}))),
     "json without totals": lambda path: edit(path, totals={}),
+    "json with a total beyond all floats": lambda path: edit(
+        path, totals=dict.fromkeys(kept.TOTALS, 0.5) | {"seconds": 10**400}
+    ),
     "json without a curve": lambda path: edit(path, curve=[{"round": 1}]),
     "json a list": lambda path: path.write_text("[]"),
     "json not UTF-8": lambda path: path.write_bytes(b"\xff{}"),
@@ -251,6 +254,7 @@ DAMAGE = {
     "csv with a client without tokens": lambda path: table(
         path, lambda lines: [lines[0], [*lines[1][:2], "0", *lines[1][3:]], *lines[2:]]
     ),
+    "csv with a field of 200,000 digits": lambda path: table(path, lambda lines: [*lines, ["1" * 200_000]]),
     "csv with an id": lambda path: table(path, lambda lines: [lines[0], ["zz", *lines[1][1:]], *lines[2:]]),
     "csv with a third side": lambda path: table(
         path, lambda lines: [lines[0], [lines[1][0], "other", *lines[1][2:]], *lines[2:]]

@@ -148,8 +148,8 @@ def test_the_free_memory_is_the_least_of_all_bounds(tmp_path, monkeypatch):
     assert free_memory() == 80 * 1024
     (tmp_path / "a" / "memory.max").write_text("60000\n")  # of the group above
     (tmp_path / "a" / "memory.current").write_text("50000\n")
-    (tmp_path / "a" / "memory.stat").write_text("anon 40000\ninactive_file 7000\n")
-    assert free_memory() == 17_000
+    (tmp_path / "a" / "memory.stat").write_text("anon 39500\ninactive_file 7000\nactive_file 500\nshmem 3000\n")
+    assert free_memory() == 17_500
     (inner / "memory.max").write_text("4000\n")
     assert free_memory() == 0
     monkeypatch.setattr(resources, "_within_limit", lambda: 12)
