@@ -17,6 +17,7 @@ import itertools
 import json
 import math
 import re
+import sys
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
@@ -87,8 +88,19 @@ class Kept(NamedTuple):
         for name in ("algorithm", "seed", "rounds", *(() if self.diverged is not None else RESULTS)):
             if name not in self.about:
                 raise KeyError(name)
+        about = self.about
+        good = isinstance(about["algorithm"], str) and _whole(about["seed"]) and _whole(about["rounds"])
+        good = good and isinstance(about["diverged"], str | None)
         if self.diverged is None:
-            sum(self.about["totals"][name] for name in TOTALS)
+            good = good and all(isinstance(about[name], str) for name in ("dataset", "about", "unit"))
+            good = good and isinstance(about["personalized"], bool) and _whole(about["validation_clients"])
+            good = good and all(_whole(about["skipped"][side]) for side in SIDES)
+            good = good and all(_measured(about["totals"][name]) for name in TOTALS)
+            good = good and all(map(_measured, (about["client_state_bytes"], about["drawn"]["flops"], about["drawn"]["bytes"])))
+            good = good and all(_is_point(point) for point in about["curve"])
+        if not good:
+            raise ValueError("a value is of another type than a run writes")
+        if self.diverged is None:
             self._check_table()
             self.curve()
 
@@ -110,6 +122,10 @@ class Kept(NamedTuple):
             raise ValueError("a client is there twice")
         for name in Cost._fields:
             _ = self.columns[name]
+        for model in metrics.MODELS:
+            for right, tokens in zip(self._of(ACCURACY.client_key(model)) or [], self.columns["tokens"], strict=False):
+                if right > tokens:
+                    raise ValueError(f"{right} tokens of {tokens} are right")
 
     def summary(self, side: str) -> Json:
         """One side's metrics and shares, to the last bit those of evaluation.json."""
@@ -150,6 +166,26 @@ class Kept(NamedTuple):
         column = self.columns.get(name)
         cells = None if column is None else column if rows is None else [column[row] for row in rows]
         return None if cells is None or None in cells else cells
+
+
+def _whole(value: object) -> bool:
+    """Whether a value is a whole number of at least 0 that a run can count."""
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 63
+
+
+def _measured(value: object) -> bool:
+    """Whether a value is a finite number of at least 0."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
+
+
+def _is_point(point: Any) -> bool:
+    """Whether a value is an evaluation along a run: its summaries hold numbers, or null where there is nothing to say."""
+    summaries = [point["sides"][side] for side in SIDES]
+    return (
+        _whole(point["round"])
+        and all(map(_measured, (point["flops"], point["bytes"])))
+        and all(value is None or _measured(value) for summary in summaries for value in summary.values())
+    )
 
 
 def place(folder: Path) -> Path:

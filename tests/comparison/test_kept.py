@@ -239,6 +239,18 @@ DAMAGE = {
     "json with a total beyond all floats": lambda path: edit(
         path, totals=dict.fromkeys(kept.TOTALS, 0.5) | {"seconds": 10**400}
     ),
+    "json with a word for a cost": lambda path: edit(path, client_state_bytes="many"),
+    "json with a negative total": lambda path: edit(path, totals=dict.fromkeys(kept.TOTALS, -1)),
+    "json with a number for a name": lambda path: edit(path, dataset=7),
+    "json with a word for a summary": lambda path: edit(
+        path, curve=[{"round": 1, "flops": 1, "bytes": 1, "sides": {"seen": {"tokens": "x"}, "unseen": {}}}]
+    ),
+    "json without costs of a client": lambda path: edit(path, drawn={"flops": "x", "bytes": None}),
+    "json with a list for a reason": lambda path: edit(path, diverged=["x"]),
+    "json with a word for rounds": lambda path: edit(path, rounds="3"),
+    "csv with more tokens right than there are": lambda path: table(
+        path, lambda lines: [lines[0], [*lines[1][:3], "1" + lines[1][2], *lines[1][4:]], *lines[2:]]
+    ),
     "json without a curve": lambda path: edit(path, curve=[{"round": 1}]),
     "json a list": lambda path: path.write_text("[]"),
     "json not UTF-8": lambda path: path.write_bytes(b"\xff{}"),
