@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from typing import Any
 
 import torch
@@ -22,7 +22,7 @@ def check_options(route: str, routing: str, temperature: float) -> None:
     if routing not in ROUTINGS:
         raise ValueError(f"routing must be one of {', '.join(map(repr, ROUTINGS))}, got {routing!r}")
     try:
-        fits = 0 < temperature < math.inf
+        fits = 0 < temperature <= sys.float_info.max  # which an integer may exceed
     except (TypeError, RuntimeError):  # what cannot be compared, or is not one value
         raise TypeError(f"temperature must be a number > 0, got {type(temperature).__name__}; pass a float") from None
     if not fits:

@@ -73,13 +73,16 @@ class Cell(Recurrent):
         the reverse direction) it gives the layer's numbers. Training one later does not change the other.
 
         Raises:
-            ValueError: the layer has no such layer or direction. TypeError: it is none that this cell is a step of.
+            ValueError: the layer has no such layer or direction. TypeError: it is none that this cell is a step of, or
+                layer_index is no int.
         """
         if missing := [name for name in ("num_layers", *cls._options) if not hasattr(layer, name)]:
             raise TypeError(
                 f"{cls.__name__}.from_layer: layer is a {type(layer).__name__} without {missing[0]!r}; pass a "
                 f"flow_kernels.{cls.__name__.removesuffix('Cell')}"
             )
+        if not isinstance(layer_index, int):
+            raise TypeError(f"layer_index must be an int, got {layer_index!r}; pass 0 for the first layer")
         if not 0 <= layer_index < layer.num_layers:
             raise ValueError(f"layer_index must lie in 0..{layer.num_layers - 1}, got {layer_index}")
         if reverse and not layer.bidirectional:

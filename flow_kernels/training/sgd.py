@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -57,8 +58,12 @@ def sgd_(
     tensor that it changes counts up: a backward pass through a graph that had saved one of them before is refused.
 
     Raises:
+        ValueError: an option is negative or not finite.
         RuntimeError: tensors that do not fit, or one that is changed and shares memory with another.
     """
+    for name, value in (("lr", lr), ("clip", clip), ("mu", mu), ("weight_decay", weight_decay), ("momentum", momentum)):
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"sgd_: {name} must be a finite number of at least 0, got {value!r}; 0 leaves it out")
     steps = tuple(steps)
     check(cpu._kernels.sgd(steps, present, lr, clip, mu, weight_decay, momentum, torch.get_num_threads()), RULES)
     for parameter, _, _, velocity, _ in steps:

@@ -517,3 +517,12 @@ def test_several_threads_at_once() -> None:
     for thread in threads:
         thread.join()
     assert not failures, failures
+
+
+@pytest.mark.parametrize("name", ["lr", "clip", "mu", "weight_decay", "momentum"])
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_a_step_of_sgd_refuses_options_that_are_no_steps(name, value):
+    parameter = torch.ones(1, 3)
+    with pytest.raises(ValueError, match=f"sgd_: {name} must be a finite number of at least 0, got {value!r}"):
+        sgd_([Step(parameter, torch.ones(1, 3))], **{"lr": 0.1, name: value})
+    assert (parameter == 1).all()

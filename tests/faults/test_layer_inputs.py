@@ -336,3 +336,14 @@ def test_the_cell_names_shapes_as_they_were_passed() -> None:
         for kind in (RoutedGRUCell, GRUCell):
             with pytest.raises(RuntimeError, match=f"^{re.escape(str(theirs.value))}$"):
                 kind(3, 4)(*args)
+
+
+@pytest.mark.parametrize("index", [0.0, None, "0"])
+def test_a_cell_of_a_layer_whose_number_is_no_integer(index: Any) -> None:
+    with pytest.raises(TypeError, match=r"layer_index must be an int, got .*; pass 0 for the first layer"):
+        flow_kernels.GRUCell.from_layer(flow_kernels.GRU(3, 4), index)
+
+
+def test_a_temperature_that_no_float_can_hold() -> None:
+    with pytest.raises(ValueError, match=r"temperature must be a finite number > 0, got 10+;"):
+        RoutedGRU(3, 4, temperature=10**400)
