@@ -7,17 +7,18 @@ have computed nothing with more than one thread: campaigns run in a process that
 from __future__ import annotations
 
 import json
+import math
 import os
 import resource
 import select
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 PAGE = resource.getpagesize()
+WAITING = 20  # other processes may leave this machine little time
 
 
 class Ended(NamedTuple):
@@ -45,7 +46,7 @@ def apart(
     """Call a function in a child; what it prints and says is kept.
 
     Args:
-        seconds: after which it is killed.
+        seconds: of processor time, after which it is killed; also after WAITING times as many on the clock.
         memory: bytes that it may map beyond what this process has mapped; None: no limit.
         prepare: called before in the child, after its streams are there.
     """
@@ -54,11 +55,12 @@ def apart(
     sys.stderr.flush()
     pid = os.fork()
     if not pid:
-        _become(function, streams, memory, prepare)
-    late = _wait(pid, seconds)
+        _become(function, streams, math.ceil(seconds), memory, prepare)
+    late = _wait(pid, WAITING * seconds)
     _, status = os.waitpid(pid, 0)
     value, out, err = (_content(stream) for stream in streams)
-    return Ended(json.loads(value) if value else None, os.waitstatus_to_exitcode(status), out, err, late)
+    code = os.waitstatus_to_exitcode(status)
+    return Ended(json.loads(value) if value else None, code, out, err, late or code == -signal.SIGXCPU)
 
 
 def _wait(pid: int, seconds: float) -> bool:
@@ -83,7 +85,9 @@ def _content(stream: int) -> str:
     return content
 
 
-def _become(function: Callable[[], Any], streams: list[int], memory: int | None, prepare: Callable[[], None] | None) -> None:
+def _become(
+    function: Callable[[], Any], streams: list[int], seconds: int, memory: int | None, prepare: Callable[[], None] | None
+) -> None:
     """What the child does; it never returns."""
     code = 1
     try:
@@ -94,6 +98,8 @@ def _become(function: Callable[[], Any], streams: list[int], memory: int | None,
         sys.stderr = sys.__stderr__ = open(  # noqa: SIM115
             2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
         )
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         if memory is not None:
             mapped = int(open("/proc/self/statm").read().split()[0]) * PAGE  # noqa: SIM115
             resource.setrlimit(resource.RLIMIT_AS, (mapped + memory, mapped + memory))
@@ -136,8 +142,3 @@ def judged_refusal(ended: Ended) -> str:
     if not ended.said.startswith("flow: "):
         return f"the last line is not what flow says: {ended.said[:300]!r}"
     return "refused"
-
-
-def timed(name: str, started: float) -> None:
-    """Say how far a campaign is, on stderr."""
-    print(f"{name}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)

@@ -50,7 +50,7 @@ def campaign(servers: tuple[str, ...] = ("average", "adam"), share: float = 1.0,
                     folder = Path(shutil.copytree(whole, place / "forged", symlinks=True))
                     put(folder)
                     before = _listed(folder)
-                    ended = command("run", "--resume", str(folder), seconds=20)
+                    ended = command("run", "--resume", str(folder), seconds=10)
                     if ended.code == 0:
                         found = small.numbers(folder)
                         wrong = [key for key in expected if found[key] != expected[key]]

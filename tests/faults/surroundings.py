@@ -59,7 +59,7 @@ def _helped(counts: Counts, interpreters: bool) -> None:
     for arguments in HELP[:: 1 if interpreters else 4]:
         expected = command(*arguments).code
         for name, prepare in _streams():
-            ended = command(*arguments, prepare=prepare, seconds=20)
+            ended = command(*arguments, prepare=prepare, seconds=10)
             good = "Traceback" not in ended.err and ended.code in ((141, expected) if name == "a broken pipe" else (expected,))
             counts.add("accepted" if good else f"exit {ended.code}: {ended.said}", f"flow {' '.join(arguments)}, with {name}")
         for name, environment in ENVIRONMENTS.items() if interpreters else ():
@@ -180,7 +180,7 @@ def _refused(place: Path, counts: Counts) -> None:
         "no home": (["prepare", *data], homeless, {"refused", "accepted"}),
     }
     for name, (arguments, prepare, allowed) in trials.items():
-        ended = command(*arguments, prepare=prepare, seconds=30)
+        ended = command(*arguments, prepare=prepare, seconds=10)
         verdict = "accepted" if ended.code == 0 and "Traceback" not in ended.err else judged_refusal(ended)
         if verdict == "refused" and small.contents(locked) != before:
             verdict = "refused, but files were touched"
