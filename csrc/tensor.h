@@ -91,7 +91,8 @@ inline bool fits(const Tensor &t, const int64_t *shape, int dimensions, dlpack::
   return !t.there || (same(t.type, type) && t.dimensions == dimensions && std::equal(shape, shape + dimensions, t.shape));
 }
 inline std::string misfit(const Tensor &t, const int64_t *shape, int dimensions, dlpack::Type type) {
-  return " is " + text(t.type) + " " + text(t.shape, t.dimensions) + " and must be " + text(type) + " " + text(shape, dimensions);
+  return " is " + text(t.type) + " " + text(t.shape, t.dimensions) + " and must be " + text(type) + " " +
+         text(shape, dimensions);
 }
 
 // The memory of one call: what is written must be nobody else's.
@@ -145,8 +146,8 @@ class Reader {
     const py::object capsule = tensor_class.attr("__dlpack_c_exchange_api__");
     constexpr const char *name = "dlpack_exchange_api";
     if (!PyCapsule_IsValid(capsule.ptr(), name))
-      throw py::type_error("Kernels: __dlpack_c_exchange_api__ of the class must be a capsule with the name dlpack_exchange_api; "
-                           "pass torch.Tensor");
+      throw py::type_error("Kernels: __dlpack_c_exchange_api__ of the class must be a capsule with the name "
+                           "dlpack_exchange_api; pass torch.Tensor");
     api_ = static_cast<const dlpack::Exchange *>(PyCapsule_GetPointer(capsule.ptr(), name));
     while (api_ && api_->major != 1) api_ = api_->older;
     if (!api_ || !api_->from_python) throw py::import_error("this torch has no DLPack exchange interface of version 1");
@@ -168,7 +169,8 @@ class Reader {
       throw Misfit(std::string(name) + " must be a dense tensor on the CPU");
     }
     if (negative.ptr() == Py_True)
-      throw Misfit(std::string(name) + " is a view with its negative bit set, as .imag of a conjugate is; pass tensor.resolve_neg()");
+      throw Misfit(std::string(name) +
+                   " is a view with its negative bit set, as .imag of a conjugate is; pass tensor.resolve_neg()");
     if (d.device.type != dlpack::kCpu) throw Misfit(std::string(name) + " must be on the CPU");
     if (d.type.lanes != 1 || d.type.bits < 8) throw Misfit(std::string(name) + " has a dtype that no kernel takes");
     int64_t expected = 1;

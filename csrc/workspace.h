@@ -10,7 +10,9 @@
 namespace flow {
 
 struct NoWorkspace : std::bad_alloc {
-  const char *what() const noexcept override { return "flow_kernels: no memory for the workspace of a kernel; use smaller sizes"; }
+  const char *what() const noexcept override {
+    return "flow_kernels: no memory for the workspace of a kernel; use smaller sizes";
+  }
 };
 
 // A thread's workspace, kept: fresh memory costs a page fault every 4 KiB, a tenth of a call at H = 256.

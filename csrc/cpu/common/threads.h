@@ -14,6 +14,14 @@
 
 namespace {
 
+// More would gain nothing, and OpenMP ends the process where it cannot start one.
+constexpr int kMostThreads = 256;
+
+inline int64_t threads_for(int asked, int64_t tasks) {
+  const int64_t most = asked < kMostThreads ? asked : kMostThreads;
+  return most < tasks ? most : tasks;
+}
+
 // An order that OpenMP's library makes and ThreadSanitizer does not see: all before pass() is before all after reach().
 struct Edge {
   char address = 0;
@@ -31,8 +39,6 @@ struct Edge {
 // a parallel region is out of the sanitizer's sight as well. `work` is.
 template <class Work>
 __attribute__((noinline, no_sanitize("thread"))) void on_threads(int threads, const Work &work) {
-  constexpr int kMost = 256;  // OpenMP ends the process where it cannot start a thread
-  if (threads > kMost) threads = kMost;
   if (threads == 1) return work(0);
   Edge fork, join;  // two, or a thread that is done early would be before one that starts late
   fork.pass();

@@ -67,7 +67,7 @@ bool fits(int64_t limit, std::initializer_list<int64_t> factors) {
 
 int check_problem(const FlowRoutedGru &p) {
   if (p.K < 1 || p.T < 1 || p.B < 1 || p.I < 1 || p.H < 1) return FLOW_BAD_SIZE;
-  const int64_t limit = (int64_t)1 << 56;
+  const int64_t limit = (int64_t)1 << 48;  // of all threads together, so that no size of a workspace overflows
   if (p.I > limit - p.H || p.H > limit - 16) return FLOW_BAD_SIZE;
   if (!fits(limit, {p.K, p.T, p.B, 8, p.H + 16, 8}) || !fits(limit, {p.K, p.T, p.B, p.I, 8}) ||
       !fits(limit, {p.K, 8, p.H + 16, p.I + p.H + 16, 8}))
@@ -125,7 +125,8 @@ struct Division {
   Division(const FlowRoutedGru &p, const FlowKernels &kernels, bool backward) {
     // Waking a thread takes as long as some 10^5 operations.
     const double wake = 2e5, work = 12.0 * p.K * p.T * p.B * p.H * (p.I + p.H);
-    threads = work < wake * p.threads ? (int)(work / wake) : p.threads;
+    const int most = p.threads < kMostThreads ? p.threads : kMostThreads;
+    threads = work < wake * most ? (int)(work / wake) : most;
     if (threads < 1) threads = 1;
     tiles = 1;
     // Enough clients keep every thread busy with whole clients; otherwise a client's batch is cut as well. Two sequences keep

@@ -23,9 +23,8 @@ int64_t line(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 // work(client, thread) for all clients, each by one thread
 template <class Work>
 void for_clients(int64_t K, int threads, Work work) {
-  if (threads > K) threads = (int)K;
   std::atomic<int64_t> next{0};
-  on_threads(threads, [&](int me) {
+  on_threads((int)threads_for(threads, K), [&](int me) {
     for (int64_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < K;) work(k, me);
   });
 }
@@ -100,7 +99,7 @@ extern "C" {
 
 int64_t flow_head_workspace(const FlowHead *p) {
   if (check_head(*p)) return -1;
-  return training_for(p->dtype).head_scratch_size(p) * (p->threads < p->K ? p->threads : p->K);
+  return training_for(p->dtype).head_scratch_size(p) * threads_for(p->threads, p->K);
 }
 
 int flow_head(const FlowHead *p) {
@@ -108,8 +107,8 @@ int flow_head(const FlowHead *p) {
   if (!status) status = check_targets(*p);
   if (status) return status;
   const FlowTraining &f = training_for(p->dtype);
-  const int64_t scratch = f.head_scratch_size(p), threads = p->threads < p->K ? p->threads : p->K;
-  if (!p->workspace || p->workspace_bytes < scratch * threads || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
+  const int64_t scratch = f.head_scratch_size(p), bytes = scratch * threads_for(p->threads, p->K);
+  if (!p->workspace || p->workspace_bytes < bytes || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
   for_clients(p->K, p->threads,
               [&](int64_t k, int me) { f.head(p, k, static_cast<char *>(p->workspace) + me * scratch); });
   return FLOW_OK;
@@ -132,7 +131,7 @@ int flow_router_backward(const FlowRouter *p) {
 }
 
 int64_t flow_sgd_workspace(const FlowSgd *p) {
-  return check_sgd(*p) ? -1 : SgdScratch(*p).total * (p->threads < p->K ? p->threads : p->K);
+  return check_sgd(*p) ? -1 : SgdScratch(*p).total * threads_for(p->threads, p->K);
 }
 
 int flow_sgd(const FlowSgd *p) {
