@@ -207,5 +207,5 @@ def _freed(path: Path) -> Path:
     if path.is_dir():
         shutil.rmtree(path)
     else:
-        path.unlink()
+        path.unlink(missing_ok=True)
     return path
