@@ -7,6 +7,7 @@ import pytest
 from counts import Counts, table
 from forked import ROOT, Forked, python
 
+pytestmark = pytest.mark.slow  # minutes where the machine is busy; `make campaign` runs them after the campaign itself
 PATHS = [str(Path(ROOT) / "tests" / name) for name in ("faults", "support", "")]
 KINDS = ["kills", "damage", "forged", "options", "surroundings", "readers"]
 BROKEN = {
