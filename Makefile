@@ -35,7 +35,6 @@ MINUTES ?= 10
 campaign: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[campaign]'
 	$(BIN)/python tests/faults/campaign.py --minutes $(MINUTES)
-	$(BIN)/python -m pytest -q -m slow tests/faults
 
 # The kernels on a processor that is not x86, emulated: apt-get install g++-aarch64-linux-gnu qemu-user
 CROSS := aarch64-linux-gnu

@@ -7,7 +7,6 @@ import pytest
 from counts import Counts, table
 from forked import ROOT, Forked, python
 
-pytestmark = pytest.mark.slow  # minutes where the machine is busy; `make campaign` runs them after the campaign itself
 PATHS = [str(Path(ROOT) / "tests" / name) for name in ("faults", "support", "")]
 KINDS = ["kills", "damage", "forged", "options", "surroundings", "readers"]
 BROKEN = {
@@ -19,20 +18,15 @@ BROKEN = {
 """Programs that put a fault in, files written in place and tensors that nobody looks at, and try some of a kind."""
 
 
-def campaign(*arguments):
-    """The counts of kinds, from a process of its own."""
+def test_a_little_of_the_campaign_finds_no_fault():
     path = str(Path(ROOT) / "tests" / "faults" / "campaign.py")
-    process = Forked([path, *arguments], paths=PATHS)
-    out, said = process.communicate()
-    assert out, said
-    return process.wait(), [Counts(**content) for content in json.loads(out.splitlines()[-1])]
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_little_of_the_campaign_finds_no_fault(kind):
-    code, (found,) = campaign("--kinds", kind, "--small", "--json")
-    assert found.faults == [] and code == 0
-    assert found.tried == found.refused + found.accepted >= 5
+    process = Forked([path, "--kinds", *KINDS, "--small", "--json"], paths=PATHS)
+    output, messages = process.communicate()
+    assert output, messages
+    for counts in (Counts(**content) for content in json.loads(output.splitlines()[-1])):
+        assert counts.faults == []
+        assert counts.tried == counts.refused + counts.accepted >= 5
+    assert process.wait() == 0
 
 
 @pytest.mark.parametrize("kind", BROKEN)
