@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -115,11 +117,14 @@ def _all_memory() -> int | None:
 
 def _available() -> int | None:
     """MemAvailable and SwapFree of /proc/meminfo, in bytes."""
-    lines = dict(line.split(":", 1) for line in _text(Path("/proc/meminfo")).splitlines() if ":" in line)
-    try:
-        return sum(int(lines[name].split()[0]) * 1024 for name in ("MemAvailable", "SwapFree"))
-    except (KeyError, ValueError, IndexError):
-        return None
+    lines = _memory_lines()
+    return lines["MemAvailable"] + lines["SwapFree"] if {"MemAvailable", "SwapFree"} <= lines.keys() else None
+
+
+def _memory_lines() -> dict[str, int]:
+    """The lines of /proc/meminfo by name, in bytes."""
+    matches = re.finditer(r"^(\w+):\s+(\d+) kB$", _text(Path("/proc/meminfo")), re.MULTILINE)
+    return {match[1]: int(match[2]) * 1024 for match in matches}
 
 
 def _groups() -> list[Path]:
@@ -132,7 +137,8 @@ def _groups() -> list[Path]:
 
 
 def _room(group: Path) -> int | None:
-    """What a control group may still take: its limit, less what it holds but for cached files; None without a limit.
+    """What a control group may still take: its limit, less what it holds but for cached files, and the swap that it may use;
+    None without a limit.
 
     Files read twice are "active", and given up for memory like the others. Files in memory (tmpfs) count as neither.
     """
@@ -140,7 +146,17 @@ def _room(group: Path) -> int | None:
     if not (limit.isdigit() and current.isdigit()):
         return None
     held = dict(line.split(" ", 1) for line in _text(group / "memory.stat").splitlines() if " " in line)
-    return int(limit) - int(current) + sum(int(held.get(name, "0")) for name in ("inactive_file", "active_file"))
+    cached = sum(int(held.get(name, "0")) for name in ("inactive_file", "active_file"))
+    return int(limit) - int(current) + cached + _swap_room(group)
+
+
+def _swap_room(group: Path) -> int:
+    """The swap that a control group may still take; 0 where it may take none, or the system does not say."""
+    limit, current = _text(group / "memory.swap.max").strip(), _text(group / "memory.swap.current").strip()
+    if not current.isdigit():
+        return 0
+    room = int(limit) - int(current) if limit.isdigit() else sys.maxsize
+    return max(0, min(room, _memory_lines().get("SwapFree", 0)))
 
 
 def _within_limit() -> int | None:

@@ -35,7 +35,7 @@ def forward(
         return None
     tensors = (x, h0, *weights)
     for t in tensors:
-        if t is not None and (type(t) not in _PLAIN or t.is_neg()):  # a negated view is read as it lies
+        if t is not None and type(t) not in _PLAIN:
             return None
     if (
         not x.is_cpu

@@ -14,6 +14,8 @@ from flow_kernels.call import Inputs, Options, Weights
 from flow_kernels.checks import check_options, check_presence, check_tensors, refuse_odd
 from flow_kernels.ops import FORWARD
 
+SMALLEST_TEMPERATURE = 2.0**-126  # the smallest normal float32; the inverse of a smaller one is infinite, and its gradient NaN
+
 
 def routed_gru(
     input: Tensor,
@@ -57,7 +59,7 @@ def routed_gru(
             read; h_n is the state after the first.
         route: ``"mixture"``, or ``"global"`` / ``"local"`` for one expert alone; what a route does not use may be None.
         routing: ``"soft"``, ``"hard"`` (one-hot argmax, a tie goes to global) or ``"straight_through"``.
-        temperature: the router's logits are divided by it; > 0.
+        temperature: the router's logits are divided by it; > 0. Values below 2^-126 count as 2^-126.
         recompute: less memory for more time: keep nothing for the backward pass but the outputs, and compute the gates again
             there. The gradients are the same. The reference backend takes no notice of it.
         backend: ``"auto"`` or the name of one backend, see :func:`flow_kernels.backends`.
@@ -78,7 +80,8 @@ def routed_gru(
         weight_ih, weight_hh, bias_ih, bias_hh, local_weight_ih, local_weight_hh, local_bias_ih, local_bias_hh,
         router_weight, router_bias,
     ).used_by(route)  # fmt: skip
-    options = Options(route, routing, float(temperature), bool(batch_first) and batch_sizes is None, bool(reverse))
+    temperature = max(float(temperature), SMALLEST_TEMPERATURE)
+    options = Options(route, routing, temperature, bool(batch_first) and batch_sizes is None, bool(reverse))
     try:
         if hx is not None and batch_sizes is None and backend in ("auto", "cpu"):
             outputs = fast_path.forward(input, hx, weights, lengths, options)

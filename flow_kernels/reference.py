@@ -54,9 +54,13 @@ def gru_cell(x: Tensor, h: Tensor, expert: Expert) -> Tensor:
     return (1 - z) * n + z * h
 
 
-def choose(scores: Tensor, routing: str) -> Tensor:
-    """Scores [.., 2], already divided by the temperature, -> q [.., 2]. A tie goes to the global expert; NaN stays NaN."""
-    soft = torch.softmax(scores, dim=-1)
+def choose(scores: Tensor, routing: str, temperature: float = 1.0) -> Tensor:
+    """Scores [.., 2] -> q [.., 2]. A tie goes to the global expert; NaN stays NaN.
+
+    The larger score is subtracted before both are divided, so that no temperature makes an infinity minus an infinity.
+    """
+    below = scores - scores.detach().amax(dim=-1, keepdim=True)
+    soft = torch.softmax(below / temperature, dim=-1)
     if routing == "soft":
         return soft
     to_global = soft[..., 0] >= soft[..., 1]
@@ -101,7 +105,7 @@ def routed_gru(
         if route == "mixture":
             assert router is not None and experts[0] is not None and experts[1] is not None
             scores = _linear(torch.cat([xt, h], dim=-1), router.weight, router.bias)
-            q = choose(scores / temperature, routing)
+            q = choose(scores, routing, temperature)
             new = q[..., :1] * gru_cell(xt, h, experts[0]) + q[..., 1:] * gru_cell(xt, h, experts[1])
         else:
             one = ROUTES.index(route) - 1

@@ -80,6 +80,7 @@ def _end_of(job: Job, progress: bool) -> str | None:
     if folder.exists() and not (folder / "config.json").is_file():
         _clear(folder)
     if _finished(folder):
+        lock.clean_up(folder)
         return _reason(folder / DIVERGED) if (folder / DIVERGED).is_file() else None
     try:
         with _no_tables():

@@ -120,6 +120,8 @@ def planned(
             raise UserError(f"{what} must be an integer of at least {low}, got {value!r}; leave it out for the default")
     if tune > MOST:
         raise UserError(f"tune must be at most {MOST} tries of every algorithm, got {tune}; give fewer")
+    if seeds > MOST:
+        raise UserError(f"seeds must be at most {MOST} runs of every algorithm, got {seeds}; give fewer")
     metric_of(tune_by)
     if config.seed + seeds - 1 > LARGEST:
         raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST}; lower either")

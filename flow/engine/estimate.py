@@ -12,6 +12,7 @@ from typing import Any
 from flow.algorithms import Algorithm
 from flow.config import Config, on_cpu
 from flow.data import least_size
+from flow.data.tokenizer import is_file
 from flow.model.language_model import parameter_counts
 from flow.model.parameters import group_of
 from flow.resources import Need, require_memory
@@ -49,9 +50,11 @@ def copies(config: Config[Any], algorithm: Algorithm[Any], tokens: int | None = 
     clients = groups * min(chunk, config.cohort)
     more = {name: value for name, value in algorithm.models(config.algorithm).items() if value > 1}
     numbers = sum(counts.values()) * (1 + groups) + trained * (2 + 3 + 2 * clients + sum(more.values()))
-    decides: dict[str, int | None] = {"vocabulary_size": config.data.vocabulary_size, "oov_buckets": config.data.oov_buckets}
-    width: dict[str, int | None] = {"hidden_size": model.hidden_size}
-    options: dict[str, dict[str, int | None]] = {
+    decides: dict[str, object] = {"vocabulary_size": config.data.vocabulary_size, "oov_buckets": config.data.oov_buckets}
+    if is_file(config.data.tokenizer):  # which brings its own vocabulary
+        decides = {"tokenizer": config.data.tokenizer}
+    width: dict[str, object] = {"hidden_size": model.hidden_size}
+    options: dict[str, dict[str, object]] = {
         "embedding": {**decides, "embedding_dim": model.embedding_dim},
         "gru": {**width, "embedding_dim": model.embedding_dim},
         "projection": {**width, "projection_dim": model.projection_dim},

@@ -167,8 +167,12 @@ class ClientStates:
         rows = saved["rows"]
         if not count or (rows.diff() <= 0).any() or rows[0] < 0 or (self._clients is not None and rows[-1] >= self._clients):
             return "its 'rows' are not clients of the run"
-        if on_disk and ((saved["rounds"] < 1).any() or (saved["rounds"] > round).any() or saved["row_bytes"] < 0):
-            return f"its 'rounds' are not from 1 to {round}, or its 'row_bytes' are below 0"
+        if on_disk and ((saved["rounds"] < 1).any() or (saved["rounds"] > round).any()):
+            return f"its 'rounds' are not from 1 to {round}"
+        size = None if self._like is None else nbytes(self._like)
+        if on_disk and (saved["row_bytes"] < 0 or size not in (None, int(saved["row_bytes"]))):
+            rule = "at least 0" if size is None else str(size)
+            return f"its 'row_bytes' are {int(saved['row_bytes'])} and must be {rule}"
         return ""
 
     def restore(self, saved: Tensors, round: int, verify: bool = True) -> None:

@@ -86,6 +86,19 @@ def made(folder: Path) -> Iterator[bool]:
                 path.rmdir()
 
 
+def clean_up(folder: Path) -> None:
+    """Remove the lock of a process that was killed when its work was done, and files whose writing it did not finish.
+
+    Raises:
+        UserError: another process holds the lock.
+        OSError: the folder has such a file and cannot be written to.
+    """
+    if (folder / NAME).exists() or any(files.unfinished(folder)):
+        with held(folder) as alone:
+            if alone:
+                files.remove_unfinished(folder)
+
+
 def abandoned(folder: Path) -> bool:
     """Whether a folder holds nothing but the lock of a process that ended before it wrote anything.
 

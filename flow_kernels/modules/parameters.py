@@ -16,8 +16,12 @@ ROUTED = ("local_", "router_")
 """What the names of parameters begin with that torch.nn.GRU does not have."""
 
 
+MOST = {"num_layers": 1 << 16}
+"""The largest values of sizes; of those that are not named: 2^31 - 1."""
+
+
 def check_arguments(flags: dict[str, Any], sizes: dict[str, Any]) -> None:
-    """Raise what torch.nn.GRU raises unless the flags are bool and the sizes integers > 0."""
+    """Raise what torch.nn.GRU raises unless the flags are bool and the sizes integers > 0; ValueError for a size above MOST."""
     for name, value in flags.items():
         if not isinstance(value, bool):
             raise TypeError(f"{name} should be of type bool, got: {type(value).__name__}")
@@ -26,15 +30,23 @@ def check_arguments(flags: dict[str, Any], sizes: dict[str, Any]) -> None:
             raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
         if value <= 0:
             raise ValueError(f"{name} must be greater than zero")
+        _check_at_most(name, value)
 
 
 def check_sizes_of_cell(sizes: dict[str, Any]) -> None:
-    """Raise TypeError or ValueError unless the sizes are integers >= 0; torch.nn.GRUCell takes 0 too."""
+    """Raise TypeError or ValueError unless the sizes are integers of 0 up to MOST; torch.nn.GRUCell takes 0 too."""
     for name, value in sizes.items():
         if not isinstance(value, int):
             raise TypeError(f"{name} should be of type int, got: {type(value).__name__}")
         if value < 0:
             raise ValueError(f"{name} must be at least 0, got {value}")
+        _check_at_most(name, value)
+
+
+def _check_at_most(name: str, value: int) -> None:
+    most = MOST.get(name, (1 << 31) - 1)
+    if value > most:
+        raise ValueError(f"{name} must be at most {most}, got {value}; lower it")
 
 
 def check_clients_and_backend(num_clients: int | None, backend: str) -> None:

@@ -93,6 +93,7 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
         ),
         (["flow", "flow"], "'flow' is named 2 times; name it once"),
         (["flow", "--seeds", "0"], "seeds must be an integer of at least 1, got 0"),
+        (["flow", "--seeds", "1000000000"], "seeds must be at most 1000 runs of every algorithm, got 1000000000; give fewer"),
         (["flow", "--seed", str(2**63 - 1), "--seeds", "2"], "goes beyond 9223372036854775807"),
         (["flow", "--cohort", "99"], "flow: cohort=99 is more than the 7 clients"),
         (["fedavg", "fedprox", "--lr", "2000"], "fedprox: mu=0.001 times lr=2000.0 must be at most 1"),

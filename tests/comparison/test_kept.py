@@ -187,6 +187,17 @@ def test_a_comparison_of_an_older_build_gets_them_from_its_runs(whole, copied, u
     same_results(copied, whole)
 
 
+def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(whole, copied, untrained):
+    run, record = copied / "runs" / "fedavg-seed0", copied / "kept" / "fedavg-seed0.json"
+    record.unlink()
+    left = [run / ".lock", run / ".report.html.999999999.tmp"]
+    for path in left:
+        path.write_text("")
+    again(copied)
+    assert record.read_bytes() == (whole / "kept" / record.name).read_bytes()
+    assert not any(path.exists() for path in left)
+
+
 def test_results_without_a_loss_have_empty_cells_for_it(copied, untrained):
     """Of a build that had none."""
     for name, seed in runs():

@@ -181,7 +181,7 @@ def _foreign(checkpoint: str, clients: list[str]) -> Iterator[tuple[str, Callabl
                 lambda folder, own=own, make=make: make((folder / own).with_name("foreign"), folder / own),
             )
             yield f"{kind} in the place of {own}", lambda folder, own=own, make=make: make(_freed(folder / own), folder / own)
-    for folder in ("clients", "checkpoints"):
+    for folder in ["checkpoints", *(["clients"] if clients else [])]:
         for kind, make in MADE.items():
             yield (
                 f"{kind} in {folder}",

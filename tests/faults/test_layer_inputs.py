@@ -318,6 +318,7 @@ def test_a_fused_backend_by_name_needs_sizes() -> None:
     ("sizes", "error", "message"),
     [
         ((-1, 4), ValueError, "input_size must be at least 0, got -1"),
+        ((3, 2**31), ValueError, "hidden_size must be at most 2147483647, got 2147483648; lower it"),
         ((3, -2), ValueError, "hidden_size must be at least 0, got -2"),
         ((3.0, 4), TypeError, "input_size should be of type int, got: float"),
         ((3, "4"), TypeError, "hidden_size should be of type int, got: str"),
@@ -347,3 +348,30 @@ def test_a_cell_of_a_layer_whose_number_is_no_integer(index: Any) -> None:
 def test_a_temperature_that_no_float_can_hold() -> None:
     with pytest.raises(ValueError, match=r"temperature must be a finite number > 0, got 10+;"):
         RoutedGRU(3, 4, temperature=10**400)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((2**62, 2), "input_size must be at most 2147483647, got 4611686018427387904; lower it"),
+        ((2, 2**64), "hidden_size must be at most 2147483647, got 18446744073709551616; lower it"),
+        ((2, 2, 2**62), "num_layers must be at most 65536, got 4611686018427387904; lower it"),
+    ],
+)
+@pytest.mark.parametrize("layer", [RoutedGRU, GRU])
+def test_sizes_beyond_any_memory_are_refused_at_once(layer: type, arguments: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        layer(*arguments)
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-38, 1e-30])
+@pytest.mark.parametrize("backend", ["reference", "cpu"])
+def test_a_tiny_temperature_routes_as_hard_routing_does(backend: str, temperature: float) -> None:
+    torch.manual_seed(0)
+    layer, hard = RoutedGRU(3, 4, temperature=temperature, backend=backend), RoutedGRU(3, 4, routing="hard", backend=backend)
+    hard.load_state_dict(layer.state_dict())
+    x = torch.randn(7, 5, 3)
+    output, _ = layer(x)
+    output.sum().backward()
+    assert torch.equal(output, hard(x)[0])
+    assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in layer.parameters())

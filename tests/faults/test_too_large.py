@@ -150,6 +150,14 @@ def test_the_free_memory_is_the_least_of_all_bounds(tmp_path, monkeypatch):
     (tmp_path / "a" / "memory.current").write_text("50000\n")
     (tmp_path / "a" / "memory.stat").write_text("anon 39500\ninactive_file 7000\nactive_file 500\nshmem 3000\n")
     assert free_memory() == 17_500
+    (tmp_path / "a" / "memory.swap.max").write_text("max\n")
+    assert free_memory() == 17_500  # the system does not say what is used
+    (tmp_path / "a" / "memory.swap.current").write_text("300\n")
+    assert free_memory() == 17_500 + 10 * 1024  # no more than the machine has left
+    (tmp_path / "a" / "memory.swap.max").write_text("2300\n")
+    assert free_memory() == 19_500
+    (tmp_path / "a" / "memory.swap.max").write_text("200\n")
+    assert free_memory() == 17_500
     (inner / "memory.max").write_text("4000\n")
     assert free_memory() == 0
     monkeypatch.setattr(resources, "_within_limit", lambda: 12)

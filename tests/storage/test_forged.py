@@ -76,7 +76,8 @@ CHECKPOINTS = {
     ),
     "later rounds": ("disk", put("clients:rounds", lambda t: t + 6), "its 'rounds' are not from 1 to 6"),
     "fewer rounds": ("disk", put("clients:rounds", lambda t: t[:1]), r"its 'rounds' is int64 \[1\], not int64 \[\d\]"),
-    "negative size": ("disk", put("clients:row_bytes", lambda t: t - 10**6), "its 'row_bytes' are below 0"),
+    "negative size": ("disk", put("clients:row_bytes", lambda t: t - 10**6), "its 'row_bytes' are -998560 and must be 1440"),
+    "huge size": ("disk", put("clients:row_bytes", lambda t: t + 2**62), "and must be 1440"),
 }
 
 
