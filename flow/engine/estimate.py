@@ -41,7 +41,7 @@ def copies(config: Config[Any], algorithm: Algorithm[Any], tokens: int | None = 
     """
     model, vocabulary = config.model, least_size(config.data).tokens if tokens is None else tokens
     counts = parameter_counts(
-        vocabulary, model.embedding_dim, model.hidden_size, model.projection_dim,
+        vocabulary, model.embedding_dim, model.hidden_size, model.projection_dim, num_layers=model.num_layers,
         routed_head=bool(algorithm.traits(config.algorithm).get("routed_head", True)),
     )  # fmt: skip
     trained = sum(count for name, count in counts.items() if group_of(name) == "global")
@@ -54,9 +54,10 @@ def copies(config: Config[Any], algorithm: Algorithm[Any], tokens: int | None = 
     if is_file(config.data.tokenizer):  # which brings its own vocabulary
         decides = {"tokenizer": config.data.tokenizer}
     width: dict[str, object] = {"hidden_size": model.hidden_size}
+    layers: dict[str, object] = {"num_layers": model.num_layers} if model.num_layers > 1 else {}
     options: dict[str, dict[str, object]] = {
         "embedding": {**decides, "embedding_dim": model.embedding_dim},
-        "gru": {**width, "embedding_dim": model.embedding_dim},
+        "gru": {**width, "embedding_dim": model.embedding_dim, **layers},
         "projection": {**width, "projection_dim": model.projection_dim},
         "head": {**decides, **(width if model.projection_dim is None else {"projection_dim": model.projection_dim})},
     }

@@ -140,8 +140,8 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
     try:
         model = LanguageModel(
             len(population.vocabulary), options.embedding_dim, options.hidden_size, oov=population.vocabulary.oov,
-            projection_dim=options.projection_dim, backend=options.backend, generator=generator,
-            dtype=dtype, **algorithm.traits(config.algorithm),
+            num_layers=options.num_layers, projection_dim=options.projection_dim, backend=options.backend,
+            generator=generator, dtype=dtype, **algorithm.traits(config.algorithm),
         ).to(options.device)  # fmt: skip
         flow_kernels.explain(
             batch_size=1, seq_len=1, input_size=options.embedding_dim, hidden_size=options.hidden_size, dtype=dtype,
@@ -150,8 +150,8 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
     except RuntimeError as error:  # no backend for it, or torch, which has no memory for it
         raise UserError(
             f"no model can be made with embedding_dim={options.embedding_dim}, hidden_size={options.hidden_size}, "
-            f"projection_dim={options.projection_dim}, dtype={options.dtype!r}, device={options.device!r}, "
-            f"backend={options.backend!r}: {str(error).splitlines()[0]}; "
+            f"num_layers={options.num_layers}, projection_dim={options.projection_dim}, dtype={options.dtype!r}, "
+            f"device={options.device!r}, backend={options.backend!r}: {str(error).splitlines()[0]}; "
             "lower the sizes where memory is short, else choose another of these"
         ) from error
     with torch.no_grad():

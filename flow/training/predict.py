@@ -46,7 +46,7 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
         size, answers = ANSWERED, own.answering(routing)
     elif own.probabilities is None and not refusal(model, parameters):
         fused = Fused(model, own.route)  # which holds no logits, but states
-        wide = model.gru.input_size + 2 * model.gru.hidden_size
+        wide = model.gru.input_size + (1 + model.gru.num_layers) * model.gru.hidden_size
         size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
         parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
     else:

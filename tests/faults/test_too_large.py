@@ -69,9 +69,9 @@ def refused(folder, capsys, monkeypatch, arguments, named):
 
 def test_the_numbers_of_a_model_are_counted_without_making_it():
     generator = torch.Generator().manual_seed(0)
-    for projection, routed in itertools.product((None, 3), (False, True)):
-        model = LanguageModel(11, 5, 7, projection_dim=projection, routed_head=routed, generator=generator)
-        counted = parameter_counts(11, 5, 7, projection, routed_head=routed)
+    for projection, routed, layers in itertools.product((None, 3), (False, True), (1, 2, 3)):
+        model = LanguageModel(11, 5, 7, num_layers=layers, projection_dim=projection, routed_head=routed, generator=generator)
+        counted = parameter_counts(11, 5, 7, projection, num_layers=layers, routed_head=routed)
         assert counted == {name: parameter.numel() for name, parameter in model.named_parameters()}
 
 
