@@ -62,7 +62,7 @@ def refused(folder, capsys, monkeypatch, arguments, named):
     assert main([*arguments, "--cohort", "2", "--folder", "new"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
-    assert re.match(rf"flow: .*{named}=\d+", said[0])
+    assert re.match(rf"flow: .*{named}(=| must be at most )\d+", said[0])
     assert re.search(rf"; lower .*{named}|; leave it out|; lower sequence_length or", said[0])
     assert [path for path in sorted(folder.rglob("*")) if "cache" not in path.parts] == before
 
