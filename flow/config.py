@@ -131,11 +131,11 @@ def checked(config: Config[Any]) -> Config[Any]:
     options = typed(config.algorithm)
     algorithm.check(options)
     for part, least in ((config, LEAST), (config.model, LEAST_OF_MODEL)):
-        for one in fields(part):
-            value, low = getattr(part, one.name), least.get(one.name)
+        for known in fields(part):
+            value, low = getattr(part, known.name), least.get(known.name)
             if low is not None and value is not None and not low <= value <= LARGEST:
                 rule = f"at least {low}" if value < low else f"at most {LARGEST}"
-                raise UserError(f"{one.name} must be {rule}, got {value}{_default(one)}")
+                raise UserError(f"{known.name} must be {rule}, got {value}{_default(known)}")
     if not 0 <= config.validation_share < 1:
         raise UserError(
             f"validation_share must be at least 0 and below 1, got {config.validation_share!r}; 0 sets nobody aside"
@@ -199,7 +199,7 @@ def completed(content: dict[str, Any], algorithm: type[Any] | None = None) -> di
 
 def renamed(kind: type[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Options by the names that the fields of their class have now."""
-    now = {one.metadata["formerly"]: one.name for one in fields(kind) if "formerly" in one.metadata}
+    now = {field.metadata["formerly"]: field.name for field in fields(kind) if "formerly" in field.metadata}
     return {now[name] if name in now and now[name] not in options else name: value for name, value in options.items()}
 
 
@@ -212,10 +212,10 @@ def _kinds(content: dict[str, Any]) -> dict[str, type[Any]]:
 
 
 def _names(kind: type[Any]) -> list[str]:
-    return [one.name for one in fields(kind)]
+    return [field.name for field in fields(kind)]
 
 
 def _absent(kind: type[Any]) -> dict[str, Any]:
     """What a run had for options that there were none of when it was made."""
-    plain = [one for one in fields(kind) if one.default is not MISSING or "absent" in one.metadata]
-    return {one.name: one.metadata.get("absent", one.default) for one in plain}
+    plain = [field for field in fields(kind) if field.default is not MISSING or "absent" in field.metadata]
+    return {field.name: field.metadata.get("absent", field.default) for field in plain}

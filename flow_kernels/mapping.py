@@ -122,12 +122,12 @@ def rule_of_backward(op: Any) -> Rule:
         places = [whole.place(name) for name in given]
 
         dims = dims[:count]
-        one = sum(
+        row_bytes = sum(
             t.numel() * t.element_size() // (1 if dim is None else max(size, 1))
             for t, dim in zip(tensors, dims, strict=True)
             if isinstance(t, Tensor)
         )
-        step = max(1, FOLDED_BYTES // max(one, 1))
+        step = max(1, FOLDED_BYTES // max(row_bytes, 1))
         parts = []
         for start in range(0, max(size, 1), step):
             folding = whole._replace(size=min(step, size - start))

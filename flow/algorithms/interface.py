@@ -55,7 +55,7 @@ def check_training(options: Any) -> None:
     check_sgd(options)
 
 
-def any_server(options: Any, how: ServerOptions) -> None:
+def any_server(options: Any, server_options: ServerOptions) -> None:
     """Every optimiser and aggregator will do."""
 
 
@@ -90,7 +90,7 @@ def nothing_is_sent(options: Any, model: LanguageModel, state: Tensors, to: Memb
 
 
 def nothing_changes(
-    options: Any, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+    options: Any, state: Tensors, moments: Tensors, uploads: Uploads, server_options: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """The server keeps what it has."""
     return state, moments

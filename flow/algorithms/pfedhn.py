@@ -265,7 +265,7 @@ def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Pe
     shared = {name: tensor for name, tensor in visit.received.items() if name not in theta}
     own = copy(visit.kept.tensors)
     learning = visit.data._replace(
-        rows=tuple(r if one else r[:0] for r, one in zip(visit.data.rows, new.tolist(), strict=True))
+        rows=tuple(r if is_new else r[:0] for r, is_new in zip(visit.data.rows, new.tolist(), strict=True))
     )
     total, buffer = no_work(vectors), torch.zeros_like(vectors)
     for exchange in range(options.new_exchanges if new.any() else 0):
@@ -282,7 +282,7 @@ def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Pe
         made = generate_each(phi, vectors)
         theta = {name: torch.where(per_client(new, t), made[name], t) for name, t in theta.items()}
     size = nbytes({name: tensor[0] for name, tensor in theta.items()})
-    sent = [options.new_exchanges * size if one else 0 for one in new.tolist()]
+    sent = [options.new_exchanges * size if is_new else 0 for is_new in new.tolist()]
     # As much comes back: the theta of the download is the first exchange's, and one more follows the last.
     parameters, fits = copy({**shared, **theta, **own}), []
     if options.personal_epochs:
@@ -326,7 +326,7 @@ def hyper_step(options: HyperOptions, state: Tensors, moments: Tensors, rows: Te
 
 
 def server_step(
-    options: HyperOptions, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+    options: HyperOptions, state: Tensors, moments: Tensors, uploads: Uploads, server_options: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """One step for the round's clients together, or one for each.
 

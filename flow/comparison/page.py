@@ -129,15 +129,15 @@ def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
     ends = [name for name, values in tried.items() if min(values) < max(values) and chosen[name] in (min(values), max(values))]
     metric = metric_of(trials[0].metric)
 
-    def shown(value: float | None) -> str:
+    def formatted(value: float | None) -> str:
         return DASH if value is None else f"{metric.scale * value:.{metric.digits}f}"
 
     lines = [
         {
             "tried": {name: number(value) for name, value in trial.values.items()},
             "best": trial.values == chosen,
-            "score": "no result" if trial.score is None else shown(trial.score),
-            "parts": "" if trial.score is None else f"{shown(trial.seen)} / {shown(trial.unseen)}",
+            "score": "no result" if trial.score is None else formatted(trial.score),
+            "parts": "" if trial.score is None else f"{formatted(trial.seen)} / {formatted(trial.unseen)}",
         }
         for trial in trials
     ]
@@ -222,8 +222,8 @@ def _line(name: str, runs: list[Run], metric: Metric, cost: str) -> Curve | None
 
 def _marked(reference: str | None) -> dict[str, str]:
     """The lines that stand out, and in which colour."""
-    found = {} if reference is None else {reference: "dark"}
-    return found if reference == "flow" else found | {"flow": "orange"}
+    colours = {} if reference is None else {reference: "dark"}
+    return colours if reference == "flow" else colours | {"flow": "orange"}
 
 
 def _curves(lines: list[Curve], metric: Metric, cost: str, reference: str | None) -> Markup:

@@ -171,9 +171,9 @@ def _check_device(options: ModelOptions) -> None:
     try:
         torch.zeros(1, device=torch.device(options.device)).item()
     except (RuntimeError, AssertionError, ImportError) as error:  # torch has a way of its own for every kind of device
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         sentence = re.split(r"\.?\n|\. |\.$", str(error))[0]  # a page may follow
-        names = "'cpu'" if found is None else f"'cpu' or {found.type!r}"
+        names = "'cpu'" if accelerator is None else f"'cpu' or {accelerator.type!r}"
         raise UserError(
             f"device={options.device!r} must be one on which torch can compute here, {names}; leave it out for 'cpu' "
             f"(torch says: {sentence})"

@@ -31,21 +31,21 @@ class Product(NamedTuple):
 def products(model: LanguageModel, route: str) -> list[Product]:
     """The matrix products for one token by this route."""
     e, h, v = model.gru.input_size, model.gru.hidden_size, model.vocabulary_size
-    found = []
+    matrix_products = []
     for expert in EXPERTS[route]:
-        found += [Product("gru", expert, "embedding", 6 * h * e), Product("gru", expert, "gru", 6 * h * h)]
+        matrix_products += [Product("gru", expert, "embedding", 6 * h * e), Product("gru", expert, "gru", 6 * h * h)]
     if route == "mixture":
-        found += [Product("gru", "router", "embedding", 4 * e), Product("gru", "router", "gru", 4 * h)]
+        matrix_products += [Product("gru", "router", "embedding", 4 * e), Product("gru", "router", "gru", 4 * h)]
     below, width = "gru", h
     if model.projection is not None:
         width = model.feature_size
-        found.append(Product("projection", "global", "gru", 2 * h * width))
+        matrix_products.append(Product("projection", "global", "gru", 2 * h * width))
         below = "projection"
     for expert in EXPERTS[route] if model.routed_head else ("global",):
-        found.append(Product("head", expert, below, 2 * width * v))
+        matrix_products.append(Product("head", expert, below, 2 * width * v))
     if route == "mixture" and model.routed_head:
-        found.append(Product("head", "router", "gru", 4 * h))
-    return found
+        matrix_products.append(Product("head", "router", "gru", 4 * h))
+    return matrix_products
 
 
 def per_token(model: LanguageModel, route: str, trained: Iterable[str] = ()) -> int:

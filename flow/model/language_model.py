@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import flow_kernels
 from flow.model.parameters import Tensors, global_name, group_of, initial
 from flow_kernels.modules.layer import RoutedGRU
-from flow_kernels.reference import choose
+from flow_kernels.reference import routing_weights
 
 EXPERT = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
@@ -124,18 +124,18 @@ class LanguageModel(nn.Module):
         bound = 1 / math.sqrt(self.gru.hidden_size)  # GRU and what reads its state: fed H numbers
         head = 1 / math.sqrt(parameters["head.weight"].shape[-1])
         for name, parameter in parameters.items():
-            one = parameter if self.num_clients is None else parameter[0]
+            values = parameter if self.num_clients is None else parameter[0]
             if group_of(name) == "router":
-                nn.init.zeros_(one)
+                nn.init.zeros_(values)
             elif group_of(name) == "local":
                 parameter.copy_(parameters[global_name(name)])
             elif name == "embedding.weight":
-                nn.init.normal_(one, generator=generator)
+                nn.init.normal_(values, generator=generator)
             else:
                 limit = head if name.startswith("head.") else bound
-                nn.init.uniform_(one, -limit, limit, generator=generator)
+                nn.init.uniform_(values, -limit, limit, generator=generator)
             if self.num_clients is not None:
-                parameter[1:] = one
+                parameter[1:] = values
 
     def forward(
         self, tokens: Tensor, lengths: Tensor | None = None, *, route: str = "mixture", routing: str = "soft"
@@ -150,10 +150,10 @@ class LanguageModel(nn.Module):
             routing: ``"soft"``, ``"hard"`` or ``"straight_through"``, in the GRU and in the head.
         """
         if tokens.dim() == 2:
-            one = self._forward(
+            batched = self._forward(
                 tokens.unsqueeze(0), None if lengths is None else lengths.unsqueeze(0), route, routing, lead=True
             )
-            return Prediction(*(None if t is None else t.squeeze(0) for t in one))  # type: ignore[arg-type]
+            return Prediction(*(None if t is None else t.squeeze(0) for t in batched))  # type: ignore[arg-type]
         return self._forward(tokens, lengths, route, routing, lead=False)
 
     def _forward(self, tokens: Tensor, lengths: Tensor | None, route: str, routing: str, lead: bool) -> Prediction:
@@ -181,7 +181,7 @@ class LanguageModel(nn.Module):
         head_q = None
         if self.routed_head and route == "mixture":
             scores = linear(flat, weight("head.router_weight"), weight("head.router_bias"))
-            head_q = choose(scores / self.temperature, routing)
+            head_q = routing_weights(scores / self.temperature, routing)
             logits = mixed_linear(
                 features, head_q, weight("head.weight"), weight("head.bias"), weight("head.local_weight"),
                 weight("head.local_bias"),
@@ -200,15 +200,15 @@ def parameter_counts(
     v, e, h = vocabulary_size, embedding_dim, hidden_size
     d = h if projection_dim is None else projection_dim
     gru = dict(zip(EXPERT, (3 * h * e, 3 * h * h, 3 * h, 3 * h), strict=True))
-    found = {"embedding.weight": v * e}
-    found |= {f"gru.{prefix}{name}": count for prefix in ("", "local_") for name, count in gru.items()}
-    found |= {"gru.router_weight_l0": 2 * (e + h), "gru.router_bias_l0": 2}
+    counts = {"embedding.weight": v * e}
+    counts |= {f"gru.{prefix}{name}": count for prefix in ("", "local_") for name, count in gru.items()}
+    counts |= {"gru.router_weight_l0": 2 * (e + h), "gru.router_bias_l0": 2}
     if projection_dim is not None:
-        found |= {"projection.weight": d * h, "projection.bias": d}
-    found |= {"head.weight": v * d, "head.bias": v}
+        counts |= {"projection.weight": d * h, "projection.bias": d}
+    counts |= {"head.weight": v * d, "head.bias": v}
     if routed_head:
-        found |= {"head.local_weight": v * d, "head.local_bias": v, "head.router_weight": 2 * h, "head.router_bias": 2}
-    return found
+        counts |= {"head.local_weight": v * d, "head.local_bias": v, "head.router_weight": 2 * h, "head.router_bias": 2}
+    return counts
 
 
 def second_expert(model: LanguageModel, generator: np.random.Generator) -> Tensors:

@@ -156,9 +156,9 @@ def _token(text: str, weight: float | None, right: bool, personal_right: bool | 
     if text in SPECIAL:
         classes.append("sp")
     # Control characters have no glyph: show their picture (U+2400 block).
-    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
+    visible = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
     tip = outcome if weight is None else f"q {weight:.2f} · {outcome}"
-    return {"text": "↵" if text == "\n" else shown, "newline": text == "\n", "classes": " ".join(classes), "tip": tip}
+    return {"text": "↵" if text == "\n" else visible, "newline": text == "\n", "classes": " ".join(classes), "tip": tip}
 
 
 def _passages(evaluation: Json) -> tuple[list[Json], int]:

@@ -70,8 +70,8 @@ class ClientStates:
 
     def known(self, rows: Rows) -> torch.Tensor:
         """bool [n]: whether these clients have a state."""
-        there = self._rows if self._folder is None else self._rounds
-        return torch.tensor([int(row) in there for row in rows], dtype=torch.bool)
+        having = self._rows if self._folder is None else self._rounds
+        return torch.tensor([int(row) in having for row in rows], dtype=torch.bool)
 
     def read(self, rows: Rows, device: torch.device | str = "cpu") -> Tensors:
         """[n, ..]: the states of clients that have one, as of the end of the last round.
@@ -80,16 +80,16 @@ class ClientStates:
             UserError: a file is missing, damaged, or of another client, round or run.
             KeyError: a client has no state.
         """
-        found = [self._row(int(row)) for row in rows]
-        return {name: torch.stack([row[name] for row in found]).to(device) for name in (found[0] if found else {})}
+        states = [self._row(int(row)) for row in rows]
+        return {name: torch.stack([row[name] for row in states]).to(device) for name in (states[0] if states else {})}
 
     def of(self, rows: Rows, fresh: Tensors) -> ClientState:
         """What these clients kept; for a new client its row of `fresh` [n, ..]."""
         known = self.known(rows)
         if not (fresh and known.any()):
             return ClientState(fresh, known)
-        there, device = np.flatnonzero(known.numpy()), next(iter(fresh.values())).device
-        kept, index = self.read(rows[there], device), torch.from_numpy(there).to(device)
+        places, device = np.flatnonzero(known.numpy()), next(iter(fresh.values())).device
+        kept, index = self.read(rows[places], device), torch.from_numpy(places).to(device)
         return ClientState({name: tensor.index_copy(0, index, kept[name]) for name, tensor in fresh.items()}, known.to(device))
 
     def write(self, rows: Rows, tensors: Tensors, round: int) -> None:
@@ -117,8 +117,8 @@ class ClientStates:
         own = parts[ranks.rank]
         kept: Tensors = {}
         if self._folder is None and self._pending:
-            found = [self._pending[row] or {} for row in own.tolist()]
-            kept = {name: torch.stack([one[name] for one in found]) for name in found[0]}
+            pending = [self._pending[row] or {} for row in own.tolist()]
+            kept = {name: torch.stack([state[name] for state in pending]) for name in pending[0]}
         elif self._pending:
             kept = {"bytes": torch.full((len(own),), self._row_bytes)}
         kept = ranks.gather(kept, [len(rows) for rows in parts])

@@ -111,9 +111,11 @@ def unlike(tensors: Tensors, expected: Tensors) -> str:
             return f"it has no {name!r}"
         if name not in expected:
             return f"it has {name!r}, which is unknown"
-        found, right = (f"{str(one.dtype).removeprefix('torch.')} {list(one.shape)}" for one in (tensors[name], expected[name]))
-        if found != right:
-            return f"its {name!r} is {found}, not {right}"
+        given, right = (
+            f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in (tensors[name], expected[name])
+        )
+        if given != right:
+            return f"its {name!r} is {given}, not {right}"
     return ""
 
 

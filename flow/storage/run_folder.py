@@ -46,8 +46,8 @@ def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
 
 def stored(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = (path for path in folder.glob("round_*.safetensors") if CHECKPOINT.fullmatch(path.name))
-    return sorted((path for path in found if path == _checkpoint(folder, round_of(path))), key=round_of)
+    named = (path for path in folder.glob("round_*.safetensors") if CHECKPOINT.fullmatch(path.name))
+    return sorted((path for path in named if path == _checkpoint(folder, round_of(path))), key=round_of)
 
 
 def _checkpoint(folder: Path, round: int) -> Path:

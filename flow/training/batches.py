@@ -33,7 +33,9 @@ class Data(NamedTuple):
 
     def of(self, chosen: Sequence[bool]) -> Data:
         """The same, without the sequences of clients that are not chosen."""
-        return self._replace(rows=tuple(rows if one else rows[:0] for rows, one in zip(self.rows, chosen, strict=True)))
+        return self._replace(
+            rows=tuple(rows if is_chosen else rows[:0] for rows, is_chosen in zip(self.rows, chosen, strict=True))
+        )
 
     def sizes(self) -> list[int]:
         """Number of sequences of every client."""

@@ -55,9 +55,9 @@ class Descent:
         self._apply(batch, update, {name: steps[name] for name in update.names}, pulls)
         return loss
 
-    def apply(self, batch: Batch, update: Update, found: Tensors) -> None:
+    def apply(self, batch: Batch, update: Update, gradients: Tensors) -> None:
         """One step of one update by gradients [k, ..] that were computed elsewhere, of the first k clients in the batch."""
-        steps = {name: Step(self.parameters[name][: len(batch.lengths)], found[name].contiguous()) for name in update.names}
+        steps = {name: Step(self.parameters[name][: len(batch.lengths)], gradients[name].contiguous()) for name in update.names}
         self._apply(batch, update, steps, True)
 
     def _fused(self, update: Update, names: Iterable[str]) -> Fused:
@@ -96,9 +96,9 @@ class Descent:
             anchor = anchors[name][:k] if name in anchors else None
             steps[name] = step._replace(anchor=anchor, momentum=velocity)
         present = batch.valid.flatten(1).any(1) if pulls else None  # a client that has finished is not pulled either
-        how = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
+        options = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
         (sgd_ if self._by_kernels else plain_sgd_)(
-            list(steps.values()), mu=update.mu if anchors else 0.0, present=present, **how
+            list(steps.values()), mu=update.mu if anchors else 0.0, present=present, **options
         )
 
 

@@ -33,8 +33,8 @@ def refusal(model: LanguageModel, parameters: Tensors) -> str:
     """Why these parameters' gradients cannot be computed here; empty when they can."""
     if model.backend not in ("auto", "cpu"):
         return f"the model asks for backend={model.backend!r}"
-    one = next(iter(parameters.values()))
-    return kernels_refusal(one.dtype, one.device)
+    first = next(iter(parameters.values()))
+    return kernels_refusal(first.dtype, first.device)
 
 
 class Memory:

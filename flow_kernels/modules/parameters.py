@@ -162,7 +162,7 @@ def _given(state_dict: dict[str, Any], prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
 
 
-def describe(module: Any, shown: dict[str, Any]) -> str:
+def describe(module: Any, defaults: dict[str, Any]) -> str:
     """The sizes, then every option that differs from its default."""
-    changed = [f"{n}={v}" for n, default in shown.items() if (v := getattr(module, n)) != default]
+    changed = [f"{n}={v}" for n, default in defaults.items() if (v := getattr(module, n)) != default]
     return ", ".join([f"{module.input_size}, {module.hidden_size}", *changed])

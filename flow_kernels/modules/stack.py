@@ -275,8 +275,8 @@ class Stack(Recurrent):
         """Do nothing: the kernels read every parameter where it is. Here because code for torch.nn.GRU calls it."""
 
     def extra_repr(self) -> str:
-        shown = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
-        return describe(self, shown | self._options)
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
+        return describe(self, defaults | self._options)
 
 
 def _stack(tensors: list[Tensor], dim: int) -> Tensor:

@@ -237,12 +237,12 @@ def check(options: FlowOptions) -> None:
         raise UserError(
             f"router_share must be above 0 and at most 1, got {options.router_share!r}; 1 has every client train the routers"
         )
-    for one in fields(options):
-        own: set[Any] = {one.default, None, {"personal_epochs": sgd.epochs, "gate": "cell"}.get(one.name)}
-        if one.name in DECOUPLED and options.variant != "decoupled" and getattr(options, one.name) not in own:
+    for known in fields(options):
+        own: set[Any] = {known.default, None, {"personal_epochs": sgd.epochs, "gate": "cell"}.get(known.name)}
+        if known.name in DECOUPLED and options.variant != "decoupled" and getattr(options, known.name) not in own:
             raise UserError(
-                f"{one.name}={getattr(options, one.name)!r} is one of variant='decoupled', got variant={options.variant!r}; "
-                "leave one of them out"
+                f"{known.name}={getattr(options, known.name)!r} is one of variant='decoupled', "
+                f"got variant={options.variant!r}; leave one of them out"
             )
 
 
@@ -254,8 +254,11 @@ def minimum_sequences(options: FlowOptions) -> int:
 def tuned(options: FlowOptions) -> tuple[Tunable, ...]:
     """What a comparison tunes of each variant."""
     if options.variant == "decoupled":
-        how = {"constant": (Tunable("local_weight", "share", 3.0),), "local": (Tunable("router_lr"),) if options.memory else ()}
-        return (*RATES, Tunable("personal_epochs", "count"), *how.get(gate_of(options), (Tunable("router_lr"),)))
+        by_gate = {
+            "constant": (Tunable("local_weight", "share", 3.0),),
+            "local": (Tunable("router_lr"),) if options.memory else (),
+        }
+        return (*RATES, Tunable("personal_epochs", "count"), *by_gate.get(gate_of(options), (Tunable("router_lr"),)))
     if options.ablation == "instance":
         return (Tunable("lr"),)
     return RATES if options.ablation == "client" else (*RATES, Tunable("gamma", "weight", 10**0.5))

@@ -48,13 +48,13 @@ def generate(phi: Tensors, vectors: Tensor) -> Tensors:
     features = F.linear(vectors, phi["in.weight"], phi["in.bias"])
     for n in range(sum(name.startswith("hidden") for name in phi) // 2):
         features = F.linear(features.relu(), phi[f"hidden{n}.weight"], phi[f"hidden{n}.bias"])
-    found = {}
+    tensors = {}
     for key, bias in phi.items():
         if key.startswith("out.") and key.endswith(".bias"):
             name = key.removeprefix("out.").removesuffix(".bias")
             product = features @ phi[f"out.{name}.weight"].flatten(0, -2).mT
-            found[name] = product.view(-1, *bias.shape) + bias
-    return found
+            tensors[name] = product.view(-1, *bias.shape) + bias
+    return tensors
 
 
 def generate_each(phi: Tensors, vectors: Tensor) -> Tensors:

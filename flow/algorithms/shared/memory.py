@@ -113,9 +113,10 @@ class Memory:
         known = first != NONE
         pairs = _followers(self._two, first, known, width)
         triples = _followers(self._three, second * width + first, known & (second != NONE), width)
-        scale_two, scale_three = (1 / np.maximum(one.total + one.kinds, 1) for one in (pairs, triples))
+        scale_two, scale_three = (1 / np.maximum(followers.total + followers.kinds, 1) for followers in (pairs, triples))
         lower_two, lower_three = (
-            np.where(one.total > 0, one.kinds * scale, 1.0) for one, scale in ((pairs, scale_two), (triples, scale_three))
+            np.where(followers.total > 0, followers.kinds * scale, 1.0)
+            for followers, scale in ((pairs, scale_two), (triples, scale_three))
         )
         back = lower_three * lower_two
         rows, keys = _ragged(pairs)
@@ -144,13 +145,13 @@ class Memory:
         if not width:
             return p
         p += np.where(known, self.unigram[word], 0.0)
-        for counts, context, there in (
+        for counts, context, present in (
             (self._two, first, first != NONE),
             (self._three, second * width + first, (first != NONE) & (second != NONE)),
         ):
-            found = _followers(counts, context, there, width)
-            own = np.where(there & known, counts.of(context * width + word), 0)
-            p = np.where(found.total > 0, (own + found.kinds * p) / np.maximum(found.total + found.kinds, 1), p)
+            followers = _followers(counts, context, present, width)
+            own = np.where(present & known, counts.of(context * width + word), 0)
+            p = np.where(followers.total > 0, (own + followers.kinds * p) / np.maximum(followers.total + followers.kinds, 1), p)
         return p
 
     def often(self, tokens: Ints) -> Ints:
@@ -177,8 +178,8 @@ def _followers(counts: Counts, context: Ints, known: npt.NDArray[np.bool_], widt
     return Followers(first, end - first, counts.before[end] - counts.before[first])
 
 
-def _ragged(found: Followers) -> tuple[Ints, Ints]:
+def _ragged(followers: Followers) -> tuple[Ints, Ints]:
     """For every follower of every context: the context's row, and the follower's key, by its place."""
-    rows = np.repeat(np.arange(len(found.kinds)), found.kinds)
-    starts = np.cumsum(found.kinds) - found.kinds
-    return rows, np.arange(len(rows)) - starts[rows] + found.first[rows]
+    rows = np.repeat(np.arange(len(followers.kinds)), followers.kinds)
+    starts = np.cumsum(followers.kinds) - followers.kinds
+    return rows, np.arange(len(rows)) - starts[rows] + followers.first[rows]

@@ -13,8 +13,8 @@ from flow_kernels.reference import Router
 
 def _padded(w_hh: Sequence[Tensor | None], hidden: int, rows: int, columns: int) -> Tensor:
     """Both experts' [K, 3H, H], one of which may be missing, as [K, 2, 3, rows, columns] with zeros around."""
-    one = next(w for w in w_hh if w is not None)
-    padded = one.new_zeros(one.shape[0], 2, 3, rows, columns)
+    known = next(w for w in w_hh if w is not None)
+    padded = known.new_zeros(known.shape[0], 2, 3, rows, columns)
     for e, w in enumerate(w_hh):
         if w is not None:
             padded[:, e, :, :hidden, :hidden] = w.reshape(-1, 3, hidden, hidden)

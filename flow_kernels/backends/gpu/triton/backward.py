@@ -91,8 +91,8 @@ def step_backward(
             carry = multiply(tl.load(w_hh1 + w_at, mask=w_mask, other=0.0), d, carry, PRECISION)
     own = b[None, :] * H + u[:, None]
     direct, dh0 = direct + k * B * H, dh0 + k * B * H
-    there = (b < B)[None, :] & units
-    carry += tl.load(direct + own, mask=there, other=0.0)
+    inside = (b < B)[None, :] & units
+    carry += tl.load(direct + own, mask=inside, other=0.0)
     parts = tl.num_programs(0)
     part = tl.arange(0, TILES)
     side = tl.num_programs(2) * parts * B
@@ -105,7 +105,7 @@ def step_backward(
         tl.store(dlogit + rows + row, d, mask=ran & (tl.program_id(0) == 0))
         carry += d[None, :] * router_difference(router_w, k, u, INPUTS, H)[:, None]
     if step < 0:
-        tl.store(dh0 + own, carry, mask=there)
+        tl.store(dh0 + own, carry, mask=inside)
     else:
         running = step < length
         tile = running[None, :] & units
@@ -129,7 +129,7 @@ def step_backward(
             if ROUTED:
                 at = partials + (step & 1) * side + (k * parts + tl.program_id(0)) * B + b
                 tl.store(at, tl.sum(tl.where(tile, delta * (E - E1), 0.0), axis=0), mask=b < B)
-        tl.store(direct + own, tl.where(running[None, :], back, carry), mask=there)
+        tl.store(direct + own, tl.where(running[None, :], back, carry), mask=inside)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -166,8 +166,8 @@ def sequence_backward(
 
     own = b[None, :] * H + u[:, None]
     direct, dh0 = direct + k * B * H, dh0 + k * B * H
-    there = (b < B)[None, :] & units
-    carry = tl.load(direct + own, mask=there, other=0.0)
+    inside = (b < B)[None, :] & units
+    carry = tl.load(direct + own, mask=inside, other=0.0)
     of_gates, of_da = gates + rows * SLOTS * H, da + rows * SLOTS * H
     operand = w_hh0.dtype.element_ty
     for back_step in range(0, T):
@@ -203,4 +203,4 @@ def sequence_backward(
                 tl.store(dlogit + rows + row, d, mask=running)
                 back += d[None, :] * v
         carry = tl.where(running[None, :], back, carry)
-    tl.store(dh0 + own, carry, mask=there)
+    tl.store(dh0 + own, carry, mask=inside)

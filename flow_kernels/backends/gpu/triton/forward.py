@@ -28,14 +28,14 @@ _SIZES = ["step", "INPUTS", "B", "T", "N", "stride_t", "stride_b", "inverse_temp
 @triton.jit
 def store_step(y, q, row, u, h, q0, q1, inside, running, writes_q, H: tl.constexpr, PACKED: tl.constexpr):
     """y and q of a step; zeros past a length, where packed rows have nothing. y and q are those of the client."""
-    there = inside
+    stored = inside
     if PACKED:
-        there = running
-    tile = there[None, :] & (u < H)[:, None]
+        stored = running
+    tile = stored[None, :] & (u < H)[:, None]
     h = tl.where(running[None, :], h, 0.0)
     tl.store(y + row[None, :] * H + u[:, None], h.to(y.dtype.element_ty), mask=tile)
-    tl.store(q + row * 2, tl.where(running, q0, 0.0).to(q.dtype.element_ty), mask=there & writes_q)
-    tl.store(q + row * 2 + 1, tl.where(running, q1, 0.0).to(q.dtype.element_ty), mask=there & writes_q)
+    tl.store(q + row * 2, tl.where(running, q0, 0.0).to(q.dtype.element_ty), mask=stored & writes_q)
+    tl.store(q + row * 2 + 1, tl.where(running, q1, 0.0).to(q.dtype.element_ty), mask=stored & writes_q)
 
 
 @triton.jit(do_not_specialize=_SIZES)

@@ -108,9 +108,9 @@ def routing_weights(difference, ROUTING: tl.constexpr):
     if ROUTING == "soft":
         return sigmoid(difference), sigmoid(-difference)
     else:
-        one = tl.where(difference >= 0, 1.0, difference * 0.0)
-        one = tl.where(difference < 0, 0.0, one)
-        return one, 1.0 - one
+        first = tl.where(difference >= 0, 1.0, difference * 0.0)
+        first = tl.where(difference < 0, 0.0, first)
+        return first, 1.0 - first
 
 
 @triton.jit
