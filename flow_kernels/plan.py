@@ -138,6 +138,13 @@ def explain(
     if capability is None and device.type == "cuda":
         capability = capability_of(device)
     return choose_plan(
-        clients=num_clients, batch=batch_size, steps=seq_len, inputs=input_size, hidden=hidden_size, dtype=dtype,
-        device=device, capability=capability, backend=backend,
-    )  # fmt: skip
+        clients=num_clients,
+        batch=batch_size,
+        steps=seq_len,
+        inputs=input_size,
+        hidden=hidden_size,
+        dtype=dtype,
+        device=device,
+        capability=capability,
+        backend=backend,
+    )

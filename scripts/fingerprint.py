@@ -29,9 +29,7 @@ import flow
 from flow.algorithms import NAMES
 from flow.data import DataOptions, load
 
-CLIENTS = DataOptions(
-    data="synthetic", clients=24, sequences=9, sequence_length=7, vocabulary_size=40, oov_buckets=3
-)  # fmt: skip
+CLIENTS = DataOptions(data="synthetic", clients=24, sequences=9, sequence_length=7, vocabulary_size=40, oov_buckets=3)
 BASE: dict[str, Any] = dict(rounds=2, cohort=5, evaluate_every=1, evaluate_clients=2, min_texts=1, chunk=3, threads=1)
 BASE |= dict(validation_share=0.0, split="random")  # as in builds that set no clients aside and knew no other split
 SIZES: dict[str, Any] = dict(embedding_dim=5, hidden_size=7)

@@ -39,8 +39,13 @@ class Worker:
         arguments = ["--threads", str(threads), "--processors", ",".join(map(str, pins))]
         self._process = subprocess.Popen(
             [sys.executable, "-m", command, *arguments],
-            cwd=ROOT, env=os.environ | (env or {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=os.environ | (env or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

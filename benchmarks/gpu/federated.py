@@ -73,18 +73,28 @@ def config(algorithm: Any, size: Size, where: torch.device, **model: Any) -> flo
     """No evaluation: with fewer texts than min_texts nobody is scored."""
     options = flow.ModelOptions(embedding_dim=size.embedding, hidden_size=size.hidden, device=str(where), **model)
     return flow.Config(
-        algorithm=algorithm, model=options, rounds=size.rounds, cohort=size.cohort, validation_share=0.0, evaluate_every=0,
+        algorithm=algorithm,
+        model=options,
+        rounds=size.rounds,
+        cohort=size.cohort,
+        validation_share=0.0,
+        evaluate_every=0,
         min_texts=2,
-    )  # fmt: skip
+    )
 
 
 def on_kernels(configuration: flow.Config[Any], size: Size) -> dict[str, Any]:
     """flow.simulate on a kernel: with it, how that goes about a batch of the cohort."""
     model = configuration.model
     plan = flow_kernels.explain(
-        batch_size=size.batch, seq_len=size.steps, input_size=size.embedding, hidden_size=size.hidden, num_clients=size.cohort,
-        device=model.device, backend=model.backend,
-    )  # fmt: skip
+        batch_size=size.batch,
+        seq_len=size.steps,
+        input_size=size.embedding,
+        hidden_size=size.hidden,
+        num_clients=size.cohort,
+        device=model.device,
+        backend=model.backend,
+    )
     return {"plan": str(device.planned(plan))} | simulated(configuration, size)
 
 

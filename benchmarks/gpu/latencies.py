@@ -21,11 +21,13 @@ def run(sources: list[Path], nvcc: str, work: Path) -> dict[str, Any]:
     """What each printed, by its name: {"lines": [...]}, or {"failed": why}."""
     compiling = {
         source: subprocess.Popen(
-            [nvcc, "-arch=sm_90a", "-O3", str(source), "-o", str(work / source.stem)], stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
+            [nvcc, "-arch=sm_90a", "-O3", str(source), "-o", str(work / source.stem)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for source in sources
-    }  # fmt: skip
+    }
     said = {source: (process.communicate()[0], process.returncode) for source, process in compiling.items()}
     return {source.stem: probe(work / source.stem, *said[source]) for source in sources}
 

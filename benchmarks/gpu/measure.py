@@ -124,9 +124,18 @@ def row(group: str, problem: Problem, against: Sequence[str], effort: Effort) ->
     found = compare(ours, others, effort)
     spent = {} if group == "sweep" else device.kernels(ours.call, problem.where)
     return {
-        "group": group, "shape": case.shape, "case": case.as_dict(), "plan": str(plan), "flops": case.flops,
-        **found, "division": division(problem), "kernels": spent, "errors": rivals.errors, "missing": missing, "wrong": wrong,
-    }  # fmt: skip
+        "group": group,
+        "shape": case.shape,
+        "case": case.as_dict(),
+        "plan": str(plan),
+        "flops": case.flops,
+        **found,
+        "division": division(problem),
+        "kernels": spent,
+        "errors": rivals.errors,
+        "missing": missing,
+        "wrong": wrong,
+    }
 
 
 def division(problem: Problem) -> dict[str, int] | None:

@@ -45,9 +45,15 @@ class Problem:
     def explain(self) -> flow_kernels.plan.Plan:
         case = self.case
         return flow_kernels.explain(
-            batch_size=case.batch, seq_len=case.steps, input_size=case.inputs, hidden_size=case.hidden,
-            num_clients=case.clients, dtype=self.dtype, device=self.where, backend=device.BACKEND,
-        )  # fmt: skip
+            batch_size=case.batch,
+            seq_len=case.steps,
+            input_size=case.inputs,
+            hidden_size=case.hidden,
+            num_clients=case.clients,
+            dtype=self.dtype,
+            device=self.where,
+            backend=device.BACKEND,
+        )
 
     def ours(self, backend: str) -> Callable[[], list[Tensor]]:
         """The layer, its parameters the same tensors whatever the backend."""

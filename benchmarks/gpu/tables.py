@@ -113,10 +113,16 @@ def contenders(row: Row, report: Row) -> list[str]:
     for name, entry in row["contenders"].items():
         spread, times = entry["seconds"], entry.get("ratio")
         error = max(errors.get(name, {"": 0.0}).values())
-        lines.append([
-            name, f"{spread['median'] * 1e6:.1f}", f"{spread['low'] * 1e6:.1f} to {spread['high'] * 1e6:.1f}",
-            f"{spread['median'] / steps * 1e6:.2f}", "1" if times is None else f"{times['median']:.2f}", f"{error:.1e}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                name,
+                f"{spread['median'] * 1e6:.1f}",
+                f"{spread['low'] * 1e6:.1f} to {spread['high'] * 1e6:.1f}",
+                f"{spread['median'] / steps * 1e6:.2f}",
+                "1" if times is None else f"{times['median']:.2f}",
+                f"{error:.1e}",
+            ]
+        )
     head = ["", "us", "10-90 %", "us a time step", "times ours", "largest relative error"]
     found = [f"Plan: {row['plan']}.", "", *table(head, lines)]
     if least := bounds(row, report):

@@ -78,11 +78,16 @@ def time_against_hidden(report: Row, threads: int = 1) -> Figure | None:
             alone = name.startswith("torch.compile")  # measured at too few sizes for a line
             axes.plot(
                 *zip(*points, strict=True),
-                color=colour, marker=marker, markersize=8 if alone else 6.5 if ours else 5, markeredgecolor="white",
-                markeredgewidth=0.7, linewidth=2.8 if ours else 1.5,
+                color=colour,
+                marker=marker,
+                markersize=8 if alone else 6.5 if ours else 5,
+                markeredgecolor="white",
+                markeredgewidth=0.7,
+                linewidth=2.8 if ours else 1.5,
                 linestyle="none" if alone else "-" if marker else (0, (2, 1.2)),
-                zorder=5 if ours else 3, label=label if alone else None,
-            )  # fmt: skip
+                zorder=5 if ours else 3,
+                label=label if alone else None,
+            )
             if not alone:
                 ends.append((points[-1][1], label, colour, ours))
     lowest = min(y for name in (*STYLE, PEAK) for _, y in line(name))
@@ -106,9 +111,12 @@ def time_against_hidden(report: Row, threads: int = 1) -> Figure | None:
         axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.2)
     if bandwidth:
         figure.text(
-            0.02, 0.05, "* recurrent weights read once a step forward and once backward, from where that many bytes lie",
-            fontsize=7.5, color=MUTED,
-        )  # fmt: skip
+            0.02,
+            0.05,
+            "* recurrent weights read once a step forward and once backward, from where that many bytes lie",
+            fontsize=7.5,
+            color=MUTED,
+        )
     return figure
 
 
@@ -128,9 +136,15 @@ def _labels_at_the_end(axes: Any, ends: Sequence[tuple[float, str, str, bool]], 
         at = math.log(y / low) / span
         axes.plot([1.0, 1.03], [at, place], transform=axes.transAxes, color=colour, linewidth=0.7, alpha=0.6, clip_on=False)
         axes.text(
-            1.036, place, label, transform=axes.transAxes, va="center", fontsize=9.5, color=colour,
+            1.036,
+            place,
+            label,
+            transform=axes.transAxes,
+            va="center",
+            fontsize=9.5,
+            color=colour,
             fontweight="bold" if ours else "normal",
-        )  # fmt: skip
+        )
 
 
 def speedup_map(report: Row) -> Figure | None:

@@ -47,9 +47,13 @@ class Problem:
     def backend(self) -> str:
         case = self.case
         plan = explain(
-            batch_size=case.batch, seq_len=case.steps, input_size=case.inputs, hidden_size=case.hidden,
-            num_clients=max(case.clients, 1), dtype=getattr(torch, case.dtype),
-        )  # fmt: skip
+            batch_size=case.batch,
+            seq_len=case.steps,
+            input_size=case.inputs,
+            hidden_size=case.hidden,
+            num_clients=max(case.clients, 1),
+            dtype=getattr(torch, case.dtype),
+        )
         return plan.backend
 
     def ours(self) -> Local:

@@ -56,9 +56,9 @@ def markdown(report: Row) -> str:
         "training": "Forward + backward, all gradients, float32: how many times faster",
         "forward": "Forward alone, float32: how many times faster",
         "dtype": "Other dtypes: how many times faster",
-        "route": "One expert, route=\"global\": how many times faster",
+        "route": 'One expert, route="global": how many times faster',
         "clients": "Clients with weights of their own, forward + backward: how many times faster",
-    }  # fmt: skip
+    }
     for group, title in titles.items():
         if group in by_group:
             section(title, ratios(by_group[group]))
@@ -140,9 +140,12 @@ def steps(rows: Sequence[Row]) -> list[str]:
         return notes.mark(f"{name}: {row['missing'][name]}") if name in row["missing"] else ""
 
     columns = {
-        "RoutedGRUCell": "ours", "routed_gru": "ours, functional", "eager": "eager",
-        "torch.compile": "torch.compile of eager", "JAX jit": "JAX lax.scan",
-    }  # fmt: skip
+        "RoutedGRUCell": "ours",
+        "routed_gru": "ours, functional",
+        "eager": "eager",
+        "torch.compile": "torch.compile of eager",
+        "JAX jit": "JAX lax.scan",
+    }
     body = []
     for row in rows:
         case, found = row["case"], row["contenders"]

@@ -48,9 +48,17 @@ def config(sizes: Sizes, algorithm: str, rounds: int, threads: int, **more: Any)
     projection = {"projection_dim": sizes.projection} if sizes.projection else {}
     model = ModelOptions(embedding_dim=sizes.embedding, hidden_size=sizes.hidden, **projection)
     return flow.Config(
-        algorithm=options, model=model, rounds=rounds, cohort=sizes.cohort, validation_share=0.0, split="random", seed=SEED,
-        evaluate_every=0, threads=threads, **more,
-    )  # fmt: skip
+        algorithm=options,
+        model=model,
+        rounds=rounds,
+        cohort=sizes.cohort,
+        validation_share=0.0,
+        split="random",
+        seed=SEED,
+        evaluate_every=0,
+        threads=threads,
+        **more,
+    )
 
 
 def make_plan(sizes: Sizes, rounds: int) -> Plan:

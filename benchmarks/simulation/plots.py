@@ -41,8 +41,9 @@ def speed(report: Row) -> Figure | None:
     figure = _figure(
         "FedAvg: client sequences trained on per second",
         "same weights, same clients in the same order, same final loss; dashed: the measured FMA peak",
-        report, (width, height),
-    )  # fmt: skip
+        report,
+        (width, height),
+    )
     top = height - 0.75
     for (count, found, bars), tall in zip(panels, heights, strict=True):
         top -= 0.3 + tall

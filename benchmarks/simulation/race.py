@@ -135,9 +135,15 @@ class Arena:
         python = self._python(rival)
         env = {"LD_PRELOAD": str(self._library())} if rival.mkl else {}
         child = Child(
-            rival.module, self.path, algorithm=rival.algorithm, threads=rival.threads, processes=rival.processes,
-            processors=processors(rival.cores), python=python, env=env,
-        )  # fmt: skip
+            rival.module,
+            self.path,
+            algorithm=rival.algorithm,
+            threads=rival.threads,
+            processes=rival.processes,
+            processors=processors(rival.cores),
+            python=python,
+            env=env,
+        )
         self.versions |= child.versions
         racer = Racer(rival, child, self)
         try:

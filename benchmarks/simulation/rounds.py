@@ -65,9 +65,16 @@ class Crew:
 
 
 def _work(
-    make: Make, plan: Plan, algorithm: str, names: dict[str, Any], received: Any, sums: Any, pipe: Connection,
-    places: Sequence[int], pinned: list[int],
-) -> None:  # fmt: skip
+    make: Make,
+    plan: Plan,
+    algorithm: str,
+    names: dict[str, Any],
+    received: Any,
+    sums: Any,
+    pipe: Connection,
+    places: Sequence[int],
+    pinned: list[int],
+) -> None:
     if pinned:
         os.sched_setaffinity(0, pinned)
     train = make(plan, algorithm)

@@ -82,10 +82,16 @@ def _result(names: list[str], chosen: Compare, folder: Path, moved: bool) -> Com
         if chosen.resume is not None:
             return resume_comparison(folder, data=chosen.data.data if moved else None, against=chosen.against)
         return compare(
-            names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
-            tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds, tune_by=chosen.tune_by,
+            names,
+            folder,
+            config,
+            seeds=chosen.seeds,
+            settings=_settings(chosen.settings),
+            tune=chosen.trials if chosen.tune else 0,
+            tune_rounds=chosen.tune_rounds,
+            tune_by=chosen.tune_by,
             against=chosen.against,
-        )  # fmt: skip
+        )
     except KeyboardInterrupt:
         if (folder / RECORD).exists():
             print(f"\nflow: stopped; go on with `flow compare --resume {folder}`", file=sys.stderr)

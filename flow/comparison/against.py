@@ -94,9 +94,20 @@ def _line(name: str, reference: str, side: str, metric: Metric, runs: Mapping[st
     better, worse = (higher, lower) if metric.higher_is_better else (lower, higher)
     tenths = [worst(values, highest_is_worst=not metric.higher_is_better) for values in (theirs, ours)]
     line = Line(
-        name, reference, side, metric.name, len(seeds), len(clients), float(theirs.mean()), float(ours.mean()),
-        float(differences.mean()), better=better, worse=worse, reference_worst_tenth=tenths[0], worst_tenth=tenths[1],
-    )  # fmt: skip
+        name,
+        reference,
+        side,
+        metric.name,
+        len(seeds),
+        len(clients),
+        float(theirs.mean()),
+        float(ours.mean()),
+        float(differences.mean()),
+        better=better,
+        worse=worse,
+        reference_worst_tenth=tenths[0],
+        worst_tenth=tenths[1],
+    )
     if len(clients) < 2:  # too few for a test
         return line
     test = paired(differences, level=LEVEL)

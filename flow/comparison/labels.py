@@ -33,11 +33,25 @@ def add_labels(axes: Axes, labels: Sequence[Label]) -> None:
     wanted = [height * (label.y - low) / (high - low) for label in order]
     for label, place in zip(order, spread(wanted, HEIGHT, HEIGHT / 2, height - HEIGHT / 2), strict=True):
         axes.annotate(
-            label.name, (label.x, label.y), xytext=(1.02, place / height), textcoords="axes fraction", fontsize=SIZE,
-            va="center", color=label.colour, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.8, "alpha": 0.7, "linestyle": (0, (1, 2)),
-                        "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3},
-        )  # fmt: skip
+            label.name,
+            (label.x, label.y),
+            xytext=(1.02, place / height),
+            textcoords="axes fraction",
+            fontsize=SIZE,
+            va="center",
+            color=label.colour,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": label.colour,
+                "linewidth": 0.8,
+                "alpha": 0.7,
+                "linestyle": (0, (1, 2)),
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 3,
+            },
+        )
 
 
 def spread(wanted: Sequence[float], distance: float, low: float, high: float) -> list[float]:

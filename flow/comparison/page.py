@@ -177,10 +177,16 @@ def _both_models(rows: list[Row], side: str, metric: Metric) -> Markup:
             key = keys[model]
             known = [(place, row) for place, row in enumerate(rows) if row.mean[key] is not None]
             axes.errorbar(
-                [metric.scale * (row.mean[key] or 0) for _, row in known], [place for place, _ in known],
-                xerr=[metric.scale * (row.spread[key] or 0) for _, row in known], fmt=marker, markersize=5.5, linewidth=0,
-                elinewidth=1.2, color=COLOUR[model], label=label,
-            )  # fmt: skip
+                [metric.scale * (row.mean[key] or 0) for _, row in known],
+                [place for place, _ in known],
+                xerr=[metric.scale * (row.spread[key] or 0) for _, row in known],
+                fmt=marker,
+                markersize=5.5,
+                linewidth=0,
+                elinewidth=1.2,
+                color=COLOUR[model],
+                label=label,
+            )
         axes.set_yticks(range(len(rows)), [row.name for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=COLOUR["rule"], linewidth=0.7)

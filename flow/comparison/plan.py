@@ -311,8 +311,11 @@ def completed_plan(content: dict[str, Any]) -> dict[str, Any]:
         for name, own in content["settings"].items()
     }
     content = {
-        "tune_by": "accuracy", **content, "settings": settings, "config": completed(content["config"], SharedOptions),
-    }  # fmt: skip
+        "tune_by": "accuracy",
+        **content,
+        "settings": settings,
+        "config": completed(content["config"], SharedOptions),
+    }
     if "parameters" in content:
         return content
     plan = _plan_of(content)
@@ -328,9 +331,16 @@ def _plan_of(content: dict[str, Any]) -> Plan:
     parts = {"algorithm": SharedOptions, "data": DataOptions, "model": ModelOptions, "server": ServerOptions}
     config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})
     return planned(
-        content["algorithms"], config, content["seeds"], content["settings"], content["tune"], content["tune_rounds"],
-        content["tune_by"], content.get("parameters"), content.get("against"),
-    )  # fmt: skip
+        content["algorithms"],
+        config,
+        content["seeds"],
+        content["settings"],
+        content["tune"],
+        content["tune_rounds"],
+        content["tune_by"],
+        content.get("parameters"),
+        content.get("against"),
+    )
 
 
 def differences(stored: Any, given: Any, where: str = "") -> list[str]:

@@ -41,9 +41,12 @@ def copies(config: Config[Any], algorithm: Algorithm[Any], tokens: int | None = 
     """
     model, vocabulary = config.model, least_size(config.data).tokens if tokens is None else tokens
     counts = parameter_counts(
-        vocabulary, model.embedding_dim, model.hidden_size, model.projection_dim,
+        vocabulary,
+        model.embedding_dim,
+        model.hidden_size,
+        model.projection_dim,
         routed_head=bool(algorithm.traits(config.algorithm).get("routed_head", True)),
-    )  # fmt: skip
+    )
     trained = sum(count for name, count in counts.items() if group_of(name) == "global")
     chunk = config.chunk or 1
     groups = min(config.threads if on_cpu(model) else 1, -(-config.cohort // chunk))

@@ -139,14 +139,25 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
     generator = torch.Generator().manual_seed(config.seed)
     try:
         model = LanguageModel(
-            len(population.vocabulary), options.embedding_dim, options.hidden_size, oov=population.vocabulary.oov,
-            projection_dim=options.projection_dim, backend=options.backend, generator=generator,
-            dtype=dtype, **algorithm.traits(config.algorithm),
-        ).to(options.device)  # fmt: skip
+            len(population.vocabulary),
+            options.embedding_dim,
+            options.hidden_size,
+            oov=population.vocabulary.oov,
+            projection_dim=options.projection_dim,
+            backend=options.backend,
+            generator=generator,
+            dtype=dtype,
+            **algorithm.traits(config.algorithm),
+        ).to(options.device)
         flow_kernels.explain(
-            batch_size=1, seq_len=1, input_size=options.embedding_dim, hidden_size=options.hidden_size, dtype=dtype,
-            device=options.device, backend=options.backend,
-        )  # fmt: skip
+            batch_size=1,
+            seq_len=1,
+            input_size=options.embedding_dim,
+            hidden_size=options.hidden_size,
+            dtype=dtype,
+            device=options.device,
+            backend=options.backend,
+        )
     except RuntimeError as error:  # no backend for it, or torch, which has no memory for it
         raise UserError(
             f"no model can be made with embedding_dim={options.embedding_dim}, hidden_size={options.hidden_size}, "

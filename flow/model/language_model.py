@@ -103,9 +103,15 @@ class LanguageModel(nn.Module):
         self.embedding = Parameters({"weight": (*leading, v, e)}, where, dtype)
         # On "meta" the layer draws no numbers: reset_parameters draws them from the generator.
         self.gru = RoutedGRU(
-            e, h, batch_first=True, temperature=temperature, num_clients=num_clients, backend=backend, device="meta",
+            e,
+            h,
+            batch_first=True,
+            temperature=temperature,
+            num_clients=num_clients,
+            backend=backend,
+            device="meta",
             dtype=dtype,
-        ).to_empty(device=where)  # fmt: skip
+        ).to_empty(device=where)
         self.projection: Parameters | None = None
         if projection_dim is not None:
             self.projection = Parameters({"weight": (*leading, d, h), "bias": (*leading, d)}, where, dtype)
@@ -170,9 +176,16 @@ class LanguageModel(nn.Module):
             *(weight(f"gru.router_{name}_l0") if route == "mixture" else None for name in ("weight", "bias")),
         ]
         h, _, q = flow_kernels.routed_gru(
-            embed(tokens, weight("embedding.weight")), None, *used, lengths=lengths, route=route, routing=routing,
-            temperature=self.temperature, batch_first=True, backend=self.backend,
-        )  # fmt: skip
+            embed(tokens, weight("embedding.weight")),
+            None,
+            *used,
+            lengths=lengths,
+            route=route,
+            routing=routing,
+            temperature=self.temperature,
+            batch_first=True,
+            backend=self.backend,
+        )
         k, b, t, size = h.shape
         flat = h.reshape(k, b * t, size)
         features = flat
@@ -183,9 +196,13 @@ class LanguageModel(nn.Module):
             scores = linear(flat, weight("head.router_weight"), weight("head.router_bias"))
             head_q = routing_weights(scores / self.temperature, routing)
             logits = mixed_linear(
-                features, head_q, weight("head.weight"), weight("head.bias"), weight("head.local_weight"),
+                features,
+                head_q,
+                weight("head.weight"),
+                weight("head.bias"),
+                weight("head.local_weight"),
                 weight("head.local_bias"),
-            )  # fmt: skip
+            )
             head_q = head_q.view(k, b, t, 2)
         else:
             own = "local_" if self.routed_head and route == "local" else ""

@@ -135,9 +135,15 @@ class Fused:
         ]
         routers = q is not None and (self.below_head or self.trained.intersection(ROUTER) != frozenset())
         loss = head_loss(
-            flat, targets, head, q, x_grad=self.below_head, q_grad=routers, out=outs,
+            flat,
+            targets,
+            head,
+            q,
+            x_grad=self.below_head,
+            q_grad=routers,
+            out=outs,
             x_out=self.memory.get("dh", tuple(flat.shape), x) if self.below_head else None,
-        )  # fmt: skip
+        )
         grads = {name: grad for name, grad in zip(self.head, outs, strict=True) if name is not None and grad is not None}
         share = batch.valid.to(x.dtype).view(k, -1) / loss.counts.clamp_min(1).unsqueeze(1)
         dh = loss.x
@@ -147,9 +153,17 @@ class Fused:
             if self.gamma:
                 loss.q[..., 0] += self._regulariser(q, share)
             route_backward(
-                flat, targets, p[WEIGHT], p[BIAS], q, loss.q, temperature=self.model.temperature,
-                dx=dh, dweight=grads.get(WEIGHT), dbias=grads.get(BIAS),
-            )  # fmt: skip
+                flat,
+                targets,
+                p[WEIGHT],
+                p[BIAS],
+                q,
+                loss.q,
+                temperature=self.model.temperature,
+                dx=dh,
+                dweight=grads.get(WEIGHT),
+                dbias=grads.get(BIAS),
+            )
         dx = None
         if dh is not None:
             dx = self._backward(p, states, batch, dh.view(k, b, t, -1), share.view(k, b, t), grads)
@@ -184,9 +198,13 @@ class Fused:
             return F.linear(features, head.weight[client], head.bias[client])
         q = states.head_q[client][valid]
         return mixed_linear(
-            features[None], q[None], head.weight[client][None], head.bias[client][None], head.local_weight[client][None],
+            features[None],
+            q[None],
+            head.weight[client][None],
+            head.bias[client][None],
+            head.local_weight[client][None],
             head.local_bias[client][None],
-        ).squeeze(0)  # fmt: skip
+        ).squeeze(0)
 
     def _below_head(self, p: Tensors, batch: Batch, targets: Tensor, routing: str) -> tuple[States, Tensor | None]:
         """The GRU's states, and the routing [k, B * T, 2] of a routed head."""
@@ -215,9 +233,18 @@ class Fused:
         q = self.memory.get("q", (k, b, t, 2), x)
         gates = self.memory.get("gates", gru.gates_shape(k, b, t, size, self.route), x) if self.below_head else None
         gru.forward(
-            x, h0, self._weights_of_gru(p), lengths=_lengths(batch), route=self.route, routing=routing,
-            temperature=self.model.temperature, y=y, h_n=h_n, q=q, gates=gates,
-        )  # fmt: skip
+            x,
+            h0,
+            self._weights_of_gru(p),
+            lengths=_lengths(batch),
+            route=self.route,
+            routing=routing,
+            temperature=self.model.temperature,
+            y=y,
+            h_n=h_n,
+            q=q,
+            gates=gates,
+        )
         return States(x, h0, y, q, gates)
 
     def _backward(self, p: Tensors, states: States, batch: Batch, dy: Tensor, share: Tensor, grads: Tensors) -> Tensor | None:
@@ -231,10 +258,20 @@ class Fused:
         trained = [name if name in self.trained else None for name in self.gru]
         grads |= {name: self.memory.get(f"d {name}", tuple(p[name].shape), x) for name in trained if name is not None}
         gru.backward(
-            x, h0, self._weights_of_gru(p), lengths=_lengths(batch), route=self.route, temperature=self.model.temperature,
-            y=y, q=q, gates=gates, dy=dy, dq=dq, dx=dx,
+            x,
+            h0,
+            self._weights_of_gru(p),
+            lengths=_lengths(batch),
+            route=self.route,
+            temperature=self.model.temperature,
+            y=y,
+            q=q,
+            gates=gates,
+            dy=dy,
+            dq=dq,
+            dx=dx,
             gradients=Weights(*(None if name is None else grads[name] for name in trained)),
-        )  # fmt: skip
+        )
         return dx
 
     def _embedding(self, table: Tensor, dx: Tensor, batch: Batch, dense: bool) -> Step:

@@ -58,9 +58,18 @@ class GRU(Stack):
         if unsupported:
             raise TypeError(f"GRU has no argument {next(iter(unsupported))!r}; the options of routing belong to RoutedGRU")
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
-            num_clients=num_clients, backend=backend,
-        )  # fmt: skip
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device,
+            dtype,
+            num_clients=num_clients,
+            backend=backend,
+        )
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, lengths: Tensor | None = None

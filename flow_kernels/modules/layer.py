@@ -60,9 +60,20 @@ class RoutedGRU(Routed, Stack):
         backend: str = "auto",
     ) -> None:
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
-            temperature=temperature, routing=routing, num_clients=num_clients, backend=backend,
-        )  # fmt: skip
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device,
+            dtype,
+            temperature=temperature,
+            routing=routing,
+            num_clients=num_clients,
+            backend=backend,
+        )
 
     def forward(
         self,

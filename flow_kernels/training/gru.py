@@ -61,7 +61,7 @@ def forward(
     options = Options(route, routing, temperature, batch_first=True)
     status = cpu._kernels.forward(
         (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(), y, h_n, q, gates
-    )  # fmt: skip
+    )
     check(status, RULES)
     changed((y, h_n, q, gates))
 
@@ -100,8 +100,19 @@ def backward(
     """
     options = Options(route, routing, temperature, batch_first=True)
     status = cpu._kernels.backward(
-        (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(),
-        y, q, gates, dy, dh_n, dq, (dx, dh0, *gradients),
-    )  # fmt: skip
+        (x, h0, *weights),
+        lengths,
+        None,
+        *options,
+        lengths is not None,
+        torch.get_num_threads(),
+        y,
+        q,
+        gates,
+        dy,
+        dh_n,
+        dq,
+        (dx, dh0, *gradients),
+    )
     check(status, RULES)
     changed((dx, dh0, *gradients))

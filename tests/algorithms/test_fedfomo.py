@@ -236,9 +236,14 @@ def test_clients_of_planted_clusters_find_each_other(seed):
     clients = [client for client in population.clients if not client.held_out]
     options = FedFomoOptions(lr=1.0, batch_size=4, epochs=2, models=4)
     config = Config(
-        algorithm=options, model=ModelOptions(embedding_dim=8, hidden_size=12), rounds=15, cohort=len(clients), seed=seed,
-        evaluate_every=0, validation_share=0.0,
-    )  # fmt: skip
+        algorithm=options,
+        model=ModelOptions(embedding_dim=8, hidden_size=12),
+        rounds=15,
+        cohort=len(clients),
+        seed=seed,
+        evaluate_every=0,
+        validation_share=0.0,
+    )
     result = simulate(config, None, population=population, progress=False)
     preference = result.state["preference"].numpy()
     kin = np.array([[a.group == b.group for b in clients] for a in clients])

@@ -147,9 +147,13 @@ def planted(clients=12):
 def test_clients_of_planted_clusters_part():
     config = Config(
         algorithm=HypClusterOptions(lr=1.0, batch_size=5, epochs=2, personal_epochs=0),
-        model=ModelOptions(embedding_dim=4, hidden_size=8, dtype="float64"), rounds=25, cohort=10, evaluate_every=0, threads=1,
+        model=ModelOptions(embedding_dim=4, hidden_size=8, dtype="float64"),
+        rounds=25,
+        cohort=10,
+        evaluate_every=0,
+        threads=1,
         validation_share=0.0,
-    )  # fmt: skip
+    )
     result = simulate(config, None, population=planted(), progress=False)
     models = models_of(result.state, 2)
     choices = {group: {hypcluster.choose(models, c) for c in planted().clients if c.group == group} for group in ("up", "down")}

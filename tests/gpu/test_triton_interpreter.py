@@ -223,9 +223,17 @@ def test_the_op_itself_checks_what_addresses_rely_on() -> None:
     tensors = [problem.tensors[n].float() for n in NAMES]
     good = [*tensors, problem.options["lengths"], None, "mixture", "soft", 0.9, False, False, True]
     changes: list[tuple[int, Any]] = [
-        (3, tensors[3][:, :1]), (2, tensors[2].half()), (0, tensors[0][0]), (1, tensors[1][:, :1]), (12, good[12].int()),
-        (14, "both"), (15, "gumbel"), (2, None), (10, None), (13, torch.tensor([0, 2], device=DEVICE)),
-    ]  # fmt: skip
+        (3, tensors[3][:, :1]),
+        (2, tensors[2].half()),
+        (0, tensors[0][0]),
+        (1, tensors[1][:, :1]),
+        (12, good[12].int()),
+        (14, "both"),
+        (15, "gumbel"),
+        (2, None),
+        (10, None),
+        (13, torch.tensor([0, 2], device=DEVICE)),
+    ]
     for n, value in changes:
         with pytest.raises((RuntimeError, ValueError)):
             triton.family.forward_op(*[value if i == n else a for i, a in enumerate(good)])

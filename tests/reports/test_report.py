@@ -26,8 +26,14 @@ from flow.reports.format import BYTES_IN_FULL, count, duration, points, scaled
 def test_numbers_as_words() -> None:
     assert [points(x) for x in (0.0123, -0.0123, -0.00001, None)] == ["+1.23", "−1.23", "0.00", "–"]
     assert [scaled(x, BYTES_IN_FULL) for x in (0, 999, 1000, 999_600, 1_450_000, 3.48e10, 2e16)] == [
-        "0 bytes", "999 bytes", "1.00 kB", "1.00 MB", "1.45 MB", "34.8 GB", "20000 TB",
-    ]  # fmt: skip
+        "0 bytes",
+        "999 bytes",
+        "1.00 kB",
+        "1.00 MB",
+        "1.45 MB",
+        "34.8 GB",
+        "20000 TB",
+    ]
     assert [duration(x) for x in (2.5, 300, 9000)] == ["2.5 s", "5 min", "2.5 h"]
     assert count(1234567) == "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567"
     assert count(None) == "\N{EN DASH}"

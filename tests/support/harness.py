@@ -40,9 +40,15 @@ class Bench:
         self.options = self.algorithm.resolve(self.options, ROUNDS)
         self.algorithm.check(self.options)
         self.model = LanguageModel(
-            oracles.VOCABULARY, 3, 4, dtype=self.dtype, generator=torch.Generator().manual_seed(1), backend=self.backend,
-            oov=OOV, **self.algorithm.traits(self.options),
-        )  # fmt: skip
+            oracles.VOCABULARY,
+            3,
+            4,
+            dtype=self.dtype,
+            generator=torch.Generator().manual_seed(1),
+            backend=self.backend,
+            oov=OOV,
+            **self.algorithm.traits(self.options),
+        )
         self.state = self.algorithm.init(self.options, self.model, SEED, len(TRAINING))
         # Routers and gates start at zero, where an error in them could hide.
         generator = torch.Generator().manual_seed(2)

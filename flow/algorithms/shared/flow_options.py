@@ -140,9 +140,13 @@ def settings(options: FlowOptions) -> Settings:
         "decoupled": (3, 0.5, 0.0, 1.0, 0.75), "neurips": (3, 1.0, 0.1, 1.0, 0.5), "workshop": (1, 1.0, 0.0, 0.75, 0.5)
     }[options.variant]  # fmt: skip
     sgd = Sgd(
-        options.lr, epochs if options.epochs is None else options.epochs, options.batch_size, options.clip, options.momentum,
+        options.lr,
+        epochs if options.epochs is None else options.epochs,
+        options.batch_size,
+        options.clip,
+        options.momentum,
         options.weight_decay,
-    )  # fmt: skip
+    )
     twice = 2 if options.variant == "decoupled" else 1
     return Settings(
         sgd,
@@ -173,10 +177,15 @@ def resolve(options: FlowOptions, rounds: int) -> FlowOptions:
     """The options with nothing left open: what a run records."""
     chosen = settings(options)
     return replace(
-        options, personal_lr=chosen.personal.lr, epochs=chosen.sgd.epochs, personal_epochs=chosen.personal.epochs,
-        gamma=chosen.gamma, temperature=chosen.temperature, local_share=chosen.local_share,
+        options,
+        personal_lr=chosen.personal.lr,
+        epochs=chosen.sgd.epochs,
+        personal_epochs=chosen.personal.epochs,
+        gamma=chosen.gamma,
+        temperature=chosen.temperature,
+        local_share=chosen.local_share,
         gate=gate_of(options),
-    )  # fmt: skip
+    )
 
 
 def check(options: FlowOptions) -> None:

@@ -181,9 +181,11 @@ class Listener:
             cross = torch.linalg.vecdot(p[a], networks[b]) + torch.linalg.vecdot(p[b], networks[a])
             chosen = [top.indices.unsqueeze(1) for top in (tops[a], tops[b])]
             columns += [
-                (chosen[0] == chosen[1]).squeeze(1), p[a].gather(1, chosen[1]).squeeze(1), p[b].gather(1, chosen[0]).squeeze(1),
+                (chosen[0] == chosen[1]).squeeze(1),
+                p[a].gather(1, chosen[1]).squeeze(1),
+                p[b].gather(1, chosen[0]).squeeze(1),
                 torch.log1p((-(entropies[a] + entropies[b] + cross) / 2).clamp_min(0)),
-            ]  # fmt: skip
+            ]
         memory, (second, first) = self.experts.memories[client], contexts(batch, client)
         own = [
             np.log1p(memory.often(first)) / WORDS,

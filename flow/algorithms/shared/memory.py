@@ -133,9 +133,13 @@ class Memory:
         top = back * self._most
         np.maximum.at(top, rows, whole)
         return Votes(
-            back, np.concatenate([rows, rows_three]), self.words[np.concatenate([words, words_three])],
-            np.concatenate([shares, shares_three]), np.stack([pairs.total, triples.total]).reshape(2, n), top,
-        )  # fmt: skip
+            back,
+            np.concatenate([rows, rows_three]),
+            self.words[np.concatenate([words, words_three])],
+            np.concatenate([shares, shares_three]),
+            np.stack([pairs.total, triples.total]).reshape(2, n),
+            top,
+        )
 
     def chance(self, second: Ints, first: Ints, target: Ints) -> Floats:
         """[n]: the probability of one token after each pair."""

@@ -40,9 +40,13 @@ def _sizes(call: Call) -> tuple[int, ...]:
 
 def _layout(call: Call) -> dict[str, Any]:
     return dict(
-        H=call.hidden, ROUTE=call.options.route, HAS_LENGTHS=call.rows.lengths is not None,
-        PACKED=call.rows.offsets is not None, REVERSE=call.rows.reverse, WIDE=call.rows.count * 8 * call.hidden >= NARROW,
-    )  # fmt: skip
+        H=call.hidden,
+        ROUTE=call.options.route,
+        HAS_LENGTHS=call.rows.lengths is not None,
+        PACKED=call.rows.offsets is not None,
+        REVERSE=call.rows.reverse,
+        WIDE=call.rows.count * 8 * call.hidden >= NARROW,
+    )
 
 
 def _tile(call: Call, direction: str) -> tuple[str, tiles.Tile]:
