@@ -66,8 +66,8 @@ def _typed(field: Field[Any], value: Any, hint: Any) -> Any:
 
 
 def check_text(name: str, value: str) -> None:
-    """Raise UserError for a string that cannot be written to a file in UTF-8, such as a file's name in another encoding, and
-    for one with a NUL character, which no file's name can have."""
+    """Raise UserError for a string that cannot be written in UTF-8, such as a file's name in another encoding. A string with a
+    NUL character, which no file's name can have, is refused too."""
     if "\0" in value:
         raise UserError(f"{name}={value!r} has a NUL character; leave it out")
     try:

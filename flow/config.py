@@ -60,7 +60,7 @@ class Config(Generic[Options]):
     """Clients per round, drawn without replacement from those that may train."""
 
     validation_share: float = field(default=0.1, metadata={"absent": 0.0})
-    """Share of the clients not held out that are validation clients, chosen by a hash of the id: they never train and are never
+    """Share of the clients not held out that are validation clients, chosen by a hash of the id. They never train and are never
     tested, and `flow compare --tune` chooses by them too. At least 0 and below 1."""
 
     seed: int = 0
@@ -84,12 +84,13 @@ class Config(Generic[Options]):
     """Chance that a client is slow in a round. (FedProx's experiments: 0, 0.5, 0.9 of the clients; Li et al., MLSys 2020.)"""
 
     split: Literal["time", "random"] = field(default="time", metadata={"absent": "random"})
-    """How algorithms split a client's training sequences in two: "time": whole texts, the older and the newer ones, a single
-    text at the nearest place between two sequences; "random": sequences at random, as published."""
+    """How algorithms split a client's training sequences in two. "time": whole texts, the older and the newer ones; a single
+    text is cut at the nearest place between two sequences. "random": sequences at random, as published."""
 
     late: Literal["drop", "partial"] = "drop"
-    """What slow clients come to: "drop": their upload comes after the deadline and is not used; "partial": they do 1 to all
-    of the epochs, each number as likely, and upload that. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes part.)"""
+    """What becomes of slow clients. "drop": their upload comes after the deadline and is not used. "partial": they do 1 to all
+    of the epochs, each number as likely, and upload the result. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes
+    part.)"""
 
     min_texts: int = 10
     """Clients with fewer texts train, but are left out of the scores."""

@@ -144,8 +144,8 @@ def rule_of_backward(op: Any) -> Rule:
 
 
 def kernel_of_older_vmap(rule: Rule) -> Callable[..., list[Tensor]]:
-    """A kernel for the dispatch key of the older vmap: it takes the innermost level off the arguments, lets the rule run
-    outside of that level, where levels further out come to this kernel again, and puts it on the results."""
+    """A kernel for the dispatch key of the older vmap. It takes the innermost level off the arguments, runs the rule outside of
+    that level, and puts the level on the results. Outer levels reach this kernel again while the rule runs."""
 
     def kernel(*args: Any) -> list[Tensor]:
         level = _leave_level()

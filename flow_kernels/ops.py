@@ -3,8 +3,8 @@
 
 The ops are opaque: an implementation, a fake kernel (shapes only) and a vmap rule (mapping.py: fold the mapped dimension into
 the clients or the sequences). What forward keeps for backward is a tensor whose layout the backend chooses. Autograd is an
-``autograd.Function`` in the setup_context form around them, because a formula registered on the op itself does not compose
-with torch.func.grad; it is left out altogether when no gradient is wanted.
+``autograd.Function`` in the setup_context form around them, because a formula registered on the op itself does not compose with
+torch.func.grad. It is left out altogether when no gradient is wanted.
 
 The ops take tensors and options one by one. This module and mapping.py alone know their places: an
 implementation is given :class:`flow_kernels.call.Inputs`, and everything outside the ops is written with names.

@@ -1,8 +1,8 @@
-"""Baselines that need a process of their own (JAX on so many cores, MKL with a library preloaded, torch.compile, which takes
-minutes) and still take turns with everything else: a process that is told over a pipe to run for so long and answers with the
+"""Baselines that need a process of their own and still take turns with everything else: JAX on so many cores, MKL with a
+library preloaded, torch.compile, which takes minutes. The process is told over a pipe how long to run, and answers with the
 time. While it waits it takes no processor time.
 
-One JSON object a line each way. A task is a safetensors file (input, gradient, weights) and a few options; the worker writes
+One JSON object a line each way. A task is a safetensors file (input, gradient, weights) and a few options. The worker writes
 its results beside it, so that they can be compared before anything is timed.
 """
 

@@ -1,9 +1,9 @@
 """Client-sequences a second of flow.simulate on the device, on the CPU, and of plain PyTorch on the device:
 `python -m benchmarks.gpu.federated FILE SECONDS`
 
-FedAvg against a loop over clients, batches and SGD steps with torch.nn.GRU, which must end with the same loss; Flow against the
-same schedule one client at a time on the reference backend, a PyTorch loop over time. The tokens are random: speed does not
-depend on them.
+FedAvg runs against a loop over clients, batches and SGD steps with torch.nn.GRU, which must end with the same loss. Flow runs
+against the same schedule one client at a time on the reference backend, a PyTorch loop over time. The tokens are random: speed
+does not depend on them.
 """
 
 from __future__ import annotations

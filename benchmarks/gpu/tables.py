@@ -87,9 +87,9 @@ def goals(report: Row) -> list[str]:
 
 
 def bounds(row: Row, report: Row) -> dict[str, float]:
-    """Seconds that one pass over the recurrence takes at least, by what sets it: both experts' recurrent weights read from
-    shared memory once a step, by all multiprocessors or by those that the clusters lie on, wave after wave; and their products
-    at the measured bfloat16 rate."""
+    """The least seconds of one pass over the recurrence, by what limits it. One limit is reading both experts' recurrent
+    weights from shared memory once a step, by all multiprocessors or by those that the clusters lie on, wave after wave. The
+    other is their products at the measured bfloat16 rate."""
     machine, case, division = report.get("machine") or {}, row["case"], row["division"]
     clock = machine.get("nvidia_smi", {}).get("clocks.max.sm", "").removesuffix(" MHz")
     if case["dtype"] != "bfloat16" or "gpu" not in machine or not clock.isdigit():

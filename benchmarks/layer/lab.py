@@ -57,8 +57,8 @@ class Lab:
         own: Callable[[Problem], Sequence[Local]] | None = None,
         effort: Effort | None = None,
     ) -> Local:
-        """Time the layer in turn with the baselines named in `against` and with those that `own` makes, after a check that
-        whatever computes the same gives the same; adds a row to the results and returns the layer's side."""
+        """Time the layer in turn with the baselines named in `against` and with those that `own` makes, after a check that all
+        that compute the same function agree. Add a row to the results and return the layer's side."""
         self.crew.finish_compiling()
         torch.set_num_threads(case.threads)
         problem = Problem(case)

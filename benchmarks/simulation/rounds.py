@@ -1,5 +1,5 @@
-"""What rivals that bring no server of their own share: the turn over the rounds, in one process or in several that take every
-other client of a cohort and exchange weights through shared memory. Needs numpy alone."""
+"""The turn over the rounds, shared by the rivals that have no server of their own. It runs in one process, or in several that
+take every other client of a cohort and exchange weights through shared memory. Needs numpy alone."""
 
 from __future__ import annotations
 

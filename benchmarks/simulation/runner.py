@@ -1,5 +1,5 @@
-"""One runner of a race: a process of its own on a pipe, which trains for so many rounds from the first weights when it is told
-to, and answers with the seconds of every round and with the final weights. Imports neither torch nor JAX nor flow."""
+"""One runner of a race: a process of its own on a pipe. On request it trains for so many rounds from the first weights, and
+answers with the seconds of every round and with the final weights. Imports neither torch nor JAX nor flow."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
 """FedFomo (Zhang et al., ICLR 2021, arXiv 2012.08565): every client mixes the models of those that help on its own data.
 
-No model for all is trained. The server holds the last upload of every client (what the client kept of it, see
-flow/storage/client_states.py) and sends each client a few of them; the client weighs them by the loss on its validation
-sequences, its target distribution.
+No model for all is trained. The server holds the last upload of every client (see flow/storage/client_states.py) and sends each
+client a few of them. The client weighs them by the loss on its validation sequences, its target distribution.
 """
 
 from __future__ import annotations
@@ -72,7 +71,8 @@ def check(options: FedFomoOptions) -> None:
 
 
 def init(options: FedFomoOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
-    """Server state: where a new client starts, at first the initial model; P [N, N], row i what client i thinks of others."""
+    """Server state: where a new client starts, at first the initial model; P [N, N], row i how much client i gains by
+    others."""
     if clients > MOST:
         raise UserError(
             f"clients={clients} that may train are more than the {MOST} for which fedfomo's server can keep a number for each "

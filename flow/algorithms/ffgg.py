@@ -1,7 +1,7 @@
 """FFGG (Mishchenko et al., TMLR 2025, arXiv 2305.18285): fine-tune the private part, then one gradient of the shared part.
 
 The private part w_m never leaves the client, which goes on from it or starts anew. The gradient is taken at the shared part as
-received, so with w_m at its best the server descends the mean of min_w f_m(theta, w), by steps of a size of its own.
+received. So with an optimal w_m the server descends the mean of min_w f_m(theta, w), with a step size of its own.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class FFGGOptions(Sgd):
     """What every client has for itself: the head, or embedding and GRU."""
 
     start: Literal["kept", "initial"] = field(default="kept", metadata={"absent": "initial"})
-    """What a fine-tuning goes on from: "kept": the private part that the client's last one left, for a new client the initial
-    values; "initial": those every time, and a client keeps nothing. (The paper asks for the best private part, wherever the
-    search for it starts; notebooks: a new draw every time.)"""
+    """Where fine-tuning starts. "kept": at the private part that the client kept, for a new client at the initial values.
+    "initial": at the initial values every time, and a client keeps nothing. (The paper asks for the best private part, wherever
+    the search for it starts; notebooks: a new draw every time.)"""
 
     personal_epochs: int | None = field(default=10, metadata={"absent": None})
     """Passes by which the private part is fitted before a client predicts, as many as in local and fedrep. None: epochs.
@@ -52,8 +52,8 @@ class FFGGOptions(Sgd):
     """Step along the mean gradient of the shared part, one a round. (Notebooks: 1/L, where the gradient is L-Lipschitz.)"""
 
     pairs: int = 1
-    """Times a client fine-tunes and then steps along its gradient by shared_lr, before it sends the sum of these gradients;
-    above 1 the server takes the mean of the clients' shared parts (local FFGG)."""
+    """Times a client fine-tunes and then steps along its gradient by shared_lr, before it uploads the sum of these gradients.
+    Above 1 the server takes the mean of the clients' shared parts (local FFGG)."""
 
     asynchronous: bool = False
     """Gradients come one by one, each made at an older shared part, and each is a step of its own."""

@@ -23,7 +23,7 @@ class Tunable(NamedTuple):
 
     option: str
     kind: Literal["rate", "weight", "count", "share"] = "rate"
-    """ "rate": a learning rate; "weight": how much a term counts, above 0, or 0 without it; "count": an integer of at least 1;
+    """ "rate": a learning rate. "weight": how much a term counts, above 0, or 0 without it. "count": an integer of at least 1.
     "share": a number between 0 and 1."""
     factor: float = 2.0
     """The first step multiplies or divides by it; a count is then rounded, and of a share x it is the odds x / (1 - x)."""

@@ -52,8 +52,8 @@ class HyperOptions:
     """Largest norm of a client's gradient over the weights trained in a step. 0: no clipping. (AvivSham/pFedHN: 50.)"""
 
     generated: Literal["gru", "all"] = "gru"
-    """Which tensors the hypernetwork writes: "gru", those of the GRU, whose size does not grow with the vocabulary; "all":
-    the embedding and, where it is not the client's own, the head too. (AvivSham/pFedHN: all.)"""
+    """The tensors that the hypernetwork generates. "gru": those of the GRU, whose size does not grow with the vocabulary.
+    "all": the embedding too and, where it is not the client's own, the head. (AvivSham/pFedHN: all.)"""
 
     hyper_lr: float = 1.0
     """Learning rate of the hypernetwork, alpha; with hyper_clip the length of a step. (AvivSham/pFedHN: 0.01 over 5000 steps,
@@ -206,7 +206,7 @@ def download(options: HyperOptions, model: LanguageModel, state: Tensors, to: Me
     rows = torch.from_numpy(to.rows).to(state[VECTORS].device)
     predicting = to.phase == "predict"
     new = (rows < 0) | (state[VISITS][rows] == 0)
-    vectors = state[VECTORS][rows]  # of a client held out somebody else's, but it is new
+    vectors = state[VECTORS][rows]  # an unseen client's is not used, since the client is new
     if predicting:
         vectors = torch.where(new.unsqueeze(1), average_vector(state), vectors)
     made, shared = generate_each(untagged("phi", state), vectors), shared_of(state)

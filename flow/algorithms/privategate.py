@@ -48,8 +48,8 @@ class PrivateGateOptions(FineTuning):
     """Learning rate of the gate, in a round and before a client predicts."""
 
     new_private: Literal["received", "initial"] = "received"
-    """What the private model of a client that has none starts from: "received": the general model as it comes; "initial": the
-    initial values, the same for all, from which it learns less."""
+    """Where the private model of a new client starts. "received": at the general model as it comes. "initial": at the initial
+    values, the same for all, from which it learns less."""
 
 
 def check(options: PrivateGateOptions) -> None:

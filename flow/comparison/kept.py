@@ -4,8 +4,8 @@
 tuning lie in ``kept/tuning/``. A client is named by a hash of its id, and no text is kept. A comparison goes on from these
 files where the folders of its runs are gone.
 
-The rule where something is wrong with them: damaged files are written anew where the folder of the finished run is there, and
-one line on stderr says so; else they are refused. Files of another configuration or other data are always refused.
+Damaged files are written anew where the folder of the finished run exists, and one line on stderr says so. Otherwise they are
+refused. Files of another configuration or other data are always refused.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Which parameters an algorithm gets in a comparison: those with the best score on texts and on clients kept for that.
 
-A run that tries something has two kinds of clients, and its score is the mean of what both come to, with equal weight.
-Training clients train on the older of their training texts, about four fifths of their sequences. They are tested on the
-newer ones, their validation texts. Validation clients, whom the comparison sets aside (``validation_share``), never train:
-they adapt to their own training texts as a new client does, and are tested on their later ones. Nothing else of the data
-exists for it: no unseen client, and no test text of a client that trains. Every algorithm gets as many tries as any other,
-with the same rounds, cohorts and seed, however many parameters it has. The final runs then train on all training text of the
-training clients.
+A run that tries something has two kinds of clients, and its score is the mean of what both come to, with equal weight. Training
+clients train on the older of their training texts, about four fifths of their sequences. They are tested on the newer ones,
+their validation texts. Validation clients, whom the comparison sets aside (``validation_share``), never train: they adapt to
+their own training texts as an unseen client does, and are tested on their later ones. Nothing else of the data exists for it:
+no unseen client, and no test text of a client that trains. Every algorithm gets as many tries as any other, with the same
+rounds, cohorts and seed, however many parameters it has. The final runs then train on all training text of the training
+clients.
 """
 
 from __future__ import annotations

@@ -96,8 +96,8 @@ class RunState:
     def go_back(self, device: str = "cpu") -> list[dict[str, Any]]:
         """Go back to the newest checkpoint that is whole, and covered by rows of metrics.jsonl and by files of client states.
 
-        Without any checkpoint the run starts again. The first process leaves the folder as it was at that checkpoint, and says
-        so on stderr where something newer was damaged or missing; rounds that came later are computed again.
+        Without any checkpoint the run starts again. The first process leaves the folder as it was at that checkpoint. A line on
+        stderr says so where something newer was damaged or missing. Rounds that came later are computed again.
 
         Returns:
             The rows up to the checkpoint.

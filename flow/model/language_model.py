@@ -50,9 +50,8 @@ class Parameters(nn.Module):
 class LanguageModel(nn.Module):
     """Next-token prediction with a routed GRU and, if asked, a routed head.
 
-    The GRU is routed at every time step by [x_t ; h_{t-1}]; the head is routed at every token by a linear router of its
-    own on the GRU's state h_t: logits = q_global * head_global(f_t) + q_local * head_local(f_t), where f_t is h_t or its
-    projection.
+    The GRU is routed at every time step by [x_t ; h_{t-1}]. The head is routed at every token by a linear router of its own on
+    the GRU's state h_t: logits = q_global * head_global(f_t) + q_local * head_local(f_t), where f_t is h_t or its projection.
 
     Args:
         vocabulary_size: number V of tokens.
@@ -122,9 +121,9 @@ class LanguageModel(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialise as torch.nn.Embedding, torch.nn.GRU and torch.nn.Linear do.
 
-        The local experts start as copies of the global ones. The routers start at zero: both experts weigh the same
-        until a client's data say otherwise, and a two-way softmax has no symmetry that a random start would have to
-        break. With num_clients all clients start from the same draw.
+        The local experts start as copies of the global ones. The routers start at zero, so both experts weigh the same at
+        first. A two-way softmax has no symmetry that a random start would have to break. With num_clients all clients start
+        from the same draw.
         """
         parameters = dict(self.named_parameters())
         bound = 1 / math.sqrt(self.gru.hidden_size)  # GRU and what reads its state: fed H numbers

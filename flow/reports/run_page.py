@@ -1,8 +1,8 @@
 """The HTML report of a run: one file that opens anywhere, drawn from the run folder alone.
 
-`write_report(folder)` reads config.json, metrics.jsonl and evaluation.json and writes report.html. Three forms of run
-exist: routed (Flow), personalized without a router (fine-tuning) and with a single kind of model (FedAvg's global one, or
-every client its own); a report shows what its run has and says what it lacks.
+`write_report(folder)` reads config.json, metrics.jsonl and evaluation.json and writes report.html. Three forms of run exist:
+routed (Flow), personalized without a router (fine-tuning), and with a single kind of model (FedAvg's global one, or every
+client its own). A report shows what its run has and says what it lacks.
 """
 
 import json

@@ -179,8 +179,8 @@ def trimmed_mean(vectors: Tensors, wrong: int) -> Tensors:
 
 
 def krum(vectors: Tensors, wrong: int) -> Tensors:
-    """The one of n vectors with the least sum of squared distances to its n - wrong - 2 nearest, at least to one (Blanchard et
-    al., NeurIPS 2017); of equals the first. Their guarantee asks for n > 2 wrong + 2."""
+    """The one of n vectors with the least sum of squared distances to its n - wrong - 2 nearest, at least to one; of equals the
+    first (Blanchard et al., NeurIPS 2017). Their guarantee asks for n > 2 wrong + 2."""
     n = count(vectors)
     squares = torch.zeros(n, n, dtype=torch.float64)
     for i in range(n - 1):
@@ -202,8 +202,8 @@ def centered_clipping(vectors: Tensors, center: Tensors, radius: float, steps: i
 
 
 def geometric_median(vectors: Tensors, steps: int, smoothing: float) -> Tensors:
-    """Smoothed Weiszfeld steps from zero towards the point with the least sum of distances (Pillutla et al., IEEE TSP 2022):
-    v <- sum b_i x_i / sum b_i with b_i = 1 / max(smoothing, |x_i - v|)."""
+    """Smoothed Weiszfeld steps from zero towards the point with the least sum of distances (Pillutla et al., IEEE TSP 2022). A
+    step is v <- sum b_i x_i / sum b_i with b_i = 1 / max(smoothing, |x_i - v|)."""
     point = {name: torch.zeros_like(tensor[0]) for name, tensor in vectors.items()}
     for _ in range(steps):
         share = 1 / norms({name: tensor - point[name] for name, tensor in vectors.items()}).clamp_min(smoothing)

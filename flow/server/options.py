@@ -11,8 +11,8 @@ class ServerOptions:
     """What the server does with the uploads."""
 
     server: Literal["average", "adam", "yogi", "adagrad"] = "average"
-    """Optimiser that takes the mean of the uploads minus the global model for a step: "average" takes it as it is (FedAvg);
-    the others are FedAdam, FedYogi and FedAdagrad (Reddi et al., ICLR 2021, Algorithm 2)."""
+    """Optimiser whose gradient is the global model minus the mean of the uploads. "average" takes the mean as it is (FedAvg).
+    The others are FedAdam, FedYogi and FedAdagrad (Reddi et al., ICLR 2021, Algorithm 2)."""
 
     server_lr: float | None = None
     """Learning rate of the server. None: 1 for "average", 0.1 for "adagrad", 0.01 for "adam" and "yogi". (Flower: 0.1 for

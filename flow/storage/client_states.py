@@ -1,15 +1,15 @@
 """What clients keep from one round to the next: in memory, or in one memory-mapped file for every client.
 
-Rows of a round are set aside as its clients write them and become what is read only when the round is complete, so that
-within a round everybody sees the end of the last one, in whichever order groups are computed.
+The states that clients write in a round are set aside. They can be read only when the round is complete, so every client sees
+the end of the last round, in whichever order groups are computed.
 
-A run that stops anywhere goes on with the states that belong to its checkpoint. In memory that is simple: they are part
-of the checkpoint. On disk a file is never changed: a client that trains in round r writes a new file, named by its
-number and r, whole and on the disk before the checkpoint that counts on it. The file itself says the same number and r, and a
-file that says another is refused. The state of a client at a checkpoint is its file with the largest round up to the
-checkpoint's, and the checkpoint holds these rounds, so that a file which went missing shows. A file goes only when none of the
-checkpoints that are kept counts on it any more; what was written after the checkpoint that a run goes on from goes before it
-starts, and is computed again to the same numbers.
+A run that stops anywhere goes on with the states that belong to its checkpoint. In memory that is simple: they are part of the
+checkpoint. On disk a file is never changed. A client that trains in round r writes a new file, named by its number and r. The
+file is complete and on the disk before the checkpoint that needs it. The file itself says the same number and r, and a file
+that says another is refused. The state of a client at a checkpoint is its file with the largest round up to the checkpoint's.
+The checkpoint holds these rounds, so that a missing file is noticed. A file is removed only when none of the kept checkpoints
+needs it any more. When a run goes on from a checkpoint, later files are removed before it starts, and are computed again to the
+same numbers.
 
 Where a run has several processes, each writes what the clients that it trained keep. In memory every process holds the
 states of all clients, brought together at the end of a round; on disk all read the same files.

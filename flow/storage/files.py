@@ -58,8 +58,8 @@ def write_tensors(path: Path, tensors: Tensors, round: int, digest: str, client:
 
 
 def _ordered(content: bytes) -> bytes:
-    """A safetensors file with its labels in the order of their names: the library writes them in a random one, so that the same
-    tensors would not leave the same bytes."""
+    """A safetensors file with its labels in the order of their names. The library writes them in a random order, by which the
+    same tensors would not have the same bytes."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))

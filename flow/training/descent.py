@@ -1,7 +1,7 @@
 """Local SGD: what one update changes on one batch, for K clients side by side.
 
 Two ways of the same arithmetic. Where flow_kernels has kernels for it (a CPU in float32 or float64, the model's own
-parameters) the backward pass is written out by hand and nothing as wide as the vocabulary is held: flow/training/fused.py.
+parameters), the backward pass is written out by hand. It then holds nothing as wide as the vocabulary: flow/training/fused.py.
 Anywhere else it is autograd, flow/training/autograd.py, which is also how the formulas read.
 """
 

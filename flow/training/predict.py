@@ -32,8 +32,8 @@ class Guess(NamedTuple):
 
 @torch.no_grad()
 def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None = None, logits: int = 1 << 22) -> Guess:
-    """Predict every target of K clients with their own parameters; at most `logits` logits are held at a time, or about as
-    many numbers of the layers below where the kernels, which hold no logits, compute them.
+    """Predict every target of K clients with their own parameters. At most `logits` logits are held at a time. The kernels hold
+    no logits, but about as many numbers of the layers below.
 
     routing: in place of the clients' own.
     """

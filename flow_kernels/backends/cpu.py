@@ -1,5 +1,5 @@
-"""Adapter of the C++ kernels, which check once more what raw addresses rely on: an exported program or a direct call of the
-op has nobody else to do it."""
+"""Adapter of the C++ kernels. They check the arguments once more, because an exported program or a direct call of the op passes
+no other check."""
 
 from __future__ import annotations
 

@@ -88,8 +88,8 @@ class GRU(Stack):
             output [T, B, D * H] in the form of input, zero past a sequence's length, and h_n in the form of hx, which
             ``batch_first`` does not change.
 
-        Under ``torch.autocast`` in bfloat16 a float32 layer computes with its weights, input and hx in that; else in the
-        dtype of its parameters, to which it converts input and hx.
+        Under ``torch.autocast`` in bfloat16 a float32 layer computes with its weights, input and hx in bfloat16. Otherwise it
+        computes in the dtype of its parameters, to which it converts input and hx.
 
         Raises:
             ValueError, RuntimeError: as torch.nn.GRU for a wrong shape or dtype; ValueError for a wrong length, or for a tensor

@@ -1,8 +1,8 @@
 """Forward and backward pass of the routed GRU into buffers of the caller, for a backward pass that is written by hand.
 
 Every tensor is contiguous, of one dtype, has a leading K, and lies on the CPU; sequences come batch first. Buffers may hold
-anything before a call and are overwritten; they share memory with nothing, and their versions count up, as those of any tensor
-that is changed in place.
+anything before a call and are overwritten. They share memory with no other argument, and their versions count up, as those of
+any tensor that is changed in place.
 """
 
 from __future__ import annotations

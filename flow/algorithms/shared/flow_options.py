@@ -108,8 +108,8 @@ class FlowOptions:
     """Decoupled: learning rate of this adaptation."""
 
     through: Literal["local", "mixture"] = "local"
-    """Decoupled: what the local expert of a prediction is trained through, on all of a client's texts: "local": alone;
-    "mixture": through the routed mixture, with the routers as they are."""
+    """Decoupled: how the local expert of a prediction is trained on all of a client's texts. "local": alone. "mixture": through
+    the routed mixture, with the routers as they are."""
 
 
 DECOUPLED = (

@@ -3,9 +3,9 @@
     p(w) = sum_e g_e p_e(w),   g = softmax(A tanh(B f + b) + a)
 
 The features f of a token come from the experts' own distributions and from how often the client used the previous word. The
-gate is small, and is trained and federated as the routers of the cell are: on text that the experts have not seen, while they
-stay as they are. A mixture of experts with a gating network is that of Jacobs et al. (Neural Computation 3, 1991); private and
-global expert so mixed: Peterson et al. 2019 (arXiv 1912.06733).
+gate is small. It is trained and federated as the routers of the cell are: on text that the experts have not seen, while the
+experts stay as they are. A mixture of experts with a gating network is that of Jacobs et al. (Neural Computation 3, 1991);
+private and global expert so mixed: Peterson et al. 2019 (arXiv 1912.06733).
 """
 
 from __future__ import annotations
@@ -167,10 +167,10 @@ class Listener:
     def _features(self, networks: Sequence[Tensor], batch: Batch, client: int) -> Tensor:
         """[n, F]; what lies between 0 and 1 is brought to -2 to 2.
 
-        Of every network the entropy over its maximum and the largest probability; of every pair whether they agree, the
-        probability that each gives the other's choice, and log(1 + J / 2), J being their symmetric Kullback-Leibler divergence;
-        how often the client used the previous word, and how many sequences it has, as logarithms; of the memory how often it
-        met the contexts, as logarithms, and its largest probability.
+        Every network has two features: its entropy over the largest possible one, and its largest probability. Every pair of
+        networks has whether they agree, the probability that each gives the other's choice, and log(1 + J / 2), with J their
+        symmetric Kullback-Leibler divergence. The client has the logarithms of how often it used the previous word and of its
+        number of sequences. The memory has the logarithms of how often it met the contexts, and its largest probability.
         """
         columns, p = [], [log_p.exp() for log_p in networks]
         entropies = [-torch.linalg.vecdot(probabilities, log_p) for probabilities, log_p in zip(p, networks, strict=True)]

@@ -20,8 +20,8 @@ from flow.model.parameters import Tensors
 def fresh_phi(targets: Tensors, inputs: int, width: int, layers: int, generator: np.random.Generator) -> Tensors:
     """Initial phi for tensors like `targets` from vectors of `inputs` numbers, by an MLP with `layers` hidden layers.
 
-    All is drawn as torch.nn.Linear draws it, but the biases of the outputs: they are the targets, so that every client's
-    model starts near what a model of its own would start from.
+    All is drawn as torch.nn.Linear draws it, except for the biases of the outputs. These are the targets, so that every
+    client's model starts near usual initial values.
     """
     some = next(iter(targets.values()))
 

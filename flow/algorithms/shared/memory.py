@@ -5,7 +5,7 @@ Goodman 1998, Sec. 2.5):
 
     p(w | context) = (c(context, w) + T p(w | shorter context)) / (N + T)
 
-where c counts, N is the sum of c over all words and T the number of different words after the context; the shortest
+where c is a count, N the sum of c over all words, and T the number of different words after the context. The shortest
 distribution, of single words, falls back on the uniform one over the vocabulary. Contexts do not reach beyond a sequence, as
 those of the network do not. All counts lie in sorted arrays, whose size the client's text bounds, not the vocabulary.
 """

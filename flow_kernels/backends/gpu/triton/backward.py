@@ -1,11 +1,12 @@
 # mypy: ignore-errors
-"""Backward kernels: a scan from the last step to the first that leaves the gradients of the gates' arguments (da) and of the
+"""Backward kernels: a scan from the last step to the first. It stores the gradients of the gates' arguments (da) and of the
 router's logit difference (dlogit) of every row, for products after it. The equations are in docs/cell.md.
 
 step_backward: one launch a time step and one for h0, any H. A program owns BH hidden units of BM sequences. First it gathers
-what the step after hands back: its part of W_hh^T (dr, dz, du), a product over what all programs wrote in the launch before;
-the router's term, whose sum over all units they left as one partial sum each (partials), added up by everybody in the same
-order; and what went straight back (direct), which is its own. Then it computes its own units' gradients.
+the gradient that the following step passes back. It has three parts: the program's share of W_hh^T (dr, dz, du), a product over
+the results of all programs in the previous launch; the router's term; and the program's own direct term (direct). Every program
+stored one partial sum of the router's term (partials), and all add these up in the same order. Then it computes its own units'
+gradients.
 
 sequence_backward: one launch, small H: a program owns BM sequences of one client, and everything above stays in registers.
 

@@ -2,9 +2,9 @@
 """Forward kernels. Both take all K clients at once; layouts are those of flow_kernels/backends/gpu/products.py.
 
 step_forward: one launch a time step, any H. A program computes BH hidden units of BM sequences of one client, for which it
-reads the whole state of these sequences; the state is kept in float32 by the program that owns it (state), and in the dtype
-of the products, alternating between two buffers, for all programs of the next launch (before, after). Every program of a
-client computes the router's logit itself, which costs one product row and saves a launch.
+reads the whole state of these sequences. The program that owns a part of the state keeps it in float32 (state). All programs of
+the next launch read the state in the dtype of the products, which alternates between two buffers (before, after). Every program
+of a client computes the router's logit itself, which costs one product row and saves a launch.
 
 sequence_forward: one launch for the whole sequence, small H. A program owns BM sequences of one client and all of its weights.
 """

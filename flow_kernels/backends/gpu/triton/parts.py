@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """What the Triton kernels share: addresses of rows, loads of tiles, gates and their gradients. Written in Triton's language.
 
-Tiles are [units, sequences]: the weights are the left operand of every product, so a batch of 16 fills a tensor core
+Tiles are [units, sequences]. The weights are the left operand of every product, so a batch of 16 fills a tensor core
 instruction whose left side must have 64 rows. Everything is float32 but the operands of products.
 """
 
