@@ -55,17 +55,17 @@ def kept(texts: Sequence[str], threshold: float) -> list[int]:
     """The places of the texts that stay: those no text before them, kept or not, is a near-duplicate of."""
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes: list[int] = []
-    found = []
+    places = []
     for place, text in enumerate(texts):
         own = triples(text)
-        common = Counter(other for one in own for other in holders[one])
+        common = Counter(other for triple in own for other in holders[triple])
         near = any(shared / (len(own) + sizes[other] - shared) >= threshold for other, shared in common.items())
         if not near:
-            found.append(place)
-        for one in own:
-            holders[one].append(place)
+            places.append(place)
+        for triple in own:
+            holders[triple].append(place)
         sizes.append(len(own))
-    return found
+    return places
 
 
 def triples(text: str) -> set[tuple[str, ...]]:

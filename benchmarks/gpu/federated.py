@@ -144,10 +144,10 @@ def plain_fedavg(size: Size, where: torch.device, options: FedAvgOptions) -> dic
                     parameter.copy_(value)
             for inputs, targets in own_batches(client, where, options, Draw(seed, number, "train")):
                 optimizer.zero_grad()
-                one = F.cross_entropy(net(inputs).flatten(0, 1), targets.flatten())
-                one.backward()
+                loss = F.cross_entropy(net(inputs).flatten(0, 1), targets.flatten())
+                loss.backward()
                 optimizer.step()
-                losses.append(one.detach())
+                losses.append(loss.detach())
             for sum_, parameter in zip(total, net.parameters(), strict=True):
                 sum_ += parameter.detach()
         with torch.no_grad():
@@ -190,30 +190,30 @@ def main(file: Path, seconds: float) -> int:
     report: dict[str, Any] = {"size": vars(size), "algorithms": {}, "failed": []}
     deadline = time.monotonic() + seconds
     for algorithm, ways in todo.items():
-        found = report["algorithms"][algorithm] = {}
+        by_way = report["algorithms"][algorithm] = {}
         for name, way in ways.items():
             if time.monotonic() > deadline:
                 report["failed"].append(f"{algorithm}, {name}: no time left")
                 continue
             try:
-                found[name] = way()
+                by_way[name] = way()
             except (RuntimeError, flow.UserError) as error:
                 report["failed"].append(f"{algorithm}, {name}: {first_line(error)}")
             write_json(file, report)
-        report["failed"] += disagreements(algorithm, found)
+        report["failed"] += disagreements(algorithm, by_way)
         write_json(file, report)
-    for algorithm, found in report["algorithms"].items():
-        for name, result in found.items():
+    for algorithm, by_way in report["algorithms"].items():
+        for name, result in by_way.items():
             print(f"{algorithm}, {name}: {result['sequences_per_second']:.0f}/s, losses {result['losses']}")
     print(*report["failed"], sep="\n")
     return 1 if report["failed"] else 0
 
 
-def disagreements(algorithm: str, found: dict[str, dict[str, Any]]) -> list[str]:
+def disagreements(algorithm: str, results: dict[str, dict[str, Any]]) -> list[str]:
     """Whoever had another loss than ours after as many rounds as both ran."""
-    ours = found.get("ours", {"losses": []})["losses"]
+    ours = results.get("ours", {"losses": []})["losses"]
     wrong = []
-    for name, other in found.items():
+    for name, other in results.items():
         for number, (loss, own) in enumerate(zip(other["losses"], ours, strict=False), 1):
             if not abs(loss - own) <= AGREE * own:
                 wrong.append(f"{algorithm}, {name}: in round {number} the loss is {loss}, ours {own}")

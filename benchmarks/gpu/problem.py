@@ -95,8 +95,8 @@ class Problem:
         Raises:
             Wrong: one is larger than rounding explains.
         """
-        found, exact, limit, errors = self.parts(results), self.exact(route), AGREE[self.case.dtype], {}
-        for part, tensor in found.items():
+        parts, exact, limit, errors = self.parts(results), self.exact(route), AGREE[self.case.dtype], {}
+        for part, tensor in parts.items():
             want = exact[part].view_as(tensor)
             errors[part] = float((tensor - want).norm() / want.norm())
             if not errors[part] <= limit:

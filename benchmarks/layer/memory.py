@@ -31,8 +31,8 @@ def measure(what: str, sizes: tuple[int, int, int, int], threads: int) -> dict[s
     done = subprocess.run(
         [*command, "--sizes", ",".join(map(str, sizes))], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def _resident() -> int:

@@ -50,8 +50,8 @@ def time_against_hidden(report: Row, threads: int = 1) -> Figure | None:
     steps = FIXED["steps"]
 
     def line(name: str) -> list[tuple[int, float]]:
-        found = ((r["case"]["hidden"], r["contenders"].get(name)) for r in rows)
-        return [(h, entry["seconds"]["median"] / steps * 1e6) for h, entry in found if entry]
+        entries = ((r["case"]["hidden"], r["contenders"].get(name)) for r in rows)
+        return [(h, entry["seconds"]["median"] / steps * 1e6) for h, entry in entries if entry]
 
     title = f"Time of a training step, by hidden size ({threads} thread{'s' * (threads > 1)})"
     figure, axes = chart(
@@ -153,7 +153,7 @@ def speedup_map(report: Row) -> Figure | None:
         return None
     hidden = sorted({r["case"]["hidden"] for r in rows})
     batch = sorted({r["case"]["batch"] for r in rows})
-    found = {(r["case"]["hidden"], r["case"]["batch"]): r["contenders"]["eager"]["ratio"]["median"] for r in rows}
+    ratios = {(r["case"]["hidden"], r["case"]["batch"]): r["contenders"]["eager"]["ratio"]["median"] for r in rows}
     threads = rows[0]["case"]["threads"]
     figure, axes = chart(
         "How many times faster than the eager loop",
@@ -163,10 +163,10 @@ def speedup_map(report: Row) -> Figure | None:
         BOX,
     )
     axes.set_position((0.085, 0.165, 0.80, 0.665))
-    values = [[found.get((h, b), math.nan) for h in hidden] for b in batch]
+    values = [[ratios.get((h, b), math.nan) for h in hidden] for b in batch]
     blues = LinearSegmentedColormap.from_list("speedup", ["#eef5fb", "#9cc8e6", "#3b93c9", "#0b5c96", "#052f52"])
     colours = blues.with_extremes(under="#D55E00", bad="#f2f2f2")  # orange: slower than the loop
-    highest = max(2.0, *found.values())
+    highest = max(2.0, *ratios.values())
     norm = LogNorm(1.0, highest)
     axes.imshow(values, cmap=colours, norm=norm, aspect="auto", origin="lower")
     for n, row in enumerate(values):

@@ -93,5 +93,5 @@ class Problem:
             )
 
     def check_file(self, name: str, path: Path, expected: Sequence[Tensor]) -> None:
-        found = load_file(path)
-        self.check(name, [found[key] for key in sorted(found)], expected)
+        tensors = load_file(path)
+        self.check(name, [tensors[key] for key in sorted(tensors)], expected)

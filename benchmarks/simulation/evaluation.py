@@ -64,9 +64,9 @@ def measure(name: str, options: DataOptions, count: int, turns: int) -> tuple[in
             start = time.perf_counter()
             received = local_work(task, workers, run.state, run.states, clients, Draw(0, turn + 1, "train"))
             rounds.append(time.perf_counter() - start)
-            for one in received:
-                if one.upload.kept is not None:
-                    run.states.write(one.rows, one.upload.kept, turn + 1)
+            for upload in received:
+                if upload.upload.kept is not None:
+                    run.states.write(upload.rows, upload.upload.kept, turn + 1)
             run.states.commit(turn + 1)
             if turn == 0:
                 uploads = collect(received, algorithm.one_by_one)

@@ -99,9 +99,9 @@ def pack(weights: Weights, flat: Array, names: Iterable[str]) -> None:
 
 def unpack(flat: Array, names: dict[str, tuple[int, ...]]) -> Weights:
     """Views of the array, by name."""
-    found, end = {}, 0
+    views, end = {}, 0
     for name, shape in names.items():
         size = int(np.prod(shape))
-        found[name] = flat[end : end + size].reshape(shape)
+        views[name] = flat[end : end + size].reshape(shape)
         end += size
-    return found
+    return views

@@ -70,10 +70,12 @@ def test_sentences_are_short(page: str) -> None:
 
 
 def test_names_say_what_a_thing_is() -> None:
-    """Variables, arguments, attributes and functions of both packages; those of flow/data are left out."""
+    """Variables, arguments, attributes and functions of packages, benchmarks and scripts; those of flow/data are left out."""
     empty = {"found", "said", "shown", "fully", "picked", "there", "how"}
     named = []
-    paths = [path for package in ("flow", "flow_kernels") for path in sorted((ROOT / package).rglob("*.py"))]
+    paths = [
+        path for package in ("flow", "flow_kernels", "benchmarks", "scripts") for path in sorted((ROOT / package).rglob("*.py"))
+    ]
     assert len(paths) > 100
     for path in paths:
         if ROOT / "flow" / "data" in path.parents:
