@@ -103,7 +103,7 @@ def test_json_text_and_page_say_the_same(whole):
     for line, test in zip(found, stored["tests"], strict=True):
         assert line == {key: "" if value is None else str(value) for key, value in test.items()}
     text, page = (whole / "table.txt").read_text(), Page((whole / "comparison.html").read_text(encoding="utf-8"))
-    shown = page.shown("against")
+    shown = page.text_of("against")
     for line in found:
         scale, digits, unit = (100, 2, "%") if line["metric"] == "accuracy" else (1, 4, "nats")
         low, high, difference = (f"{scale * float(line[key]):+.{digits}f}" for key in ("low", "high", "difference"))

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 
 class Compiled(NamedTuple):
-    said: str
+    log: str
     objects: dict[str, Path]
 
 
@@ -58,10 +58,10 @@ def run(*command: str | Path) -> str:
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Every .cu of the extension; a spilled register fails here."""
-    folder, said, objects = tmp_path_factory.mktemp("objects"), "", {}
+    folder, log, objects = tmp_path_factory.mktemp("objects"), "", {}
     for source in sorted(CSRC.glob("*.cu")):
         objects[source.stem] = folder / f"{source.stem}.o"
-        said += run(
+        log += run(
             nvcc(),
             "-std=c++17",
             "-O3",
@@ -76,7 +76,7 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
             "-o",
             objects[source.stem],
         )
-    return Compiled(said, objects)
+    return Compiled(log, objects)
 
 
 def identity(mangled: str) -> tuple[str, str, tuple[int, ...]]:
@@ -88,7 +88,7 @@ def identity(mangled: str) -> tuple[str, str, tuple[int, ...]]:
 @pytest.mark.nvcc
 def test_registers_stack_and_static_memory(compiled: Compiled) -> None:
     seen = set()
-    for part in compiled.said.split("Compiling entry function '")[1:]:
+    for part in compiled.log.split("Compiling entry function '")[1:]:
         kernel = identity(part.split("'")[0])
         seen.add(kernel)
         assert "for 'sm_90a'" in part
