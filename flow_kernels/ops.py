@@ -1,5 +1,7 @@
-"""The registered torch ops and their autograd: for every backend a family of two, ``flow_kernels::routed_gru`` and
-``flow_kernels::routed_gru_backward`` for the C++ kernels, the same with ``_triton`` or ``_cuda`` in the name for the others.
+"""The registered torch ops and their autograd: every backend has a family of two.
+
+Those of the C++ kernels are ``flow_kernels::routed_gru`` and ``flow_kernels::routed_gru_backward``. The other backends have the
+same names with ``_triton`` or ``_cuda`` in them.
 
 The ops are opaque: an implementation, a fake kernel (shapes only) and a vmap rule (mapping.py: fold the mapped dimension into
 the clients or the sequences). What forward keeps for backward is a tensor whose layout the backend chooses. Autograd is an

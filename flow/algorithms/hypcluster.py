@@ -34,9 +34,9 @@ class HypClusterOptions(FineTuning):
     """Global models, among which every client chooses. (Panchal et al. 2023: 2.)"""
 
     random_rounds: int = 1
-    """Rounds at the start in which clients choose at random among models that start equal. 0: the models start from different
-    random values, and clients choose by the loss from the first round on. (google/fedjax offers different random values, or
-    models of clients far from each other.)"""
+    """Rounds at the start in which clients choose at random among models that start equal. With 0 the models start
+    from different random values, and clients choose by the loss from the first round on. (google/fedjax offers different
+    random values, or models of clients far from each other.)"""
 
     personal_epochs: int | None = None
     """Passes over its training sequences by which a client fine-tunes the model of its choice before it predicts. 0: it takes

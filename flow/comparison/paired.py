@@ -69,8 +69,8 @@ def paired(differences: NDArray[np.float64], *, level: float = 0.95, draws: int 
 
     Returns:
         The mean difference, its interval and p. Up to rounding, p < 1 - level where the interval does not hold zero. Where all
-        differences are equal there is no variance to estimate: the interval is that one value, and p is 1 for zero and that of
-        the sign test of C clients, 2^(1 - C), for any other.
+        differences are equal there is no variance to estimate, and the interval is that value alone. Then p is 1 if the value
+        is zero, and otherwise that of the sign test of C clients, 2^(1 - C).
 
     Raises:
         UserError: an argument is wrong, or the differences have fewer than two clients.

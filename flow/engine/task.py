@@ -120,10 +120,10 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
 def automatic_chunk(config: Config[Any], population: Population, model: LanguageModel) -> int:
     """The most clients in a group.
 
-    Where the kernels train, a group's parameters take at most 12 MiB. This was measured with one thread, side by side against
-    one by one. 4 clients of 2.6 MB ran 1.04 times as fast and 16 of them 0.98 times; 16 of 13.5 MB ran 0.84 times and 16 of 20
-    kB 3.7 times as fast. Elsewhere the scores of one batch of each client (batch size * T * V) stay within 4 MB on a CPU. A GPU
-    needs far more at a time to be busy.
+    Where the kernels train, a group's parameters take at most 12 MiB. This limit was measured with one thread: groups side by
+    side against clients one by one. 4 clients of 2.6 MB ran 1.04 times as fast side by side, and 16 of them 0.98 times. 16
+    clients of 13.5 MB ran 0.84 times as fast, and 16 of 20 kB 3.7 times. Elsewhere the scores of one batch of each client
+    (batch size * T * V) stay within 4 MB on a CPU. A GPU needs far more at a time to be busy.
     """
     if not refusal(model, dict(model.named_parameters())):
         fit = 12 * 2**20 // nbytes(initial(model, "global", "local", "router"))

@@ -179,8 +179,8 @@ def trimmed_mean(vectors: Tensors, wrong: int) -> Tensors:
 
 
 def krum(vectors: Tensors, wrong: int) -> Tensors:
-    """The one of n vectors with the least sum of squared distances to its n - wrong - 2 nearest, at least to one; of equals the
-    first (Blanchard et al., NeurIPS 2017). Their guarantee asks for n > 2 wrong + 2."""
+    """The one of n vectors with the least sum of squared distances to its n - wrong - 2 nearest ones (Blanchard et al., NeurIPS
+    2017). At least one neighbour counts, and of equals the first is taken. The paper's guarantee asks for n > 2 wrong + 2."""
     n = count(vectors)
     squares = torch.zeros(n, n, dtype=torch.float64)
     for i in range(n - 1):

@@ -30,9 +30,10 @@ class ServerOptions:
     1e-3.)"""
 
     aggregator: Literal["mean", "median", "trimmed_mean", "centered_clipping", "geometric_median", "krum"] = "mean"
-    """How uploads become one: "mean", weighted as the algorithm says; or, against a minority of wrong uploads, every client
-    with one vote: the coordinates' "median" or "trimmed_mean" (Yin et al., ICML 2018), "centered_clipping" (Karimireddy et
-    al., ICML 2021), "geometric_median" (RFA; Pillutla et al., IEEE TSP 2022), "krum" (Blanchard et al., NeurIPS 2017)."""
+    """How the server aggregates uploads. "mean" is weighted as the algorithm says. The others resist a minority of wrong
+    uploads and give every client one vote. They are the coordinates' "median" or "trimmed_mean" (Yin et al., ICML 2018),
+    "centered_clipping" (Karimireddy et al., ICML 2021), "geometric_median" (RFA; Pillutla et al., IEEE TSP 2022) and "krum"
+    (Blanchard et al., NeurIPS 2017)."""
 
     bucket_size: int | None = None
     """Uploads averaged at random in groups of this size before a robust aggregator sees them (Karimireddy et al., ICLR

@@ -16,9 +16,9 @@ _ONE_EXPERT = {"route": "global"}
 class GRU(Stack):
     """``torch.nn.GRU`` on the kernels of :class:`flow_kernels.RoutedGRU`: what that computes with ``route="global"``.
 
-    The arguments, ``forward(input, hx)``, the shapes, the errors, the names of the parameters and so the state_dict are those
-    of ``torch.nn.GRU``, in both directions; after the same ``torch.manual_seed`` both start with the same numbers. Every
-    parameter takes part in every call.
+    The arguments, ``forward(input, hx)``, the shapes, the errors and the names of the parameters are those of
+    ``torch.nn.GRU``, so either loads the other's state_dict. After the same ``torch.manual_seed`` both start with the same
+    numbers. Every parameter takes part in every call.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in

@@ -82,7 +82,7 @@ def test_explained_for_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) 
     if not torch.cuda.is_available():
         said = flow_kernels.explain(**sizes, device="cuda")
         assert said.backend == "reference" and "cuda: " in said.reason and "triton: " in said.reason
-    monkeypatch.setattr(triton, "_found", lambda: "")
+    monkeypatch.setattr(triton, "_why_missing", lambda: "")
     said = flow_kernels.explain(**sizes, device="cuda", capability=(9, 0), dtype=torch.bfloat16)
     assert said.backend == "triton"
     assert "forward one kernel a step, 176 programs of 16 units x 16 sequences" in said.details

@@ -85,11 +85,11 @@ class Memory:
         """Every token that occurs, ascending; contexts and words are places in it."""
         self._events = [self._places(part) for part in events]
         word = self._events[2]
-        width, self._one = len(self.words), _counted(word)
-        total, kinds = len(word), len(self._one.keys)
+        width, self._single = len(self.words), _counted(word)
+        total, kinds = len(word), len(self._single.keys)
         self.floor = kinds / (total + kinds) / size if total else 1 / size
         """The probability of a token that never occurred, by single words."""
-        self.unigram: Floats = self._one.of(np.arange(width)) / max(total + kinds, 1)
+        self.unigram: Floats = self._single.of(np.arange(width)) / max(total + kinds, 1)
         """For every one of :attr:`words`, what it has above that."""
         self._most = self.floor + (self.unigram.max() if width else 0.0)
 
@@ -160,7 +160,7 @@ class Memory:
 
     def often(self, tokens: Ints) -> Ints:
         """How often each of these tokens occurred as a target."""
-        return self._one.of(self._places(tokens))
+        return self._single.of(self._places(tokens))
 
     def _places(self, tokens: Ints) -> Ints:
         """Where tokens stand among the words; NONE for one that does not occur."""

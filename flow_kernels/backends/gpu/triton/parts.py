@@ -45,8 +45,10 @@ def length_of(lengths, k, b, B, T, HAS_LENGTHS: tl.constexpr):
 
 @triton.jit
 def row_of(step, b, length, offsets, stride_t, stride_b, REVERSE: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr):
-    """The row that sequences b read at their step-th step; past the length, the row of that time step. int32 unless WIDE:
-    64-bit addresses of every element take registers that the kernels for small H do not have."""
+    """The row that sequences b read at their step-th step; past the length, the row of that time step.
+
+    Rows are int32 unless WIDE: 64-bit addresses of every element take registers that the kernels for small H do not have.
+    """
     t = step + b * 0
     if REVERSE:
         t = tl.where(step < length, length - 1 - step, t)
