@@ -1,7 +1,7 @@
 """Drop texts that are nearly those of the same client before them: ``drop_near_duplicates.py IN.jsonl[.gz] OUT.jsonl[.gz]``.
 
-Two texts are near-duplicates where at least half of their word triples are the same: the Jaccard index of the two sets
-(Broder 1997; a text of fewer than three words is one triple). Commit messages come in series that differ in a file's name.
+Two texts are near-duplicates where at least half of their word triples are the same, by the Jaccard index of the two sets
+(Broder 1997). A text of fewer than three words is one triple. Commit messages come in series that differ in a file's name.
 ``--threshold`` sets another index. A client that keeps no text is left out. Prints how many texts went.
 """
 
@@ -55,17 +55,17 @@ def kept(texts: Sequence[str], threshold: float) -> list[int]:
     """The places of the texts that stay: those no text before them, kept or not, is a near-duplicate of."""
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes: list[int] = []
-    found = []
+    places = []
     for place, text in enumerate(texts):
         own = triples(text)
-        common = Counter(other for one in own for other in holders[one])
+        common = Counter(other for triple in own for other in holders[triple])
         near = any(shared / (len(own) + sizes[other] - shared) >= threshold for other, shared in common.items())
         if not near:
-            found.append(place)
-        for one in own:
-            holders[one].append(place)
+            places.append(place)
+        for triple in own:
+            holders[triple].append(place)
         sizes.append(len(own))
-    return found
+    return places
 
 
 def triples(text: str) -> set[tuple[str, ...]]:

@@ -30,23 +30,23 @@ class Product(NamedTuple):
 def products(model: LanguageModel, route: str) -> list[Product]:
     """The matrix products for one token by this route."""
     h, v = model.gru.hidden_size, model.vocabulary_size
-    found, below, width = [], "embedding", model.gru.input_size
+    matrix_products, below, width = [], "embedding", model.gru.input_size
     for own in _recurrent(model):
         for expert in EXPERTS[route]:
-            found += [Product(own, expert, below, 6 * h * width), Product(own, expert, own, 6 * h * h)]
+            matrix_products += [Product(own, expert, below, 6 * h * width), Product(own, expert, own, 6 * h * h)]
         if route == "mixture":
-            found += [Product(own, "router", below, 4 * width), Product(own, "router", own, 4 * h)]
+            matrix_products += [Product(own, "router", below, 4 * width), Product(own, "router", own, 4 * h)]
         below, width = own, h
     state = below
     if model.projection is not None:
         width = model.feature_size
-        found.append(Product("projection", "global", state, 2 * h * width))
+        matrix_products.append(Product("projection", "global", state, 2 * h * width))
         below = "projection"
     for expert in EXPERTS[route] if model.routed_head else ("global",):
-        found.append(Product("head", expert, below, 2 * width * v))
+        matrix_products.append(Product("head", expert, below, 2 * width * v))
     if route == "mixture" and model.routed_head:
-        found.append(Product("head", "router", state, 4 * h))
-    return found
+        matrix_products.append(Product("head", "router", state, 4 * h))
+    return matrix_products
 
 
 def _recurrent(model: LanguageModel) -> list[str]:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import flow_kernels
 from flow.model.parameters import Tensors, global_name, group_of, initial
 from flow_kernels.modules.layer import RoutedGRU
-from flow_kernels.reference import choose
+from flow_kernels.reference import routing_weights
 
 EXPERT = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
@@ -107,9 +107,16 @@ class LanguageModel(nn.Module):
         self.embedding = Parameters({"weight": (*leading, v, e)}, where, dtype)
         # On "meta" the layer draws no numbers: reset_parameters draws them from the generator.
         self.gru = RoutedGRU(
-            e, h, num_layers, batch_first=True, temperature=temperature, num_clients=num_clients, backend=backend,
-            device="meta", dtype=dtype,
-        ).to_empty(device=where)  # fmt: skip
+            e,
+            h,
+            num_layers,
+            batch_first=True,
+            temperature=temperature,
+            num_clients=num_clients,
+            backend=backend,
+            device="meta",
+            dtype=dtype,
+        ).to_empty(device=where)
         self.projection: Parameters | None = None
         if projection_dim is not None:
             self.projection = Parameters({"weight": (*leading, d, h), "bias": (*leading, d)}, where, dtype)
@@ -120,26 +127,26 @@ class LanguageModel(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialise as torch.nn.Embedding, torch.nn.GRU and torch.nn.Linear do.
 
-        The local experts start as copies of the global ones. The routers start at zero: both experts weigh the same
-        until a client's data say otherwise, and a two-way softmax has no symmetry that a random start would have to
-        break. With num_clients all clients start from the same draw.
+        The local experts start as copies of the global ones. The routers start at zero, so both experts weigh the same at
+        first. A two-way softmax has no symmetry that a random start would have to break. With num_clients all clients start
+        from the same draw.
         """
         parameters = dict(self.named_parameters())
         bound = 1 / math.sqrt(self.gru.hidden_size)  # GRU and what reads its state: fed H numbers
         head = 1 / math.sqrt(parameters["head.weight"].shape[-1])
         for name, parameter in parameters.items():
-            one = parameter if self.num_clients is None else parameter[0]
+            values = parameter if self.num_clients is None else parameter[0]
             if group_of(name) == "router":
-                nn.init.zeros_(one)
+                nn.init.zeros_(values)
             elif group_of(name) == "local":
                 parameter.copy_(parameters[global_name(name)])
             elif name == "embedding.weight":
-                nn.init.normal_(one, generator=generator)
+                nn.init.normal_(values, generator=generator)
             else:
                 limit = head if name.startswith("head.") else bound
-                nn.init.uniform_(one, -limit, limit, generator=generator)
+                nn.init.uniform_(values, -limit, limit, generator=generator)
             if self.num_clients is not None:
-                parameter[1:] = one
+                parameter[1:] = values
 
     def forward(
         self, tokens: Tensor, lengths: Tensor | None = None, *, route: str = "mixture", routing: str = "soft"
@@ -159,9 +166,12 @@ class LanguageModel(nn.Module):
             )
             head_routing = None if lead.head_routing is None else lead.head_routing.squeeze(0)
             return Prediction(
-                lead.logits.squeeze(0), lead.gru_routing.squeeze(0), head_routing, lead.features.squeeze(0),
+                lead.logits.squeeze(0),
+                lead.gru_routing.squeeze(0),
+                head_routing,
+                lead.features.squeeze(0),
                 tuple(q.squeeze(0) for q in lead.layer_routing),
-            )  # fmt: skip
+            )
         return self._forward(tokens, lengths, route, routing, lead=False)
 
     def _forward(self, tokens: Tensor, lengths: Tensor | None, route: str, routing: str, lead: bool) -> Prediction:
@@ -180,9 +190,16 @@ class LanguageModel(nn.Module):
                 *(weight(f"gru.router_{name}_l{layer}") if route == "mixture" else None for name in ("weight", "bias")),
             ]
             h, _, q = flow_kernels.routed_gru(
-                h, None, *used, lengths=lengths, route=route, routing=routing, temperature=self.temperature, batch_first=True,
+                h,
+                None,
+                *used,
+                lengths=lengths,
+                route=route,
+                routing=routing,
+                temperature=self.temperature,
+                batch_first=True,
                 backend=self.backend,
-            )  # fmt: skip
+            )
             routings.append(q)
         k, b, t, size = h.shape
         flat = h.reshape(k, b * t, size)
@@ -192,11 +209,15 @@ class LanguageModel(nn.Module):
         head_q = None
         if self.routed_head and route == "mixture":
             scores = linear(flat, weight("head.router_weight"), weight("head.router_bias"))
-            head_q = choose(scores / self.temperature, routing)
+            head_q = routing_weights(scores / self.temperature, routing)
             logits = mixed_linear(
-                features, head_q, weight("head.weight"), weight("head.bias"), weight("head.local_weight"),
+                features,
+                head_q,
+                weight("head.weight"),
+                weight("head.bias"),
+                weight("head.local_weight"),
                 weight("head.local_bias"),
-            )  # fmt: skip
+            )
             head_q = head_q.view(k, b, t, 2)
         else:
             own = "local_" if self.routed_head and route == "local" else ""
@@ -222,18 +243,18 @@ def parameter_counts(
     """How many numbers each parameter of a :class:`LanguageModel` of these sizes has, by name; nothing is allocated."""
     v, e, h = vocabulary_size, embedding_dim, hidden_size
     d = h if projection_dim is None else projection_dim
-    found = {"embedding.weight": v * e}
+    counts = {"embedding.weight": v * e}
     for layer in range(num_layers):
         i = h if layer else e
         gru = dict(zip(EXPERT, (3 * h * i, 3 * h * h, 3 * h, 3 * h), strict=True))
-        found |= {f"gru.{prefix}{name}_l{layer}": count for prefix in ("", "local_") for name, count in gru.items()}
-        found |= {f"gru.router_weight_l{layer}": 2 * (i + h), f"gru.router_bias_l{layer}": 2}
+        counts |= {f"gru.{prefix}{name}_l{layer}": count for prefix in ("", "local_") for name, count in gru.items()}
+        counts |= {f"gru.router_weight_l{layer}": 2 * (i + h), f"gru.router_bias_l{layer}": 2}
     if projection_dim is not None:
-        found |= {"projection.weight": d * h, "projection.bias": d}
-    found |= {"head.weight": v * d, "head.bias": v}
+        counts |= {"projection.weight": d * h, "projection.bias": d}
+    counts |= {"head.weight": v * d, "head.bias": v}
     if routed_head:
-        found |= {"head.local_weight": v * d, "head.local_bias": v, "head.router_weight": 2 * h, "head.router_bias": 2}
-    return found
+        counts |= {"head.local_weight": v * d, "head.local_bias": v, "head.router_weight": 2 * h, "head.router_bias": 2}
+    return counts
 
 
 def second_expert(model: LanguageModel, generator: np.random.Generator) -> Tensors:

@@ -36,8 +36,8 @@ def by_autograd(model: LanguageModel, parameters: Tensors, batch: Batch, update:
     """:func:`gradients`, on any device."""
     leaves = {name: parameters[name].detach().requires_grad_() for name in update.names}
     target, loss = objective(model, {**parameters, **leaves}, batch, update)
-    found = torch.autograd.grad(target.sum(), list(leaves.values()))
-    return loss.detach().double(), dict(zip(leaves, found, strict=True))
+    gradients = torch.autograd.grad(target.sum(), list(leaves.values()))
+    return loss.detach().double(), dict(zip(leaves, gradients, strict=True))
 
 
 @torch.no_grad()

@@ -32,8 +32,8 @@ def refusal(model: LanguageModel, parameters: Tensors) -> str:
     """Why these parameters' gradients cannot be computed here; empty when they can."""
     if model.backend not in ("auto", "cpu"):
         return f"the model asks for backend={model.backend!r}"
-    one = next(iter(parameters.values()))
-    return kernels_refusal(one.dtype, one.device)
+    first = next(iter(parameters.values()))
+    return kernels_refusal(first.dtype, first.device)
 
 
 class Memory:
@@ -140,9 +140,15 @@ class Fused:
         ]
         routers = q is not None and (self.below_head or self.trained.intersection(ROUTER) != frozenset())
         loss = head_loss(
-            flat, targets, head, q, x_grad=self.below_head, q_grad=routers, out=outs,
+            flat,
+            targets,
+            head,
+            q,
+            x_grad=self.below_head,
+            q_grad=routers,
+            out=outs,
             x_out=self.memory.get("dh", tuple(flat.shape), x) if self.below_head else None,
-        )  # fmt: skip
+        )
         grads = {name: grad for name, grad in zip(self.head, outs, strict=True) if name is not None and grad is not None}
         share = batch.valid.to(x.dtype).view(k, -1) / loss.counts.clamp_min(1).unsqueeze(1)
         dh = loss.x
@@ -152,9 +158,17 @@ class Fused:
             if self.gamma:
                 loss.q[..., 0] += self._regulariser(q, share)
             route_backward(
-                flat, targets, p[WEIGHT], p[BIAS], q, loss.q, temperature=self.model.temperature,
-                dx=dh, dweight=grads.get(WEIGHT), dbias=grads.get(BIAS),
-            )  # fmt: skip
+                flat,
+                targets,
+                p[WEIGHT],
+                p[BIAS],
+                q,
+                loss.q,
+                temperature=self.model.temperature,
+                dx=dh,
+                dweight=grads.get(WEIGHT),
+                dbias=grads.get(BIAS),
+            )
         dx = None
         if dh is not None:
             dx = self._backward(p, states, batch, dh.view(k, b, t, -1), share.view(k, b, t), grads)
@@ -192,9 +206,13 @@ class Fused:
             return F.linear(features, head.weight[client], head.bias[client])
         q = states.head_q[client][valid]
         return mixed_linear(
-            features[None], q[None], head.weight[client][None], head.bias[client][None], head.local_weight[client][None],
+            features[None],
+            q[None],
+            head.weight[client][None],
+            head.bias[client][None],
+            head.local_weight[client][None],
             head.local_bias[client][None],
-        ).squeeze(0)  # fmt: skip
+        ).squeeze(0)
 
     def _below_head(self, p: Tensors, batch: Batch, targets: Tensor, routing: str) -> tuple[list[States], Tensor | None]:
         """The states of every layer of the GRU, and the routing [k, B * T, 2] of a routed head."""
@@ -259,10 +277,20 @@ class Fused:
         trained = [name if name in self.trained else None for name in self.layers[layer]]
         grads |= {name: self.memory.get(f"d {name}", tuple(p[name].shape), x) for name in trained if name is not None}
         gru.backward(
-            x, h0, self._weights_of_gru(p, layer), lengths=_lengths(batch), route=self.route,
-            temperature=self.model.temperature, y=y, q=q, gates=gates, dy=dy, dq=dq, dx=dx,
+            x,
+            h0,
+            self._weights_of_gru(p, layer),
+            lengths=_lengths(batch),
+            route=self.route,
+            temperature=self.model.temperature,
+            y=y,
+            q=q,
+            gates=gates,
+            dy=dy,
+            dq=dq,
+            dx=dx,
             gradients=Weights(*(None if name is None else grads[name] for name in trained)),
-        )  # fmt: skip
+        )
         return dx
 
     def _embedding(self, table: Tensor, dx: Tensor, batch: Batch, dense: bool) -> Step:

@@ -123,9 +123,13 @@ def test_prepared_data_take_at_least_what_was_said():
 def test_what_clients_keep_is_held_against_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "free_disk", lambda folder: 10**6)
     config = flow.Config(
-        algorithm=REGISTRY["ditto"].options(), data=DataOptions(data="synthetic", clients=40, sequences=2, vocabulary_size=50),
-        model=flow.ModelOptions(embedding_dim=4, hidden_size=64), cohort=30, rounds=50, client_memory=0,
-    )  # fmt: skip
+        algorithm=REGISTRY["ditto"].options(),
+        data=DataOptions(data="synthetic", clients=40, sequences=2, vocabulary_size=50),
+        model=flow.ModelOptions(embedding_dim=4, hidden_size=64),
+        cohort=30,
+        rounds=50,
+        client_memory=0,
+    )
     monkeypatch.setenv("FLOW_CACHE", "")
     with pytest.raises(
         UserError, match=r"cohort=30, rounds=50, hidden_size=64: what \d+ clients keep would take at least .* of disk"
