@@ -32,7 +32,7 @@ from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import train
 
 VECTORS, VISITS = "vectors", "visits"
-MOST = 1 << 31  # bytes of the hypernetwork
+MOST = 1 << 31  # bytes of the hypernetwork with the clients' vectors
 
 
 @dataclass(frozen=True)
@@ -166,14 +166,17 @@ def init(options: HyperOptions, model: LanguageModel, seed: int, clients: int) -
     written, shared = targets(options, model)
     size = options.vector_size or min(1 + clients // 4, options.hyper_width)
     stream, some = Draw(seed, 0, "hypernetwork").stream(), next(iter(written.values()))
-    need = nbytes(written) * (1 + options.hyper_width)
+    width, layers = options.hyper_width, options.hyper_layers
+    inner = clients * size + size * width + (layers - 1) * width * (width + 1)
+    need = nbytes(written) * (1 + width) + inner * some.element_size()
     if need > MOST:
         raise UserError(
-            f"generated={options.generated!r} makes a hypernetwork of {need / 2**30:.1f} GB, more than the {MOST / 2**30:.0f} "
-            f"GB that pfedhn allows; {'choose gru, or ' if options.generated == 'all' else ''}lower hyper_width or hidden_size"
+            f"generated={options.generated!r} with hyper_width={width}, hyper_layers={layers}, vector_size={size} makes a "
+            f"hypernetwork of {need / 2**30:.1f} GB, more than the {MOST / 2**30:.0f} GB that pfedhn allows; "
+            f"{'choose gru, or ' if options.generated == 'all' else ''}lower one of these or hidden_size"
         )
     vectors = torch.from_numpy(options.vector_scale * stream.standard_normal((clients, size))).to(some)
-    phi = fresh_phi(written, size, options.hyper_width, options.hyper_layers, stream)
+    phi = fresh_phi(written, size, width, layers, stream)
     visits = torch.zeros(clients, dtype=torch.int64, device=some.device)
     return {**{n: t.clone() for n, t in shared.items()}, **tagged("phi", phi), VECTORS: vectors, VISITS: visits}
 
