@@ -62,13 +62,19 @@ def least_size(options: DataOptions) -> Size:
 
 
 def is_file(data: str) -> bool:
-    """Whether a value of `data` is the path of a file, of which its source knows the ending."""
-    return any(source.suffixes and source.recognises(data) for source in registry.SOURCES)
+    """Whether a value of `data` is the path of a file or folder, by what is there or, where nothing is, by its ending."""
+    return any(
+        source.is_path and (source.recognises(data) or (bool(source.suffixes) and data.endswith(source.suffixes)))
+        for source in registry.sources()
+    )
 
 
 def located(data: str) -> str:
     """A value of `data`, with an absolute path where it names a file, so that it holds in every working directory."""
-    return str(Path(data).absolute()) if is_file(data) else data
+    found = next((source for source in registry.sources() if source.recognises(data)), None)
+    if found is None:
+        return str(Path(data).absolute()) if is_file(data) else data
+    return found.placed(data)
 
 
 def placed(options: DataOptions) -> DataOptions:
@@ -103,10 +109,10 @@ def _check(source: Source, options: DataOptions) -> None:
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
     tokenizer.check(options, source.tokenizer)
-    for owner in registry.SOURCES:
+    for owner in registry.sources():
         for name in owner.options:
             value = getattr(options, name)
-            if value is not None and owner is not source:
+            if value is not None and name not in source.options:
                 raise UserError(
                     f"{name}={value!r} is an option of data={owner.name!r}, not of data={options.data!r}; leave it out"
                 )
@@ -123,18 +129,23 @@ def _given(options: DataOptions, names: tuple[str, ...]) -> tuple[tuple[str, obj
 def _load(source: Source, options: DataOptions, progress: bool) -> Population:
     folder = _folder(source, options)
     if folder is None:
-        return trusted(source.read(options))
+        return trusted(_made(source, options))
     with _usable(folder.parent):
         is_prepared = (folder / prepared.INDEX).is_file()
     if not is_prepared:
         least = source.least(options)
         need = Need("prepared data", least.prepared, _given(options, least.decide_prepared))
         require_disk([need], folder.parent, ", or name a folder on a larger disk in FLOW_CACHE")
-        population = source.read(options)
+        population = _made(source, options)
         with _usable(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
             prepared.write(folder, population, progress)
     return prepared.read(folder)
+
+
+def _made(source: Source, options: DataOptions) -> Population:
+    assert source.read is not None
+    return source.read(options)
 
 
 @contextmanager
