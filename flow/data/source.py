@@ -1,17 +1,14 @@
-"""What loading knows of a data source, and the cut that all sources of texts share."""
+"""What loading knows of a data source."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from flow.data.corpus import Corpus, build_population, client_hash
 from flow.data.options import DataOptions
 from flow.data.population import Population
 from flow.data.streams import Stream
-from flow.data.tokenizer import LENGTHS, UNITS, is_file, read
 from flow.data.tokens import SPECIALS
 
 
@@ -30,7 +27,7 @@ class Size(NamedTuple):
     tokens: int
     """Ids of the vocabulary."""
     prepared: int = 0
-    """Bytes of the prepared form on disk."""
+    """Bytes of the prepared form on disk, and of what is put aside while it is made."""
     decide_tokens: tuple[str, ...] = ("oov_buckets",)
     """The options that decide the number of tokens."""
     decide_prepared: tuple[str, ...] = ()
@@ -94,6 +91,11 @@ class Source(NamedTuple):
             return self.matches(data)
         return data.endswith(self.suffixes) if self.suffixes else data == self.name
 
+    def opened(self, options: DataOptions) -> Stream:
+        """The texts of a source that has any."""
+        assert self.stream is not None, f"the source {self.name!r} has neither read nor stream"
+        return self.stream(options)
+
     @property
     def is_path(self) -> bool:
         """Whether `data` is the path of a file or folder."""
@@ -102,24 +104,3 @@ class Source(NamedTuple):
     def placed(self, data: str) -> str:
         """The same value of `data`, which holds in every working directory."""
         return (self.located or (absolute if self.is_path else as_given))(data)
-
-
-def cut(corpus: Corpus, options: DataOptions) -> Population:
-    """The population of a corpus of texts, with as many clients and tokens as the options say.
-
-    Raises:
-        UserError: no client has anything to train on, or the tokenizer's file is faulty.
-    """
-    if options.max_clients:
-        chosen = sorted(corpus.clients, key=lambda client: (client_hash(client.id), client.id))[: options.max_clients]
-        corpus = replace(corpus, clients=tuple(chosen))
-    unit, from_file = corpus.unit, None
-    if is_file(options.tokenizer):
-        from_file = read(Path(str(options.tokenizer)))
-        unit = from_file.vocabulary.unit
-        corpus = replace(corpus, about=f"{corpus.about}; tokens by {from_file.about}")
-    elif options.tokenizer is not None:
-        unit = UNITS[options.tokenizer]
-    own = corpus.sequence_length if unit == corpus.unit else LENGTHS[unit]
-    length = options.sequence_length or own
-    return build_population(replace(corpus, unit=unit), length, options.vocabulary_size, options.oov_buckets, from_file)

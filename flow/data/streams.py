@@ -74,5 +74,7 @@ class Stream(NamedTuple):
     tokens as the sequence has targets, and EOS only where it fits. Otherwise a long text becomes several sequences."""
     total: int = 0
     """What ``Part.position`` comes to at the end: bytes or rows; 0 where it is not known."""
+    nbytes: int = 0
+    """How many bytes the texts have, at least: what is put aside on disk; 0 where it is not known."""
     path: str = ""
     """Of the file or folder, for messages."""
