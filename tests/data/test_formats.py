@@ -286,15 +286,6 @@ def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(tmp
         tracemalloc.stop()
 
 
-def test_more_text_than_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "free_memory", lambda: 20)
-    write_jsonl(tmp_path / "many.jsonl", [{"id": f"c{n}", "texts": ["1234", "5678"]} for n in range(9)])
-    assert re.search(
-        r"line 3: the texts up to here have more characters than bytes of memory are free \(20 bytes\)",
-        refused(tmp_path / "many.jsonl"),
-    )
-
-
 def test_messages_stay_short_whatever_a_line_holds(tmp_path):
     path = tmp_path / "long.jsonl"
     for record in (
