@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from flow.data import prepared, registry, spool, tokenizer
+from flow.data import paths, prepared, registry, spool, tokenizer
 from flow.data.options import DataOptions
 from flow.data.population import Population, check_at_least_one
 from flow.data.preparing import in_memory, preparing
@@ -66,11 +66,14 @@ def least_size(options: DataOptions) -> Size:
 
 
 def is_file(data: str) -> bool:
-    """Whether a value of `data` is the path of a file or folder, by what is there or, where nothing is, by its ending."""
-    return any(
-        source.is_path and (source.recognises(data) or (bool(source.suffixes) and data.endswith(source.suffixes)))
-        for source in registry.sources()
-    )
+    """Whether a value of `data` is the path of a file or folder, by what is there or, where nothing is, by its ending.
+
+    A pattern for several files is none.
+    """
+    sources = [source for source in registry.sources() if source.is_path]
+    if paths.leads_somewhere(data):
+        return any(source.recognises(data) for source in sources)
+    return not paths.PATTERN.search(data) and any(source.suffixes and data.endswith(source.suffixes) for source in sources)
 
 
 def located(data: str) -> str:

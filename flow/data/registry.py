@@ -6,7 +6,7 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from flow.data import formats, jsonl, paths, shakespeare, synthetic
+from flow.data import formats, jsonl, paths, shakespeare, synthetic, tabular
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -14,6 +14,7 @@ SOURCES = (
     shakespeare.SOURCE,
     jsonl.SOURCE,
     synthetic.SOURCE,
+    tabular.SOURCE,
 )
 
 GROUP = "flow.data"
@@ -59,12 +60,17 @@ def source_of(data: str) -> Source:
         if source.recognises(data):
             return source
     names = ", ".join(source.name for source in known if not source.suffixes and source.matches is None)
-    suffixes = " or ".join(dict.fromkeys(suffix for source in known for suffix in source.suffixes))
+    *before, last = dict.fromkeys(suffix for source in known for suffix in source.suffixes)
+    suffixes = f"{', '.join(before)} or {last}"
+    wanted = f"a file whose name ends in {suffixes}"
     if paths.leads_somewhere(data):
-        wanted = f"a file whose name ends in {suffixes}"
         paths.check_file(Path(data), "data", wanted)
         with paths.readable(Path(data), "data", wanted):
             raise formats.any_file(Path(data), f"data={data!r}")
+    if paths.PATTERN.search(data):
+        raise UserError(f"data={data!r}: no file of a known kind has a name of this pattern; give the path of {wanted}")
+    if data.endswith((*before, last)):
+        paths.check_file(Path(data), "data", wanted)
     raise UserError(
         f"data={data!r}: no such data set; give one of the known names ({names}), or the path of a "
         f"file of your own, which must end in {suffixes} and exist"
