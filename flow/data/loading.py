@@ -81,6 +81,9 @@ def located(data: str) -> str:
     found = next((source for source in registry.sources() if source.recognises(data)), None)
     if found is None:
         return str(Path(data).absolute()) if is_file(data) else data
+    if found.inner is not None:
+        before, rest = found.inner(data)
+        return before + (located(rest) if rest else "")
     return found.placed(data)
 
 

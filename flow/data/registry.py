@@ -6,16 +6,18 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from flow.data import formats, jsonl, paths, shakespeare, synthetic, tabular
+from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
 from flow.data.source import Source
 from flow.errors import UserError
 
 SOURCES = (
+    dirichlet.SOURCE,
     shakespeare.SOURCE,
     jsonl.SOURCE,
     synthetic.SOURCE,
     tabular.SOURCE,
 )
+"""In the order in which they are asked: those of a prefix such as ``dirichlet:`` first, for what follows it may be a path."""
 
 GROUP = "flow.data"
 """The group of entry points by which an installed package brings a source: ``name = "package.module:SOURCE"``."""
@@ -58,7 +60,12 @@ def source_of(data: str) -> Source:
     known = sources()
     for source in known:
         if source.recognises(data):
-            return source
+            if source.inner is None or source.wrapped is None:
+                return source
+            rest = source.inner(data)[1]
+            if not rest:
+                source.content(data)  # which says what the form is
+            return source.wrapped(data, source_of(rest))
     names = ", ".join(source.name for source in known if not source.suffixes and source.matches is None)
     *before, last = dict.fromkeys(suffix for source in known for suffix in source.suffixes)
     suffixes = f"{', '.join(before)} or {last}"

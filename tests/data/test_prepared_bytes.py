@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -89,6 +90,10 @@ CASES: dict[str, Callable[[Path], DataOptions]] = {
     "jsonl, cut": lambda folder: _jsonl(folder, sequence_length=4, vocabulary_size=5, oov_buckets=3, max_clients=5),
     "tabular": lambda folder: _table(folder),
     "tabular, cut": lambda folder: _table(folder, sequence_length=3, vocabulary_size=4, oov_buckets=2, max_clients=3),
+    "dirichlet": lambda folder: replace(_table(folder), data=f"dirichlet:0.5:3:{folder}/posts.csv"),
+    "dirichlet, cut": lambda folder: replace(
+        _table(folder, sequence_length=3, data_seed=4, max_clients=2), data=f"dirichlet:2:4:{folder}/posts.csv"
+    ),
     "synthetic, few sequences": lambda folder: DataOptions(data="synthetic", sequences=1, vocabulary_size=50),
     "synthetic, few clients": lambda folder: DataOptions(data="synthetic", clients=12, oov_buckets=2),
     "synthetic, cut": lambda folder: DataOptions(
