@@ -3,8 +3,8 @@
 As in Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual Classification" (2019,
 arXiv:1909.06335, section 3): every client draws a distribution q ~ Dir(ALPHA p) over the labels, where p are their shares in
 all texts, and the labels of its texts from q. Large ALPHA: clients alike; small: few labels each. Every client gets as many
-texts as any other, up to one, and every text is dealt once: a label whose texts are gone is drawn no more. A text's label is its group,
-such as a subreddit; texts without one share a label.
+texts as any other, up to one, and every text is dealt once: a label whose texts are gone is drawn no more. A text's label is
+its group, such as a subreddit; texts without one share a label.
 
 Memory: 4 bytes for every text, and a number for every label.
 """

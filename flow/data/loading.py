@@ -54,6 +54,17 @@ def load(options: DataOptions, progress: bool = False) -> Population:
         ) from error
 
 
+def opened(options: DataOptions) -> Stream | None:
+    """The texts of a data set as they are read, one part after the other; None for one that has none.
+
+    Raises:
+        UserError: as :func:`load`, as far as the file is looked at before it is read.
+    """
+    source = registry.source_of(options.data)
+    _check(source, options)
+    return None if source.stream is None else source.stream(options)
+
+
 def least_size(options: DataOptions) -> Size:
     """What a data set takes at least, by its options alone.
 
