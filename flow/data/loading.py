@@ -130,13 +130,12 @@ def _check(source: Source, options: DataOptions) -> None:
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
     tokenizer.check(options, source.tokenizer)
-    for owner in registry.sources():
-        for name in owner.options:
-            value = getattr(options, name)
-            if value is not None and name not in source.options:
-                raise UserError(
-                    f"{name}={value!r} is an option of data={owner.name!r}, not of data={options.data!r}; leave it out"
-                )
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if one.default is None and one.name != "tokenizer" and value is not None and one.name not in source.options:
+            owners = [repr(owner.name) for owner in registry.sources() if one.name in owner.options]
+            known = f"is an option of data={' and '.join(owners)}, not" if owners else "is no option"
+            raise UserError(f"{one.name}={value!r} {known} of data={options.data!r}; leave it out")
     source.check(options)
     least = source.least(options)
     require_memory([Need("the vocabulary", NAME_BYTES * least.tokens, _given(options, least.decide_tokens))])
