@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import formats, jsonl, paths, shakespeare, synthetic
+from flow.data.readers import tff
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -14,6 +15,7 @@ SOURCES = (
     shakespeare.SOURCE,
     jsonl.SOURCE,
     synthetic.SOURCE,
+    tff.SOURCE,
 )
 
 GROUP = "flow.data"
