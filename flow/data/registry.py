@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import formats, jsonl, paths, shakespeare, synthetic
-from flow.data.readers import tff
+from flow.data.readers import hdf5, tff
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -16,6 +16,7 @@ SOURCES = (
     jsonl.SOURCE,
     synthetic.SOURCE,
     tff.SOURCE,
+    hdf5.SOURCE,
 )
 
 GROUP = "flow.data"

@@ -25,7 +25,7 @@ def place(split: str, splits: Collection[str]) -> Place:
     """Where the texts of a split go.
 
     Train and test hold texts of the same clients, to train and to be tested on. The clients of heldout are never trained on,
-    and their texts are split by time. Where one split is given alone, its clients and texts are split as those of any other data.
+    and their texts are split by time. One split that is given alone is split as any other data.
 
     Args:
         split: one of NAMES' values.
