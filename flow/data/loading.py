@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from flow.data import prepared, registry, spool, tokenizer
+from flow.data import paths, prepared, registry, spool, tokenizer
 from flow.data.options import DataOptions
 from flow.data.population import Population, check_at_least_one
 from flow.data.preparing import in_memory, preparing
@@ -54,6 +54,17 @@ def load(options: DataOptions, progress: bool = False) -> Population:
         ) from error
 
 
+def opened(options: DataOptions) -> Stream | None:
+    """The texts of a data set as they are read, one part after the other; None for one that has none.
+
+    Raises:
+        UserError: as :func:`load`, as far as the file is looked at before it is read.
+    """
+    source = registry.source_of(options.data)
+    _check(source, options)
+    return None if source.stream is None else source.stream(options)
+
+
 def least_size(options: DataOptions) -> Size:
     """What a data set takes at least, by its options alone.
 
@@ -66,11 +77,14 @@ def least_size(options: DataOptions) -> Size:
 
 
 def is_file(data: str) -> bool:
-    """Whether a value of `data` is the path of a file or folder, by what is there or, where nothing is, by its ending."""
-    return any(
-        source.is_path and (source.recognises(data) or (bool(source.suffixes) and data.endswith(source.suffixes)))
-        for source in registry.sources()
-    )
+    """Whether a value of `data` is the path of a file or folder, by what is there or, where nothing is, by its ending.
+
+    A pattern for several files is none.
+    """
+    sources = [source for source in registry.sources() if source.is_path]
+    if paths.leads_somewhere(data):
+        return any(source.recognises(data) for source in sources)
+    return not paths.PATTERN.search(data) and any(source.suffixes and data.endswith(source.suffixes) for source in sources)
 
 
 def located(data: str) -> str:
@@ -78,6 +92,9 @@ def located(data: str) -> str:
     found = next((source for source in registry.sources() if source.recognises(data)), None)
     if found is None:
         return str(Path(data).absolute()) if is_file(data) else data
+    if found.inner is not None:
+        before, rest = found.inner(data)
+        return before + (located(rest) if rest else "")
     return found.placed(data)
 
 

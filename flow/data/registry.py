@@ -6,18 +6,22 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from flow.data import formats, jsonl, paths, shakespeare, synthetic
-from flow.data.readers import hdf5, tff
+from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
+from flow.data.readers import fedjax, hdf5, tff
 from flow.data.source import Source
 from flow.errors import UserError
 
 SOURCES = (
+    dirichlet.SOURCE,
     shakespeare.SOURCE,
     jsonl.SOURCE,
     synthetic.SOURCE,
+    tabular.SOURCE,
     tff.SOURCE,
+    fedjax.SOURCE,
     hdf5.SOURCE,
 )
+"""In the order in which they are asked: those of a prefix such as ``dirichlet:`` first, for what follows it may be a path."""
 
 GROUP = "flow.data"
 """The group of entry points by which an installed package brings a source: ``name = "package.module:SOURCE"``."""
@@ -60,14 +64,24 @@ def source_of(data: str) -> Source:
     known = sources()
     for source in known:
         if source.recognises(data):
-            return source
+            if source.inner is None or source.wrapped is None:
+                return source
+            rest = source.inner(data)[1]
+            if not rest:
+                source.content(data)  # which says what the form is
+            return source.wrapped(data, source_of(rest))
     names = ", ".join(source.name for source in known if not source.suffixes and source.matches is None)
-    suffixes = " or ".join(dict.fromkeys(suffix for source in known for suffix in source.suffixes))
+    *before, last = dict.fromkeys(suffix for source in known for suffix in source.suffixes)
+    suffixes = f"{', '.join(before)} or {last}"
+    wanted = f"a file whose name ends in {suffixes}"
     if paths.leads_somewhere(data):
-        wanted = f"a file whose name ends in {suffixes}"
         paths.check_file(Path(data), "data", wanted)
         with paths.readable(Path(data), "data", wanted):
             raise formats.any_file(Path(data), f"data={data!r}")
+    if paths.PATTERN.search(data):
+        raise UserError(f"data={data!r}: no file of a known kind has a name of this pattern; give the path of {wanted}")
+    if data.endswith((*before, last)):
+        paths.check_file(Path(data), "data", wanted)
     raise UserError(
         f"data={data!r}: no such data set; give one of the known names ({names}), or the path of a "
         f"file of your own, which must end in {suffixes} and exist"

@@ -75,6 +75,10 @@ class Source(NamedTuple):
     located: Callable[[str], str] | None = None
     """The same value of `data` with an absolute path in it; None: it is a path where ``suffixes`` or ``matches`` is given, and
     a name otherwise. A source like git:PATH has a function of its own."""
+    inner: Callable[[str], tuple[str, str]] | None = None
+    """For a source that makes something of another: what stands in `data` before the value of that source, and that value."""
+    wrapped: Callable[[str, Source], Source] | None = None
+    """Where ``inner`` is given: the source to use for a value of `data`, from the source that it names inside."""
     options: tuple[str, ...] = ()
     """The fields of DataOptions that belong to this source and few others; None is their default."""
     check: Callable[[DataOptions], None] = accept
@@ -99,7 +103,7 @@ class Source(NamedTuple):
     @property
     def is_path(self) -> bool:
         """Whether `data` is the path of a file or folder."""
-        return self.located is None and (bool(self.suffixes) or self.matches is not None)
+        return self.located is None and self.inner is None and (bool(self.suffixes) or self.matches is not None)
 
     def placed(self, data: str) -> str:
         """The same value of `data`, which holds in every working directory."""

@@ -16,14 +16,14 @@ from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
 
-@pytest.mark.parametrize("data", ["stackoverflow", "texts.json", "texts.csv.gz", ""])
+@pytest.mark.parametrize("data", ["stackoverflow", "texts.abc", ""])
 def test_unknown_source(data: str) -> None:
-    with pytest.raises(ValueError, match=r"no such data set.*shakespeare.*must end in \.jsonl or \.jsonl\.gz and exist") as e:
+    with pytest.raises(ValueError, match=r"no such data set.*shakespeare.*must end in \.jsonl, \.jsonl\.gz.* and exist") as e:
         load(DataOptions(data=data))
     assert f"data={data!r}" in str(e.value)
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz"])
+@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz", "none.csv.gz", "none.parquet"])
 def test_missing_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=rf"{name}.*there is no such file; give the path"):
         load(DataOptions(data=str(tmp_path / name)))
