@@ -1,7 +1,7 @@
 """fedjax's SQLite files, one for each split: stackoverflow_{train,held_out,test}.sqlite and shakespeare_{train,test}.sqlite.
 
-The table federated_data(client_id BLOB PRIMARY KEY, data BLOB, num_examples INTEGER) has a client in every row; data is the zlib
-form of a msgpack of {field: array}. An array is an ExtType: 1 for numbers, msgpack(shape, dtype, bytes), and 4 for text,
+The table federated_data(client_id BLOB PRIMARY KEY, data BLOB, num_examples INTEGER) has a client in every row; data is the
+zlib form of a msgpack of {field: array}. An array is an ExtType: 1 for numbers, msgpack(shape, dtype, bytes), and 4 for text,
 msgpack(shape, [bytes, ...]). Source: fedjax/core/{sqlite_federated_data,serialization}.py.
 """
 
@@ -67,8 +67,8 @@ def files_of(data: str) -> list[Path]:
             paths.check_file(one, "data", WANTED)
             if not _is_fedjax(one):
                 raise UserError(
-                    f"data={str(one)!r} is no SQLite database of fedjax, and {data!r} has others that are; download it again, or "
-                    "put it elsewhere"
+                    f"data={str(one)!r} is no SQLite database of fedjax, and {data!r} has others that are; download it "
+                    "again, or put it elsewhere"
                 )
     return found
 
@@ -180,7 +180,9 @@ def _stream(options: DataOptions) -> Stream:
     by_split = hdf5.splits_of(files)
     forms = {form_of(path) for path in files}
     if len(forms) > 1:
-        raise UserError(f"{where} holds both {' and '.join(form.licence for form in FORMS)}; put them into folders of their own")
+        raise UserError(
+            f"{where} holds both {' and '.join(form.licence for form in FORMS)}; put them into folders of their own"
+        )
     (form,) = forms
     stackoverflow.check_protocol(options, form, by_split, where)
     counts = {}
