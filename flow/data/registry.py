@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
-from flow.data.readers import fedjax, hdf5, tff
+from flow.data.readers import fedjax, hdf5, leaf, tff
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -20,6 +20,7 @@ SOURCES = (
     tff.SOURCE,
     fedjax.SOURCE,
     hdf5.SOURCE,
+    leaf.SOURCE,
 )
 """In the order in which they are asked: those of a prefix such as ``dirichlet:`` first, for what follows it may be a path."""
 

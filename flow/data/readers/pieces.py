@@ -40,7 +40,9 @@ class _Text:
         self.held, self.at, self.before = "", 0, 0  # before: characters that were let go
         with paths.readable(path, "data", wanted):
             self._packed = path.open("rb")
-            self._file: Any = gzip.GzipFile(fileobj=self._packed, mode="rb") if self._packed.peek(2)[:2] == b"\x1f\x8b" else None
+            self._file: Any = (
+                gzip.GzipFile(fileobj=self._packed, mode="rb") if self._packed.peek(2)[:2] == b"\x1f\x8b" else None
+            )
             self._file = self._file or self._packed
         self._bytes = b""
         self.ended = False
@@ -89,7 +91,9 @@ class _Text:
         """Take one of some characters."""
         found = self.skip()
         if not found or found not in wanted:
-            raise self.fault(f"{' or '.join(map(repr, wanted))} must stand there, not {found or 'the end of the file'!r}", within)
+            raise self.fault(
+                f"{' or '.join(map(repr, wanted))} must stand there, not {found or 'the end of the file'!r}", within
+            )
         self.at += 1
         return found
 
