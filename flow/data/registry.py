@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
-from flow.data.readers import fedjax, hdf5, leaf, tff
+from flow.data.readers import fedjax, git, hdf5, leaf, tff
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -21,6 +21,7 @@ SOURCES = (
     fedjax.SOURCE,
     hdf5.SOURCE,
     leaf.SOURCE,
+    git.SOURCE,
 )
 """In the order in which they are asked: those of a prefix such as ``dirichlet:`` first, for what follows it may be a path."""
 
