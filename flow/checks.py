@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from flow.errors import UserError
 
 LARGEST = (2 - 2**-23) * 2.0**127  # of float32, in which most parameters are
+LARGEST_INTEGER = 2**63 - 1  # what NumPy and torch take as a size
 
 
 def check_number(name: str, value: float, low: float, high: float = math.inf, remedy: str = "") -> None:
@@ -57,13 +58,18 @@ def _typed(one: Field[Any], value: Any, hint: Any) -> Any:
     if not (number if hint is int else isinstance(value, hint)):
         kind = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}[hint]
         raise UserError(f"{one.name} must be {kind}, got {value!r}{_default(one)}")
+    if hint is int and abs(value) > LARGEST_INTEGER:
+        raise UserError(f"{one.name} must be at most {LARGEST_INTEGER}, got {value}{_default(one)}")
     if hint is str:
         check_text(one.name, value)
     return value
 
 
 def check_text(name: str, value: str) -> None:
-    """Raise UserError for a string that cannot be written to a file in UTF-8, such as a file's name in another encoding."""
+    """Raise UserError for a string that cannot be written to a file in UTF-8, such as a file's name in another encoding, and
+    for one with a NUL character, which no file's name can have."""
+    if "\0" in value:
+        raise UserError(f"{name}={value!r} has a NUL character; leave it out")
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import time
 from collections.abc import Callable, Iterator
@@ -32,12 +33,18 @@ def named_folder(option: str, folder: str) -> Path:
     """A folder as given on the command line.
 
     Raises:
-        UserError: the name is empty, or not text.
+        UserError: the name is empty, not text, or longer than the file system allows.
     """
     if not folder.strip():
         raise UserError(f"{option}={folder!r} is empty; give the name of a folder")
     check_text(option, folder)
-    return Path(folder)
+    path = Path(folder)
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{option}={folder!r} is longer than the file system allows; give a shorter name") from error
+    return path
 
 
 @contextmanager

@@ -58,6 +58,7 @@ MOST_PROCESSES = 16
 AHEAD = 2  # jobs in hand for every process
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
+_FORKS = "fork" in multiprocessing.get_all_start_methods()
 Array = npt.NDArray[Any]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -151,7 +152,7 @@ def preparing(
     try:
         chosen = _spool(stream, texts, options.max_clients, progress)
         if processes is None:
-            processes = min(MOST_PROCESSES, cores()) if texts.nbytes > ALONE else 1
+            processes = min(MOST_PROCESSES, cores()) if texts.nbytes > ALONE and _FORKS else 1
         count, held_out, sequences, counted, spoken, run_on = np.zeros(6, np.int64).tolist()
         with _bar("counting", texts.nbytes, progress, "B") as bar:
             jobs = _chunks(texts, chosen, cutting.where, bar)
@@ -341,13 +342,19 @@ def _count(job: Job, cutting: _Cutting) -> _Counted:
     numbering = Numbering()
     if cutting.from_file is None:
         split, number = SPLITTERS[cutting.tokenizer], numbering.__getitem__
-        tokens = [np.fromiter(map(number, split(piece)), np.int32) for side in pieces for piece in side]
-        in_chunk = list(numbering)
+        numbers: list[int] = []
+        lengths = []
+        for side in pieces:
+            for piece in side:
+                tokens = split(piece)
+                lengths.append(len(tokens))
+                numbers += map(number, tokens)
+        flat, sizes = np.array(numbers, dtype=np.int32), np.array(lengths, dtype=np.int64)
     else:
-        tokens = cutting.from_file.encode([piece for side in pieces for piece in side])
-        in_chunk = []
-    sizes = np.array([len(one) for one in tokens], dtype=np.int64)
-    flat = np.concatenate([np.zeros(0, np.int32), *tokens])
+        encoded = cutting.from_file.encode([piece for side in pieces for piece in side])
+        flat = np.concatenate([np.zeros(0, np.int32), *encoded])
+        sizes = np.array([len(one) for one in encoded], dtype=np.int64)
+    in_chunk = list(numbering)
     per_side = np.array([len(side) for side in pieces], dtype=np.int64)
     held_out = np.array([client.held_out for client in clients])
     counts = np.repeat(np.stack([~held_out, np.zeros_like(held_out)], axis=1).ravel(), per_side)  # bool, of every piece
@@ -543,4 +550,4 @@ def _call(function: Callable[[Any, Any], Any], job: Any) -> Any:
 
 
 def _bar(what: str, total: int, progress: bool, unit: str) -> Any:
-    return tqdm(desc=what, total=total or None, unit=unit or "it", unit_scale=True, delay=1, disable=not progress)
+    return tqdm(desc=what, total=total or None, unit=unit, unit_scale=True, delay=1, disable=not progress)

@@ -16,6 +16,7 @@ from flow.errors import UserError
 from flow.model.parameters import Tensors, nbytes
 from flow.parallel.processes import Ranks
 from flow.resources import Need, require_disk, require_memory
+from flow.server.optimizers import OPTIMIZERS
 from flow.server.uploads import all_finite
 from flow.storage import files, metrics, run_folder
 from flow.storage.client_states import ClientStates
@@ -66,6 +67,8 @@ class RunState:
     """Of the server's optimiser and aggregator."""
     states: ClientStates
     ranks: Ranks
+    adaptive: bool = False
+    """Whether the server's optimiser keeps second moments too."""
     identity: str | None = None
     """By which rows and results say of which run they are, see :func:`flow.storage.run_folder.identity`."""
     sums: Tensors = field(default_factory=dict)
@@ -168,7 +171,11 @@ class RunState:
             for prefix in ("moments:", "clients:")
         )
         state = {name: tensor for name, tensor in everything.items() if not name.startswith(("moments:", "clients:"))}
-        reason = files.unlike(state, self.state) or _wrong_moments(moments, self.state) or self.states.wrong(clients, round)
+        reason = (
+            files.unlike(state, self.state)
+            or _wrong_moments(moments, self.state, self.adaptive)
+            or self.states.wrong(clients, round)
+        )
         if not reason and not all_finite(state.values()):
             reason = "it holds numbers that are not finite"
         if reason:
@@ -181,10 +188,11 @@ class RunState:
         return round, clients
 
 
-def _wrong_moments(moments: Tensors, state: Tensors) -> str:
+def _wrong_moments(moments: Tensors, state: Tensors, adaptive: bool) -> str:
     """What keeps tensors from being moments of a server with this state; empty where nothing does.
 
-    Every one belongs to a tensor of the state: under its name, or in float64 under its name after one of MOMENTS.
+    Every one belongs to a tensor of the state: under its name, or in float64 under its name after one of MOMENTS. An adaptive
+    server keeps a first and a second moment of the same tensors.
     """
     expected: Tensors = {}
     for name, tensor in moments.items():
@@ -195,9 +203,11 @@ def _wrong_moments(moments: Tensors, state: Tensors) -> str:
                 expected[name] = of.new_empty(of.shape, dtype=own)
     if reason := files.unlike(moments, expected):
         return f"among its moments {reason}"
-    found = [{name.removeprefix(prefix) for name in moments if name.startswith(prefix)} for prefix in ("m/", "v/")]
-    missing = sorted(found[1] - found[0])
-    return f"among its moments it has no 'm/{missing[0]}'" if missing else ""
+    first, second = ({name[2:] for name in moments if name.startswith(prefix)} for prefix in ("m/", "v/"))
+    if not adaptive and second:
+        return f"among its moments it has 'v/{min(second)}', which this run's server does not keep"
+    missing = [f"m/{name}" for name in second - first] + [f"v/{name}" for name in first - second if adaptive]
+    return f"among its moments it has no {min(missing)!r}" if missing else ""
 
 
 def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: dict[str, Any] | None = None) -> RunState:
@@ -216,4 +226,5 @@ def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: d
     if folder is not None and stored is None:  # two are kept, and a third one is written before the first goes
         need = Need("three checkpoints", 3 * nbytes(state), (("hidden_size", task.config.model.hidden_size),))
         require_disk([need], folder, ", or put the run's folder on a larger disk")
-    return RunState(folder, digest, state, {}, states, ranks or Ranks(), run_folder.identity(described))
+    adaptive = OPTIMIZERS[task.config.server.server].second_moment is not None
+    return RunState(folder, digest, state, {}, states, ranks or Ranks(), adaptive, run_folder.identity(described))

@@ -98,9 +98,10 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
         )
     if config.cohort > len(clients):
         beside, remedy = (f" beside the {aside} that {share} sets aside", " or validation_share") if aside else ("", "")
+        more = f"raise max_clients={config.data.max_clients}" if config.data.max_clients else "take more clients"
         raise UserError(
             f"cohort={config.cohort} is more than the {len(clients)} clients that may train{beside}; lower cohort{remedy}, or "
-            "take more clients"
+            f"{more}"
         )
     minimum = algorithm.minimum_sequences(config.algorithm)
     if (population.table.train[population.training] < minimum).all():

@@ -166,6 +166,10 @@ def test_resume_from_the_command(here, capsys):
         (["report", ""], "folder='' is empty; give the name of a folder"),
         (["run", "--resume", ""], "resume='' is empty; give the name of a folder"),
         (["run", "--resume="], "resume='' is empty"),
+        (["run", "--resume", "x" * 5000], "is longer than the file system allows; give a shorter name"),
+        (["run", *MINE, "--folder", "a\0b"], "folder='a\\x00b' has a NUL character; leave it out"),
+        (["run", *MINE, "--epochs", "1" + "0" * 400], "epochs must be at most 9223372036854775807, got 10000"),
+        (["run", *MINE, "--max-clients", "2"], "clients that may train; lower cohort, or raise max_clients=2"),
         (["run", *MINE, "--folder", ""], "folder='' is empty; give the name of a folder"),
         (
             ["run", *MINE, "--cohort", "3", "--folder", "mine.jsonl.gz/run"],
@@ -180,7 +184,7 @@ def test_resume_from_the_command(here, capsys):
         (["run", *MINE, "--cohort", "3", "--hidden-size", "9" * 13], "hidden_size=9999999999999, "),
         (
             ["run", *MINE, "--sequence-length", "9" * 23],
-            "sequence_length=99999999999999999999999 must be at most 9223372036854775807",
+            "sequence_length must be at most 9223372036854775807, got 99999999999999999999999; leave it out for the default, 0",
         ),
         (["run", *MINE, "--device", "meta"], "device='meta' must be one on which torch can compute here, 'cpu'"),
         (["run", *MINE, "--device", "foo"], "leave it out for 'cpu' (torch says: Expected one of cpu"),
@@ -295,7 +299,7 @@ def test_the_help_says_what_may_stand_beside_resume(capsys):
 
 
 def test_every_command_has_a_usage_line_and_a_help_text(capsys):
-    assert list(COMMANDS) == ["run", "report", "compare", "prepare"]
+    assert list(COMMANDS) == ["run", "report", "compare", "prepare", "data"]
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     for name, command in COMMANDS.items():

@@ -211,6 +211,8 @@ def _said(option: Option, value: str, ended: Ended, begun: bool) -> str:
         and not begun
     ):
         return f"more than one sentence: {ended.err[:500]!r}"
+    if option.kinds == (bool,) and not value.strip() and "Unrecognized options" in text:
+        return "refused"  # a value after a flag belongs to no option
     names = {option.name, option.name.replace("_", "-"), option.flag} if option.name else {"folder"}
     if option.kinds in ((str,), (bool,)) and value.strip() and (value in text or repr(value)[1:-1] in text):
         return "refused"  # a folder or a word that is named by itself
@@ -229,4 +231,6 @@ def _said(option: Option, value: str, ended: Ended, begun: bool) -> str:
             repr(float(number)) if abs(number) < 1e300 else "inf",
             f"{float(number) if abs(number) < 1e300 else 0:g}",
         }
-    return "refused" if any(shown in text for shown in known) else f"the value is not named: {text[:300]!r}"
+    unbroken = re.sub(r"\s", "", text)  # the parser's box breaks lines within a value, after a comma
+    named = any(shown in text or (shown.strip() and re.sub(r"\s", "", shown) in unbroken) for shown in known)
+    return "refused" if named else f"the value is not named: {text[:300]!r}"

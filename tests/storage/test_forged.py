@@ -63,6 +63,12 @@ CHECKPOINTS = {
         put("moments:v/head.bias", lambda t: t.float()),
         r"among its moments its 'v/head.bias' is float32",
     ),
+    "half of the second moments": ("adam", dropped("moments:v/head.bias"), "among its moments it has no 'v/head.bias'"),
+    "moments of another server": (
+        "disk",
+        lambda own: own | {f"moments:{moment}/head.bias": own["head.bias"].double().clone() for moment in "mv"},
+        "among its moments it has 'v/head.bias', which this run's server does not keep",
+    ),
     "half of the moments": ("adam", dropped("moments:m/head.bias"), "among its moments it has no 'm/head.bias'"),
     "no clients": ("adam", dropped("clients:rows"), "it has no 'rows'"),
     "a client twice": ("adam", put("clients:rows", lambda t: t * 0), "its 'rows' are not clients of the run"),
