@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
-from flow.data.readers import fedjax, git, hdf5, huggingface, leaf, tff
+from flow.data.readers import fedjax, git, hdf5, huggingface, leaf, textfiles, tff
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -23,6 +23,7 @@ SOURCES = (
     leaf.SOURCE,
     git.SOURCE,
     huggingface.SOURCE,
+    textfiles.SOURCE,
 )
 """In the order in which they are asked: those of a prefix such as ``dirichlet:`` first, for what follows it may be a path."""
 

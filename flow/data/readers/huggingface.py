@@ -171,7 +171,7 @@ def parts(rows: Any, chosen: Columns, where: str) -> Iterator[Part]:
                 same = list(own)
                 if not client:
                     raise UserError(
-                        f"{where}, row {same[0][4]}: nothing in the column {chosen.client!r}, which names the client of the row; "
+                        f"{where}, row {same[0][4]}: nothing in the column {chosen.client!r}, which names the client; "
                         "fill it in or remove the row"
                     )
                 times = None
