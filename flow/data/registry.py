@@ -7,7 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
-from flow.data.readers import fedjax, git, hdf5, huggingface, leaf, textfiles, tff
+from flow.data.readers import fedjax, git, hdf5, huggingface, leaf, textfiles, tff_sqlite
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -17,7 +17,7 @@ SOURCES = (
     jsonl.SOURCE,
     synthetic.SOURCE,
     tabular.SOURCE,
-    tff.SOURCE,
+    tff_sqlite.SOURCE,
     fedjax.SOURCE,
     hdf5.SOURCE,
     leaf.SOURCE,

@@ -35,7 +35,7 @@ def recognises(data: str) -> bool:
     """Whether it is an SQLite database with the table, or a folder with one."""
     try:
         path = Path(data)
-        return any(_is_fedjax(one) for one in (_inside(path) if path.is_dir() else [path]))
+        return any(_is_fedjax(one) for one in (_inside(path) if data and path.is_dir() else [path]))
     except (OSError, ValueError):
         return False
 

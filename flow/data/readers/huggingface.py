@@ -68,7 +68,7 @@ def _is_saved(folder: Path) -> bool:
 def recognises(data: str) -> bool:
     """Whether it is hf:NAME, or such a folder."""
     with suppress(OSError, ValueError):
-        return data.startswith(PREFIX) or _is_saved(Path(data))
+        return data.startswith(PREFIX) or (bool(data) and _is_saved(Path(data)))
     return False
 
 

@@ -69,7 +69,7 @@ def recognises(data: str) -> bool:
     """Whether it is a JSON object in LEAF's form, or a folder with one."""
     with suppress(OSError, ValueError):
         path = Path(data)
-        return bool(_inside(path)) if path.is_dir() else _is_leaf(path)
+        return bool(_inside(path)) if data and path.is_dir() else _is_leaf(path)
     return False
 
 

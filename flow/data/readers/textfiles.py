@@ -58,7 +58,7 @@ def recognises(data: str) -> bool:
     """Whether it is a folder with a text file, or with a sub-folder that has one."""
     with suppress(OSError, ValueError):
         folder = Path(data)
-        if not folder.is_dir():
+        if not data or not folder.is_dir():
             return False
         for entry in islice(folder.iterdir(), LOOKED_AT):
             below = islice(entry.iterdir(), LOOKED_AT) if entry.is_dir() and not entry.name.startswith(".") else [entry]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from flow.data import digests, formats, paths
-from flow.data.options import DataOptions
+from flow.data.cache import cache_folder
 from flow.errors import UserError, say
 
 MAGIC = (b"\x5d\0\0", b"\xfd7zXZ\0")
@@ -22,12 +22,11 @@ def head(packed: bytes, most: int) -> bytes:
     return lzma.LZMADecompressor().decompress(packed, most)
 
 
-def unpacked(path: Path, options: DataOptions, wanted: str) -> Path:
+def unpacked(path: Path, wanted: str) -> Path:
     """The file itself, or what it holds: unpacked beside the prepared data, once, a block at a time.
 
     Args:
         path: of the file.
-        options: of the data set.
         wanted: what `data` must be the path of, for messages.
 
     Raises:
@@ -36,16 +35,13 @@ def unpacked(path: Path, options: DataOptions, wanted: str) -> Path:
     with paths.readable(path, "data", wanted):
         if not formats.head(path).startswith(MAGIC):
             return path
-    from flow.data.loading import prepared_folder  # which knows all sources, and so this one
-
     where = f"data={str(path)!r}"
-    folder = prepared_folder(options)
-    if folder is None:
+    cache = cache_folder()
+    if cache is None:
         raise UserError(
             f"{where} is packed and has to be unpacked to disk, and FLOW_CACHE='' keeps nothing; set it to a folder, or unpack "
             f"the file with `xz --format=auto -dk --suffix={path.suffix} {path.name}`, and give what comes out"
         )
-    cache = folder.parent
     target = cache / f"{path.name.removesuffix(path.suffix)}-{digests.of_file(path, wanted)[:20]}.unpacked"
     if target.is_file():
         return target

@@ -48,7 +48,7 @@ def file(tmp_path, rows):
 def stream_of(path, **options):
     given = DataOptions(data=str(path), **options)
     source = registry.source_of(given.data)
-    assert source.name == "tff"
+    assert source.name == "tff_sqlite"
     source.check(given)
     return source.opened(given)
 

@@ -198,7 +198,7 @@ def _content(data: str) -> Content:
 def _stream(options: DataOptions) -> Stream:
     given = _checked(Path(options.data))
     where = _where(given)
-    path = unpacking.unpacked(given, options, WANTED)
+    path = unpacking.unpacked(given, WANTED)
     with sqlite.opened(path, where) as base:
         sqlite.check(base, TABLE, COLUMNS, where)
         last = base.execute(f"SELECT max(rowid) FROM {TABLE}").fetchone()[0] or 0
@@ -220,5 +220,6 @@ def _stream(options: DataOptions) -> Stream:
 
 
 SOURCE = Source(
-    "tff", _content, stream=_stream, matches=recognises, options=("protocol",), check=stackoverflow.check, tokenizer="spaces"
-)
+    "tff_sqlite", _content, stream=_stream, matches=recognises, options=("protocol",), check=stackoverflow.check,
+    tokenizer="spaces",
+)  # fmt: skip
