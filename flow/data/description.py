@@ -20,6 +20,9 @@ CLIENTS = 1000
 """Clients whose texts are looked at for near-duplicates: the first in the order of the crc32 of their ids."""
 TEXTS = 1000
 """Texts of each of them that are looked at, the first ones that are read."""
+CHARACTERS = 1 << 16
+"""Of each of them that are looked at, whole texts up to the first that passes this number, which is cut off there: a few long
+texts take no more memory than many short ones."""
 
 
 class Sizes(NamedTuple):
@@ -38,7 +41,7 @@ class Sizes(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A text as it is read."""
+    """A text as it is read, its first CHARACTERS characters at most."""
 
     client: str
     group: str
@@ -89,15 +92,20 @@ def texts(stream: Stream, ids: Sequence[str], wanted: int, progress: bool = Fals
     """
     chosen = sorted(ids, key=lambda name: (client_hash(name), name))[:CLIENTS]
     held: dict[str, list[str]] = {name: [] for name in chosen}
+    size = dict.fromkeys(chosen, 0)
     first: dict[str, Sample] = {}
     position = 0
     with tqdm(desc="reading", total=stream.total or None, unit_scale=True, delay=1, disable=not progress) as bar:
         for part in stream.parts():
             own = held.get(part.client)
             if own is not None:
-                own += part.texts[: TEXTS - len(own)]
+                for text in part.texts:
+                    if len(own) >= TEXTS or size[part.client] >= CHARACTERS:
+                        break
+                    own.append(text[: CHARACTERS - size[part.client]])
+                    size[part.client] += len(text)
                 if part.texts and part.client not in first:
-                    first[part.client] = Sample(part.client, part.group, part.texts[0])
+                    first[part.client] = Sample(part.client, part.group, part.texts[0][:CHARACTERS])
             bar.update(max(part.position - position, 0))
             position = max(part.position, position)
     looked_at = sum(map(len, held.values()))

@@ -6,6 +6,7 @@ needs pyarrow. The columns are given as options, or guessed where the name of on
 
 from __future__ import annotations
 
+import codecs
 import csv
 import glob
 import gzip
@@ -67,14 +68,17 @@ class _Row(NamedTuple):
 
 
 def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
-    """Which columns hold client, text, time and group, by the options or else by their names; a guess is said on stderr.
+    """Which columns hold client, text, time and group, by the options or else by their names.
+
+    A guess is said on stderr, once for all files of one value of `data`.
 
     Args:
         names: of all columns.
         where: the start of an error message.
 
     Raises:
-        UserError: a column that is given does not exist, client or text has no column of a usual name, or one has several.
+        UserError: a column that is given does not exist, client or text has no column of a usual name, one has several, or one
+            column is both.
     """
     found: dict[str, str | None] = {}
     guessed = []
@@ -100,8 +104,14 @@ def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
         found[role] = candidates[0] if candidates else None
         if candidates:
             guessed.append(f"{role}: {candidates[0]!r}")
+    if found["client"] == found["text"]:
+        raise UserError(
+            f"{where}: the column {found['client']!r} holds both the client and the text, of {_listed(names)}; say which "
+            "column is which with --client-column NAME and --text-column NAME"
+        )
     if guessed:
-        say(f"{where}: columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others")
+        said = f"columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others"
+        say(f"data={options.data!r}: {said}")
     return Columns(str(found["client"]), str(found["text"]), found["time"], found["group"])
 
 
@@ -241,6 +251,11 @@ def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
                     yield _Row(row[client], row[text], when, "" if group < 0 else row[group], place, packed.tell())
                 line = reader.line_num + 2
     except csv.Error as error:
+        if "new-line character" in str(error):
+            raise UserError(
+                f"{where}, line {max(line, 1)}: a carriage return inside a line; end every line with a line feed, such as with "
+                "`tr '\\r' '\\n'`, and put a text that holds a carriage return into quotation marks"
+            ) from error
         raise UserError(
             f"{where}, line {line}: quotation marks that do not pair up ({error}); write a text with quotation marks in it as "
             '"say ""yes""", or make a Parquet file'
@@ -268,8 +283,11 @@ def _unpacked(file: BinaryIO, path: Path) -> Iterator[BinaryIO]:
 
 def _lines(file: BinaryIO, where: str) -> Iterator[str]:
     number = 0
+    encoding = "LATIN1"
     while raw := file.readline(LONGEST + 1):
         number += 1
+        if number == 1 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            encoding = "UTF-16"
         if len(raw) > LONGEST:
             raise UserError(f"{where}, line {number}: longer than {LONGEST} bytes; break the text, or give another file")
         try:
@@ -277,7 +295,7 @@ def _lines(file: BinaryIO, where: str) -> Iterator[str]:
         except UnicodeDecodeError as error:
             raise UserError(
                 f"{where}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1}); save the file in UTF-8, such "
-                "as with `iconv -f LATIN1 -t UTF-8`"
+                f"as with `iconv -f {encoding} -t UTF-8`"
             ) from error
         yield line.removeprefix("\ufeff") if number == 1 else line
 

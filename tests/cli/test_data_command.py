@@ -14,6 +14,7 @@ from data_cases import write_jsonl
 from flow.cli.data import headroom
 from flow.cli.main import main
 from flow.data import DataOptions, description, load, opened
+from flow.data.streams import Part, Stream
 
 WORDS = ["red", "blue", "green", "grey", "pink", "zoë"]
 
@@ -56,6 +57,18 @@ def test_sizes_are_those_of_plain_counts(mine, monkeypatch):
     monkeypatch.setattr(description, "CLIENTS", 5)
     monkeypatch.setattr(description, "TEXTS", 2)
     assert description.texts(opened(options), ids, 0).looked_at <= 10
+
+
+def test_long_texts_are_cut_off(monkeypatch):
+    same = "red blue grey pink zoë"
+    parts = [Part("a", [same + " one two x", "x"]), Part("b", ["y"]), Part("a", [same + " eight nine", same])]
+    stream = Stream("made", "made up", lambda: iter(parts))
+    whole = description.texts(stream, ["a", "b"], 5)
+    assert (whole.looked_at, whole.near, len(whole.samples)) == (5, 1, 5)
+    monkeypatch.setattr(description, "CHARACTERS", 40)
+    found = description.texts(stream, ["a", "b"], 5)
+    assert (found.looked_at, found.near) == (4, 0)
+    assert sorted(sample.text for sample in found.samples) == ["red blu", same + " one two x", "x", "y"]
 
 
 def witten_bell(events, size):

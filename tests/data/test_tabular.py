@@ -81,7 +81,7 @@ def test_parquet_gives_the_same_whatever_its_types(tmp_path):
     assert plain(load(DataOptions(data=numbers))) == expected([(str(len(row[0])), *row[1:]) for row in rows])
 
 
-def test_a_folder_and_a_pattern_are_several_tables(tmp_path, monkeypatch):
+def test_a_folder_and_a_pattern_are_several_tables(tmp_path, monkeypatch, capfd):
     rows = made_up(3)
     for number, own in enumerate((rows[:50], rows[50:51], rows[51:])):
         write_table(tmp_path / "posts" / f"part-{number}.csv", own)
@@ -89,6 +89,8 @@ def test_a_folder_and_a_pattern_are_several_tables(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     folder, pattern = (load(DataOptions(data=data)) for data in ("posts", "posts/part-*.csv"))
     assert plain(folder) == plain(pattern) == expected(rows)
+    said = capfd.readouterr().err.splitlines()
+    assert [line.partition(": columns")[0] for line in said] == ["flow: data='posts'", "flow: data='posts/part-*.csv'"]
     assert is_file("posts") and not is_file("posts/part-*.csv") and is_file("gone.csv") and not is_file("gone-*.csv")
     assert located("posts/part-*.csv") == str(tmp_path / "posts" / "part-*.csv")
     write_table(tmp_path / "posts" / "part-4.csv", [["ann", "x"]], ["user_id", "other"])
@@ -131,6 +133,10 @@ def test_columns_are_given_or_guessed_and_the_guess_is_said(tmp_path, capfd):
         ("user,text,time\na,b,nan\n", {}, r"line 2: 'nan' in the column 'time' is no time \(it is not finite\)"),
         (b"user,text\na,caf\xe9\n", {}, r"line 2: not UTF-8 \(.* at byte 6\); save the file in UTF-8, such as with `iconv"),
         ("user,text\n", {}, r"there is no row below the names of the columns"),
+        ("user,text\ra,b\rc,d\r", {}, r"line 1: a carriage return inside a line; end every line with a line feed, such as"),
+        ("user,text\na,b\nc,d\re\n", {}, r"line 3: a carriage return inside a line; .* holds a carriage return into quotation"),
+        ("user,text\na,b\n".encode("utf-16"), {}, r"line 1: not UTF-8 .* `iconv -f UTF-16 -t UTF-8`"),
+        ("user,text\na,b\n", {"text_column": "user"}, r"the column 'user' holds both the client and the text, of the columns"),
         ("text\na\n", {}, r"line 1: one column, 'text', where one for the client and one for the text must stand"),
         ("user,text\na,\ud800\n".encode("utf-8", "surrogatepass"), {}, r"line 2: not UTF-8"),
     ],
