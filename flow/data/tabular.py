@@ -87,11 +87,14 @@ def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
         flag = f"--{role}-column"
         if given:
             if names.count(given) != 1:
-                what = "is no column" if given not in names else f"is the name of {names.count(given)} columns"
-                raise UserError(f"{where}: {option}={given!r} {what} of {_listed(names)}; give {flag} one of these names")
+                if given in names:
+                    raise _same_name(where, given, names)
+                raise UserError(f"{where}: {option}={given!r} is no column of {_listed(names)}; give {flag} one of these names")
             found[role] = given
             continue
         candidates = [name for name in names if name.strip().lower() in usual] if given is None else []
+        if len(candidates) > len(set(candidates)):
+            raise _same_name(where, max(candidates, key=candidates.count), names)
         if len(candidates) > 1:
             nothing = f", or {flag} '' for none" if role in ("time", "group") else ""
             raise UserError(
@@ -113,6 +116,10 @@ def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
         said = f"columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others"
         say(f"data={options.data!r}: {said}")
     return Columns(str(found["client"]), str(found["text"]), found["time"], found["group"])
+
+
+def _same_name(where: str, name: str, names: Sequence[str]) -> UserError:
+    return UserError(f"{where}: {names.count(name)} columns have the name {name!r}, of {_listed(names)}; rename all but one")
 
 
 def _listed(names: Sequence[str]) -> str:
