@@ -38,14 +38,18 @@ JSON_LINES = Format("a file of JSON objects, one per line")
 CSV = Format("a table of comma-separated values (CSV)", "let its name end in .csv, or in .csv.gz where it is compressed")
 TSV = Format("a table of tab-separated values (TSV)", "let its name end in .tsv, or in .tsv.gz where it is compressed")
 TEXT = Format("plain text")
-LEAF = Format("a JSON object in the form of LEAF, with users and user_data")
+LEAF = Format("a JSON object in the form of LEAF, with users and user_data", "let its name end in .json or .json.gz")
 ARRAY = Format("a JSON array", "write every element on a line of its own, such as with `jq -c '.[]'`, as docs/data.md shows")
 SPREAD = Format(
     "a JSON object spread over several lines", "write every client on one line, such as with `jq -c .`, as docs/data.md shows"
 )
 PICKLE = Format("a Python pickle", "none is loaded, for it can run any code: let who wrote it write JSON lines")
-SQLITE = Format("an SQLite database, as data sets of TensorFlow Federated are")
-HDF5 = Format("an HDF5 file")
+SQLITE = Format(
+    "an SQLite database", f"one of TensorFlow Federated or fedjax is read if content and name say so; otherwise {CONVERT}"
+)
+HDF5 = Format(
+    "an HDF5 file", f"one of TensorFlow Federated or pfl-research is read if content and name say so; otherwise {CONVERT}"
+)
 PARQUET = Format("a Parquet table", "let its name end in .parquet, and decompress it where it is compressed")
 ARROW = Format("an Arrow or Feather table")
 ZIP = Format("a zip archive", "unpack it with `unzip`, and give a file of what comes out")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from flow.data import paths, prepared, registry, spool, tokenizer
+from flow.data.cache import REMEDY, cache_folder
 from flow.data.options import DataOptions
 from flow.data.population import Population, check_at_least_one
 from flow.data.preparing import in_memory, preparing
@@ -24,9 +24,6 @@ from flow.resources import Need, free_disk, require_disk, require_memory, size
 LARGEST = 2**63 - 1  # what NumPy and torch take as a size
 NAME_BYTES = 72  # a string of CPython for a token, and a pointer to it
 OTHER_DISK = ", or name a folder on a larger disk in FLOW_CACHE"
-REMEDY = (
-    "set this variable of the environment to a folder that you may write to, or set it empty to prepare them anew every time"
-)
 
 
 def load(options: DataOptions, progress: bool = False) -> Population:
@@ -217,7 +214,7 @@ def _unusable(cache: Path, error: OSError) -> UserError:
 
 
 def _folder(source: Source, options: DataOptions) -> Path | None:
-    cache = _cache()
+    cache = cache_folder()
     if cache is None:
         return None
     content = source.content(options.data)
@@ -228,14 +225,3 @@ def _folder(source: Source, options: DataOptions) -> Path | None:
             del given["tokenizer"]
     key = json.dumps([given | {"data": content.digest}, prepared.VERSION], sort_keys=True)
     return cache / f"{content.name}-{hashlib.sha256(key.encode()).hexdigest()[:20]}"
-
-
-def _cache() -> Path | None:
-    """The folder of all prepared data; None where nothing is to be kept."""
-    given = os.environ.get("FLOW_CACHE")
-    if given is not None:
-        return Path(given) if given else None
-    parent = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    if parent.startswith("~"):
-        raise UserError(f"FLOW_CACHE is not set, and this user has no home folder to keep prepared data in; {REMEDY}")
-    return Path(parent) / "flow"

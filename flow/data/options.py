@@ -58,3 +58,6 @@ class DataOptions:
 
     protocol: str | None = None
     """Which published preparation of a data set is followed, for sources that have several: "tff" or "motley"."""
+
+    authors: bool | None = None
+    """Whether the clients of "git:PATH" are called by the names of the authors. None: by a hash of the name."""

@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
+from flow.data.readers import fedjax, git, hdf5, huggingface, leaf, textfiles, tff_sqlite
 from flow.data.source import Source
 from flow.errors import UserError
 
@@ -16,6 +17,13 @@ SOURCES = (
     jsonl.SOURCE,
     synthetic.SOURCE,
     tabular.SOURCE,
+    tff_sqlite.SOURCE,
+    fedjax.SOURCE,
+    hdf5.SOURCE,
+    leaf.SOURCE,
+    git.SOURCE,
+    huggingface.SOURCE,
+    textfiles.SOURCE,
 )
 """In the order in which they are asked: those of a prefix such as ``dirichlet:`` first, for what follows it may be a path."""
 

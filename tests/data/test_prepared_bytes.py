@@ -4,18 +4,22 @@ PYTHONPATH=. python tests/data/test_prepared_bytes.py      records them anew, af
 """
 
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
 
-from flow.data import DataOptions, load, prepared, prepared_folder, registry, shakespeare
+from flow.data import DataOptions, digests, load, prepared, prepared_folder, registry, shakespeare
 
 RECORDED = Path(__file__).with_name("prepared_bytes.json")
 REMEDY = (
@@ -83,6 +87,101 @@ def _table(folder: Path, **options: int) -> DataOptions:
     return DataOptions(data=str(folder / "posts.csv"), **options)  # type: ignore[arg-type]
 
 
+def _foreign() -> Any:
+    """tests/support/foreign.py, which is not on the path of whoever records."""
+    spec = importlib.util.spec_from_file_location("foreign", Path(__file__).parents[1] / "support" / "foreign.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _stackoverflow(folder: Path, **options: Any) -> DataOptions:
+    foreign = _foreign()
+    texts = [
+        ("train", "10", "red , blue and c++ ."),
+        ("train", "2", "a <URL> ."),
+        ("test", "10", "blue ."),
+        ("heldout", "3", "red"),
+    ]
+    rows = [
+        (split, client, foreign.sentence(f"{text} {n}", f"2016-02-29 23:00:0{9 - n} UTC"))
+        for split, client, text in texts
+        for n in range(3)
+    ]
+    (folder / "stackoverflow.word_count").write_text(". 9\nred 8\nblue 7\n<URL> 6\nunseen 5\nc++ 4\n")
+    return DataOptions(data=str(foreign.tff_sqlite(folder / "so.sqlite", rows)), **options)
+
+
+def _fedjax(folder: Path, **options: Any) -> DataOptions:
+    clients = {f"ROLE{n}": {"snippets": ["To be,\nor not.", "Words—"] * n} for n in range(1, 8)}
+    return DataOptions(data=str(_foreign().fedjax_sqlite(folder / "shakespeare_train.sqlite", clients)), **options)
+
+
+def _pfl(folder: Path, **options: Any) -> DataOptions:
+    rows = [["BOS", "red", ".", "EOS"], ["BOS", "c/c++", "unseen", "red", "red", "red"]]
+    parts = {"train": {"10": rows, "2": rows[:1]}, "val": {"3": rows * 2}, "test": {"10": rows[1:]}}
+    return DataOptions(data=str(_foreign().pfl_h5(folder / "so.hdf5", ["red", ".", "c/c++"], parts, 4)), **options)
+
+
+def _leaf(folder: Path, **options: Any) -> DataOptions:
+    text = "Who calls? Not I. A wave; a tall wave, and wet: then good night!"
+    for name, begin, end in (("train", 0, 30), ("test", 34, 50)):
+        places = range(begin, end)
+        own = {"x": [text[n : n + 5] for n in places], "y": [text[n + 5] for n in places]}
+        content = {"users": ["ANN", "BEN"], "num_samples": [30, 30], "user_data": {"ANN": own, "BEN": own}}
+        (folder / "plays" / name).mkdir(parents=True)
+        (folder / "plays" / name / f"all_data_{name}_9.json").write_text(json.dumps(content))
+    return DataOptions(data=str(folder / "plays"), **options)
+
+
+def _git(folder: Path, **options: Any) -> DataOptions:
+    path, times = folder / "project", iter(range(1_700_000_000, 1_800_000_000, 60))
+    settings = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+
+    def git(*arguments: str, **environment: str) -> None:
+        subprocess.run(["git", "-C", str(path), *arguments], check=True, env=os.environ | settings | environment)
+
+    path.mkdir()
+    git("init", "-q", "-b", "main")
+    for who in ("ann", "bob", "ann", "eve", "bob", "ann"):
+        when = f"@{next(times)} +0000"
+        ids = {
+            "GIT_AUTHOR_NAME": who,
+            "GIT_AUTHOR_EMAIL": f"{who}@x.org",
+            "GIT_COMMITTER_NAME": "c",
+            "GIT_COMMITTER_EMAIL": "c",
+        }
+        message = f"{who}: fix {when[4:10]}\n\nSee https://x.org/{who}.\n\nSigned-off-by: {who} <{who}@x.org>"
+        git("commit", "-q", "--allow-empty", "-m", message, GIT_AUTHOR_DATE=when, GIT_COMMITTER_DATE=when, **ids)
+    return DataOptions(data=f"git:{path}", **options)
+
+
+def _huggingface(folder: Path, **options: Any) -> DataOptions:
+    import datasets
+
+    rows = {
+        "user": ["bob", "ann", "bob", "eve"] * 3,
+        "text": [f"Red {n}, blue." for n in range(12)],
+        "ts": list(range(12, 0, -1)),
+    }
+    datasets.disable_progress_bars()
+    datasets.Dataset.from_dict(rows).save_to_disk(folder / "saved")
+    return DataOptions(data=str(folder / "saved"), **options)
+
+
+def _textfiles(folder: Path, **options: Any) -> DataOptions:
+    for name, content in {
+        "ann/2.txt": "red\n",
+        "ann/10.txt": "blue",
+        "bob.txt": "One.\nTwo.\n",
+        "eve.md": "A,\n\nb.\nc",
+    }.items():
+        (folder / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "texts" / name).write_text(content)
+    return DataOptions(data=str(folder / "texts"), **options)
+
+
 CASES: dict[str, Callable[[Path], DataOptions]] = {
     "shakespeare": lambda folder: DataOptions(),
     "shakespeare, cut": lambda folder: DataOptions(sequence_length=7, vocabulary_size=9, max_clients=3),
@@ -94,6 +193,16 @@ CASES: dict[str, Callable[[Path], DataOptions]] = {
     "dirichlet, cut": lambda folder: replace(
         _table(folder, sequence_length=3, data_seed=4, max_clients=2), data=f"dirichlet:2:4:{folder}/posts.csv"
     ),
+    "tff_sqlite": _stackoverflow,
+    "tff_sqlite, tff": lambda folder: _stackoverflow(folder, protocol="tff", sequence_length=4, vocabulary_size=4),
+    "tff_sqlite, motley": lambda folder: _stackoverflow(folder, protocol="motley", oov_buckets=2),
+    "fedjax": _fedjax,
+    "hdf5": _pfl,
+    "leaf": _leaf,
+    "git": _git,
+    "git, named": lambda folder: _git(folder, authors=True, max_clients=2),
+    "huggingface": _huggingface,
+    "textfiles": _textfiles,
     "synthetic, few sequences": lambda folder: DataOptions(data="synthetic", sequences=1, vocabulary_size=50),
     "synthetic, few clients": lambda folder: DataOptions(data="synthetic", clients=12, oov_buckets=2),
     "synthetic, cut": lambda folder: DataOptions(
@@ -101,6 +210,8 @@ CASES: dict[str, Callable[[Path], DataOptions]] = {
     ),
 }
 """Every source with its defaults, and with every option that it has."""
+BY_LIBRARIES = ("tff_sqlite", "fedjax", "hdf5", "huggingface")
+"""Sources whose files have other bytes with every version of the library that writes them: their digest is left out."""
 
 
 def prepare(name: str, folder: Path) -> dict[str, str]:
@@ -109,13 +220,16 @@ def prepare(name: str, folder: Path) -> dict[str, str]:
     with (
         mock.patch.dict(os.environ, FLOW_CACHE=str(folder / "cache")),
         mock.patch.object(shakespeare, "read_plays", return_value=PLAYS),
+        ExitStack() as patched,
     ):
+        if name.startswith(BY_LIBRARIES):
+            patched.enter_context(mock.patch.object(digests, "of_file", return_value="0" * 64))
         options = CASES[name](folder)
         load(options)
         made = prepared_folder(options)
     assert made is not None and [made] == list((folder / "cache").iterdir())
-    digests = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())}
-    return {"folder": made.name} | digests
+    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())}
+    return {"folder": made.name} | found
 
 
 def test_every_source_has_a_case() -> None:

@@ -1,0 +1,356 @@
+"""LEAF's JSON files: Shakespeare, Reddit and the texts of Sent140; a file, or a folder of those of train, val and test.
+
+A file is one object {"users": [..], "num_samples": [..], "user_data": {USER: {"x": [..], "y": [..]}}}, of Shakespeare also with
+"hierarchies": [..], the plays (data/utils of TalwalkarLab/leaf). What counts is what x holds: num_samples is wrong where texts
+were left out after it was counted.
+"""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import date
+from itertools import groupby
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flow.data import digests, formats, paths
+from flow.data.options import DataOptions
+from flow.data.readers import pieces
+from flow.data.source import Content, Source
+from flow.data.streams import TEST, TRAIN, Part, Stream
+from flow.data.tabular import seconds
+from flow.errors import UserError, say
+
+WANTED = "a .json or .json.gz file of LEAF, or of a folder of them"
+SUFFIXES = (".json", ".json.gz")
+SIDES = {"train": TRAIN, "val": TRAIN, "test": TEST}
+"""The sides of the published parts: what LEAF validates by is older than what it tests on, and is to train on here."""
+USER_DATA = "user_data"
+BOS, EOS, PAD = "<BOS>", "<EOS>", "<PAD>"
+ALPHABET = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
+"""The characters that LEAF's model of Shakespeare knows, in their order."""
+PICKLED, WORDS = "reddit_vocab.pck", "reddit_vocab.json"
+AGAIN = "copy or download the file again"
+_SPLIT = re.compile(r"(?:^|[_.-])(train|val|test)(?=[_.-]|$)")
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 60
+_MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_TWEETED = re.compile(r"\w{3} (\w{3}) (\d\d) (\d\d):(\d\d):(\d\d) \w+ (\d{4})")
+
+
+class Task(NamedTuple):
+    """One of LEAF's data sets of texts."""
+
+    what: str
+    tokenizer: str
+    sequence_length: int
+    continuous: bool = False
+    vocabulary: tuple[str, ...] | None = None
+
+
+WINDOWS = Task("Shakespeare, text in the public domain", "characters", 80, True, tuple(ALPHABET))
+REDDIT = Task("Reddit, under Reddit's terms", "spaces", 10)
+SENT140 = Task("Sent140, under Twitter's terms", "words", 20)
+TEXTS = Task("texts; the file states no licence", "words", 20)
+
+
+class File(NamedTuple):
+    """A file and the part of the data set that it holds: "train", "val", "test", or "" where its name tells none."""
+
+    path: Path
+    split: str
+
+
+def recognises(data: str) -> bool:
+    """Whether it is a JSON object in LEAF's form, or a folder with one."""
+    with suppress(OSError, ValueError):
+        path = Path(data)
+        return bool(_inside(path)) if data and path.is_dir() else _is_leaf(path)
+    return False
+
+
+def _is_leaf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    first = formats.head(path)
+    if formats.of_bytes(first) is formats.GZIP:
+        first = formats.unpacked(first)
+    return formats.of_bytes(first) is None and formats.of_text(first) is formats.LEAF
+
+
+def _inside(folder: Path) -> list[Path]:
+    """LEAF's files in train, val and test below a folder, or in the folder itself."""
+    below = [folder / name for name in SIDES if (folder / name).is_dir()]
+    return [
+        path
+        for one in below or [folder]
+        for path in sorted(one.iterdir())
+        if path.name.lower().endswith(SUFFIXES) and _is_leaf(path)
+    ]
+
+
+def files_of(data: str) -> list[File]:
+    """The files of a value of `data`, those to train on first.
+
+    Raises:
+        UserError: they cannot be read, or some tell of which part they are and some do not.
+    """
+    path = Path(data)
+    with paths.readable(path, "data", WANTED):
+        if not path.is_dir():
+            paths.check_file(path, "data", WANTED)
+            return [File(path, _split(path))]
+        found = [File(one, _split(one)) for one in _inside(path)]
+    if any(one.split for one in found):
+        for one in found:
+            if not one.split:
+                raise UserError(
+                    f"data={str(one.path)!r} names no part of the data set, and others do: a file must lie in a folder train, "
+                    "val or test, or have that in its name; rename it, or put it elsewhere"
+                )
+    return sorted(found, key=lambda one: (list(SIDES).index(one.split) if one.split else 0, one.path))
+
+
+def _split(path: Path) -> str:
+    found = _SPLIT.findall(path.name)
+    return found[-1] if found else path.parent.name if path.parent.name in SIDES else ""
+
+
+def joined(x: Sequence[str], y: Sequence[str]) -> list[str]:
+    """The texts whose windows of stride one are x, with the character y behind each.
+
+    Windows that follow one another are joined, and so are those that a client has in another order: LEAF's sample.py draws
+    windows of its last client at random. What is joined has the same windows, each as often; where several would fit, the first
+    of them is taken.
+    """
+    runs: list[list[str]] = []
+    goes_on: list[str] = []  # the window that would follow each run
+    for window, after in zip(x, y, strict=True):
+        if not runs or window != goes_on[-1]:
+            runs.append([window])
+            goes_on.append("")
+        runs[-1].append(after)
+        goes_on[-1] = window[1:] + after
+    if len(runs) < 2:
+        return ["".join(run) for run in runs]
+    waiting: dict[str, deque[int]] = defaultdict(deque)
+    for place, run in enumerate(runs):
+        waiting[run[0]].append(place)
+    following = [waiting[window].popleft() if waiting.get(window) else -1 for window in goes_on]
+    texts, seen = [], [False] * len(runs)
+    heads = set(range(len(runs))) - set(following)
+    for head in (*sorted(heads), *range(len(runs))):  # after the first of every chain, what goes round in a circle
+        chain: list[str] = []
+        place = head
+        while place >= 0 and not seen[place]:
+            seen[place] = True
+            chain += runs[place][1:] if chain else runs[place]
+            place = following[place]
+        if chain:
+            texts.append("".join(chain))
+    return texts
+
+
+def task_of(x: Any, y: Any, where: str) -> Task:
+    """Which data set an example is of.
+
+    Raises:
+        UserError: it is no text.
+    """
+    if isinstance(x, str):
+        return WINDOWS if isinstance(y, str) and len(y) == 1 and x else TEXTS
+    if isinstance(x, list) and x and isinstance(y, dict):
+        return REDDIT
+    if isinstance(x, list) and len(x) > 4 and isinstance(x[4], str) and isinstance(y, int | float | str):
+        return SENT140
+    what = "numbers, as of pictures" if isinstance(x, int | float | list) else f"a {type(x).__name__}"
+    raise UserError(
+        f"{where}: x is {what}, and not text as of Shakespeare, Reddit or Sent140; give one of these three data sets"
+    )
+
+
+def _examples(value: Any, where: str) -> tuple[list[Any], list[Any]]:
+    """x and y of a user."""
+    x, y = (value.get(name) if isinstance(value, dict) else None for name in "xy")
+    if not isinstance(x, list) or not isinstance(y, list) or len(x) != len(y):
+        raise UserError(f"{where}: there must be two lists x and y of the same length; {AGAIN}")
+    return x, y
+
+
+def _user(task: Task, value: Any, where: str) -> Iterator[tuple[list[str], list[float] | None, str]]:
+    """(texts, times, group) of the examples of a user that follow one another and have one group."""
+    x, y = _examples(value, where)
+    for place, (one, label) in enumerate(zip(x, y, strict=True)):
+        if task_of(one, label, f"{where}, example {place + 1}") is not task:
+            raise UserError(
+                f"{where}, example {place + 1}: x={_SHORT.repr(one)} is of another kind than the first of all; {AGAIN}"
+            )
+    if task is WINDOWS:
+        yield joined(x, y), None, ""
+        return
+    if task is TEXTS:
+        yield x, None, ""
+        return
+    at = [f"{where}, example {place + 1}" for place in range(len(x))]
+    if task is SENT140:
+        texts, groups = [one[4] for one in x], [str(label) for label in y]
+        times = [_tweeted(one[1]) for one in x]
+    else:
+        texts = [_comment(one, place) for one, place in zip(x, at, strict=True)]
+        groups = [_text_of(label.get("subreddit", ""), place) for label, place in zip(y, at, strict=True)]
+        times = [_created(label.get("created_utc"), place) for label, place in zip(y, at, strict=True)]
+    known = [time for time in times if time is not None]
+    ordered = len(known) == len(times)
+    for group, places in groupby(range(len(texts)), key=groups.__getitem__):
+        own = list(places)
+        yield [texts[n] for n in own], [known[n] for n in own] if ordered else None, group
+
+
+def _text_of(value: Any, where: str) -> str:
+    if not isinstance(value, str):
+        raise UserError(f"{where}: subreddit={_SHORT.repr(value)} must be text; {AGAIN}")
+    return value
+
+
+def _comment(x: list[Any], where: str) -> str:
+    """The words of a comment, which is cut into lists of as many tokens as a sequence has."""
+    tokens = [token for row in x for token in (row if isinstance(row, list) else [row])]
+    if not all(isinstance(token, str) for token in tokens):
+        raise UserError(f"{where}: x must be lists of words; {AGAIN}")
+    return " ".join(token for token in tokens if token not in (BOS, EOS, PAD))
+
+
+def _created(value: Any, where: str) -> float | None:
+    if value is None:
+        return None
+    try:
+        return seconds(value)
+    except (ValueError, OverflowError) as error:
+        raise UserError(f"{where}: created_utc={_SHORT.repr(value)} is no time ({error}); {AGAIN}") from error
+
+
+def _tweeted(value: Any) -> float | None:
+    """Seconds of a date such as "Mon Apr 06 22:19:45 PDT 2009", which order the tweets; the zone is the same in all of them."""
+    found = _TWEETED.fullmatch(value) if isinstance(value, str) else None
+    if found is None or found[1] not in _MONTHS:
+        return None
+    month, day, hours, minutes, own, year = found.groups()
+    try:
+        days = date(int(year), _MONTHS.index(month) + 1, int(day)).toordinal() - date(1970, 1, 1).toordinal()
+    except ValueError:
+        return None
+    return days * 86400.0 + int(hours) * 3600 + int(minutes) * 60 + int(own)
+
+
+def _first(files: Sequence[File]) -> Task:
+    """The task of the first example of all."""
+    for file in files:
+        for piece in pieces.pieces(file.path, USER_DATA, WANTED):
+            if piece.key is not None:
+                where = f"data={str(file.path)!r}, client {piece.key!r}"
+                x, y = _examples(piece.value, where)
+                if x:
+                    return task_of(x[0], y[0], f"{where}, example 1")
+    raise UserError(f"data={str(files[0].path)!r}: there is no text of any client in {USER_DATA}; give a file that has some")
+
+
+def parts(files: Sequence[File], task: Task) -> Iterator[Part]:
+    """The clients of all files.
+
+    A client of test that does not occur in train, as in LEAF's split by user, is never trained on; its texts are split by time.
+
+    Raises:
+        UserError: a file is damaged, or a client of it is not as described above.
+    """
+    splits = {file.split for file in files}
+    trained: set[str] = set()
+    done = 0
+    for file in files:
+        users: list[Any] = []
+        plays: dict[str, str] = {}
+        for piece in pieces.pieces(file.path, USER_DATA, WANTED):
+            if piece.name == "users" and isinstance(piece.value, list):
+                users = piece.value
+            elif piece.name == "hierarchies" and isinstance(piece.value, list) and len(piece.value) == len(users):
+                plays = {user: play for user, play in zip(users, piece.value, strict=True) if isinstance(play, str)}
+            if piece.key is None:
+                continue
+            where = f"data={str(file.path)!r}, client {piece.key!r}"
+            if not piece.key:
+                raise UserError(f"{where}: the name of a client must not be empty; {AGAIN}")
+            held_out, side = None, SIDES.get(file.split, "") if len(splits) > 1 else ""
+            if side == TRAIN:
+                trained.add(piece.key)
+            elif side == TEST and piece.key not in trained:
+                held_out, side = True, ""
+            place, position = f"{file.path.name}, client {piece.key!r}", done + piece.position
+            for texts, times, group in _user(task, piece.value, where):
+                own = group or plays.get(piece.key, "")
+                if task is WINDOWS and not side and len(texts) == 1:  # one long text has to be cut in two
+                    cut = len(texts[0]) * 4 // 5
+                    yield Part(piece.key, [texts[0][:cut]], None, own, held_out, TRAIN, place, position)
+                    yield Part(piece.key, [texts[0][cut:]], None, own, held_out, TEST, place, position)
+                else:
+                    yield Part(piece.key, texts, times, own, held_out, side, place, position)
+        done += file.path.stat().st_size
+
+
+def _vocabulary(task: Task, files: Sequence[File], where: str) -> tuple[str, ...] | None:
+    """The published vocabulary of the task; of Reddit only where it is no pickle."""
+    if task is not REDDIT:
+        return task.vocabulary
+    found = _beside(files, WORDS)
+    if found is None:
+        pickled = _beside(files, PICKLED)
+        if pickled is not None:
+            say(
+                f"{where}: {str(pickled)!r} is a Python pickle and is not loaded, for it can run any code; the words of the "
+                f"training texts are counted instead. To have it taken, let who made it write it as {WORDS}: "
+                '{"vocab": {"word": 2}}'
+            )
+        return None
+    numbers = {piece.key: piece.value for piece in pieces.pieces(found, "vocab", WORDS) if piece.key is not None}
+    if not numbers or not all(type(number) is int for number in numbers.values()):
+        raise UserError(f'{str(found)!r} must be {{"vocab": {{"word": number, ..}}}}; write it again, or put it elsewhere')
+    return tuple(word for word in sorted(numbers, key=lambda word: (numbers[word], word)) if word not in (BOS, EOS, PAD))
+
+
+def _beside(files: Sequence[File], name: str) -> Path | None:
+    folders = [files[0].path.parent, files[0].path.parent.parent]
+    return next((one / sub / name for one in folders for sub in (".", "vocab") if (one / sub / name).is_file()), None)
+
+
+def _name(data: str) -> str:
+    path = Path(data).absolute()
+    return path.name.removesuffix(".gz").removesuffix(".json")
+
+
+def _digest(files: Sequence[File]) -> str:
+    words = _beside(files, WORDS)
+    return digests.of_files([*(file.path for file in files), *([words] if words else [])], WANTED)
+
+
+def _content(data: str) -> Content:
+    files = files_of(data)
+    splits = " ".join(file.split for file in files)
+    return Content(_name(data), f"{splits} {_digest(files)}")
+
+
+def _stream(options: DataOptions) -> Stream:
+    files = files_of(options.data)
+    where = f"data={options.data!r}"
+    task = _first(files)
+    splits = sorted({file.split for file in files if file.split})
+    said = f"{', '.join(splits)} as published" if len(splits) > 1 else "one part alone, split anew"
+    return Stream(
+        _name(options.data), f"LEAF's {task.what} ({said}; sha256 {_digest(files)[:16]})", lambda: parts(files, task),
+        task.tokenizer, task.sequence_length, _vocabulary(task, files, where), task.continuous,
+        total=sum(file.path.stat().st_size for file in files), path=options.data,
+    )  # fmt: skip
+
+
+SOURCE = Source("leaf", _content, stream=_stream, matches=recognises, tokenizer="characters")

@@ -1,0 +1,225 @@
+"""TensorFlow Federated's SQLite files: StackOverflow and Shakespeare, as they are or packed with lzma.
+
+The table examples(split_name TEXT, client_id TEXT, serialized_example_proto BLOB) holds one tf.train.Example a row, and
+client_metadata(client_id TEXT, split_name TEXT, num_examples INTEGER) names the clients of every split
+(tensorflow_federated/python/simulation/datasets/sql_client_data.py).
+"""
+
+from __future__ import annotations
+
+import lzma
+import sqlite3
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from flow.data import digests, formats, paths
+from flow.data.options import DataOptions
+from flow.data.readers import example, published, sqlite, stackoverflow, unpacking
+from flow.data.readers.stackoverflow import Form, Texts
+from flow.data.source import Content, Source
+from flow.data.streams import Part, Stream
+from flow.errors import UserError
+
+WANTED = "a .sqlite or .sqlite.lzma file of TensorFlow Federated"
+WHY = "a data set of TensorFlow Federated"
+TABLE, METADATA = "examples", "client_metadata"
+COLUMNS = {"split_name", "client_id", "serialized_example_proto"}
+MOST_TEXTS = 1024  # of a client that are passed on together
+SUFFIXES = (".sqlite.lzma", ".sqlite.xz", ".lzma", ".xz", ".sqlite", ".sqlite3", ".db")
+
+
+def _where(path: Path) -> str:
+    return f"data={str(path)!r}"
+
+
+def recognises(data: str) -> bool:
+    """Whether the file is an SQLite database with the table, or a damaged one, or one packed with lzma."""
+    path = Path(data)
+    try:
+        if not path.is_file():
+            return False
+        first = formats.head(path)
+    except (OSError, ValueError):
+        return False
+    if first.startswith(unpacking.MAGIC):
+        try:
+            return unpacking.head(first, len(sqlite.MAGIC)) == sqlite.MAGIC
+        except lzma.LZMAError:
+            return False
+    if not first.startswith(sqlite.MAGIC):
+        return False
+    tables = sqlite.tables(path)
+    return tables is None or TABLE in tables
+
+
+def name_of(path: Path) -> str:
+    """The file's name without its endings."""
+    return next((path.name.removesuffix(suffix) for suffix in SUFFIXES if path.name.endswith(suffix)), path.stem)
+
+
+def splits(path: Path, where: str) -> tuple[str, ...]:
+    """The splits that a file has, by the names of :data:`flow.data.readers.published.NAMES`.
+
+    Raises:
+        UserError: a split has another name, or there is none.
+    """
+    with sqlite.opened(path, where) as base:
+        table = METADATA if METADATA in sqlite.columns(base) else TABLE
+        names = [row[0] for row in base.execute(f"SELECT DISTINCT split_name FROM {table}")]
+    for name in names:
+        if name not in published.NAMES:
+            raise UserError(
+                f"{where}, table {table}: split_name={name!r} must be 'train', 'heldout' or 'test'; correct the rows, or "
+                "download the file again"
+            )
+    if not names:
+        raise UserError(f"{where}, table {table}: there is no row, and so no client; download the file again")
+    return tuple(sorted({published.NAMES[name] for name in names}))
+
+
+def form_of(path: Path, where: str) -> Form:
+    """Which data set a file holds, by the features of its first row."""
+    parse = example.message(where, WHY).FromString
+    with sqlite.opened(path, where) as base:
+        row = base.execute(f"SELECT rowid, serialized_example_proto FROM {TABLE} LIMIT 1").fetchone()
+    if row is None:
+        raise UserError(f"{where}, table {TABLE}: there is no row, and so no text; download the file again")
+    at = f"{where}, table {TABLE}, row {row[0]}"
+    try:
+        fields = list(parse(row[1]).features.feature)
+    except Exception as error:
+        if isinstance(error, MemoryError):
+            raise
+        raise UserError(f"{at}: this is no tf.train.Example ({error}); download the file again") from error
+    return stackoverflow.form_of(fields, at)
+
+
+def texts(path: Path, form: Form, where: str, known: tuple[str, ...], by_client: bool = False) -> Iterator[Texts]:
+    """The texts of a file, at most 1,024 of a client at a time; with ``by_client`` the first 1,024 of every client.
+
+    Args:
+        path: of the SQLite file.
+        form: which data set it is.
+        where: the start of error messages.
+        known: the splits that there are.
+        by_client: whether the rows come client by client. SQLite takes an index for that or sorts the rows' numbers, on disk.
+
+    Raises:
+        UserError: the file is damaged, or a row is not as described above.
+    """
+    read = _parser(form, where)
+    row = 0
+    with (
+        sqlite.opened(path, where, lambda: f", table {TABLE}, after row {row}") as base,
+        closing(_rows(base, by_client)) as rows,
+    ):
+        for (split, client), own in groupby(rows, key=lambda one: one[1:3]):
+            name = published.NAMES.get(split, "")
+            found: list[str] = []
+            times: list[float] = []
+            first = seen = 0
+            for row, _, _, blob in own:
+                first = first or row
+                if not client or not isinstance(client, str) or name not in known:
+                    raise _faulty(where, row, split, client)
+                seen += 1
+                if by_client and seen > MOST_TEXTS:
+                    continue
+                text, time = read(blob, row, client)
+                found.append(text)
+                times.append(time)
+                if len(found) == MOST_TEXTS and not by_client:
+                    yield Texts(name, client, found, times if form.date else None, _place(first), row)
+                    found, times, first = [], [], 0
+            if found:
+                yield Texts(name, client, found, times if form.date else None, _place(first), row)
+
+
+def _rows(base: sqlite3.Connection, by_client: bool) -> Generator[tuple[int, Any, Any, Any], None, None]:
+    """(number, split, client, Example) of every row, in their order or client by client."""
+    if not by_client:
+        yield from base.execute(f"SELECT rowid, split_name, client_id, serialized_example_proto FROM {TABLE} ORDER BY rowid")
+        return
+    blob = f"SELECT serialized_example_proto FROM {TABLE} WHERE rowid = ?"
+    # The rows are sorted without their Examples, which would fill the disk a second time.
+    order = f"SELECT rowid, split_name, client_id FROM {TABLE} ORDER BY split_name, client_id, rowid"
+    for row, split, client in base.execute(order):
+        yield row, split, client, (base.execute(blob, (row,)).fetchone() or [None])[0]
+
+
+def _place(row: int) -> str:
+    return f"table {TABLE}, row {row}"
+
+
+def _faulty(where: str, row: int, split: Any, client: Any) -> UserError:
+    at = f"{where}, {_place(row)}"
+    if not client or not isinstance(client, str):
+        return UserError(
+            f"{at}: client_id={client!r} must be text that is not empty; correct the row, or download the file again"
+        )
+    return UserError(
+        f"{at}: client {client!r} has split_name={split!r}, and must have a split that the table {METADATA} lists, 'train', "
+        "'heldout' or 'test'; correct the row, or download the file again"
+    )
+
+
+def _parser(form: Form, where: str) -> Callable[[Any, int, str], tuple[str, float]]:
+    parse = example.reader(where, WHY, form.field, *([form.date] if form.date else []))
+
+    def read(blob: Any, row: int, client: str) -> tuple[str, float]:
+        try:
+            text, *time = parse(blob)
+            if text is None:
+                raise ValueError(f"the feature {form.field!r} is missing")
+            if time and time[0] is None:
+                raise ValueError(f"the feature {form.date!r} is missing")
+            return text.decode("utf-8"), stackoverflow.seconds(time[0].decode("utf-8")) if time and time[0] else 0.0
+        except ValueError as error:
+            raise UserError(
+                f"{where}, {_place(row)}, client {client!r}: {error}; correct the row, or download the file again"
+            ) from error
+
+    return read
+
+
+def _checked(path: Path) -> Path:
+    paths.check_file(path, "data", WANTED)
+    return path
+
+
+def _content(data: str) -> Content:
+    path = _checked(Path(data))
+    return Content(name_of(path), stackoverflow.digest([path], WANTED))
+
+
+def _stream(options: DataOptions) -> Stream:
+    given = _checked(Path(options.data))
+    where = _where(given)
+    path = unpacking.unpacked(given, WANTED)
+    with sqlite.opened(path, where) as base:
+        sqlite.check(base, TABLE, COLUMNS, where)
+        last = base.execute(f"SELECT max(rowid) FROM {TABLE}").fetchone()[0] or 0
+    known = splits(path, where)
+    form = form_of(path, where)
+    stackoverflow.check_protocol(options, form, known, where)
+    by_client = options.protocol == "motley"
+
+    def parts() -> Iterator[Part]:
+        found = texts(path, form, where, known, by_client)
+        return stackoverflow.motley(found) if by_client else stackoverflow.parts(found, known)
+
+    words = stackoverflow.vocabulary(form, given.parent, options, where)
+    about = stackoverflow.about(form, given.name, known, options, words is None)
+    return Stream(
+        name_of(given), f"{about}; sha256 {digests.of_file(given, WANTED)[:16]})", parts, form.tokenizer, form.sequence_length,
+        words, first_only=options.protocol is not None, total=0 if by_client else last, path=str(given),
+    )  # fmt: skip
+
+
+SOURCE = Source(
+    "tff_sqlite", _content, stream=_stream, matches=recognises, options=("protocol",), check=stackoverflow.check,
+    tokenizer="spaces",
+)  # fmt: skip
