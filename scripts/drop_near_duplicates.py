@@ -10,12 +10,11 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-WORDS = 3
+from flow.data.duplicates import kept
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -49,29 +48,6 @@ def main(given: Sequence[str] | None = None) -> None:
     with _open(options.target, "xt") as target:
         target.writelines(lines)
     print(f"{before - after} of {before} texts of {clients} clients dropped; {after} kept")
-
-
-def kept(texts: Sequence[str], threshold: float) -> list[int]:
-    """The places of the texts that stay: those no text before them, kept or not, is a near-duplicate of."""
-    holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    sizes: list[int] = []
-    found = []
-    for place, text in enumerate(texts):
-        own = triples(text)
-        common = Counter(other for one in own for other in holders[one])
-        near = any(shared / (len(own) + sizes[other] - shared) >= threshold for other, shared in common.items())
-        if not near:
-            found.append(place)
-        for one in own:
-            holders[one].append(place)
-        sizes.append(len(own))
-    return found
-
-
-def triples(text: str) -> set[tuple[str, ...]]:
-    """The word triples of a text, in lower case; of a text of fewer words itself."""
-    words = text.lower().split()
-    return {tuple(words[i : i + WORDS]) for i in range(max(len(words) - WORDS + 1, 1))}
 
 
 def only(client: dict[str, Any], places: Sequence[int]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flow.cli import compare, prepare, report, run
+from flow.cli import compare, data, prepare, report, run
 from flow.errors import UserError
 from flow.parallel.processes import Lost, Ranks, joined, leave
 from flow.resources import short_of_memory
@@ -23,6 +23,7 @@ COMMANDS = {
         report.COMMAND,
         compare.COMMAND,
         prepare.COMMAND,
+        data.COMMAND,
     )
 }
 
@@ -38,6 +39,7 @@ examples:
   flow run fedavg --rounds 50                       the baseline, shorter
   flow run --rounds 3 --max-clients 60              a first look that takes seconds
   flow run flow --variant workshop --data mine.jsonl.gz
+  flow data posts.csv --sample 3                    what is in a table of texts
   flow run fedavg --data synthetic --clients 300000 --final-clients 1000
   torchrun --nproc-per-node 4 -m flow run fedavg    on four processes: the same numbers, sooner
 """

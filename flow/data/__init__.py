@@ -1,6 +1,6 @@
 """Data sources. Whatever the source, `load` gives the same: clients with texts, split by client and by time."""
 
-from flow.data.loading import is_file, least_size, load, located, placed, prepared_folder
+from flow.data.loading import is_file, least_size, load, located, opened, placed, prepared_folder
 from flow.data.options import DataOptions
 from flow.data.population import Client, Population, Sequences, Vocabulary
 from flow.data.validation import validated
@@ -15,6 +15,7 @@ __all__ = [
     "least_size",
     "load",
     "located",
+    "opened",
     "placed",
     "prepared_folder",
     "validated",

@@ -35,8 +35,8 @@ def _encoded(name: str) -> Format:
 
 GZIP = Format("a gzip file", "let its name end in .gz")
 JSON_LINES = Format("a file of JSON objects, one per line")
-CSV = Format("a table of comma-separated values (CSV)")
-TSV = Format("a table of tab-separated values (TSV)")
+CSV = Format("a table of comma-separated values (CSV)", "let its name end in .csv, or in .csv.gz where it is compressed")
+TSV = Format("a table of tab-separated values (TSV)", "let its name end in .tsv, or in .tsv.gz where it is compressed")
 TEXT = Format("plain text")
 LEAF = Format("a JSON object in the form of LEAF, with users and user_data")
 ARRAY = Format("a JSON array", "write every element on a line of its own, such as with `jq -c '.[]'`, as docs/data.md shows")
@@ -46,7 +46,7 @@ SPREAD = Format(
 PICKLE = Format("a Python pickle", "none is loaded, for it can run any code: let who wrote it write JSON lines")
 SQLITE = Format("an SQLite database, as data sets of TensorFlow Federated are")
 HDF5 = Format("an HDF5 file")
-PARQUET = Format("a Parquet table")
+PARQUET = Format("a Parquet table", "let its name end in .parquet, and decompress it where it is compressed")
 ARROW = Format("an Arrow or Feather table")
 ZIP = Format("a zip archive", "unpack it with `unzip`, and give a file of what comes out")
 TAR = Format("a tar archive", "unpack it with `tar -xf`, and give a file of what comes out")
@@ -148,6 +148,12 @@ def _is_table(text: str, mark: str) -> bool:
         and all(0 < len(name) <= 40 and name[0] != " " for name in names)
         and lines[-1 if len(lines) < 2 else 1].count(mark) > 0
     )
+
+
+def is_named(path: Path) -> bool:
+    """Whether the ending of a file's name says what the file is."""
+    suffix = Path(path.name.lower().removesuffix(".gz")).suffix
+    return suffix in _NAMES or suffix in (".json", ".jsonl", ".ndjson")
 
 
 def refusal(where: str, kind: Format, inside: bool = False) -> UserError:

@@ -1,8 +1,6 @@
 """One's own texts, next word: a .jsonl or .jsonl.gz file with one client per line (docs/data.md shows the form)."""
 
 import gzip
-import hashlib
-import io
 import json
 import math
 import reprlib
@@ -10,18 +8,16 @@ import sys
 import unicodedata
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-from flow.data import formats, paths
-from flow.data.corpus import ClientTexts, Corpus, is_held_out
+from flow.data import digests, formats, paths
 from flow.data.options import DataOptions
-from flow.data.population import Population
-from flow.data.source import Content, Source, cut
+from flow.data.source import Content, Source
+from flow.data.streams import Part, Stream
 from flow.errors import UserError, say
-from flow.resources import free_memory, size
 
 SUFFIXES = (".jsonl", ".jsonl.gz")
 SEQUENCE_LENGTH = 20
@@ -35,41 +31,30 @@ _SHORT = reprlib.Repr()  # of values that may be of any size, for messages
 _SHORT.maxstring = 80
 
 
-def read(path: Path) -> Corpus:
+def parts(path: Path) -> Iterator[Part]:
     """All clients of the file.
 
     Raises UserError for a missing file and one that is recognised as something else, and, naming file and line, for a truncated
     or damaged file, a line that is not such a client, and an id that occurs twice.
     """
     check_file(path)
-    clients: dict[str, ClientTexts] = {}
     first_line: dict[str, int] = {}
-    characters, memory = 0, free_memory()
-    for number, line in _lines(path):
+    for number, line, position in _lines(path):
         where = f"data={str(path)!r}, line {number}"
         try:
             client = parse_client(line, where)
         except UserError as error:
             raise _recognised(path, number) or error from error.__cause__
-        if client.id in clients:
+        if client.client in first_line:
             raise UserError(
-                f"{where}: the client id {_SHORT.repr(client.id)} already stands in line {first_line[client.id]}; "
+                f"{where}: the client id {_SHORT.repr(client.client)} already stands in line {first_line[client.client]}; "
                 "ids must be distinct: put all texts of a client into one line"
             )
-        characters += sum(map(len, client.texts))
-        if memory is not None and characters > memory:
-            raise UserError(
-                f"{where}: the texts up to here have more characters than bytes of memory are free ({size(memory)}); "
-                "give a file of fewer clients"
-            )
-        clients[client.id] = client
-        first_line[client.id] = number
-    if not clients:
+        first_line[client.client] = number
+        yield client._replace(place=f"line {number}", position=position)
+    if not first_line:
         raise UserError(f"data={str(path)!r}: there is no client, the file is empty or blank; write one JSON object per client")
     _say_alike(path, first_line)
-    about = f"{path.name} (sha256 {_sha256(path)[:16]}; the file states no licence)"
-    known = tuple(clients.values())
-    return Corpus(name_of(path), known, "word", SEQUENCE_LENGTH, continuous=False, about=about, path=str(path))
 
 
 def check_file(path: Path) -> None:
@@ -84,7 +69,7 @@ def name_of(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def parse_client(line: str, where: str) -> ClientTexts:
+def parse_client(line: str, where: str) -> Part:
     """One line of the file; ``where`` (file and line) starts every error message."""
     try:
         record = json.loads(line.rstrip("\r\n"), object_pairs_hook=_object)
@@ -134,8 +119,8 @@ def parse_client(line: str, where: str) -> ClientTexts:
             f"{where}: client {_SHORT.repr(client_id)} holds half of a surrogate pair, which is no character; "
             "remove the escape (\\ud800 to \\udfff)"
         ) from error
-    held_out = is_held_out(client_id) if split is None else split == "heldout"
-    return ClientTexts(client_id, group, held_out, tuple(texts))
+    held_out = None if split is None else split == "heldout"
+    return Part(client_id, texts, group=group, held_out=held_out)
 
 
 def _field(record: dict[str, Any], name: str, where: str) -> Any:
@@ -221,15 +206,15 @@ def _say_alike(path: Path, first_line: dict[str, int]) -> None:
                 return
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line) of every client; blank lines at the end are passed over.
+def _lines(path: Path) -> Iterator[tuple[int, str, int]]:
+    """(line number from 1, line, bytes of the file read so far) of every client; blank lines at the end are passed over.
 
     Memory is bounded: a line longer than LONGEST bytes, and more than MOST_BLANK bytes of blank lines, raise UserError. So does
     a file that cannot be read to its end, with the line's number.
     """
     number, blank, blank_bytes = 0, 0, 0
     try:
-        with _readable(path), _open(path) as file:
+        with _readable(path), path.open("rb") as packed, _open(packed, path) as file:
             while raw := file.readline(LONGEST + 1):
                 number += 1
                 where = f"data={str(path)!r}, line {number}"
@@ -251,7 +236,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                         f"data={str(path)!r}, line {blank}: a blank line above the client of line {number}; "
                         "put back the client that is missing there, or remove the line"
                     )
-                yield number, line
+                yield number, line, packed.tell()
     except EOFError as error:
         raise UserError(
             f"data={str(path)!r}: truncated gzip file, unreadable after line {number}; copy or compress it again"
@@ -267,13 +252,13 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from error
 
 
-def _open(path: Path) -> gzip.GzipFile | io.BufferedReader:
-    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
-
-
-def _sha256(path: Path) -> str:
-    with _readable(path), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+@contextmanager
+def _open(file: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    if path.suffix != ".gz":
+        yield file
+        return
+    with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
+        yield unpacked  # type: ignore[misc]
 
 
 def _readable(path: Path) -> AbstractContextManager[None]:
@@ -283,11 +268,17 @@ def _readable(path: Path) -> AbstractContextManager[None]:
 def _content(data: str) -> Content:
     path = Path(data)
     check_file(path)
-    return Content(name_of(path), f"{path.name} {_sha256(path)}")
+    return Content(name_of(path), f"{path.name} {digests.of_file(path, WANTED)}")
 
 
-def _population(options: DataOptions) -> Population:
-    return cut(read(Path(options.data)), options)
+def _stream(options: DataOptions) -> Stream:
+    path = Path(options.data)
+    check_file(path)
+    about = f"{path.name} (sha256 {digests.of_file(path, WANTED)[:16]}; the file states no licence)"
+    nbytes = path.stat().st_size
+    return Stream(
+        name_of(path), about, lambda: parts(path), "words", SEQUENCE_LENGTH, total=nbytes, nbytes=nbytes, path=str(path)
+    )
 
 
-SOURCE = Source("jsonl", _content, _population, suffixes=SUFFIXES, tokenizer="words")
+SOURCE = Source("jsonl", _content, stream=_stream, suffixes=SUFFIXES, tokenizer="words")

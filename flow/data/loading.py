@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
-from flow.data import prepared, registry, tokenizer
+from flow.data import paths, prepared, registry, spool, tokenizer
 from flow.data.options import DataOptions
 from flow.data.population import Population, check_at_least_one
+from flow.data.preparing import in_memory, preparing
 from flow.data.source import Size, Source
+from flow.data.streams import Stream
 from flow.data.validation import trusted
 from flow.errors import UserError
 from flow.resources import Need, require_disk, require_memory
 
 LARGEST = 2**63 - 1  # what NumPy and torch take as a size
 NAME_BYTES = 72  # a string of CPython for a token, and a pointer to it
+OTHER_DISK = ", or name a folder on a larger disk in FLOW_CACHE"
 REMEDY = (
     "set this variable of the environment to a folder that you may write to, or set it empty to prepare them anew every time"
 )
@@ -50,6 +54,17 @@ def load(options: DataOptions, progress: bool = False) -> Population:
         ) from error
 
 
+def opened(options: DataOptions) -> Stream | None:
+    """The texts of a data set as they are read, one part after the other; None for one that has none.
+
+    Raises:
+        UserError: as :func:`load`, as far as the file is looked at before it is read.
+    """
+    source = registry.source_of(options.data)
+    _check(source, options)
+    return None if source.stream is None else source.stream(options)
+
+
 def least_size(options: DataOptions) -> Size:
     """What a data set takes at least, by its options alone.
 
@@ -62,13 +77,25 @@ def least_size(options: DataOptions) -> Size:
 
 
 def is_file(data: str) -> bool:
-    """Whether a value of `data` is the path of a file, of which its source knows the ending."""
-    return any(source.suffixes and source.recognises(data) for source in registry.SOURCES)
+    """Whether a value of `data` is the path of a file or folder, by what is there or, where nothing is, by its ending.
+
+    A pattern for several files is none.
+    """
+    sources = [source for source in registry.sources() if source.is_path]
+    if paths.leads_somewhere(data):
+        return any(source.recognises(data) for source in sources)
+    return not paths.PATTERN.search(data) and any(source.suffixes and data.endswith(source.suffixes) for source in sources)
 
 
 def located(data: str) -> str:
     """A value of `data`, with an absolute path where it names a file, so that it holds in every working directory."""
-    return str(Path(data).absolute()) if is_file(data) else data
+    found = next((source for source in registry.sources() if source.recognises(data)), None)
+    if found is None:
+        return str(Path(data).absolute()) if is_file(data) else data
+    if found.inner is not None:
+        before, rest = found.inner(data)
+        return before + (located(rest) if rest else "")
+    return found.placed(data)
 
 
 def placed(options: DataOptions) -> DataOptions:
@@ -103,10 +130,10 @@ def _check(source: Source, options: DataOptions) -> None:
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
     tokenizer.check(options, source.tokenizer)
-    for owner in registry.SOURCES:
+    for owner in registry.sources():
         for name in owner.options:
             value = getattr(options, name)
-            if value is not None and owner is not source:
+            if value is not None and name not in source.options:
                 raise UserError(
                     f"{name}={value!r} is an option of data={owner.name!r}, not of data={options.data!r}; leave it out"
                 )
@@ -123,18 +150,50 @@ def _given(options: DataOptions, names: tuple[str, ...]) -> tuple[tuple[str, obj
 def _load(source: Source, options: DataOptions, progress: bool) -> Population:
     folder = _folder(source, options)
     if folder is None:
-        return trusted(source.read(options))
+        return trusted(_in_memory(source, options, progress))
     with _usable(folder.parent):
         is_prepared = (folder / prepared.INDEX).is_file()
     if not is_prepared:
         least = source.least(options)
         need = Need("prepared data", least.prepared, _given(options, least.decide_prepared))
-        require_disk([need], folder.parent, ", or name a folder on a larger disk in FLOW_CACHE")
-        population = source.read(options)
-        with _usable(folder.parent):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            prepared.write(folder, population, progress)
+        require_disk([need], folder.parent, OTHER_DISK)
+        if source.read is not None:
+            population = source.read(options)
+            with _usable(folder.parent):
+                folder.parent.mkdir(parents=True, exist_ok=True)
+                prepared.write(folder, population, progress)
+        else:
+            _prepare(source.opened(options), options, folder, progress)
     return prepared.read(folder)
+
+
+def _in_memory(source: Source, options: DataOptions, progress: bool) -> Population:
+    if source.read is not None:
+        return source.read(options)
+    try:
+        return in_memory(source.opened(options), options, progress)
+    except spool.Failed as error:
+        raise UserError(
+            f"TMPDIR={tempfile.gettempdir()!r}: data that do not fit into memory cannot be put aside there ({error}); set this "
+            "variable of the environment to a folder with more room"
+        ) from error
+
+
+def _prepare(stream: Stream, options: DataOptions, folder: Path, progress: bool) -> None:
+    """Prepare the texts of a stream in this folder; what is put aside meanwhile lies beside it."""
+    cache = folder.parent
+    aside = Need("text put aside", stream.nbytes if stream.nbytes > spool.BUFFER else 0, _given(options, ("max_clients",)))
+    require_disk([aside], cache, OTHER_DISK)
+    try:
+        with spool.Place(folder) as place, preparing(stream, options, place, progress) as made:
+            width = (made.frame.sequence_length + 1) * (2 if len(made.frame.vocabulary) <= 1 << 16 else 4) + 4
+            need = Need("prepared data", made.sequences * width, _given(options, ("sequence_length", "max_clients")))
+            require_disk([need], cache, OTHER_DISK)
+            with _usable(cache):
+                cache.mkdir(parents=True, exist_ok=True)
+                prepared.write(folder, made.frame, progress, (made.clients, made.number))
+    except spool.Failed as error:
+        raise _unusable(cache, error) from error
 
 
 @contextmanager
@@ -143,7 +202,11 @@ def _usable(cache: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(f"FLOW_CACHE={str(cache)!r}: prepared data cannot be kept there ({error}); {REMEDY}") from error
+        raise _unusable(cache, error) from error
+
+
+def _unusable(cache: Path, error: OSError) -> UserError:
+    return UserError(f"FLOW_CACHE={str(cache)!r}: prepared data cannot be kept there ({error}); {REMEDY}")
 
 
 def _folder(source: Source, options: DataOptions) -> Path | None:

@@ -39,3 +39,20 @@ class DataOptions:
 
     data_seed: int | None = None
     """Decides the clients of "synthetic". None: 0."""
+
+    client_column: str | None = None
+    """The column of a table (CSV, TSV, Parquet) that names the client of a row. None: one of a usual name, such as user_id or
+    author."""
+
+    text_column: str | None = None
+    """The column of a table that holds the text. None: one of a usual name, such as text or body."""
+
+    time_column: str | None = None
+    """The column of a table with the time of a row, as Unix seconds or ISO 8601; a client's texts are put in its order.
+    None: one of a usual name, such as created_utc; without one, the order of the rows."""
+
+    group_column: str | None = None
+    """The column of a table that names the group or label of a row. None: one of a usual name, such as subreddit, if any."""
+
+    protocol: str | None = None
+    """Which published preparation of a data set is followed, for sources that have several: "tff" or "motley"."""

@@ -20,6 +20,8 @@ _KINDS = {
     stat.S_IFCHR: ("a device, which holds no data", "give the path of {wanted}"),
     stat.S_IFBLK: ("a device, not a file on it", "mount it, and give the path of {wanted}"),
 }
+PATTERN = re.compile(r"[*?\[]")
+"""What a pattern for several files has and hardly any path."""
 _ADDRESS = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs|hf):/")  # a Path keeps one slash of two
 
 

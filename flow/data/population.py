@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.checks import check_text
-from flow.data.tokens import BOS, OOV, SPECIALS, SPLITTERS, UNITS, is_unspaced
+from flow.data.tokens import BOS, OOV, SPECIALS, UNIT_SPLITTERS, UNITS, is_unspaced
 from flow.errors import UserError
 from flow.resources import free_memory, size
 
@@ -113,13 +113,13 @@ class Vocabulary:
         Raises:
             UserError: the unit is "token", so that only the tokenizer can cut a text.
         """
-        if self.unit not in SPLITTERS:
+        if self.unit not in UNIT_SPLITTERS:
             raise UserError(
                 f"unit={self.unit!r}: this vocabulary does not know how its tokens are cut; encode with their tokenizer, for a "
                 "file that is flow.data.tokenizer.read(path).encode(texts)"
             )
         ids, oov = self._ids, self.oov
-        return [ids[token] if token in ids else oov[bucket(token, len(oov))] for token in SPLITTERS[self.unit](text)]
+        return [ids[token] if token in ids else oov[bucket(token, len(oov))] for token in UNIT_SPLITTERS[self.unit](text)]
 
     @property
     def oov(self) -> tuple[int, ...]:

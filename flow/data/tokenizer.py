@@ -20,7 +20,7 @@ from flow.data.population import Vocabulary
 from flow.data.tokens import OOV, SPECIALS
 from flow.errors import UserError
 
-UNITS = {"words": "word", "characters": "character"}
+UNITS = {"words": "word", "characters": "character", "spaces": "token"}
 """The unit of a vocabulary by the value of `tokenizer`; that of a file is "token"."""
 LENGTHS = {"word": 20, "character": 80, "token": 20}
 """Targets per sequence where neither the options nor the source's own tokenizer decide."""

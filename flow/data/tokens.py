@@ -56,7 +56,18 @@ def split_words(text: str) -> Sequence[str]:
 UNITS = ("character", "word", "token")
 """What the tokens of a vocabulary are; "token": of a tokenizer that is not of this package."""
 
-SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {"character": split_characters, "word": split_words}
+
+def split_spaces(text: str) -> Sequence[str]:
+    """Tokens that one space each separates, as they are: text that was cut before."""
+    return [token for token in text.split(" ") if token]
+
+
+SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {
+    "characters": split_characters, "words": split_words, "spaces": split_spaces,
+}  # fmt: skip
+"""By the value of `tokenizer`."""
+UNIT_SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {"character": split_characters, "word": split_words}
+"""By the unit of a vocabulary; where it is "token", the vocabulary alone does not say."""
 
 
 class Numbering(dict[str, int]):

@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flow.data import DataOptions, Vocabulary, load
-from flow.data.corpus import ClientTexts, Corpus, build_population, cut_windows, split_by_time
+from flow.data.corpus import cut_windows, split_by_time
+from flow.data.preparing import in_memory
+from flow.data.streams import Part, Stream
 from flow.data.tokens import BOS, EOS, OOV, PAD, SPECIALS, split_words
 
 # --- windows, splits, words -------------------------------------------------------------------------------------------
@@ -182,8 +184,9 @@ def test_max_clients_takes_the_first_by_crc32_and_counts_no_other(tmp_path: Path
 def test_same_population_whatever_the_order_of_lines_and_the_hash_seed(tmp_path: Path) -> None:
     texts = ["a b c d", "e f a", "z y x"]
     records = [{"id": f"u{i}", "split": "train", "texts": texts[i % 3 :] + texts} for i in range(9)]
-    corpus = [ClientTexts(r["id"], "", False, tuple(r["texts"])) for r in records]  # type: ignore[arg-type]
-    forth, back = (build_population(Corpus("n", tuple(c), "word", 20, False, "about"), 5, 4) for c in (corpus, corpus[::-1]))
+    parts = [Part(r["id"], r["texts"], held_out=False) for r in records]  # type: ignore[arg-type]
+    options = DataOptions(sequence_length=5, vocabulary_size=4)
+    forth, back = (in_memory(Stream("n", "about", lambda given=given: iter(given)), options) for given in (parts, parts[::-1]))  # type: ignore[misc]
     assert fingerprint(forth) == fingerprint(back)
     path = write_jsonl(tmp_path / "a.jsonl.gz", records)
     program = (

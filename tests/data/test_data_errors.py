@@ -10,18 +10,20 @@ import pytest
 from data_cases import write_jsonl
 
 from flow.data import DataOptions, load
-from flow.data.corpus import ClientTexts, Corpus, build_population, cut_windows
+from flow.data.corpus import cut_windows
+from flow.data.preparing import in_memory
+from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
 
-@pytest.mark.parametrize("data", ["stackoverflow", "texts.json", "texts.csv.gz", ""])
+@pytest.mark.parametrize("data", ["stackoverflow", "texts.abc", ""])
 def test_unknown_source(data: str) -> None:
-    with pytest.raises(ValueError, match=r"no such data set.*shakespeare.*must end in \.jsonl or \.jsonl\.gz and exist") as e:
+    with pytest.raises(ValueError, match=r"no such data set.*shakespeare.*must end in \.jsonl, \.jsonl\.gz.* and exist") as e:
         load(DataOptions(data=data))
     assert f"data={data!r}" in str(e.value)
 
 
-@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz"])
+@pytest.mark.parametrize("name", ["none.jsonl", "none.jsonl.gz", "none.csv.gz", "none.parquet"])
 def test_missing_file(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match=rf"{name}.*there is no such file; give the path"):
         load(DataOptions(data=str(tmp_path / name)))
@@ -116,11 +118,11 @@ def test_options_out_of_range(option: str, value: int, message: str) -> None:
 
 
 def test_sizes_out_of_range_below_the_options() -> None:
-    corpus = Corpus("n", (ClientTexts("a", "", False, ("x y", "z")),), "word", 20, False, "about")
-    with pytest.raises(ValueError, match="sequence_length=0 must be at least 1"):
-        build_population(corpus, 0, 10)
+    stream = Stream("n", "about", lambda: iter([Part("a", ["x y", "z"])]))
+    with pytest.raises(ValueError, match="sequence_length=-1 must be at least 1"):
+        in_memory(stream, DataOptions(sequence_length=-1))
     with pytest.raises(ValueError, match="vocabulary_size=0 must be at least 1"):
-        build_population(corpus, 5, 0)
+        in_memory(stream, DataOptions(vocabulary_size=0))
     with pytest.raises(ValueError, match="sequence_length=0 must be at least 1"):
         cut_windows([], 0)
 

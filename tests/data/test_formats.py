@@ -50,7 +50,7 @@ def _contents(folder: Path) -> dict[str, tuple[bytes, str]]:
     """By name: the content of a file and what must be said of it."""
     convert = r'convert it to a \.jsonl file with one line per client, \{"id": "ann", "texts": \["first", "second"\]\}'
     return {
-        "parquet": (b"PAR1" + bytes(40) + b"PAR1", f"a Parquet table; {convert}"),
+        "parquet": (b"PAR1" + bytes(40) + b"PAR1", r"a Parquet table; let its name end in \.parquet"),
         "sqlite": (_sqlite(folder / "made.sqlite"), f"an SQLite database, as data sets of TensorFlow Federated are; {convert}"),
         "h5": (b"\x89HDF\r\n\x1a\n" + bytes(40), f"an HDF5 file; {convert}"),
         "arrow": (b"ARROW1\0\0" + bytes(40), f"an Arrow or Feather table; {convert}"),
@@ -73,12 +73,16 @@ def _contents(folder: Path) -> dict[str, tuple[bytes, str]]:
         "leaf2": (json.dumps(LEAF, indent=2).encode(), "a JSON object in the form of LEAF"),
         "array": (b"[" + LINES.strip().replace(b"\n", b",\n") + b"]", r"a JSON array; write every element .* `jq -c '\.\[\]'`"),
         "spread": (json.dumps({"id": "a", "texts": ["x"]}, indent=1).encode(), "a JSON object spread over several lines"),
-        "csv": (b'id,text\nann,"First, or so"\nbob,Second\n', rf"a table of comma-separated values \(CSV\); {convert}"),
-        "semicolons": (b"id;text\r\nann;First\r\n", rf"a table of comma-separated values \(CSV\); {convert}"),
-        "tsv": (b"id\ttext\nann\tFirst, or so\n", rf"a table of tab-separated values \(TSV\); {convert}"),
+        "csv": (b'id,text\nann,"First, or so"\nbob,Second\n', r"a table of comma-separated values \(CSV\); let its name"),
+        "semicolons": (b"id;text\r\nann;First\r\n", r"a table of comma-separated values \(CSV\); let its name end in"),
+        "tsv": (b"id\ttext\nann\tFirst, or so\n", r"a table of tab-separated values \(TSV\); let its name end in \.tsv"),
         "txt": (b"Well, it was late.\nAnd then, of course, it rained.\n", f"plain text; {convert}"),
         "html": (b"<!DOCTYPE html><html>404</html>", "a web page or XML, as a failed download leaves; download the file"),
     }  # fmt: skip
+
+
+OWN = {"csv", "semicolons", "tsv", "parquet"}
+"""Kinds that a source reads."""
 
 
 def refused(path: object) -> str:
@@ -92,6 +96,8 @@ def refused(path: object) -> str:
 def test_a_format_is_recognised_by_its_first_bytes_whatever_the_name(tmp_path):
     for name, (content, said) in _contents(tmp_path).items():
         for file in (f"{name}.jsonl", f"{name}.jsonl.gz", f"{name}.data", f"{name}.json.gz"):
+            if file.endswith(".data") and name in OWN:  # read, whatever the name
+                continue
             path = tmp_path / file
             path.write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
             inside = " inside a gzip file" if file.endswith(".gz") else ""
@@ -107,10 +113,10 @@ def test_a_format_is_recognised_by_its_first_bytes_whatever_the_name(tmp_path):
 def test_names_that_promise_something_else(tmp_path):
     """The first bytes of these tell nothing, or the content is right and the name is not."""
     for name, content, said in (
-        ("noise.csv", b"only one column", r"this is a table of comma-separated values \(CSV\); convert"),
+        ("noise.csv", b"only one column", r"noise\.csv', line 1: one column, 'only one column', where one for the client"),
         ("noise.h5", bytes(range(128, 160)), "this is an HDF5 file; convert"),
         ("noise.bin", bytes(range(128, 160)) + b"\0", "this is a file of a kind that is not known here; convert"),
-        ("empty.csv", b"", r"this is a table|this is an empty file; give the path of a \.jsonl"),
+        ("empty.csv", b"", r"line 1: empty, where the names of the columns must stand"),
         ("clients.json", LINES, r"this is a file of JSON objects, one per line; let its name end in \.jsonl$"),
         (
             "clients.JSONL",
@@ -155,7 +161,9 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch, ending):
     made["dangling"].symlink_to("gone")
     made["file"].write_bytes(LINES)
     made["device"].symlink_to("/dev/zero")
-    wanted = rf"give the path of a{'' if ending.startswith('.jsonl') else ' file whose name ends in'} \.jsonl or \.jsonl\.gz"
+    wanted = (
+        rf"give the path of a{'' if ending.startswith('.jsonl') else ' file whose name ends in'} \.jsonl(, | or )\.jsonl\.gz"
+    )
     for path, said in (
         (made["folder"], "is a folder; "),
         (made["pipe"], "is a named pipe, which can be read only once; write its content to a file, and "),
@@ -284,15 +292,6 @@ def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(tmp
         assert tracemalloc.get_traced_memory()[1] < size // 4
     finally:
         tracemalloc.stop()
-
-
-def test_more_text_than_memory_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(jsonl, "free_memory", lambda: 20)
-    write_jsonl(tmp_path / "many.jsonl", [{"id": f"c{n}", "texts": ["1234", "5678"]} for n in range(9)])
-    assert re.search(
-        r"line 3: the texts up to here have more characters than bytes of memory are free \(20 bytes\)",
-        refused(tmp_path / "many.jsonl"),
-    )
 
 
 def test_messages_stay_short_whatever_a_line_holds(tmp_path):

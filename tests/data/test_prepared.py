@@ -153,8 +153,8 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path, monkeypatch):
 
 def test_data_are_prepared_once_and_again_when_anything_changes(cache, tmp_path, monkeypatch):
     file, reads = tmp_path / "mine.jsonl", []
-    read = jsonl.read
-    monkeypatch.setattr(jsonl, "read", lambda path: reads.append(path) or read(path))
+    parts = jsonl.parts
+    monkeypatch.setattr(jsonl, "parts", lambda path: reads.append(path) or parts(path))
     file.write_text('{"id": "a", "texts": ["one two", "two three"], "split": "train"}\n')
     options = DataOptions(data=str(file))
     first = load(options)

@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
@@ -64,11 +65,35 @@ def _jsonl(folder: Path, **options: int) -> DataOptions:
     return DataOptions(data=str(folder / "mine.jsonl"), **options)  # type: ignore[arg-type]
 
 
+TABLE = """\
+user_id,created_utc,body,subreddit,score
+bob,20,"Blue, and red.
+A second line.",colours,1
+ann,2017-12-31 23:59:59,Not red.,colours,5
+bob,10,"He said ""blue"".",animals,2
+user 3,30,,colours,1
+bob,1e1,wombat vole,animals,0
+ann,2017-12-31T23:59:58Z,red blue zebra,,3
+user 13,5,decided by its id,animals,1
+"""
+
+
+def _table(folder: Path, **options: int) -> DataOptions:
+    (folder / "posts.csv").write_text(TABLE, encoding="utf-8")
+    return DataOptions(data=str(folder / "posts.csv"), **options)  # type: ignore[arg-type]
+
+
 CASES: dict[str, Callable[[Path], DataOptions]] = {
     "shakespeare": lambda folder: DataOptions(),
     "shakespeare, cut": lambda folder: DataOptions(sequence_length=7, vocabulary_size=9, max_clients=3),
     "jsonl": lambda folder: _jsonl(folder),
     "jsonl, cut": lambda folder: _jsonl(folder, sequence_length=4, vocabulary_size=5, oov_buckets=3, max_clients=5),
+    "tabular": lambda folder: _table(folder),
+    "tabular, cut": lambda folder: _table(folder, sequence_length=3, vocabulary_size=4, oov_buckets=2, max_clients=3),
+    "dirichlet": lambda folder: replace(_table(folder), data=f"dirichlet:0.5:3:{folder}/posts.csv"),
+    "dirichlet, cut": lambda folder: replace(
+        _table(folder, sequence_length=3, data_seed=4, max_clients=2), data=f"dirichlet:2:4:{folder}/posts.csv"
+    ),
     "synthetic, few sequences": lambda folder: DataOptions(data="synthetic", sequences=1, vocabulary_size=50),
     "synthetic, few clients": lambda folder: DataOptions(data="synthetic", clients=12, oov_buckets=2),
     "synthetic, cut": lambda folder: DataOptions(

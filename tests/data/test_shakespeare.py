@@ -10,14 +10,14 @@ import pytest
 from data_cases import fingerprint, spelled, targets
 
 from flow.data import DataOptions, Population, load, shakespeare
-from flow.data.corpus import Corpus
+from flow.data.streams import Part
 from flow.data.tokens import BOS
 from flow.errors import UserError
 
 
 @pytest.fixture(scope="module")
-def plays() -> Corpus:
-    return shakespeare.read()
+def plays() -> list[Part]:
+    return list(shakespeare.parts())
 
 
 @pytest.fixture(scope="module")
@@ -87,37 +87,37 @@ def test_a_direction_inside_a_speech_does_not_end_it_and_an_empty_speech_is_none
 # --- Shakespeare: the real plays --------------------------------------------------------------------------------------
 
 
-def test_counts_of_the_real_plays(plays: Corpus) -> None:
+def test_counts_of_the_real_plays(plays: list[Part]) -> None:
     spoken = Counter(
         (play, role) for play, markdown in shakespeare.read_plays().items() for role, _ in shakespeare.parse_play(markdown)
     )
     assert len({play for play, _ in spoken}) == 38
     assert len(spoken) == 1419
-    assert len(plays.clients) == sum(n >= 2 for n in spoken.values()) == 1154
+    assert len(plays) == sum(n >= 2 for n in spoken.values()) == 1154
     assert sum(n >= 10 for n in spoken.values()) == 630
-    lengths = {client.id: sum(map(len, client.texts)) for client in plays.clients}
+    lengths = {client.client: sum(map(len, client.texts)) for client in plays}
     assert sorted(lengths.values())[len(lengths) // 2] == 1241
     assert max(lengths.values()) == lengths["hamlet/HAMLET"] == 60931
-    characters = {character for client in plays.clients for text in client.texts for character in text}
+    characters = {character for client in plays for text in client.texts for character in text}
     assert len(characters) == 76
     assert not characters & set("_*[]\\#")
 
 
-def test_a_real_speech(plays: Corpus) -> None:
-    texts = {client.id: client.texts for client in plays.clients}
+def test_a_real_speech(plays: list[Part]) -> None:
+    texts = {client.client: client.texts for client in plays}
     assert texts["hamlet/HAMLET"][0].endswith("A little more than kin, and less than kind.")
     assert any(text.startswith("To be, or not to be: that is the question:\n") for text in texts["hamlet/HAMLET"])
 
 
-def test_shakespeare_population(plays: Corpus, population: Population) -> None:
+def test_shakespeare_population(plays: list[Part], population: Population) -> None:
     assert population.name == "shakespeare"
     assert population.sequence_length == 80
     assert population.vocabulary.unit == "character"
     assert "\n" not in population.about
     assert "public domain" in population.about
     ids = [client.id for client in population.clients]
-    assert ids == sorted(client.id for client in plays.clients)
-    texts = {client.id: client.texts for client in plays.clients}
+    assert ids == sorted(client.client for client in plays)
+    texts = {client.client: client.texts for client in plays}
     for client in population.clients:
         assert client.held_out == (zlib.crc32(client.id.encode()) % 10 == 0)
         assert client.id.startswith(client.group + "/")

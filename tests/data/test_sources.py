@@ -9,7 +9,7 @@ import pytest
 import flow
 from flow import Config, UserError, simulate
 from flow.cli.main import main
-from flow.data import DataOptions, corpus, jsonl, load, prepared_folder, registry, source
+from flow.data import DataOptions, jsonl, load, prepared_folder, registry, source, streams
 
 LINE = '{"id": "a", "texts": ["one two", "two three"], "split": "train"}\n'
 
@@ -26,24 +26,26 @@ def mine(tmp_path):
 def test_a_new_source_is_one_record_in_the_registry(monkeypatch, tmp_path, mine):
     monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
 
-    def read(options):
-        clients = (corpus.ClientTexts("ann", "", False, ("a b c",) * (options.clients or 4)),)
-        return source.cut(corpus.Corpus("lines", clients, "word", 3, continuous=False, about="made up"), options)
+    def stream(options):
+        part = streams.Part("ann", ("a b c",) * (options.clients or 4), held_out=False)
+        return streams.Stream("lines", "made up", lambda: iter([part]), sequence_length=3)
 
     own = {"synthetic": ("sequences", "data_seed")}  # `clients` is the new source's
     before = [one._replace(options=own.get(one.name, one.options)) for one in registry.SOURCES]
-    lines = source.Source("lines", lambda data: source.Content(data, "1"), read, options=("clients",))
-    paths = source.Source("paths", lambda data: source.Content("x", "1"), read, suffixes=(".csv",))
+    lines = source.Source(
+        "lines", lambda data: source.Content(data, "1"), stream=stream, options=("clients",), tokenizer="words"
+    )
+    paths = source.Source("paths", lambda data: source.Content("x", "1"), stream=stream, suffixes=(".abc",))
     monkeypatch.setattr(registry, "SOURCES", (*before, lines, paths))
     made = load(DataOptions(data="lines", clients=7))
     assert (made.name, made.sequence_length, made.clients[0].texts) == ("lines", 3, 7)
     assert {path.name.partition("-")[0] for path in (tmp_path / "cache").iterdir()} == {"lines"}
-    assert load(DataOptions(data="some.csv")).clients[0].texts == 4
+    assert load(DataOptions(data="some.abc")).clients[0].texts == 4
     with pytest.raises(UserError, match=r"clients=7 is an option of data='lines', not of data='.*mine\.jsonl'; leave it out"):
         load(DataOptions(data=mine, clients=7))
     with pytest.raises(
         UserError,
-        match=r"names \(shakespeare, synthetic, .*lines\), or .* must end in \.jsonl or \.jsonl\.gz or .*\.csv and exist",
+        match=r"names \(shakespeare, synthetic, .*lines\), or .* must end in \.jsonl, .* or \.abc and exist",
     ):
         load(DataOptions(data="nothing"))
 
@@ -62,7 +64,7 @@ def test_no_other_module_names_a_source():
 def test_options_of_one_source_are_fields_with_the_default_none():
     defaults = {field.name: field.default for field in dataclasses.fields(DataOptions)}
     assert all(defaults[name] is None for one in registry.SOURCES for name in one.options)
-    assert [one.name for one in registry.SOURCES if one.options] == ["synthetic"]
+    assert {"synthetic", "tabular"} <= {one.name for one in registry.SOURCES if one.options}
 
 
 # --- mistakes of the user, and bugs -----------------------------------------------------------------------------------
@@ -73,7 +75,7 @@ def test_a_bug_in_a_source_keeps_its_traceback(monkeypatch, mine, bug):
     def read(path):
         raise bug("a bug of the source")
 
-    monkeypatch.setattr(jsonl, "read", read)
+    monkeypatch.setattr(jsonl, "parts", read)
     for run in (
         lambda: load(DataOptions(data=mine)),
         lambda: simulate(Config(data=DataOptions(data=mine)), progress=False),
@@ -94,7 +96,7 @@ def test_a_file_that_the_system_refuses_to_read_is_named(monkeypatch, mine):
 
     monkeypatch.setattr(Path, "open", refused)
     with pytest.raises(UserError, match=r"data='.*mine\.jsonl' is a file that this user is not permitted to read, .*chmod"):
-        jsonl.read(Path(mine))
+        next(jsonl.parts(Path(mine)))
 
 
 def test_a_cache_that_cannot_be_looked_into_is_named(monkeypatch, mine):

@@ -243,7 +243,8 @@ def refused(**options):
 def test_values_that_are_no_tokenizer(mine, save):
     file = save(bpe())
     for value in ("word", "", "tokenizer.txt"):
-        said = f"tokenizer={value!r} must be 'words', 'characters' or the path of a tokenizer.json of the library tokenizers"
+        known = "'words', 'characters', 'spaces' or the path of a tokenizer.json of the library tokenizers"
+        said = f"tokenizer={value!r} must be {known}"
         assert said in refused(data=mine, tokenizer=value)
     assert "cuts text, and data='synthetic' has none; leave it out" in refused(data="synthetic", tokenizer="words")
     for option in ("vocabulary_size", "oov_buckets"):

@@ -1,0 +1,178 @@
+"""``flow data``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, fields
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import tyro
+
+from flow.algorithms.shared.memory import NONE, Memory
+from flow.checks import check_number, typed
+from flow.cli.command import Command, named_folder
+from flow.data import DataOptions, Population, Sequences, load, opened
+from flow.data.corpus import client_hash
+from flow.data.description import QUANTILES, Sample, Sizes, Texts, sizes, texts
+from flow.errors import UserError
+from flow.parallel.processes import Ranks
+from flow.reports.data_page import NAME, write_page
+
+SCORED = 200
+"""Clients whose test texts are predicted, and at most so many again to learn from: the first by the crc32 of their ids."""
+LEARNT = 2_000_000  # tokens of training texts of which the global n-grams are counted
+SHARE = 0.3  # of the client's own n-grams, as the algorithm ngram mixes them
+SHOWN = 300  # characters of a text
+
+
+@dataclass(frozen=True)
+class Data(DataOptions):
+    """Describe a data set before anything is trained on it: clients, texts, tokens, unknown words, near-duplicates, and how
+    much a client's own n-grams add. The data are prepared, as `flow prepare` does, with the same options."""
+
+    sample: int = 0
+    """Show so many texts, each of another client."""
+
+    folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """Write the same as a page, data.html, into this folder. None: no page."""
+
+
+class Headroom(NamedTuple):
+    """How well the local test texts of some clients are predicted by n-grams; see :func:`headroom`."""
+
+    general: float
+    """Perplexity of the n-grams of other clients' training texts; NaN where there is nothing to score."""
+    mixed: float
+    """Perplexity where the client's own are mixed in."""
+    helped: int
+    """Clients with a lower perplexity by the mixture."""
+    clients: int
+
+
+def headroom(population: Population, clients: int = SCORED, learnt: int = LEARNT) -> Headroom:
+    """What personalization can win at least: a global trigram model against the same mixed with the client's own counts.
+
+    Both are interpolated trigrams with Witten-Bell smoothing (:mod:`flow.algorithms.shared.memory`). The global one counts
+    training texts of clients that are not held out and are not scored. Targets are those that count for accuracy.
+
+    Args:
+        population: all clients.
+        clients: how many are scored, at most; as many as are left learn.
+        learnt: tokens of which the global model counts n-grams, at most.
+    """
+    order = sorted(range(len(population.clients)), key=lambda place: _rank(population, place))
+    table = population.table
+    scored = [place for place in order if table.scored[place] > 0 and table.train[place] > 0]
+    scored = scored[: min(clients, max(1, len(scored) // 2))]
+    others, tokens = [], 0
+    own = set(scored)
+    for place in order:
+        if place not in own and not table.held_out[place] and tokens < learnt:
+            train = population.clients[place].train
+            others.append(Sequences(train.tokens, train.lengths))
+            tokens += int(train.lengths.sum())
+    if not others or not scored:
+        return Headroom(float("nan"), float("nan"), 0, 0)
+    size, counted = len(population.vocabulary), population.vocabulary.scored
+    general = Memory(
+        np.concatenate([one.tokens for one in others]), np.concatenate([one.lengths for one in others]).astype(np.int64),
+        size, learnt,
+    )  # fmt: skip
+    bits = np.zeros((2, len(scored)))
+    number = 0
+    for row, place in enumerate(scored):
+        client = population.clients[place]
+        personal = Memory(client.train.tokens, client.train.lengths.astype(np.int64), size, learnt)
+        test = client.test.tokens.astype(np.int64)
+        second = np.concatenate([np.full((len(test), 1), NONE), test[:, :-2]], axis=1)
+        valid = counted[test[:, 1:]] & (np.arange(test.shape[1] - 1) < client.test.lengths[:, None])
+        context = second[valid], test[:, :-1][valid], test[:, 1:][valid]
+        chances = general.chance(*context), personal.chance(*context)
+        bits[:, row] = -np.log(chances[0]).sum(), -np.log((1 - SHARE) * chances[0] + SHARE * chances[1]).sum()
+        number += int(valid.sum())
+    perplexities = np.exp(bits.sum(axis=1) / number)
+    return Headroom(float(perplexities[0]), float(perplexities[1]), int((bits[1] < bits[0]).sum()), len(scored))
+
+
+def _rank(population: Population, place: int) -> tuple[int, int]:
+    return client_hash(population.clients[place].id), place
+
+
+def rows(population: Population, found: Sizes, room: Headroom, said: Texts | None) -> list[tuple[str, str]]:
+    """The lines of the table: what, and how much of it."""
+    unit = population.vocabulary.unit
+    quantiles = ", ".join("max" if share == 1 else f"p{round(100 * share)}" for share in QUANTILES)
+
+    def spread(values: tuple[float, ...]) -> str:
+        return " / ".join(f"{value:,.0f}" for value in values) + f" ({quantiles})"
+
+    lines = [
+        ("data", f"{population.name}: {population.about}"),
+        ("clients", f"{found.clients:,}, of which {found.held_out:,} are held out"),
+        ("texts", f"{found.texts:,}"),
+        (f"{unit}s", f"{found.tokens:,}"),
+        ("texts of a client", spread(found.texts_of_client)),
+        (f"{unit}s of a client", spread(found.tokens_of_client)),
+        ("vocabulary", f"{len(population.vocabulary):,} ids; {100 * found.unknown:.2f} % of all {unit}s are not in it"),
+    ]
+    if said is not None and said.looked_at:
+        lines.append(
+            (
+                "near-duplicates",
+                f"{100 * said.near / said.looked_at:.1f} % of {said.looked_at:,} texts of {said.clients:,} clients",
+            )
+        )
+    if room.clients:
+        lines.append(
+            (
+                "headroom",
+                f"perplexity {room.general:,.1f} by n-grams of other clients, {room.mixed:,.1f} with the client's own mixed "
+                f"in; {room.helped:,} of {room.clients:,} clients are helped",
+            )
+        )
+    return lines
+
+
+def _describe(arguments: list[str], ranks: Ranks) -> None:
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--data", *arguments]
+    chosen = tyro.cli(Data, prog="flow data SOURCE", args=arguments)
+    check_number("sample", chosen.sample, 0)
+    folder = None if chosen.folder is None else named_folder("folder", chosen.folder)
+    options = typed(DataOptions(**{field.name: getattr(chosen, field.name) for field in fields(DataOptions)}))
+    progress = sys.stderr.isatty()
+    population = load(options, progress=progress)
+    found = sizes(population, progress)
+    stream = opened(options)
+    ids = [client.id for client in population.clients] if stream is not None else []
+    said = None if stream is None else texts(stream, ids, chosen.sample, progress)
+    if chosen.sample and said is None:
+        raise UserError(f"sample={chosen.sample} shows texts, and data={options.data!r} has none; leave it out")
+    lines = rows(population, found, headroom(population), said)
+    widest = max(len(name) for name, _ in lines)
+    print("\n".join(f"{name.ljust(widest)}  {value}" for name, value in lines))
+    samples = said.samples if said is not None else ()
+    for sample in samples:
+        print(f"\n{_heading(sample)}\n{_shortened(sample.text)}")
+    if folder is not None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            page = write_page(folder / NAME, population.name, lines, [(_heading(one), _shortened(one.text)) for one in samples])
+        except OSError as error:
+            raise UserError(
+                f"folder={str(folder)!r}: the page cannot be written there ({error}); name another folder"
+            ) from error
+        print(f"\npage: {page}")
+
+
+def _heading(sample: Sample) -> str:
+    return f"{sample.client}, {sample.group}" if sample.group else sample.client
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+
+
+USAGE = "  data SOURCE         describe a data set before anything is trained on it; `--sample 3` shows texts\n"
+COMMAND = Command("data", USAGE, _describe)

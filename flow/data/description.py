@@ -1,0 +1,107 @@
+"""What a data set is like, before anything is trained on it: sizes, unknown words, near-duplicates, and some of its texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from flow.data.corpus import client_hash
+from flow.data.duplicates import kept
+from flow.data.population import Population
+from flow.data.streams import Stream
+from flow.data.tokens import OOV, SPECIALS
+
+QUANTILES = (0.1, 0.5, 0.9, 1.0)
+CLIENTS = 1000
+"""Clients whose texts are looked at for near-duplicates: the first in the order of the crc32 of their ids."""
+TEXTS = 1000
+"""Texts of each of them that are looked at, the first ones that are read."""
+
+
+class Sizes(NamedTuple):
+    """How much all clients have."""
+
+    clients: int
+    held_out: int
+    texts: int
+    tokens: int
+    """Words, characters or tokens, known or not; neither beginnings nor ends."""
+    unknown: float
+    """The share of them that the vocabulary does not have."""
+    texts_of_client: tuple[float, ...]
+    """At each of QUANTILES."""
+    tokens_of_client: tuple[float, ...]
+
+
+class Sample(NamedTuple):
+    """A text as it is read."""
+
+    client: str
+    group: str
+    text: str
+
+
+class Texts(NamedTuple):
+    """What the texts of some clients are like."""
+
+    near: int
+    """Texts that are near-duplicates of one of the same client before them, see :func:`flow.data.duplicates.kept`."""
+    looked_at: int
+    clients: int
+    samples: tuple[Sample, ...]
+
+
+def sizes(population: Population, progress: bool = False) -> Sizes:
+    """Count; every client is read once, and none is kept."""
+    oov = np.zeros(len(population.vocabulary), dtype=np.bool_)
+    oov[list(population.vocabulary.oov)] = True
+    tokens = np.zeros(len(population.clients), dtype=np.int64)
+    unknown = 0
+    clients: Iterable[int] = range(len(tokens))
+    for place in tqdm(clients, desc="counting", unit="client", delay=1, disable=not progress):
+        client = population.clients[place]
+        for side in (client.train, client.test):
+            targets = side.tokens[:, 1:]
+            words = ((targets == OOV) | (targets >= len(SPECIALS))) & (np.arange(targets.shape[1]) < side.lengths[:, None])
+            tokens[place] += words.sum()
+            unknown += int((oov[targets] & words).sum())
+    total, table = int(tokens.sum()), population.table
+    return Sizes(
+        len(tokens), int(table.held_out.sum()), int(table.texts.sum()), total, unknown / max(total, 1),
+        _quantiles(table.texts), _quantiles(tokens),
+    )  # fmt: skip
+
+
+def _quantiles(values: npt.NDArray[np.integer]) -> tuple[float, ...]:
+    return tuple(float(value) for value in np.quantile(values, QUANTILES))
+
+
+def texts(stream: Stream, ids: Sequence[str], wanted: int, progress: bool = False) -> Texts:
+    """Read the texts of some clients once more.
+
+    Args:
+        ids: of the clients of the population.
+        wanted: how many texts to show, each of another client where there are so many.
+    """
+    chosen = sorted(ids, key=lambda name: (client_hash(name), name))[:CLIENTS]
+    held: dict[str, list[str]] = {name: [] for name in chosen}
+    first: dict[str, Sample] = {}
+    position = 0
+    with tqdm(desc="reading", total=stream.total or None, unit_scale=True, delay=1, disable=not progress) as bar:
+        for part in stream.parts():
+            own = held.get(part.client)
+            if own is not None:
+                own += part.texts[: TEXTS - len(own)]
+                if part.texts and part.client not in first:
+                    first[part.client] = Sample(part.client, part.group, part.texts[0])
+            bar.update(max(part.position - position, 0))
+            position = max(part.position, position)
+    looked_at = sum(map(len, held.values()))
+    samples = [first[name] for name in chosen if name in first][:wanted]
+    seconds = (Sample(name, first[name].group, text) for name in first for text in held[name][1:])
+    samples += [sample for sample, _ in zip(seconds, range(wanted - len(samples)), strict=False)]
+    return Texts(looked_at - sum(len(kept(own)) for own in held.values()), looked_at, len(first), tuple(samples))

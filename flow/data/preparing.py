@@ -1,0 +1,546 @@
+"""From a stream of texts to a population, at constant memory: what all sources of texts share.
+
+Three passes, of which the second and third run on all cores:
+
+1. The parts of clients are read, and brought together by client in the order of the ids (:mod:`flow.data.spool`).
+2. The texts of every client are put in the order of time, split, cut into tokens and numbered within a chunk of clients. The
+   tokens of the training texts of clients that are not held out are counted; few of them at a time are in memory.
+3. The vocabulary is chosen, the numbers become ids, and windows are cut.
+
+The result does not depend on the number of processes, the size of the chunks, or on what fits into memory.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import heapq
+import json
+import math
+import multiprocessing
+import os
+import signal
+import struct
+import sys
+import warnings
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from flow.data.corpus import boundary, client_hash, count_windows, cut_flat, is_held_out
+from flow.data.options import DataOptions
+from flow.data.population import Client, Population, Sequences, Vocabulary, bucket, check_at_least_one, check_fits
+from flow.data.spool import Blobs, Place, Sorted
+from flow.data.streams import TEST, TRAIN, Part, Stream
+from flow.data.tokenizer import LENGTHS, UNITS, FileTokenizer, is_file, read
+from flow.data.tokens import BOS, EOS, OOV, SPECIALS, SPLITTERS, Numbering, runs_on
+from flow.errors import UserError, say
+
+CHUNK = 1 << 21
+"""Bytes of texts that a process gets at a time, or one client."""
+ROWS = 1 << 25
+"""Bytes of sequences that a process gives back at a time, or one client."""
+DISTINCT = 1 << 20
+"""Tokens that are counted in memory; where there are more, counts are put aside on disk."""
+ALONE = 1 << 24
+"""Bytes of texts that are not worth a second process."""
+MOST_PROCESSES = 16
+AHEAD = 2  # jobs in hand for every process
+PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
+
+Array = npt.NDArray[Any]
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
+
+
+class ClientTexts(NamedTuple):
+    """A client whose texts are in the order of time and split in two."""
+
+    id: str
+    group: str
+    held_out: bool
+    train: list[str]
+    test: list[str]
+
+
+class Prepared(NamedTuple):
+    """A population whose clients are made one after the other, once."""
+
+    frame: Population
+    """All of it but the clients."""
+    clients: Iterator[Client]
+    number: int
+    """How many clients there are."""
+    sequences: int
+    """Of all clients, both sides."""
+
+
+@dataclass(frozen=True)
+class _Cutting:
+    """How texts are cut: what every process knows."""
+
+    where: str
+    """Of the data, for messages."""
+    tokenizer: str
+    """A name in SPLITTERS, where there is no file."""
+    from_file: FileTokenizer | None
+    sequence_length: int
+    continuous: bool
+    first_only: bool
+    counted: bool
+    """Whether the vocabulary is chosen by counts."""
+
+
+class _Names(NamedTuple):
+    """How tokens become ids."""
+
+    ids: dict[str, int] | None
+    """None: the numbers are ids already, of a tokenizer's file."""
+    vocabulary: Vocabulary
+
+
+class _Counted(NamedTuple):
+    """What a process found in a chunk of clients."""
+
+    blobs: list[bytes]
+    counts: list[tuple[str, int]]
+    """Of the tokens that count for the vocabulary."""
+    clients: int
+    held_out: int
+    sequences: int
+    counted: int
+    """Tokens to train on, of clients that are not held out."""
+    texts: int
+    """That are not empty."""
+    run_on: int
+    """Of these, those with long runs of letters without a space."""
+
+
+@contextmanager
+def preparing(
+    stream: Stream, options: DataOptions, place: Place, progress: bool = False, processes: int | None = None
+) -> Iterator[Prepared]:
+    """Prepare the texts of a stream; the clients are made while the block runs.
+
+    Args:
+        stream: the texts.
+        options: of which max_clients, tokenizer, sequence_length, vocabulary_size and oov_buckets are looked at.
+        place: for what does not fit into memory.
+        progress: whether to draw bars on stderr.
+        processes: how many work; None: as many as there are cores, or one for little data.
+
+    Raises:
+        UserError: the data are faulty, no client has anything to train on, or the tokenizer's file is faulty.
+        flow.data.spool.Failed: the disk is full, or cannot be written.
+    """
+    cutting, about = _cutting(stream, options)
+    check_at_least_one("sequence_length", cutting.sequence_length)
+    check_at_least_one("vocabulary_size", options.vocabulary_size)
+    check_at_least_one("oov_buckets", options.oov_buckets)
+    texts = Sorted(place)
+    blobs, counts = Blobs(place), _Counts(place)
+    try:
+        chosen = _spool(stream, texts, options.max_clients, progress)
+        if processes is None:
+            processes = min(MOST_PROCESSES, cores()) if texts.nbytes > ALONE else 1
+        count, held_out, sequences, counted, spoken, run_on = np.zeros(6, np.int64).tolist()
+        with _bar("counting", texts.nbytes, progress, "B") as bar:
+            jobs = _chunks(texts, chosen, cutting.where, bar)
+            for found in _mapped(_count, jobs, cutting, processes):
+                for blob in found.blobs:
+                    blobs.add(blob)
+                counts.add(found.counts)
+                count, held_out = count + found.clients, held_out + found.held_out
+                sequences, counted = sequences + found.sequences, counted + found.counted
+                spoken, run_on = spoken + found.texts, run_on + found.run_on
+        texts.close()
+        if not counted:
+            raise UserError(
+                f"{cutting.where}: no training clients: of {count} clients {held_out} are held out and no other has a word to "
+                "train on; give at least one client that is not held out and has a text that is not empty (and raise "
+                "max_clients where it is set)"
+            )
+        if cutting.tokenizer == "words" and 2 * run_on > spoken:
+            say(
+                f"{cutting.where}: {run_on} of {spoken} texts have long runs of letters without a space, each of them one "
+                "word; give --tokenizer characters, or --tokenizer FILE.json (docs/data.md)"
+            )
+        names = _names(stream, cutting, counts, options)
+        counts.close()
+        frame = Population(stream.name, (), names.vocabulary, cutting.sequence_length, about)
+        yield Prepared(frame, _clients(blobs, cutting, names, processes), count, sequences)
+    finally:
+        for one in (texts, blobs, counts):
+            one.close()
+
+
+def in_memory(stream: Stream, options: DataOptions, progress: bool = False, processes: int | None = None) -> Population:
+    """The population of a stream, with its clients in memory.
+
+    Raises:
+        UserError: see :func:`preparing`.
+        MemoryError: the sequences do not fit into memory.
+    """
+    with Place(None) as place, preparing(stream, options, place, progress, processes) as made:
+        check_fits(made.sequences, made.frame.sequence_length)
+        frame = made.frame
+        return Population(frame.name, tuple(made.clients), frame.vocabulary, frame.sequence_length, frame.about)
+
+
+def _cutting(stream: Stream, options: DataOptions) -> tuple[_Cutting, str]:
+    tokenizer = options.tokenizer or stream.tokenizer
+    from_file, about = None, stream.about
+    if is_file(tokenizer):
+        from_file = read(Path(tokenizer))
+        about = f"{about}; tokens by {from_file.about}"
+    own = stream.sequence_length if tokenizer == stream.tokenizer else LENGTHS[UNITS.get(tokenizer, "token")]
+    counted = from_file is None and (stream.vocabulary is None or tokenizer != stream.tokenizer)
+    length = options.sequence_length or own
+    where = f"data={stream.path or stream.name!r}"
+    return _Cutting(where, tokenizer, from_file, length, stream.continuous, stream.first_only, counted), about
+
+
+# --- 1: together by client --------------------------------------------------------------------------------------------
+
+
+def _spool(stream: Stream, texts: Sorted, max_clients: int, progress: bool) -> frozenset[bytes] | None:
+    """Read everything; returns the ids of the clients to keep, None for all of them."""
+    where = f"data={stream.path or stream.name!r}"
+    first = _First(max_clients) if max_clients else None
+    previous, position = None, 0
+    with _bar("reading", stream.total, progress, "") as bar:
+        for part in stream.parts():
+            if part.client != previous:
+                previous = part.client
+                kept = first is None or first.takes(previous)
+            if part.position > position:
+                bar.update(part.position - position)
+                position = part.position
+            if not kept:
+                continue
+            if part.times is not None and not all(map(math.isfinite, part.times)):
+                raise UserError(
+                    f"{where}, {part.place}: client {part.client!r} has a time that is no finite number; correct it"
+                )
+            try:
+                content = _encode([list(part.texts), None if part.times is None else list(part.times), *part[3:7]]).encode()
+                texts.add(part.client.encode(), content)
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{where}, {part.place}: client {part.client[:80]!r} holds half of a surrogate pair, which is no "
+                    "character; remove the escape (\\ud800 to \\udfff)"
+                ) from error
+    return None if first is None else first.ids()
+
+
+class _First:
+    """The first N clients in the order of the crc32 of their ids; few more than N are held."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._held: set[tuple[int, str]] = set()
+        self._last: tuple[int, str] | None = None
+
+    def takes(self, client_id: str) -> bool:
+        """Whether the client may be one of them, by what was seen so far."""
+        one = client_hash(client_id), client_id
+        if self._last is not None and one > self._last:
+            return False
+        self._held.add(one)
+        if len(self._held) >= 2 * self._count:
+            kept = heapq.nsmallest(self._count, self._held)
+            self._held, self._last = set(kept), kept[-1]
+        return True
+
+    def ids(self) -> frozenset[bytes]:
+        """The ids of all of them."""
+        return frozenset(client_id.encode() for _, client_id in heapq.nsmallest(self._count, self._held))
+
+
+Job = list[tuple[bytes, list[bytes]]]
+
+
+def _chunks(texts: Sorted, chosen: frozenset[bytes] | None, where: str, bar: Any) -> Iterator[Job]:
+    """Clients with all of their parts, as many as one process gets at a time."""
+    job: Job = []
+    held = 0
+    for key, records in groupby(texts, key=itemgetter(0)):
+        parts = [content for _, content in records]
+        size = sum(map(len, parts))
+        bar.update(size)
+        if chosen is not None and key not in chosen:
+            continue
+        job.append((key, parts))
+        held += size
+        if held >= CHUNK:
+            yield job
+            job, held = [], 0
+    if job:
+        yield job
+
+
+def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> ClientTexts:
+    """A client of all its parts, in the order in which they were read.
+
+    Raises:
+        UserError: the parts disagree on whether the client is held out.
+    """
+    said = {part.held_out for part in parts} - {None}
+    if len(said) > 1:
+        place = next(part.place for part in parts if part.held_out is not None and part.held_out != parts[0].held_out)
+        raise UserError(
+            f"{where}, {place}: client {client_id!r} is held out here and trains elsewhere, or the other way round; give all "
+            "of its texts one split"
+        )
+    held_out = said.pop() if said else is_held_out(client_id)
+    texts = [(text, part.side) for part in parts for text in part.texts]
+    spoken = [part for part in parts if part.texts]
+    if all(part.times is not None for part in spoken):
+        times = [time for part in spoken for time in part.times or ()]
+        if any(later < earlier for earlier, later in pairwise(times)):
+            texts = [texts[place] for place in sorted(range(len(texts)), key=times.__getitem__)]
+    groups: Counter[str] = Counter()
+    for part in parts:
+        if part.group:
+            groups[part.group] += len(part.texts)
+    group = max(groups, key=groups.__getitem__) if groups else ""
+    by_time = boundary(sum(not side for _, side in texts))
+    train: list[str] = []
+    test: list[str] = []
+    seen = 0
+    for text, side in texts:
+        if not side:
+            seen += 1
+        (train if side == TRAIN or (side != TEST and seen <= by_time) else test).append(text)
+    return ClientTexts(client_id, group, bool(held_out), train, test)
+
+
+def _decoded(client_id: str, parts: Iterable[bytes]) -> list[Part]:
+    return [Part(client_id, *json.loads(part)) for part in parts]
+
+
+# --- 2: tokens, numbered within a chunk -------------------------------------------------------------------------------
+
+_COUNTS = struct.Struct("<4Q")
+
+
+def _count(job: Job, cutting: _Cutting) -> _Counted:
+    """Split and number a chunk of clients, and count."""
+    clients = [joined(key.decode(), _decoded(key.decode(), parts), cutting.where) for key, parts in job]
+    sides = [side for client in clients for side in (client.train, client.test)]
+    pieces = [["\n".join(side)] if cutting.continuous and side else side for side in sides]
+    numbering = Numbering()
+    if cutting.from_file is None:
+        split, number = SPLITTERS[cutting.tokenizer], numbering.__getitem__
+        tokens = [np.fromiter(map(number, split(piece)), np.int32) for side in pieces for piece in side]
+        in_chunk = list(numbering)
+    else:
+        tokens = cutting.from_file.encode([piece for side in pieces for piece in side])
+        in_chunk = []
+    sizes = np.array([len(one) for one in tokens], dtype=np.int64)
+    flat = np.concatenate([np.zeros(0, np.int32), *tokens])
+    per_side = np.array([len(side) for side in pieces], dtype=np.int64)
+    held_out = np.array([client.held_out for client in clients])
+    counts = np.repeat(np.stack([~held_out, np.zeros_like(held_out)], axis=1).ravel(), per_side)  # bool, of every piece
+    counting = flat[np.repeat(counts, sizes)]
+    by_number = np.bincount(counting, minlength=len(in_chunk)) if cutting.counted else np.zeros(0, np.int64)
+    edges = 1 if cutting.continuous else 2
+    windows = count_windows(sizes + edges, cutting.sequence_length)
+    if cutting.first_only:
+        windows = np.minimum(windows, 1)
+    check_fits(1, cutting.sequence_length)
+    blobs = list(_blobs(clients, in_chunk, flat, sizes, per_side, windows, cutting.sequence_length))
+    texts = [text for client in clients for text in (*client.train, *client.test) if text]
+    return _Counted(
+        blobs,
+        [(token, int(by_number[n])) for n, token in enumerate(in_chunk) if by_number[n]] if cutting.counted else [],
+        len(clients),
+        int(held_out.sum()),
+        int(windows.sum()),
+        len(counting),
+        len(texts),
+        sum(map(runs_on, texts)) if cutting.tokenizer == "words" else 0,
+    )
+
+
+def _blobs(
+    clients: list[ClientTexts], words: list[str], flat: Array, sizes: Array, per_side: Array, windows: Array, length: int
+) -> Iterator[bytes]:
+    """The clients in bytes, in parts that become few sequences at a time."""
+    piece_ends = np.concatenate([[0], np.cumsum(per_side)])[::2]  # of every client
+    rows = np.add.reduceat(np.append(windows, 0), piece_ends[:-1]) * (np.diff(piece_ends) > 0)
+    token_ends = np.concatenate([[0], np.cumsum(sizes)])
+    begin = 0
+    most = max(1, ROWS // ((length + 1) * 4))
+    while begin < len(clients):
+        end = begin + max(1, int(np.searchsorted(np.cumsum(rows[begin:]), most, side="right")))
+        part = slice(int(piece_ends[begin]), int(piece_ends[min(end, len(clients))]))
+        own = flat[token_ends[part.start] : token_ends[part.stop]]
+        used, numbers = np.unique(own, return_inverse=True) if words else (np.zeros(0, np.int64), own)
+        head = json.dumps(
+            [
+                [(one.id, one.group, one.held_out, len(one.train) + len(one.test)) for one in clients[begin:end]],
+                [words[number] for number in used.tolist()],
+            ]
+        ).encode()
+        arrays = (per_side[2 * begin : 2 * end], sizes[part], numbers.astype(np.int32))
+        yield _COUNTS.pack(len(head), *map(len, arrays)) + head + b"".join(one.tobytes() for one in arrays)
+        begin = end
+
+
+class _Counts:
+    """How often every token occurs; of many tokens most are on disk."""
+
+    def __init__(self, place: Place) -> None:
+        self._held: dict[str, int] = {}
+        self._sorted = Sorted(place)
+
+    def add(self, counts: Iterable[tuple[str, int]]) -> None:
+        """Take the counts of a chunk in."""
+        held = self._held
+        for token, count in counts:
+            held[token] = held.get(token, 0) + count
+        if len(held) > DISTINCT:
+            self._put_aside()
+
+    def _put_aside(self) -> None:
+        for token, count in self._held.items():
+            self._sorted.add(token.encode(), count.to_bytes(8, "little"))
+        self._held = {}
+
+    def most_frequent(self, size: int) -> list[str]:
+        """The tokens that occur most often, equally frequent ones in the order of their text."""
+        everything: Iterable[tuple[str, int]] = self._held.items()
+        if self._sorted.nbytes:
+            self._put_aside()
+            everything = (
+                (token.decode(), sum(int.from_bytes(count, "little") for _, count in counts))
+                for token, counts in groupby(self._sorted, key=itemgetter(0))
+            )
+        return [token for token, _ in heapq.nsmallest(size, everything, key=lambda item: (-item[1], item[0]))]
+
+    def close(self) -> None:
+        """Give memory and disk back."""
+        self._held = {}
+        self._sorted.close()
+
+
+# --- 3: the vocabulary, ids and windows -------------------------------------------------------------------------------
+
+
+def _names(stream: Stream, cutting: _Cutting, counts: _Counts, options: DataOptions) -> _Names:
+    if cutting.from_file is not None:
+        return _Names(None, cutting.from_file.vocabulary)
+    extra = tuple(f"<oov-{n}>" for n in range(2, options.oov_buckets + 1))
+    reserved = {*SPECIALS, *extra}
+    if cutting.counted:
+        found = counts.most_frequent(min(options.vocabulary_size + len(reserved), 2**62))
+    else:
+        found = list(dict.fromkeys(stream.vocabulary or ()))
+    chosen = [token for token in found if token not in reserved][: options.vocabulary_size]
+    vocabulary = Vocabulary((*SPECIALS, *chosen, *extra), UNITS[cutting.tokenizer], options.oov_buckets)
+    return _Names({token: number for number, token in enumerate(chosen, len(SPECIALS))}, vocabulary)
+
+
+def _clients(blobs: Blobs, cutting: _Cutting, names: _Names, processes: int) -> Iterator[Client]:
+    for heads, ends, tokens, lengths in _mapped(_cut, iter(blobs), (cutting, names), processes):
+        for n, (client_id, group, held_out, texts) in enumerate(heads):
+            a, b, c = ends[2 * n : 2 * n + 3].tolist()
+            train, test = (Sequences(tokens[rows].astype(np.int32), lengths[rows]) for rows in (slice(a, b), slice(b, c)))
+            yield Client(client_id, group, held_out, texts, train, test)
+
+
+def _cut(blob: bytes, knows: tuple[_Cutting, _Names]) -> tuple[list[Any], Array, Array, Array]:
+    """(id, group, held_out, texts) of every client; int64 [2 N + 1], where its sides end; tokens; lengths."""
+    cutting, names = knows
+    of_head, sides, pieces, count = _COUNTS.unpack_from(blob)
+    at = _COUNTS.size + of_head
+    clients, words = json.loads(blob[_COUNTS.size : at])
+    per_side = np.frombuffer(blob, np.int64, sides, at)
+    sizes = np.frombuffer(blob, np.int64, pieces, at + 8 * sides)
+    numbers = np.frombuffer(blob, np.int32, count, at + 8 * (sides + pieces))
+    if names.ids is not None:
+        known, oov = names.ids, names.vocabulary.oov
+        ids = np.array([known.get(word, OOV) for word in words], dtype=np.int32)
+        if len(oov) > 1:
+            unknown = np.flatnonzero(ids == OOV).tolist()
+            ids[unknown] = [oov[bucket(words[n], len(oov))] for n in unknown]
+        numbers = ids[numbers] if words else numbers
+    edges = 1 if cutting.continuous else 2
+    ends = np.cumsum(sizes + edges)
+    flat = np.full(int(ends[-1]) if pieces else 0, EOS, dtype=np.int32)
+    begins = ends - sizes - edges
+    flat[begins] = BOS
+    inner = np.ones(len(flat), dtype=np.bool_)
+    inner[begins] = False
+    if not cutting.continuous:
+        inner[ends - 1] = False
+    flat[inner] = numbers
+    found = cut_flat(flat, sizes + edges, cutting.sequence_length, cutting.first_only)
+    windows = count_windows(sizes + edges, cutting.sequence_length)
+    if cutting.first_only:
+        windows = np.minimum(windows, 1)
+    of_pieces = np.concatenate([[0], np.cumsum(windows)])
+    side_ends = of_pieces[np.concatenate([[0], np.cumsum(per_side)])]
+    small = np.dtype("uint16" if len(names.vocabulary) <= 1 << 16 else "int32")
+    return clients, side_ends, found.tokens.astype(small), found.lengths
+
+
+# --- on all cores -----------------------------------------------------------------------------------------------------
+
+_shared: Any = None
+"""What all calls of a process have in common: it is inherited, and not sent with every call."""
+
+
+def _mapped(function: Callable[[Any, Any], Any], jobs: Iterable[Any], shared: Any, processes: int) -> Iterator[Any]:
+    """``function(job, shared)`` of every job, in their order; few of them are in hand at a time."""
+    if processes < 2:
+        for job in jobs:
+            yield function(job, shared)
+        return
+    with warnings.catch_warnings():  # of threads at a fork: what is called there uses none of torch's
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (shared,))
+        waiting: deque[Future[Any]] = deque()
+        try:
+            for job in jobs:
+                waiting.append(pool.submit(_call, function, job))
+                if len(waiting) > AHEAD * processes:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise MemoryError("a process that prepares data was killed, as the system does where memory is short") from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _begin(shared: Any) -> None:
+    global _shared
+    _shared = shared
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # or it would wait for ever for one that was killed
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one is asked to end, and ends it
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _call(function: Callable[[Any, Any], Any], job: Any) -> Any:
+    return function(job, _shared)
+
+
+def _bar(what: str, total: int, progress: bool, unit: str) -> Any:
+    return tqdm(desc=what, total=total or None, unit=unit or "it", unit_scale=True, delay=1, disable=not progress)

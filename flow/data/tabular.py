@@ -1,0 +1,429 @@
+"""Tables of one text a row: CSV, TSV and Parquet; a file, a folder of them, or a pattern such as ``posts-*.csv``.
+
+CSV and TSV are read with the standard library, RFC 4180 with any of the usual delimiters, packed with gzip or not. Parquet
+needs pyarrow. The columns are given as options, or guessed where the name of one is usual.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import gzip
+import importlib
+import math
+import re
+import reprlib
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from flow.data import digests, formats, paths
+from flow.data.options import DataOptions
+from flow.data.source import Content, Source
+from flow.data.streams import Part, Stream
+from flow.errors import UserError, say
+
+TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
+PARQUET_SUFFIXES = (".parquet",)
+SUFFIXES = (*TEXT_SUFFIXES, *PARQUET_SUFFIXES)
+WANTED = "a CSV, TSV or Parquet file, a folder of them, or a pattern"
+DELIMITERS = (",", "\t", ";", "|")
+LONGEST = 1 << 28  # bytes of a line
+MOST_TEXTS = 1024  # rows of one client that are passed on together
+MOST_NAMES = 30  # columns that a message lists
+BATCH = 4096  # rows of a Parquet file that are read at a time
+ROLES = {
+    "client": ("client_id", "client", "clientid", "user_id", "user", "userid", "user_name", "username", "author_id", "author",
+               "authorid", "speaker_id", "speaker", "screen_name", "owner_user_id", "owneruserid"),
+    "text": ("text", "body", "comment", "message", "content", "sentence", "tweet", "review", "tokens", "snippets"),
+    "time": ("time", "timestamp", "date", "datetime", "created_utc", "created_at", "creation_date", "creationdate", "ts"),
+    "group": ("group", "subreddit", "label", "topic", "category"),
+}  # fmt: skip
+"""Usual names of a column, by what it holds."""
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80
+
+
+class Columns(NamedTuple):
+    """Which column holds what; None: none does."""
+
+    client: str
+    text: str
+    time: str | None
+    group: str | None
+
+
+class _Row(NamedTuple):
+    client: str
+    text: str
+    time: float | None
+    group: str
+    place: str
+    position: int
+    """Bytes of the file that were read, about."""
+
+
+def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
+    """Which columns hold client, text, time and group, by the options or else by their names; a guess is said on stderr.
+
+    Args:
+        names: of all columns.
+        where: the start of an error message.
+
+    Raises:
+        UserError: a column that is given does not exist, client or text has no column of a usual name, or one has several.
+    """
+    found: dict[str, str | None] = {}
+    guessed = []
+    for role, usual in ROLES.items():
+        option, given = f"{role}_column", getattr(options, f"{role}_column")
+        flag = f"--{role}-column"
+        if given:
+            if names.count(given) != 1:
+                what = "is no column" if given not in names else f"is the name of {names.count(given)} columns"
+                raise UserError(f"{where}: {option}={given!r} {what} of {_listed(names)}; give {flag} one of these names")
+            found[role] = given
+            continue
+        candidates = [name for name in names if name.strip().lower() in usual] if given is None else []
+        if len(candidates) > 1:
+            nothing = f", or {flag} '' for none" if role in ("time", "group") else ""
+            raise UserError(
+                f"{where}: the columns {' and '.join(map(repr, candidates[:4]))} may each hold the {role}, of "
+                f"{_listed(names)}; say which with {flag} NAME{nothing}"
+            )
+        if not candidates and role in ("client", "text"):
+            what = "client, such as a user," if role == "client" else "text"
+            raise UserError(f"{where}: no column has a usual name for the {what} of {_listed(names)}; give {flag} NAME")
+        found[role] = candidates[0] if candidates else None
+        if candidates:
+            guessed.append(f"{role}: {candidates[0]!r}")
+    if guessed:
+        say(f"{where}: columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others")
+    return Columns(str(found["client"]), str(found["text"]), found["time"], found["group"])
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return f"the columns {', '.join(map(_SHORT.repr, names[:MOST_NAMES]))}{f' and {more} more' if more > 0 else ''}"
+
+
+def seconds(value: object) -> float:
+    """A time as Unix seconds: a number or one in a string, or a date and time of ISO 8601, in UTC unless it says otherwise.
+
+    Raises:
+        ValueError: it is neither, or no finite number.
+    """
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            number = float(text)
+        except ValueError:
+            zoned = re.sub(r" ?(?:UTC|GMT|Z)$", "+00:00", text)
+            return seconds(datetime.fromisoformat(zoned))
+    elif isinstance(value, int | float) and not isinstance(value, bool):
+        number = float(value)
+    else:
+        raise ValueError(f"a {type(value).__name__} is no time")
+    if not math.isfinite(number):
+        raise ValueError("it is not finite")
+    return number
+
+
+def files_of(data: str) -> list[Path]:
+    """The files of a value of `data` that are tables by their names, or the one file that it names; sorted by path."""
+    path = Path(data)
+    with suppress(OSError, ValueError):
+        if path.is_dir():
+            return sorted(one for one in path.iterdir() if _is_named_table(one) and not one.name.startswith("."))
+        if paths.PATTERN.search(data) and not path.exists():
+            return sorted(one for one in map(Path, glob.glob(data, recursive=True)) if _is_named_table(one))
+    return [path]
+
+
+def _is_named_table(path: Path) -> bool:
+    return path.name.lower().endswith(SUFFIXES) and path.is_file()
+
+
+def matches(data: str) -> bool:
+    """Whether a value of `data` leads to tables."""
+    with suppress(OSError, ValueError):
+        path = Path(data)
+        if path.is_file():
+            return _kind(path) is not None
+        return bool(files_of(data)) and files_of(data) != [path]
+    return False
+
+
+def _kind(path: Path) -> str | None:
+    """What a file is: "parquet", "text", or None for neither."""
+    try:
+        first = formats.head(path)
+    except OSError:
+        return "text" if path.name.lower().endswith(TEXT_SUFFIXES) else None
+    kind = formats.of_bytes(first)
+    if kind is formats.PARQUET:
+        return "parquet"
+    if path.name.lower().endswith(TEXT_SUFFIXES):
+        return "text"
+    if path.name.lower().endswith(PARQUET_SUFFIXES):
+        return "parquet"
+    if kind is formats.GZIP:
+        first = formats.unpacked(first)
+        kind = formats.of_bytes(first)
+    is_table = kind is None and b"\0" not in first and formats.of_text(first) in (formats.CSV, formats.TSV)
+    return "text" if is_table and not formats.is_named(path) else None
+
+
+def parts(files: Sequence[Path], options: DataOptions) -> Iterator[Part]:
+    """The rows of all files, those of a client that follow one another together.
+
+    Raises:
+        UserError: a file is damaged, or a row of it breaks a rule; the message names file and row.
+    """
+    done = 0
+    for path in files:
+        rows = _parquet(path, options) if _kind(path) == "parquet" else _text(path, options)
+        where = f"{path.name}, " if len(files) > 1 else ""
+        held: list[_Row] = []
+        for row in rows:
+            if held and (len(held) >= MOST_TEXTS or row.client != held[0].client or row.group != held[0].group):
+                yield _part(held, where, done)
+                held = []
+            held.append(row)
+        if held:
+            yield _part(held, where, done)
+        done += path.stat().st_size
+
+
+def _part(rows: list[_Row], where: str, done: int) -> Part:
+    times = [row.time for row in rows if row.time is not None]
+    first = rows[0]
+    return Part(
+        first.client, [row.text for row in rows], times if len(times) == len(rows) else None, first.group,
+        place=where + first.place, position=done + rows[-1].position,
+    )  # fmt: skip
+
+
+# --- CSV and TSV ------------------------------------------------------------------------------------------------------
+
+
+def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
+    where = f"data={str(path)!r}"
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
+    line = 0
+    try:
+        with paths.readable(path, "data", WANTED), path.open("rb") as packed, _unpacked(packed, path) as file:
+            lines = _lines(file, where)
+            first = next(lines, "")
+            names, delimiter = _header(first, path, where)
+            chosen = columns(names, options, where)
+            places = [names.index(chosen.client), names.index(chosen.text)]
+            places += [-1 if name is None else names.index(name) for name in (chosen.time, chosen.group)]
+            client, text, time, group = places
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
+            line = 2
+            for row in reader:
+                if row:
+                    place = f"line {line}"
+                    if len(row) != len(names):
+                        raise UserError(
+                            f"{where}, {place}: {len(row)} values where the first line names {len(names)} columns; put a text "
+                            f"that holds {delimiter!r}, a quotation mark or a line break into quotation marks"
+                        )
+                    if not row[client]:
+                        raise _no_client(where, place, chosen.client)
+                    when = None if time < 0 else _time(row[time], where, place, chosen)
+                    yield _Row(row[client], row[text], when, "" if group < 0 else row[group], place, packed.tell())
+                line = reader.line_num + 2
+    except csv.Error as error:
+        raise UserError(
+            f"{where}, line {line}: quotation marks that do not pair up ({error}); write a text with quotation marks in it as "
+            '"say ""yes""", or make a Parquet file'
+        ) from error
+    except EOFError as error:
+        raise UserError(f"{where}: truncated gzip file, unreadable after line {line}; copy or compress it again") from error
+    except (zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(
+            f"{where}: damaged gzip file, unreadable after line {line} ({error}); copy or compress it again"
+        ) from error
+    if line <= 2:
+        raise UserError(f"{where}: there is no row below the names of the columns; give a table with one text a row")
+
+
+@contextmanager
+def _unpacked(file: BinaryIO, path: Path) -> Iterator[BinaryIO]:
+    packed = file.read(2) == b"\x1f\x8b"
+    file.seek(0)
+    if not packed:
+        yield file
+        return
+    with gzip.GzipFile(fileobj=file, mode="rb") as unpacked:
+        yield unpacked  # type: ignore[misc]
+
+
+def _lines(file: BinaryIO, where: str) -> Iterator[str]:
+    number = 0
+    while raw := file.readline(LONGEST + 1):
+        number += 1
+        if len(raw) > LONGEST:
+            raise UserError(f"{where}, line {number}: longer than {LONGEST} bytes; break the text, or give another file")
+        try:
+            line = raw.decode()
+        except UnicodeDecodeError as error:
+            raise UserError(
+                f"{where}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1}); save the file in UTF-8, such "
+                "as with `iconv -f LATIN1 -t UTF-8`"
+            ) from error
+        yield line.removeprefix("\ufeff") if number == 1 else line
+
+
+def _header(first: str, path: Path, where: str) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them: the mark that stands there most often outside of quotation marks."""
+    kind = formats.of_bytes(first.encode()[: formats.HEAD])
+    if kind is not None:
+        raise formats.refusal(where, kind)
+    if not first.strip():
+        raise UserError(f"{where}, line 1: empty, where the names of the columns must stand; give a table with a first line")
+    bare = re.sub(r'"[^"]*"', "", first)
+    delimiter = max(DELIMITERS, key=bare.count)
+    names = next(csv.reader([first], delimiter=delimiter, strict=True))
+    if len(names) < 2:
+        raise UserError(
+            f"{where}, line 1: one column, {_SHORT.repr(names[0])}, where one for the client and one for the text must stand; "
+            "separate them by commas or tabs, and name them in the first line"
+        )
+    return [name.strip() for name in names], delimiter
+
+
+def _no_client(where: str, place: str, column: str) -> UserError:
+    return UserError(
+        f"{where}, {place}: nothing in the column {column!r}, which names the client of the row; fill it in or remove the row"
+    )
+
+
+def _time(value: object, where: str, place: str, chosen: Columns) -> float:
+    try:
+        return seconds(value)
+    except (ValueError, OverflowError) as error:
+        raise UserError(
+            f"{where}, {place}: {_SHORT.repr(value)} in the column {chosen.time!r} is no time ({error}); write Unix seconds or "
+            "ISO 8601 such as 2017-12-31 23:59:59, or leave times out with --time-column ''"
+        ) from error
+
+
+# --- Parquet ----------------------------------------------------------------------------------------------------------
+
+
+def _parquet(path: Path, options: DataOptions) -> Iterator[_Row]:
+    where = f"data={str(path)!r}"
+    arrow, parquet = _arrow(where)
+    try:
+        with paths.readable(path, "data", WANTED), parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+            chosen = columns(schema.names, options, where)
+            for role, name in (("text", chosen.text), ("client", chosen.client), ("group", chosen.group)):
+                kind = schema.field(name).type if name is not None else None
+                if kind is not None and not _fits(arrow, kind, role):
+                    raise UserError(
+                        f"{where}: the column {name!r} holds {kind}, where a {role} is a string{_or_number(role)}; give "
+                        f"--{role}-column NAME, or convert the column"
+                    )
+            size, number = path.stat().st_size, 0
+            used = list(dict.fromkeys(name for name in chosen if name is not None))
+            for batch in file.iter_batches(BATCH, columns=used):
+                lists = {name: batch.column(name).to_pylist() for name in used}
+                nothing = [None] * len(batch)
+                sides = (lists[name] if name is not None else nothing for name in chosen)
+                for client, text, time, group in zip(*sides, strict=True):
+                    number += 1
+                    place = f"row {number}"
+                    if client is None or client == "":
+                        raise _no_client(where, place, chosen.client)
+                    if text is None:
+                        raise UserError(
+                            f"{where}, {place}: nothing (null) in the column {chosen.text!r}, which holds the text; fill it in "
+                            "or remove the row"
+                        )
+                    when = None if chosen.time is None else _time(time, where, place, chosen)
+                    yield _Row(_name(client), text, when, _name(group), place, size * number // max(rows, 1))
+    except arrow.ArrowException as error:
+        raise UserError(f"{where}: a Parquet file that cannot be read ({_line(error)}); copy or write it again") from error
+    if not rows:
+        raise UserError(f"{where}: there is no row; give a table with one text a row")
+
+
+def _arrow(where: str) -> tuple[Any, Any]:
+    try:
+        return importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    except ImportError as error:
+        raise UserError(
+            f"{where}: Parquet needs the package pyarrow ({error}); run: pip install 'flow-fl[data]', or save the table as CSV"
+        ) from error
+
+
+def _fits(arrow: Any, kind: Any, role: str) -> bool:
+    if arrow.types.is_dictionary(kind):
+        kind = kind.value_type
+    known = arrow.types
+    if known.is_string(kind) or known.is_large_string(kind) or kind == arrow.string_view():
+        return True
+    return role != "text" and bool(known.is_integer(kind) or known.is_boolean(kind) or known.is_floating(kind))
+
+
+def _or_number(role: str) -> str:
+    return "" if role == "text" else " or a number"
+
+
+def _name(value: object) -> str:
+    """A client or group as text; whole numbers that a table with gaps holds as floats have no point."""
+    if value is None:
+        return ""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+# --- the source -------------------------------------------------------------------------------------------------------
+
+
+def _name_of(data: str) -> str:
+    name = Path(data).name
+    for suffix in SUFFIXES[::-1]:
+        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
+    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "tables"
+
+
+def _content(data: str) -> Content:
+    files = _checked(data)
+    names = " ".join(path.name for path in files)
+    return Content(_name_of(data), f"{names} {digests.of_files(files, WANTED)}")
+
+
+def _checked(data: str) -> list[Path]:
+    files = files_of(data)
+    for path in files:
+        paths.check_file(path, "data", WANTED)
+    return files
+
+
+def _stream(options: DataOptions) -> Stream:
+    files = _checked(options.data)
+    nbytes = sum(path.stat().st_size for path in files)
+    what = files[0].name if len(files) == 1 else f"{len(files)} tables of {Path(options.data).name}"
+    about = f"{what} (sha256 {digests.of_files(files, WANTED)[:16]}; the file states no licence)"
+    return Stream(
+        _name_of(options.data), about, lambda: parts(files, options), total=nbytes, nbytes=nbytes // 2, path=options.data
+    )
+
+
+SOURCE = Source(
+    "tabular", _content, stream=_stream, suffixes=SUFFIXES, matches=matches, tokenizer="words",
+    options=("client_column", "text_column", "time_column", "group_column"),
+)  # fmt: skip

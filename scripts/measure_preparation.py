@@ -1,0 +1,178 @@
+"""Measure the preparation of a generated file: ``measure_preparation.py FORMAT GIGABYTES FOLDER [--clients N]``.
+
+FORMAT is jsonl, csv (rows in random order) or sqlite, the form of TensorFlow Federated's StackOverflow (rows by client). The file
+is generated in the folder where it is not there yet, and stays. Its sentences have the sizes of StackOverflow's: a client has
+397 on average, lognormal; words follow Zipf's law. Then ``flow prepare`` runs in a process of its own with a new cache in the
+folder. Printed are clients and sentences a second, the largest RssAnon (memory of its own, without mapped files) of that process
+and of all of its processes together, and the most that lay on disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import random
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+WORDS = 200_000
+MEAN = 397
+KINDS = ("jsonl", "csv", "sqlite")
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Generate, prepare, and print what it took."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("format", choices=KINDS)
+    parser.add_argument("gigabytes", type=float)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--clients", type=int, default=0, help="exactly so many, of any size; default: as StackOverflow's")
+    options = parser.parse_args(given)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    suffix = f"-{options.clients}" if options.clients else ""
+    path = options.folder / f"made-{options.gigabytes:g}{suffix}.{options.format}"
+    if not path.exists():
+        made = path.with_suffix(".partial")
+        made.unlink(missing_ok=True)
+        {"jsonl": _jsonl, "csv": _csv, "sqlite": _sqlite}[options.format](made, options.gigabytes * 1e9, options.clients)
+        made.rename(path)
+    _measure(path, options.folder)
+
+
+def _clients(nbytes: float, clients: int) -> Iterator[tuple[str, list[str], list[int]]]:
+    """Clients with sentences and times, until there are so many bytes of text, or so many clients."""
+    draw = np.random.default_rng(0)
+    words = np.array(
+        [f"w{rank}" if rank > 50 else "etaoinshrdlcumwfgypbvk"[rank % 22] * (1 + rank // 22) for rank in range(WORDS)]
+    )
+    mean = MEAN if not clients else max(1.0, nbytes / 55 / clients)
+    number, written = 0, 0
+    while written < nbytes and (not clients or number < clients):
+        count = max(1, int(np.exp(np.log(mean) - 0.5 + draw.standard_normal())))
+        lengths = draw.integers(4, 24, count)
+        ranks = np.minimum(np.power(WORDS + 1.0, draw.random(int(lengths.sum()))).astype(np.int64) - 1, WORDS - 1)
+        ends = np.cumsum(lengths)
+        drawn = words[ranks].tolist()
+        texts = [" ".join(drawn[end - length : end]) for end, length in zip(ends.tolist(), lengths.tolist(), strict=True)]
+        yield f"{number * 7919 % 10**8:08d}", texts, sorted(draw.integers(1_220_000_000, 1_514_000_000, count).tolist())
+        written += sum(map(len, texts))
+        number += 1
+
+
+def _jsonl(path: Path, nbytes: float, clients: int) -> None:
+    with path.open("w") as file:
+        for name, texts, times in _clients(nbytes, clients):
+            file.write(json.dumps({"id": name, "texts": texts, "ts": times}) + "\n")
+
+
+def _csv(path: Path, nbytes: float, clients: int) -> None:
+    """Rows of many clients in random order, as in a table that was ordered by something else."""
+    draw, held = random.Random(0), []
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["user_id", "created_utc", "body"])
+        for name, texts, times in _clients(nbytes, clients):
+            held += [(name, moment, text) for text, moment in zip(texts, times, strict=True)]
+            if len(held) > 1_000_000:
+                draw.shuffle(held)
+                writer.writerows(held)
+                held = []
+        draw.shuffle(held)
+        writer.writerows(held)
+
+
+def _sqlite(path: Path, nbytes: float, clients: int) -> None:
+    with sqlite3.connect(path) as base:
+        base.execute("PRAGMA journal_mode = OFF")
+        base.execute("PRAGMA synchronous = OFF")
+        base.execute("CREATE TABLE examples (split_name TEXT, client_id TEXT, serialized_example_proto BLOB)")
+        base.execute("CREATE TABLE client_metadata (client_id TEXT, split_name TEXT, num_examples INTEGER)")
+        for name, texts, times in _clients(nbytes, clients):
+            split = "heldout" if int(name) % 10 == 0 else "train"
+            base.execute("INSERT INTO client_metadata VALUES (?, ?, ?)", (name, split, len(texts)))
+            rows = ((split, name, _example(text, moment)) for text, moment in zip(texts, times, strict=True))
+            base.executemany("INSERT INTO examples VALUES (?, ?, ?)", rows)
+        base.execute("CREATE INDEX idx_examples_client_id_split ON examples (client_id, split_name)")
+
+
+def _example(text: str, moment: int) -> bytes:
+    """A tf.train.Example with the six features of StackOverflow."""
+    date = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(moment))
+    features = {"creation_date": date, "tags": "python|sql", "title": "how to", "tokens": text, "type": "answer"}
+    fields = [
+        _field(1, _field(1, name.encode()) + _field(2, _field(1, _field(1, value.encode()))))
+        for name, value in features.items()
+    ]
+    fields.append(_field(1, _field(1, b"score") + _field(2, _field(3, _field(1, b"\x01")))))
+    return _field(1, b"".join(fields))
+
+
+def _field(number: int, content: bytes) -> bytes:
+    size, length = b"", len(content)
+    while length > 127:
+        size, length = size + bytes([length & 127 | 128]), length >> 7
+    return bytes([number << 3 | 2]) + size + bytes([length]) + content
+
+
+def _measure(path: Path, folder: Path) -> None:
+    cache = folder / "cache"
+    shutil.rmtree(cache, ignore_errors=True)
+    environment = os.environ | {"FLOW_CACHE": str(cache)}
+    command = [sys.executable, "-m", "flow", "prepare", "--data", str(path)]
+    begin = time.monotonic()
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    own = everybody = disk = 0
+    while process.poll() is None:
+        own = max(own, _anonymous(process.pid))
+        everybody = max(everybody, _anonymous(process.pid) + sum(map(_anonymous, _children(process.pid))))
+        disk = max(disk, _on_disk(cache))
+        time.sleep(0.2)
+    seconds = time.monotonic() - begin
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    print(process.communicate()[0].strip())
+    (index,) = cache.glob("*/index.json")
+    texts = int(np.fromfile(index.parent / "texts", np.int32).sum())
+    clients = json.loads(index.read_text())["clients"]
+    print(f"{path.name}: {path.stat().st_size / 1e9:.2f} GB, {clients:,} clients, {texts:,} sentences in {seconds:.0f} s")
+    print(f"{clients / seconds:,.0f} clients/s, {texts / seconds:,.0f} sentences/s")
+    print(f"largest RssAnon {own / 1e6:,.0f} MB, with all processes {everybody / 1e6:,.0f} MB; on disk {disk / 1e9:.2f} GB")
+    shutil.rmtree(cache)
+
+
+def _anonymous(process: int) -> int:
+    try:
+        lines = Path(f"/proc/{process}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+
+def _children(process: int) -> list[int]:
+    try:
+        return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _on_disk(folder: Path) -> int:
+    total = 0
+    for path in folder.rglob("*"):
+        try:
+            total += path.stat().st_size if path.is_file() else 0
+        except OSError:
+            continue
+    return total
+
+
+if __name__ == "__main__":
+    main()
