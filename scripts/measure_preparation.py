@@ -1,10 +1,10 @@
 """Measure the preparation of a generated file: ``measure_preparation.py FORMAT GIGABYTES FOLDER [--clients N]``.
 
-FORMAT is jsonl, csv (rows in random order) or sqlite, the form of TensorFlow Federated's StackOverflow (rows by client). The file
-is generated in the folder where it is not there yet, and stays. Its sentences have the sizes of StackOverflow's: a client has
-397 on average, lognormal; words follow Zipf's law. Then ``flow prepare`` runs in a process of its own with a new cache in the
-folder. Printed are clients and sentences a second, the largest RssAnon (memory of its own, without mapped files) of that process
-and of all of its processes together, and the most that lay on disk.
+FORMAT is jsonl, csv (rows in random order) or sqlite, the form of TensorFlow Federated's StackOverflow (rows by client). The
+file is generated in the folder where it is not there yet, and stays. Its sentences have the sizes of StackOverflow's: a client
+has 397 on average, lognormal; words follow Zipf's law. Then ``flow prepare`` runs in a process of its own with a new cache in
+the folder. Printed are clients and sentences a second, the largest RssAnon (memory of its own, without mapped files) of that
+process and of all of its processes together, and the most that lay on disk.
 """
 
 from __future__ import annotations

@@ -10,8 +10,10 @@ class DataOptions:
     """Which data set, and how it is cut."""
 
     data: str = "shakespeare"
-    """The data set: "shakespeare" (next character), the path of your own .jsonl or .jsonl.gz file (next word), or
-    "synthetic" (next word, of no meaning, any number of clients). A run records the absolute path of a file."""
+    """The data set: "shakespeare" (next character); the path of your own texts (next word), as .jsonl, .csv, .tsv, .parquet, a
+    folder of tables or a pattern; dirichlet:ALPHA:CLIENTS:SOURCE, which deals the texts of another source out anew; or
+    "synthetic" (next word, of no meaning, any number of clients). docs/data.md has all of them. A run records the absolute path
+    of a file."""
 
     sequence_length: int = 0
     """Targets per training sequence; 0: 80 characters, or 20 words or tokens of a file."""
@@ -26,9 +28,9 @@ class DataOptions:
     """Take only the first N clients in the order of the crc32 of their ids; 0: all."""
 
     tokenizer: str | None = None
-    """What a token is: "words"; "characters", for languages that write no spaces between words; or what a FILE.json of the
-    library tokenizers (Hugging Face) makes, with the file's own vocabulary. None: "characters" for "shakespeare", else "words".
-    A run records the absolute path of a file."""
+    """What a token is: "words"; "characters", for languages that write no spaces between words; "spaces", for text that was cut
+    before; or what a FILE.json of the library tokenizers (Hugging Face) makes, with the file's own vocabulary. None:
+    "characters" for "shakespeare", else "words". A run records the absolute path of a file."""
 
     clients: int | None = None
     """Clients of "synthetic", one in ten of them held out. None: 1000. (StackOverflow: 342,477 that train.)"""
@@ -38,7 +40,7 @@ class DataOptions:
     397.)"""
 
     data_seed: int | None = None
-    """Decides the clients of "synthetic". None: 0."""
+    """Decides the clients of "synthetic", and who gets which text by "dirichlet:...". None: 0."""
 
     client_column: str | None = None
     """The column of a table (CSV, TSV, Parquet) that names the client of a row. None: one of a usual name, such as user_id or

@@ -341,13 +341,19 @@ def _count(job: Job, cutting: _Cutting) -> _Counted:
     numbering = Numbering()
     if cutting.from_file is None:
         split, number = SPLITTERS[cutting.tokenizer], numbering.__getitem__
-        tokens = [np.fromiter(map(number, split(piece)), np.int32) for side in pieces for piece in side]
-        in_chunk = list(numbering)
+        numbers: list[int] = []
+        lengths = []
+        for side in pieces:
+            for piece in side:
+                tokens = split(piece)
+                lengths.append(len(tokens))
+                numbers += map(number, tokens)
+        flat, sizes = np.array(numbers, dtype=np.int32), np.array(lengths, dtype=np.int64)
     else:
-        tokens = cutting.from_file.encode([piece for side in pieces for piece in side])
-        in_chunk = []
-    sizes = np.array([len(one) for one in tokens], dtype=np.int64)
-    flat = np.concatenate([np.zeros(0, np.int32), *tokens])
+        encoded = cutting.from_file.encode([piece for side in pieces for piece in side])
+        flat = np.concatenate([np.zeros(0, np.int32), *encoded])
+        sizes = np.array([len(one) for one in encoded], dtype=np.int64)
+    in_chunk = list(numbering)
     per_side = np.array([len(side) for side in pieces], dtype=np.int64)
     held_out = np.array([client.held_out for client in clients])
     counts = np.repeat(np.stack([~held_out, np.zeros_like(held_out)], axis=1).ravel(), per_side)  # bool, of every piece
@@ -543,4 +549,4 @@ def _call(function: Callable[[Any, Any], Any], job: Any) -> Any:
 
 
 def _bar(what: str, total: int, progress: bool, unit: str) -> Any:
-    return tqdm(desc=what, total=total or None, unit=unit or "it", unit_scale=True, delay=1, disable=not progress)
+    return tqdm(desc=what, total=total or None, unit=unit, unit_scale=True, delay=1, disable=not progress)
