@@ -58,3 +58,6 @@ class DataOptions:
 
     protocol: str | None = None
     """Which published preparation of a data set is followed, for sources that have several: "tff" or "motley"."""
+
+    authors: str | None = None
+    """What names a client of git:PATH: "hashed", a hash of the author's name, or "names", the name itself. None: "hashed"."""
