@@ -111,7 +111,7 @@ def parse_client(line: str, where: str) -> Part:
             f"{where}: split={_SHORT.repr(split)} must be 'train' or 'heldout'; "
             "correct it, or leave the field out to split by the id"
         )
-    _check_times(record.get("ts"), len(texts), where)
+    times = _times(record.get("ts"), len(texts), where)
     try:
         "".join((client_id, group, *texts)).encode()
     except UnicodeEncodeError as error:
@@ -120,7 +120,7 @@ def parse_client(line: str, where: str) -> Part:
             "remove the escape (\\ud800 to \\udfff)"
         ) from error
     held_out = None if split is None else split == "heldout"
-    return Part(client_id, texts, group=group, held_out=held_out)
+    return Part(client_id, texts, times, group, held_out)
 
 
 def _field(record: dict[str, Any], name: str, where: str) -> Any:
@@ -131,10 +131,10 @@ def _field(record: dict[str, Any], name: str, where: str) -> Any:
     return record[name]
 
 
-def _check_times(times: Any, texts: int, where: str) -> None:
+def _times(times: Any, texts: int, where: str) -> list[float] | None:
     """The split inside a client is by time, so times that are given must agree with the order of the texts."""
     if times is None:
-        return
+        return None
     if not isinstance(times, list) or not all(type(time) in (int, float) for time in times) or len(times) != texts:
         raise UserError(f"{where}: ts must be a list of {texts} numbers, one per text; correct it or leave the field out")
     for place, time in enumerate(times):
@@ -146,6 +146,12 @@ def _check_times(times: Any, texts: int, where: str) -> None:
                 f"{where}: ts[{place + 1}]={_SHORT.repr(later)} is not at or after ts[{place}]={_SHORT.repr(earlier)}: "
                 "texts must be in time order; sort texts and ts together"
             )
+    try:
+        return [float(time) for time in times]
+    except OverflowError as error:
+        raise UserError(
+            f"{where}: ts has a number above {sys.float_info.max:.0e}; correct it or leave the field out"
+        ) from error
 
 
 class _Doubled(dict[str, Any]):

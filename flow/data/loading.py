@@ -19,7 +19,7 @@ from flow.data.source import Size, Source
 from flow.data.streams import Stream
 from flow.data.validation import trusted
 from flow.errors import UserError
-from flow.resources import Need, require_disk, require_memory
+from flow.resources import Need, free_disk, require_disk, require_memory, size
 
 LARGEST = 2**63 - 1  # what NumPy and torch take as a size
 NAME_BYTES = 72  # a string of CPython for a token, and a pointer to it
@@ -130,13 +130,12 @@ def _check(source: Source, options: DataOptions) -> None:
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
     tokenizer.check(options, source.tokenizer)
-    for owner in registry.sources():
-        for name in owner.options:
-            value = getattr(options, name)
-            if value is not None and name not in source.options:
-                raise UserError(
-                    f"{name}={value!r} is an option of data={owner.name!r}, not of data={options.data!r}; leave it out"
-                )
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if one.default is None and one.name != "tokenizer" and value is not None and one.name not in source.options:
+            owners = [repr(owner.name) for owner in registry.sources() if one.name in owner.options]
+            known = f"is an option of data={' and '.join(owners)}, not" if owners else "is no option"
+            raise UserError(f"{one.name}={value!r} {known} of data={options.data!r}; leave it out")
     source.check(options)
     least = source.least(options)
     require_memory([Need("the vocabulary", NAME_BYTES * least.tokens, _given(options, least.decide_tokens))])
@@ -182,18 +181,26 @@ def _in_memory(source: Source, options: DataOptions, progress: bool) -> Populati
 def _prepare(stream: Stream, options: DataOptions, folder: Path, progress: bool) -> None:
     """Prepare the texts of a stream in this folder; what is put aside meanwhile lies beside it."""
     cache = folder.parent
-    aside = Need("text put aside", stream.nbytes if stream.nbytes > spool.BUFFER else 0, _given(options, ("max_clients",)))
-    require_disk([aside], cache, OTHER_DISK)
+    _require_room("text put aside", stream.nbytes if stream.nbytes > spool.BUFFER else 0, options, cache)
     try:
         with spool.Place(folder) as place, preparing(stream, options, place, progress) as made:
             width = (made.frame.sequence_length + 1) * (2 if len(made.frame.vocabulary) <= 1 << 16 else 4) + 4
-            need = Need("prepared data", made.sequences * width, _given(options, ("sequence_length", "max_clients")))
-            require_disk([need], cache, OTHER_DISK)
+            _require_room("prepared data", made.sequences * width, options, cache)
             with _usable(cache):
                 cache.mkdir(parents=True, exist_ok=True)
                 prepared.write(folder, made.frame, progress, (made.clients, made.number))
     except spool.Failed as error:
         raise _unusable(cache, error) from error
+
+
+def _require_room(what: str, nbytes: int, options: DataOptions, cache: Path) -> None:
+    """Raise UserError where so many bytes do not fit onto the disk of the folder."""
+    free = free_disk(cache)
+    if free is not None and nbytes > free:
+        raise UserError(
+            f"data={options.data!r}: {what} would take at least {size(nbytes)} of disk in {cache}, and {size(free)} are free; "
+            "set max_clients, or name a folder on a larger disk in FLOW_CACHE"
+        )
 
 
 @contextmanager

@@ -58,6 +58,7 @@ MOST_PROCESSES = 16
 AHEAD = 2  # jobs in hand for every process
 PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
 
+_FORKS = "fork" in multiprocessing.get_all_start_methods()
 Array = npt.NDArray[Any]
 _encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
 
@@ -151,7 +152,7 @@ def preparing(
     try:
         chosen = _spool(stream, texts, options.max_clients, progress)
         if processes is None:
-            processes = min(MOST_PROCESSES, cores()) if texts.nbytes > ALONE else 1
+            processes = min(MOST_PROCESSES, cores()) if texts.nbytes > ALONE and _FORKS else 1
         count, held_out, sequences, counted, spoken, run_on = np.zeros(6, np.int64).tolist()
         with _bar("counting", texts.nbytes, progress, "B") as bar:
             jobs = _chunks(texts, chosen, cutting.where, bar)

@@ -6,7 +6,6 @@ section 5.4), :class:`Blobs` keeps byte strings in their order. Little data stay
 
 from __future__ import annotations
 
-import fcntl
 import heapq
 import os
 import secrets
@@ -19,6 +18,11 @@ from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # not on Windows: what a killed process left stays
+    fcntl = None  # type: ignore[assignment]
 
 BUFFER = 1 << 26
 """Bytes of records that are held in memory before they are sorted and written."""
@@ -64,7 +68,8 @@ class Place:
             self._folder = self.parent / f"{name}.new"  # until it is locked, nobody takes it for one that was left
             self._folder.mkdir()
             self._lock = (self._folder / "lock").open("wb")
-            fcntl.flock(self._lock, fcntl.LOCK_EX)
+            if fcntl is not None:
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
             self._folder = self._folder.rename(self.parent / f"{name}{ENDING}")
         return self._folder / secrets.token_hex(8)
 
@@ -83,6 +88,8 @@ def _failing() -> Iterator[None]:
 
 def _remove_left(parent: Path) -> None:
     """Remove the folders of processes that are gone."""
+    if fcntl is None:
+        return
     for folder in parent.glob(f".flow-*{ENDING}"):
         with suppress(OSError), (folder / "lock").open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

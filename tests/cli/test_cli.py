@@ -299,7 +299,7 @@ def test_the_help_says_what_may_stand_beside_resume(capsys):
 
 
 def test_every_command_has_a_usage_line_and_a_help_text(capsys):
-    assert list(COMMANDS) == ["run", "report", "compare", "prepare"]
+    assert list(COMMANDS) == ["run", "report", "compare", "prepare", "data"]
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     for name, command in COMMANDS.items():

@@ -86,6 +86,7 @@ GOOD = '{"id": "good", "texts": ["a b", "c"]}'
         ('{"id": "a", "texts": ["x", "y"], "ts": [2, NaN]}', r"ts\[1\]=nan must be a finite number"),
         ('{"id": "a", "texts": ["x", "y"], "ts": [2, Infinity]}', r"ts\[1\]=inf must be a finite number"),
         ('{"id": "a", "texts": ["x", "y"], "ts": [1e999, 2]}', r"ts\[0\]=inf must be a finite number"),
+        pytest.param('{"id": "a", "texts": ["x"], "ts": [1' + "0" * 400 + "]}", r"ts has a number above 2e\+308", id="huge"),
         ('{"id": "a", "texts": ["x"], "texts": ["y"]}', "the field 'texts' stands twice in the object; keep one"),
         ('{"id": "a", "texts": ["x"], "id": "a"}', "the field 'id' stands twice"),
         ('{"id": "a", "note": 1, "texts": ["x"], "note": 2}', "the field 'note' stands twice"),

@@ -13,7 +13,7 @@ import pytest
 from data_cases import fingerprint, write_jsonl
 from oracles import preparation
 
-from flow.data import DataOptions, load, preparing, spool, streams
+from flow.data import DataOptions, load, loading, preparing, spool, streams
 from flow.data.preparing import in_memory
 from flow.data.streams import Part, Stream
 from flow.errors import UserError
@@ -204,6 +204,19 @@ def test_a_failure_leaves_nothing_beside_the_prepared_data(tmp_path, monkeypatch
     assert not list((tmp_path / "cache").iterdir())
     assert len(load(DataOptions(data=str(path))).clients) == 30
     assert [one.name.partition("-")[0] for one in (tmp_path / "cache").iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize(("buffer", "said"), [(0, "text put aside"), (1 << 26, "prepared data")])
+def test_data_that_do_not_fit_on_the_disk_are_refused_before_they_are_written(tmp_path, monkeypatch, buffer, said):
+    monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(loading, "free_disk", lambda folder: 50)
+    monkeypatch.setattr(spool, "BUFFER", buffer)
+    path = write_jsonl(tmp_path / "mine.jsonl", [{"id": "a", "texts": ["red blue", "blue"], "split": "train"}])
+    with pytest.raises(
+        UserError, match=rf"^data='.*': {said} would take at least \d+ bytes of disk .*, and 50 bytes are free; "
+    ):
+        load(DataOptions(data=path))
+    assert not list((tmp_path / "cache").glob("*"))
 
 
 def test_what_a_killed_process_left_is_removed_and_what_lives_stays(tmp_path):

@@ -128,7 +128,8 @@ def _copy(place: Path, name: str) -> Path:
 def _data(place: Path) -> Reader:
     path = place / "read.jsonl"
     more = b'{"id": "\\u00e4", "texts": ["one two", "\\ud83d\\ude00"], "ts": [1, 2.5], "group": "g", "split": "heldout"}\n'
-    return Reader("jsonl data", _reading(path, lambda: list(jsonl.parts(path)), None), [(place / "mine.jsonl").read_bytes(), more])
+    read = _reading(path, lambda: list(jsonl.parts(path)), None)
+    return Reader("jsonl data", read, [(place / "mine.jsonl").read_bytes(), more])
 
 
 def _configuration(place: Path) -> Reader:
