@@ -7,13 +7,14 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
-from flow.data.readers import git
+from flow.data.readers import git, hf
 from flow.data.source import Source
 from flow.errors import UserError
 
 SOURCES = (
     dirichlet.SOURCE,
     git.SOURCE,
+    hf.SOURCE,
     shakespeare.SOURCE,
     jsonl.SOURCE,
     synthetic.SOURCE,
