@@ -37,7 +37,7 @@ def run(folder, *arguments, text=""):
 
 
 def repository(folder, commits, mailmap=""):
-    """A repository in which every commit is (author, e-mail, time, message, ...): bytes or str, an encoding, whether it merges."""
+    """A repository in which every commit is (author, e-mail, time, message, ...), with an encoding and whether it merges."""
     folder.mkdir(parents=True, exist_ok=True)
     run(folder, "init", "-q", "-b", "main")
     stream = []
@@ -90,7 +90,9 @@ def plain(population):
 
 
 def read(data, authors="names"):
-    return [(part.client, *part.texts) for part in registry.source_of(data).stream(DataOptions(data=data, authors=authors)).parts()]
+    return [
+        (part.client, *part.texts) for part in registry.source_of(data).stream(DataOptions(data=data, authors=authors)).parts()
+    ]
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------
@@ -106,7 +108,9 @@ def test_messages_by_author(tmp_path, seed):
         assert found == [(part.client, part.texts, part.times) for part in expected(commits)]
     assert stream.total == sum(not merges for *_, merges in commits) and stream.name == "project"
     assert {part.client for part in expected(commits)} == {"Ann Lee", "Zoë", "zoe", "Bob, Jr.", "nobody@d.org"}
-    assert plain(load(DataOptions(data=data, authors="names"))) == preparation.prepared(expected(commits), "words", 20, 10_000, 1)
+    assert plain(load(DataOptions(data=data, authors="names"))) == preparation.prepared(
+        expected(commits), "words", 20, 10_000, 1
+    )
 
 
 def test_authors_are_hashed_unless_asked(tmp_path):
@@ -265,7 +269,9 @@ def test_a_repository_of_another_user(tmp_path, monkeypatch):
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
     for path in (tmp_path / "project", tmp_path / "project" / ".git"):
         os.chown(path, 12345, 12345)
-    with pytest.raises(UserError, match=r"belongs to another user, .*run: git config --global --add safe\.directory '.*project'"):
+    with pytest.raises(
+        UserError, match=r"belongs to another user, .*run: git config --global --add safe\.directory '.*project'"
+    ):
         load(DataOptions(data=data))
 
 
@@ -283,7 +289,9 @@ def test_damaged_histories(tmp_path):
     whole = path.read_bytes()
     for damage in (lambda: path.write_bytes(whole[: len(whole) // 2]), lambda: path.write_bytes(b"x" * 30), path.unlink):
         damage()
-        with pytest.raises(UserError, match=r"git log stopped after \d+ commits with exit code \d+ \(.+\); see what `git fsck`"):
+        with pytest.raises(
+            UserError, match=r"git log stopped after \d+ commits with exit code \d+ \(.+\); see what `git fsck`"
+        ):
             load(DataOptions(data=data))
     head = run(folder, "rev-parse", "HEAD").strip()
     Path(folder / ".git" / "objects" / head[:2] / head[2:]).unlink()

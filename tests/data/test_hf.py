@@ -123,11 +123,13 @@ def test_splits_are_named(tmp_path, monkeypatch):
     assert plain(load(DataOptions(data="hf:posts:train"))) == expected(rows[:90])
     assert plain(load(DataOptions(data=f"hf:{data}:late.r"))) == expected(rows[90:])
     assert plain(load(DataOptions(data="hf:posts:train+late.r"))) == expected(rows)
-    assert [part.place for part in registry.source_of("hf:").stream(DataOptions(data="hf:posts:late.r+train")).parts()][0] == (
-        "split late.r, row 1"
-    )
+    first = next(registry.source_of("hf:").stream(DataOptions(data="hf:posts:late.r+train")).parts())
+    assert first.place == "split late.r, row 1"
     for asked, said in (
-        ("posts", r"data='posts' has the splits 'train', 'late\.r'; say which, such as hf:posts:train, or hf:posts:train\+late"),
+        (
+            "posts",
+            r"data='posts' has the splits 'train', 'late\.r'; say which, such as hf:posts:train, or hf:posts:train\+late",
+        ),
         ("hf:posts:test", r"'test' is no split of 'train', 'late\.r'; give hf:posts:SPLIT with one of these"),
         ("hf:posts:train+train", r"the split 'train' stands there twice; name it once"),
         ("hf:posts:train[:10]", r"SPLIT='10\]' must be the name of a split, or several with \+ between them"),
@@ -237,7 +239,7 @@ def test_names_that_lead_nowhere(monkeypatch):
         ({"created_utc": ["1", "late"]}, {}, r"row 2: 'late' in the column 'created_utc' is no time .*; write Unix seconds"),
         ({"created_utc": [1.0, float("nan")]}, {}, r"row 2: nan in the column 'created_utc' is no time \(it is not finite\)"),
         ({"created_utc": [1.0, None]}, {}, r"row 2: None in the column 'created_utc' is no time"),
-        ({"body": ["a", None]}, {}, r"row 2: nothing \(null\) in the column 'body', which holds the text; fill it in or remove"),
+        ({"body": ["a", None]}, {}, r"row 2: nothing \(null\) in the column 'body', which holds the text; fill it in"),
         ({"user_id": ["", "a"]}, {}, r"row 1: nothing in the column 'user_id', which names the client"),
         ({"author": ["a", "b"]}, {}, r"the columns 'user_id' and 'author' may each hold the client"),
         ({}, {"text_column": "x"}, r"text_column='x' is no column of the columns 'user_id', 'body'"),

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -83,6 +84,61 @@ def _table(folder: Path, **options: int) -> DataOptions:
     return DataOptions(data=str(folder / "posts.csv"), **options)  # type: ignore[arg-type]
 
 
+HISTORY = """\
+commit refs/heads/main
+mark :1
+author Ann <ann@a.org> 1400000000 +0000
+committer Ann <ann@a.org> 1400000000 +0000
+data <<END
+Red, blue and red
+
+Signed-off-by: Ann <a@b.c>
+END
+commit refs/heads/main
+mark :2
+author Bob <bob@b.org> 1400000002 +0000
+committer Ann <ann@a.org> 1400000001 +0000
+data <<END
+a yak of <x@y.z>, see 0123abc
+END
+from :1
+commit refs/heads/main
+mark :3
+author Bob <bob@b.org> 1400000001 +0000
+committer Ann <ann@a.org> 1400000002 +0000
+data <<END
+not red
+END
+from :2
+commit refs/heads/main
+mark :4
+author A. Lee <ann@a.org> 1400000003 +0000
+committer Ann <ann@a.org> 1400000003 +0000
+data <<END
+blue, at last
+END
+from :3
+M 100644 inline .mailmap
+data <<END
+Ann <ann@a.org>
+END
+"""
+
+
+def _git(folder: Path, **options: str) -> DataOptions:
+    made = folder / "history.git"
+    for command, given in (
+        (["init", "-q", "--bare", "--object-format=sha1", "-b", "main", str(made)], ""),
+        (["-C", str(made), "fast-import"], HISTORY),
+    ):
+        subprocess.run(["git", *command], input=given.encode(), check=True, capture_output=True)
+    return DataOptions(data=f"git:{made}", **options)  # type: ignore[arg-type]
+
+
+SAVED = Path(__file__).parents[1] / "fixtures" / "saved_dataset"
+"""As the library datasets 5.2 wrote it."""
+
+
 CASES: dict[str, Callable[[Path], DataOptions]] = {
     "shakespeare": lambda folder: DataOptions(),
     "shakespeare, cut": lambda folder: DataOptions(sequence_length=7, vocabulary_size=9, max_clients=3),
@@ -94,6 +150,10 @@ CASES: dict[str, Callable[[Path], DataOptions]] = {
     "dirichlet, cut": lambda folder: replace(
         _table(folder, sequence_length=3, data_seed=4, max_clients=2), data=f"dirichlet:2:4:{folder}/posts.csv"
     ),
+    "git": lambda folder: _git(folder),
+    "git, named": lambda folder: _git(folder, authors="names"),
+    "hf": lambda folder: DataOptions(data=str(SAVED)),
+    "hf, cut": lambda folder: DataOptions(data=f"hf:{SAVED}", sequence_length=3, group_column=""),
     "synthetic, few sequences": lambda folder: DataOptions(data="synthetic", sequences=1, vocabulary_size=50),
     "synthetic, few clients": lambda folder: DataOptions(data="synthetic", clients=12, oov_buckets=2),
     "synthetic, cut": lambda folder: DataOptions(

@@ -62,8 +62,8 @@ def clean(message: str) -> str:
     """A commit message without trailers, and with ``<url>``, ``<email>`` and ``<sha>`` for what they name.
 
     The last paragraph is one of trailers where Git says so (git-interpret-trailers): it is not the first, and either all of its
-    lines are trailers, or at least a quarter of them are and one is of Git's own. Lines that sign a commit go wherever they stand
-    below the first line.
+    lines are trailers, or at least a quarter of them are and one is of Git's own. Lines that sign a commit go wherever they
+    stand below the first line.
     """
     lines = [line.rstrip() for line in message.strip().split("\n")]
     if not lines:
@@ -116,7 +116,12 @@ def _environment() -> dict[str, str]:
 def _ask(where: str, folder: Path, *arguments: str) -> tuple[list[str], str]:
     """The lines that git prints, and what it says where it fails."""
     done = subprocess.run(
-        [_program(where), *arguments], cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, capture_output=True, check=False
+        [_program(where), *arguments],
+        cwd=folder,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
     )
     said = " ".join(done.stderr.decode(errors="replace").split())
     return os.fsdecode(done.stdout).splitlines(), said[:300] if done.returncode else ""
@@ -138,7 +143,8 @@ def _repository(data: str) -> _Repository:
     path = _path(data)
     if _ADDRESS.match(data.removeprefix(PREFIX)) and not path.exists():
         raise UserError(
-            f"{where} is an address, and nothing is downloaded; clone it, such as with `git clone`, and give git:PATH of the clone"
+            f"{where} is an address, and nothing is downloaded; clone it, such as with `git clone`, and give git:PATH of the "
+            "clone"
         )
     with paths.readable(path, "data", WANTED):
         path = path.resolve(strict=True)
@@ -246,8 +252,8 @@ def parts(data: str, repository: _Repository, authors: str) -> Iterator[Part]:
         said = " ".join(errors.read(4096).decode(errors="replace").split())[:300]
     if status:
         raise UserError(
-            f"{where}: git log stopped after {number} commits with exit code {status} ({said}); see what `git fsck` says of the "
-            "repository, or clone it again"
+            f"{where}: git log stopped after {number} commits with exit code {status} ({said}); see what `git fsck` says of "
+            "the repository, or clone it again"
         )
     if unknown:
         say(f"{where}: {unknown} of {number} commits name no author, or no time since 1970; they are left out")

@@ -154,8 +154,8 @@ def _opened(data: str) -> tuple[_Asked, list[_Rows]]:
     if not given.split and len(splits) > 1:
         start = f"{PREFIX}{given.name}"
         raise UserError(
-            f"{where} has the splits {known}; say which, such as {start}:{next(iter(splits))}, or {start}:{'+'.join(splits)} for "
-            "the texts of all"
+            f"{where} has the splits {known}; say which, such as {start}:{next(iter(splits))}, or {start}:{'+'.join(splits)} "
+            "for the texts of all"
         )
     names = given.split.split("+") if given.split else list(splits)
     if "" in splits and given.split:
@@ -220,8 +220,8 @@ def _columns(rows: _Rows, options: DataOptions, where: str) -> tabular.Columns:
     features = rows.data.features
     if set(features) >= WINDOWS and options.text_column in (None, "x"):
         raise UserError(
-            f"{where}: the rows of 'x' are windows that overlap by all but one character, so that a test on some would be one on "
-            "text of the others; take Shakespeare with --data shakespeare, or from files of LEAF or TensorFlow Federated"
+            f"{where}: the rows of 'x' are windows that overlap by all but one character, so that a test on some would be one "
+            "on text of the others; take Shakespeare with --data shakespeare, or from files of LEAF or TensorFlow Federated"
         )
     chosen = tabular.columns(list(features), options, where)
     for role, name in (("client", chosen.client), ("text", chosen.text), ("time", chosen.time), ("group", chosen.group)):
@@ -253,8 +253,8 @@ def _batches(rows: _Rows, chosen: tabular.Columns, where: str) -> Iterator[list[
             lists = {name: table.column(name).to_pylist() for name in used}
         except (ValueError, OverflowError) as error:  # pyarrow's own are some
             raise UserError(
-                f"{where}, {split}rows from {number + 1} on: damaged, or no values of Python ({_line(error)}); copy or save the "
-                "data set again"
+                f"{where}, {split}rows from {number + 1} on: damaged, or no values of Python ({_line(error)}); copy or save "
+                "the data set again"
             ) from error
         for name, names in labels.items():
             lists[name] = [names[one] if one is not None and 0 <= one < len(names) else None for one in lists[name]]
@@ -265,8 +265,8 @@ def _batches(rows: _Rows, chosen: tabular.Columns, where: str) -> Iterator[list[
             at = f"{where}, {split}row {number}"
             if client is None or client == "":
                 raise UserError(
-                    f"{at}: nothing in the column {chosen.client!r}, which names the client of the row; fill it in or remove the "
-                    "row"
+                    f"{at}: nothing in the column {chosen.client!r}, which names the client of the row; fill it in or remove "
+                    "the row"
                 )
             if text is None:
                 raise UserError(
@@ -283,8 +283,8 @@ def _seconds(time: object, chosen: tabular.Columns, at: str) -> float | None:
         return tabular.seconds(time)
     except (ValueError, OverflowError) as error:
         raise UserError(
-            f"{at}: {_SHORT.repr(time)} in the column {chosen.time!r} is no time ({error}); write Unix seconds or ISO 8601 such as "
-            "2017-12-31 23:59:59, or leave times out with --time-column ''"
+            f"{at}: {_SHORT.repr(time)} in the column {chosen.time!r} is no time ({error}); write Unix seconds or ISO 8601 "
+            "such as 2017-12-31 23:59:59, or leave times out with --time-column ''"
         ) from error
 
 
