@@ -11,7 +11,8 @@ class DataOptions:
 
     data: str = "shakespeare"
     """The data set: "shakespeare" (next character); the path of your own texts (next word), as .jsonl, .csv, .tsv, .parquet, a
-    folder of tables or a pattern; dirichlet:ALPHA:CLIENTS:SOURCE, which deals the texts of another source out anew; or
+    folder of tables or a pattern; git:PATH, the commit messages of a repository; hf:OWNER/NAME[:SPLIT] of Hugging Face, or a
+    folder that its library saved; dirichlet:ALPHA:CLIENTS:SOURCE, which deals the texts of another source out anew; or
     "synthetic" (next word, of no meaning, any number of clients). docs/data.md has all of them. A run records the absolute path
     of a file."""
 
@@ -43,8 +44,8 @@ class DataOptions:
     """Decides the clients of "synthetic", and who gets which text by "dirichlet:...". None: 0."""
 
     client_column: str | None = None
-    """The column of a table (CSV, TSV, Parquet) that names the client of a row. None: one of a usual name, such as user_id or
-    author."""
+    """The column of a table (CSV, TSV, Parquet, or a data set of Hugging Face) that names the client of a row. None: one of a
+    usual name, such as user_id or author."""
 
     text_column: str | None = None
     """The column of a table that holds the text. None: one of a usual name, such as text or body."""
@@ -59,5 +60,5 @@ class DataOptions:
     protocol: str | None = None
     """Which published preparation of a data set is followed, for sources that have several: "tff" or "motley"."""
 
-    authors: bool | None = None
-    """Whether the clients of "git:PATH" are called by the names of the authors. None: by a hash of the name."""
+    authors: str | None = None
+    """What names a client of git:PATH: "hashed", a hash of the author's name, or "names", the name itself. None: "hashed"."""

@@ -7,12 +7,14 @@ from importlib import metadata
 from pathlib import Path
 
 from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
-from flow.data.readers import fedjax, git, hdf5, huggingface, leaf, textfiles, tff_sqlite
+from flow.data.readers import fedjax, git, hdf5, hf, leaf, textfiles, tff_sqlite
 from flow.data.source import Source
 from flow.errors import UserError
 
 SOURCES = (
     dirichlet.SOURCE,
+    git.SOURCE,
+    hf.SOURCE,
     shakespeare.SOURCE,
     jsonl.SOURCE,
     synthetic.SOURCE,
@@ -21,8 +23,6 @@ SOURCES = (
     fedjax.SOURCE,
     hdf5.SOURCE,
     leaf.SOURCE,
-    git.SOURCE,
-    huggingface.SOURCE,
     textfiles.SOURCE,
 )
 """In the order in which they are asked: those of a prefix such as ``dirichlet:`` first, for what follows it may be a path."""

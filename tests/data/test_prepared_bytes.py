@@ -135,41 +135,6 @@ def _leaf(folder: Path, **options: Any) -> DataOptions:
     return DataOptions(data=str(folder / "plays"), **options)
 
 
-def _git(folder: Path, **options: Any) -> DataOptions:
-    path, times = folder / "project", iter(range(1_700_000_000, 1_800_000_000, 60))
-    settings = {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-
-    def git(*arguments: str, **environment: str) -> None:
-        subprocess.run(["git", "-C", str(path), *arguments], check=True, env=os.environ | settings | environment)
-
-    path.mkdir()
-    git("init", "-q", "-b", "main")
-    for who in ("ann", "bob", "ann", "eve", "bob", "ann"):
-        when = f"@{next(times)} +0000"
-        ids = {
-            "GIT_AUTHOR_NAME": who,
-            "GIT_AUTHOR_EMAIL": f"{who}@x.org",
-            "GIT_COMMITTER_NAME": "c",
-            "GIT_COMMITTER_EMAIL": "c",
-        }
-        message = f"{who}: fix {when[4:10]}\n\nSee https://x.org/{who}.\n\nSigned-off-by: {who} <{who}@x.org>"
-        git("commit", "-q", "--allow-empty", "-m", message, GIT_AUTHOR_DATE=when, GIT_COMMITTER_DATE=when, **ids)
-    return DataOptions(data=f"git:{path}", **options)
-
-
-def _huggingface(folder: Path, **options: Any) -> DataOptions:
-    import datasets
-
-    rows = {
-        "user": ["bob", "ann", "bob", "eve"] * 3,
-        "text": [f"Red {n}, blue." for n in range(12)],
-        "ts": list(range(12, 0, -1)),
-    }
-    datasets.disable_progress_bars()
-    datasets.Dataset.from_dict(rows).save_to_disk(folder / "saved")
-    return DataOptions(data=str(folder / "saved"), **options)
-
-
 def _textfiles(folder: Path, **options: Any) -> DataOptions:
     for name, content in {
         "ann/2.txt": "red\n",
@@ -180,6 +145,61 @@ def _textfiles(folder: Path, **options: Any) -> DataOptions:
         (folder / "texts" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "texts" / name).write_text(content)
     return DataOptions(data=str(folder / "texts"), **options)
+
+
+HISTORY = """\
+commit refs/heads/main
+mark :1
+author Ann <ann@a.org> 1400000000 +0000
+committer Ann <ann@a.org> 1400000000 +0000
+data <<END
+Red, blue and red
+
+Signed-off-by: Ann <a@b.c>
+END
+commit refs/heads/main
+mark :2
+author Bob <bob@b.org> 1400000002 +0000
+committer Ann <ann@a.org> 1400000001 +0000
+data <<END
+a yak of <x@y.z>, see 0123abc
+END
+from :1
+commit refs/heads/main
+mark :3
+author Bob <bob@b.org> 1400000001 +0000
+committer Ann <ann@a.org> 1400000002 +0000
+data <<END
+not red
+END
+from :2
+commit refs/heads/main
+mark :4
+author A. Lee <ann@a.org> 1400000003 +0000
+committer Ann <ann@a.org> 1400000003 +0000
+data <<END
+blue, at last
+END
+from :3
+M 100644 inline .mailmap
+data <<END
+Ann <ann@a.org>
+END
+"""
+
+
+def _git(folder: Path, **options: str) -> DataOptions:
+    made = folder / "history.git"
+    for command, given in (
+        (["init", "-q", "--bare", "--object-format=sha1", "-b", "main", str(made)], ""),
+        (["-C", str(made), "fast-import"], HISTORY),
+    ):
+        subprocess.run(["git", *command], input=given.encode(), check=True, capture_output=True)
+    return DataOptions(data=f"git:{made}", **options)  # type: ignore[arg-type]
+
+
+SAVED = Path(__file__).parents[1] / "fixtures" / "saved_dataset"
+"""As the library datasets 5.2 wrote it."""
 
 
 CASES: dict[str, Callable[[Path], DataOptions]] = {
@@ -199,10 +219,11 @@ CASES: dict[str, Callable[[Path], DataOptions]] = {
     "fedjax": _fedjax,
     "hdf5": _pfl,
     "leaf": _leaf,
-    "git": _git,
-    "git, named": lambda folder: _git(folder, authors=True, max_clients=2),
-    "huggingface": _huggingface,
     "textfiles": _textfiles,
+    "git": lambda folder: _git(folder),
+    "git, named": lambda folder: _git(folder, authors="names"),
+    "hf": lambda folder: DataOptions(data=str(SAVED)),
+    "hf, cut": lambda folder: DataOptions(data=f"hf:{SAVED}", sequence_length=3, group_column=""),
     "synthetic, few sequences": lambda folder: DataOptions(data="synthetic", sequences=1, vocabulary_size=50),
     "synthetic, few clients": lambda folder: DataOptions(data="synthetic", clients=12, oov_buckets=2),
     "synthetic, cut": lambda folder: DataOptions(
@@ -210,7 +231,7 @@ CASES: dict[str, Callable[[Path], DataOptions]] = {
     ),
 }
 """Every source with its defaults, and with every option that it has."""
-BY_LIBRARIES = ("tff_sqlite", "fedjax", "hdf5", "huggingface")
+BY_LIBRARIES = ("tff_sqlite", "fedjax", "hdf5")
 """Sources whose files have other bytes with every version of the library that writes them: their digest is left out."""
 
 

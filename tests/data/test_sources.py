@@ -54,9 +54,9 @@ def test_no_other_module_names_a_source():
     """As a value; docstrings and usage may. A source's own file does, and the options have one of them as their default."""
     root = Path(flow.__file__).parent
     names = {one.name for one in registry.SOURCES}
-    own = {path for name in names for path in (root / "data").rglob(f"{name}.py")}
-    assert {path.stem for path in own} == names
-    allowed = own | {root / "data" / "options.py"}
+    own = {root / "data" / folder / f"{name}.py": name for name in names for folder in ("", "readers")}
+    assert {name for path, name in own.items() if path.exists()} == names
+    allowed = {*own, root / "data" / "options.py"}
     for path in set(root.rglob("*.py")) - allowed:
         constants = {node.value for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)}
         assert not names & constants, path

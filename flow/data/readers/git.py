@@ -1,9 +1,8 @@
-"""Commit messages by author, of a local git repository: ``git:PATH``, read by the program git.
+"""git:PATH: the commit messages of a local repository, one client for each author; next word.
 
-Merges are left out and .mailmap is applied. Trailers such as Signed-off-by are removed, and <email>, <url> and <sha> stand for
-addresses and hashes. Of an author's messages that are the same, the newest stays.
-
-Memory: some 100 bytes for every message, to know the same one again.
+The program git reads the history of HEAD, without merges, and maps authors by the .mailmap of that commit. So the same commit
+gives the same clients, whatever the working tree and the settings of the user. Trailers, e-mail addresses, URLs and hashes are
+taken out, and an author's name is hashed unless the option authors asks for it.
 """
 
 from __future__ import annotations
@@ -11,224 +10,314 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
+import sqlite3
 import subprocess
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
-from typing import IO
+from typing import IO, NamedTuple
 
+from flow.data import paths
 from flow.data.options import DataOptions
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
-from flow.errors import UserError
+from flow.errors import UserError, say
 
 PREFIX = "git:"
-PROGRAM = "git"
+WANTED = "the folder of a Git repository"
+HASHED, NAMES = "hashed", "names"
+AUTHORS = (HASHED, NAMES)
+"""What a client's id is: a hash of the author's name, or the name."""
 FIELDS = ("%H", "%aN", "%aE", "%at", "%B")
-"""Of a commit, each ended by a NUL: hash, name and e-mail address by .mailmap, seconds when it was written, message."""
-BLOCK = 1 << 16
+BLOCK = 1 << 20  # bytes that are read at a time
 LONGEST = 1 << 28  # bytes of a message
-ID = 16  # hexadecimal digits of a hashed author
-MOST = 1 << 22  # commits that a fraction of a second can order
-SETTINGS = (
-    "log.showSignature=false", "core.fsmonitor=false", "log.mailmap=true", "mailmap.file=", "core.quotePath=true",
-    "i18n.logOutputEncoding=UTF-8", "color.ui=false",
-)  # fmt: skip
-"""Settings of the repository or the user that must not change what comes out, or run a program."""
+HASH_DIGITS = 16  # of an author's name
+_KEPT = ("GIT_EXEC_PATH", "GIT_CONFIG_")  # other variables of this kind may name another repository
 
-_EMAIL = re.compile(r"<?[\w.+%-]+@[\w-]+(?:\.[\w-]+)*>?")
-_URL = re.compile(r"\b(?:(?:https?|ftp|git|ssh|svn)://|www\.)[^\s<>\"')\]]*[^\s<>\"')\].,;:!?]")
-_SHA = re.compile(r"\b(?:(?=[0-9a-f]*[0-9])(?=[0-9]*[a-f])[0-9a-f]{7,39}|[0-9a-f]{40}|[0-9a-f]{64})\b")
-_TRAILER = re.compile(r"[A-Za-z][A-Za-z0-9-]*: \S.*|\(cherry picked from commit [0-9a-f]+\)|[ \t]+\S.*")
-_BY = re.compile(r"^[ \t]*(?:(?:[a-z]+-)+(?:by|id|to)|cc|link): \S.*\n?", re.MULTILINE | re.IGNORECASE)
-_BLANK = re.compile(r"\n[ \t]*(?:\n[ \t]*)+")
+_ADDRESS = re.compile(r"\w+://|[\w.-]+@[\w.-]+:")
+_URL = re.compile(r"(?:\b[a-z][a-z0-9+.-]*://|\bwww\.)[^\s<>\"'`]*[^\s<>\"'`.,;:!?)\]}]", re.IGNORECASE)
+_EMAIL = re.compile(r"<?[\w.+=-]+@[\w-]+(?:\.[\w-]+)*>?")
+_SHA = re.compile(r"\b(?:(?=[0-9]*[a-f])(?=[a-f]*[0-9])[0-9a-f]{7,64}|[0-9a-f]{40})\b")
+_TRAILER = re.compile(r"[A-Za-z0-9-]+[ \t]*:")
+_OF_GIT = ("Signed-off-by: ", "(cherry picked from commit ")
+_SIGNED = re.compile(
+    r"(?:[A-Za-z-]+-by|cc|change-id|git-svn-id|message-id)[ \t]*:.*|\(cherry picked from commit .*\)", re.IGNORECASE
+)
 
 
-def cleaned(message: str) -> str:
-    """A message without trailers, addresses and hashes."""
-    paragraphs = _BLANK.split(message.replace("\r\n", "\n").strip("\n"))
-    while len(paragraphs) > 1 and _is_trailers(paragraphs[-1]):
-        paragraphs.pop()
-    kept = [_BY.sub("", f"{paragraph}\n") if place else paragraph for place, paragraph in enumerate(paragraphs)]
-    text = "\n\n".join(one.strip("\n") for one in kept if one.strip())
-    return _SHA.sub("<sha>", _EMAIL.sub("<email>", _URL.sub("<url>", text)))
+class _Repository(NamedTuple):
+    name: str
+    """Of its folder."""
+    folder: Path
+    """With its objects and references."""
+    commit: str
+    """That HEAD points to."""
+    shallow: str
+    """The commits at which a shallow clone ends; empty for a complete one."""
 
 
-def _is_trailers(paragraph: str) -> bool:
-    lines = paragraph.split("\n")
-    return not lines[0].startswith((" ", "\t")) and all(_TRAILER.fullmatch(line.rstrip()) for line in lines)
+def clean(message: str) -> str:
+    """A commit message without trailers, and with ``<url>``, ``<email>`` and ``<sha>`` for what they name.
+
+    The last paragraph is one of trailers where Git says so (git-interpret-trailers): it is not the first, and either all of its
+    lines are trailers, or at least a quarter of them are and one is of Git's own. Lines that sign a commit go wherever they
+    stand below the first line.
+    """
+    lines = [line.rstrip() for line in message.strip().split("\n")]
+    if not lines:
+        return ""
+    begin = max((number for number, line in enumerate(lines) if not line), default=len(lines)) + 1
+    trailers = _trailers(lines[begin:])
+    kept = [line for number, line in enumerate(lines) if number < begin or number - begin not in trailers]
+    text = "\n".join([kept[0], *(line for line in kept[1:] if not _SIGNED.fullmatch(line))]).strip()
+    for name, pattern in (("<url>", _URL), ("<email>", _EMAIL), ("<sha>", _SHA)):
+        text = pattern.sub(name, text)
+    return text
 
 
-def hashed(author: str) -> str:
-    """What stands for an author: the first hexadecimal digits of a SHA-256. Who knows the name can compute it, too."""
-    return hashlib.sha256(f"author\n{author}".encode()).hexdigest()[:ID]
+def _trailers(lines: list[str]) -> set[int]:
+    """Which lines of the last paragraph are trailers, or go on with one."""
+    found: set[int] = set()
+    others = 0
+    for number, line in enumerate(lines):
+        is_trailer = line.startswith(_OF_GIT) or _TRAILER.match(line) is not None
+        if is_trailer or (line[:1].isspace() and number - 1 in found):
+            found.add(number)
+        else:
+            others += 1
+    firm = any(line.startswith(_OF_GIT) for line in lines)
+    heads = sum(not lines[number][:1].isspace() for number in found)
+    return found if heads and (not others or (firm and heads * 3 >= others)) else set()
 
 
-def _path(data: str) -> str:
-    return data.removeprefix(PREFIX)
+def client_id(author: str, authors: str) -> str:
+    """The id of the client with an author's name.
+
+    Args:
+        authors: one of :data:`AUTHORS`.
+    """
+    return author if authors == NAMES else hashlib.sha256(author.encode()).hexdigest()[:HASH_DIGITS]
 
 
-def recognises(data: str) -> bool:
-    """Whether it is git:PATH."""
-    return data.startswith(PREFIX)
-
-
-def located(data: str) -> str:
-    """The same with an absolute path."""
-    return f"{PREFIX}{Path(_path(data)).absolute()}"
-
-
-def _command(path: Path, *arguments: str) -> list[str]:
-    settings = [part for setting in SETTINGS for part in ("-c", setting)]
-    return [PROGRAM, "--no-pager", "--no-replace-objects", "-C", str(path.absolute()), *settings, *arguments]
+def _program(where: str) -> str:
+    found = shutil.which("git")
+    if found is None:
+        raise UserError(f"{where} is read by the program git, which is not on PATH; install it, such as with `apt install git`")
+    return found
 
 
 def _environment() -> dict[str, str]:
-    """Of the program: nothing that names another repository, and no question, no download."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith("GIT_CONFIG")}
-    return kept | {"GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_OPTIONAL_LOCKS": "0", "LC_ALL": "C"}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_") or name.startswith(_KEPT)}
+    return kept | {"LC_ALL": "C", "GIT_NO_REPLACE_OBJECTS": "1", "GIT_TERMINAL_PROMPT": "0"}
 
 
-@contextmanager
-def _running(path: Path, where: str, *arguments: str) -> Iterator[IO[bytes]]:
-    """The output of the program, which is ended with the block.
+def _ask(where: str, folder: Path, *arguments: str) -> tuple[list[str], str]:
+    """The lines that git prints, and what it says where it fails."""
+    done = subprocess.run(
+        [_program(where), *arguments],
+        cwd=folder,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        check=False,
+    )
+    said = " ".join(done.stderr.decode(errors="replace").split())
+    return os.fsdecode(done.stdout).splitlines(), said[:300] if done.returncode else ""
+
+
+def _path(data: str) -> Path:
+    return Path(data.removeprefix(PREFIX)).expanduser()
+
+
+def _repository(data: str) -> _Repository:
+    """The repository of a value of `data`.
 
     Raises:
-        UserError: the program is missing, or reports a mistake.
+        UserError: git is missing, the path is not the top folder of a repository, or there is no commit.
     """
-    errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed below; a pipe that nobody reads meanwhile could fill up)
-    command, environment = _command(path, *arguments), _environment()
-    try:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=environment)
-    except FileNotFoundError as error:
+    where = f"data={data!r}"
+    if not data.removeprefix(PREFIX):
+        raise UserError(f"{where} must have the form git:PATH; give the path of {WANTED}, such as git:/home/ann/project")
+    path = _path(data)
+    if _ADDRESS.match(data.removeprefix(PREFIX)) and not path.exists():
         raise UserError(
-            f"{where} is read by the program git, which is not on PATH; install git, or give a .jsonl file"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{where}: the program git cannot be started ({error}); give the path of a git repository") from error
-    assert process.stdout is not None
-    ended = False
-    try:
-        yield process.stdout
-        ended = not process.stdout.read(1)
-    finally:
-        if not ended:
+            f"{where} is an address, and nothing is downloaded; clone it, such as with `git clone`, and give git:PATH of the "
+            "clone"
+        )
+    with paths.readable(path, "data", WANTED):
+        path = path.resolve(strict=True)
+        if not path.is_dir():
+            raise UserError(f"{where} is a file and not a folder; give the path of {WANTED}, as git:PATH")
+        os.listdir(path)
+    found, said = _ask(where, path, "rev-parse", "--absolute-git-dir", "--is-shallow-repository", "--show-prefix")
+    if "dubious ownership" in said:
+        raise UserError(
+            f"{where} belongs to another user, and git reads it only with leave; if you trust it, run: git config --global "
+            f"--add safe.directory {str(path)!r}"
+        )
+    if said or len(found) < 2:
+        raise UserError(f"{where} is no Git repository ({said or 'git names no folder'}); give the path of {WANTED}")
+    prefix = found[2] if len(found) > 2 else ""
+    if prefix:
+        top = str(path).removesuffix(prefix.rstrip("/")).rstrip("/")
+        raise UserError(f"{where} is a folder inside of a Git repository; give git:{top} for the messages of all of it")
+    folder = Path(found[0])
+    commits, said = _ask(where, path, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    if not commits:
+        raise UserError(
+            f"{where} is a Git repository in which HEAD leads to no commit that is there{f' ({said})' if said else ''}; commit "
+            "something, check out a branch, or clone it again"
+        )
+    with paths.readable(path, "data", WANTED):
+        shallow = (_common(folder) / "shallow").read_text() if found[1] == "true" else ""
+    name = path.parent.name if path.name == ".git" else path.name.removesuffix(".git")
+    return _Repository(re.sub(r"[^\w.-]+", "-", name).strip("-.") or "git", folder, commits[-1], shallow)
+
+
+def _common(folder: Path) -> Path:
+    """The folder that all working trees of a repository share."""
+    link = folder / "commondir"
+    return (folder / link.read_text().rstrip("\n")).resolve() if link.is_file() else folder
+
+
+def _log(repository: _Repository) -> list[str]:
+    """The arguments of git; nothing of the working tree, and no program that a repository's settings name, has a part in it."""
+    return [
+        "--bare", f"--git-dir={repository.folder}", "-c", "mailmap.file=",
+        "-c", f"mailmap.blob={repository.commit}:.mailmap", "-c", "protocol.allow=never",
+        "log", "--no-merges", "--reverse", "--use-mailmap", "--no-show-signature", "--no-color", "--no-notes", "--no-patch",
+        "--encoding=UTF-8", "-z", f"--format={'%x00'.join(FIELDS)}", repository.commit, "--",
+    ]  # fmt: skip
+
+
+def _count(data: str, repository: _Repository) -> int:
+    """How many commits :func:`_log` gives."""
+    lines, _ = _ask(
+        f"data={data!r}", repository.folder, "--bare", f"--git-dir={repository.folder}", "-c", "protocol.allow=never",
+        "rev-list", "--count", "--no-merges", repository.commit, "--",
+    )  # fmt: skip
+    return int(lines[0]) if lines else 0  # of a damaged repository, which reading names
+
+
+def _fields(file: IO[bytes], where: str) -> Iterator[bytes]:
+    """What stands between NULs."""
+    held: list[bytes] = []
+    size = 0
+    while block := file.read(BLOCK):
+        first, *others = block.split(b"\0")
+        held.append(first)
+        size += len(first)
+        if size > LONGEST:
+            raise UserError(f"{where}: a commit message is longer than {LONGEST} bytes; give another repository")
+        for one in others:
+            yield b"".join(held)
+            held, size = [one], len(one)
+
+
+def parts(data: str, repository: _Repository, authors: str) -> Iterator[Part]:
+    """One message at a time, the oldest commit first.
+
+    Raises:
+        UserError: git fails, as where a commit is missing or damaged; or no message is left.
+    """
+    where = f"data={data!r}"
+    command = [_program(where), *_log(repository)]
+    number, left, unknown = 0, 0, 0
+    with (
+        tempfile.TemporaryFile() as errors,
+        subprocess.Popen(
+            command, cwd=repository.folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
+        ) as process,
+        closing(_Seen()) as seen,
+    ):
+        assert process.stdout is not None
+        try:
+            fields = _fields(process.stdout, where)
+            for commit, name, email, time, message in zip(*[fields] * len(FIELDS), strict=False):
+                number += 1
+                author = _text(name).strip() or _text(email).strip()
+                if not author or not time.isdigit():  # of a damaged line
+                    unknown += 1
+                    continue
+                client, text = client_id(author, authors), clean(_text(message))
+                if text and seen.is_new(client, text):
+                    left += 1
+                    yield Part(client, (text,), (float(time),), place=f"commit {commit.decode()[:12]}", position=number)
+            status = process.wait()
+        finally:
             process.kill()
-        process.stdout.close()
-        code = process.wait()
-        with errors:
-            errors.seek(0)
-            said = errors.read(4096).decode(errors="replace")
-    if ended and code:
-        line = next(iter(said.strip().splitlines()), f"exit code {code}").removeprefix("fatal: ")
-        raise UserError(f"{where}: git refuses the repository ({line}); give the path of a repository that `git log` can read")
-
-
-def _ask(path: Path, where: str, *arguments: str) -> str:
-    with _running(path, where, *arguments) as output:
-        return output.read().decode(errors="surrogateescape").rstrip("\n")
-
-
-def check(path: Path, where: str) -> str:
-    """The hash of the commit that is checked out.
-
-    Raises:
-        UserError: the path is no folder, no repository of its own, or one without a commit.
-    """
-    try:
-        is_folder = path.is_dir()
-    except (OSError, ValueError):
-        is_folder = False
-    if not is_folder:
-        raise UserError(f"{where}: there is no such folder; give git:PATH with the path of a git repository")
-    try:
-        inside = _ask(path, where, "rev-parse", "--is-inside-work-tree", "--absolute-git-dir")
-    except UserError as error:
-        if "not a git repository" not in str(error):
-            raise
+        errors.seek(0)
+        said = " ".join(errors.read(4096).decode(errors="replace").split())[:300]
+    if status:
         raise UserError(
-            f"{where}: there is no git repository in this folder; give the path of one, as `git clone` or `git init` makes it"
-        ) from error
-    in_tree, folder = inside.split("\n")
-    top = _ask(path, where, "rev-parse", "--show-toplevel") if in_tree == "true" else folder
-    if os.path.realpath(top) != os.path.realpath(path):
-        raise UserError(f"{where} lies within the git repository {top!r}; give {PREFIX}{top} for all of it")
+            f"{where}: git log stopped after {number} commits with exit code {status} ({said}); see what `git fsck` says of "
+            "the repository, or clone it again"
+        )
+    if unknown:
+        say(f"{where}: {unknown} of {number} commits name no author, or no time since 1970; they are left out")
+    if not left:
+        raise UserError(f"{where}: of {number} commits that are no merges none has a message; give another repository")
+
+
+def _text(content: bytes) -> str:
+    """UTF-8, as git gives it; a message that is none, and names no encoding, is taken as Latin-1."""
     try:
-        return _ask(path, where, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
-    except UserError as error:
-        raise UserError(f"{where}: the git repository has no commit yet; give one with a history") from error
+        return content.decode()
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
-def records(output: IO[bytes], where: str) -> Iterator[list[bytes]]:
-    """The fields of every commit."""
-    held, fields = b"", list[bytes]()
-    while block := output.read(BLOCK):
-        *whole, rest = block.split(b"\0")
-        for one in whole:
-            fields.append(held + one)
-            held = b""
-            if len(fields) == len(FIELDS):
-                yield fields
-                fields = []
-        held += rest
-        if len(held) > LONGEST:
-            raise UserError(f"{where}: a commit message has more than {LONGEST} bytes; give another repository")
+class _Seen:
+    """The messages of every author that were seen, by their hash, in a file that goes when it is closed."""
+
+    def __init__(self) -> None:
+        self._base = sqlite3.connect("", isolation_level=None)
+        self._base.execute("PRAGMA journal_mode=OFF")
+        self._base.execute("PRAGMA synchronous=OFF")
+        self._base.execute("CREATE TABLE seen (hash BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    def is_new(self, client: str, text: str) -> bool:
+        """Whether the author has no such message so far."""
+        key = hashlib.blake2b(f"{client}\0{text}".encode(), digest_size=16).digest()
+        return self._base.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount > 0
+
+    def close(self) -> None:
+        self._base.close()
 
 
-def parts(path: Path, where: str, head: str, names: bool) -> Iterator[Part]:
-    """The messages of all authors, the newest first; their times put them in order, and of one second the older commit first.
-
-    Args:
-        path: of the repository.
-        where: the start of error messages.
-        head: the hash of the newest commit.
-        names: whether authors are called by name.
-
-    Raises:
-        UserError: git reports a mistake, as for a damaged repository.
-    """
-    pattern = "%x00".join(FIELDS)
-    arguments = ("--no-merges", "--use-mailmap", "--no-notes", "--no-patch", "--encoding=UTF-8", f"--format=tformat:{pattern}")
-    seen: set[int] = set()
-    with _running(path, where, "log", "-z", *arguments, head, "--") as output:
-        for number, (commit, name, email, seconds, message) in enumerate(records(output, where)):
-            text = cleaned(message.decode("utf-8", errors="replace"))
-            author = (name.strip() or email).decode("utf-8", errors="replace") or "unknown"
-            client = author if names else hashed(author)
-            same = int.from_bytes(hashlib.blake2b(f"{client}\0{text}".encode(), digest_size=8).digest(), "big")
-            if not text or same in seen:
-                continue
-            seen.add(same)
-            order = max(MOST - 1 - number, 0) / MOST
-            yield Part(client, [text], [int(seconds or 0) + order], place=f"commit {commit.decode()[:12]}", position=number + 1)
+# --- the source -------------------------------------------------------------------------------------------------------
 
 
 def _content(data: str) -> Content:
-    path = Path(_path(data))
-    return Content(_name(path), f"{check(path, f'data={data!r}')} {_mailmap(path)}")
-
-
-def _name(path: Path) -> str:
-    return re.sub(r"[^\w.-]+", "-", path.absolute().resolve().name.removesuffix(".git")).strip("-.") or "repository"
-
-
-def _mailmap(path: Path) -> str:
-    """A digest of the file that says which names are one author's."""
-    try:
-        return hashlib.sha256((path / ".mailmap").read_bytes()).hexdigest()
-    except OSError:
-        return ""
+    found = _repository(data)
+    return Content(found.name, f"{PREFIX}{found.commit} {hashlib.sha256(found.shallow.encode()).hexdigest()}")
 
 
 def _stream(options: DataOptions) -> Stream:
-    path, where, names = Path(_path(options.data)), f"data={options.data!r}", bool(options.authors)
-    head = check(path, where)
-    total = int(_ask(path, where, "rev-list", "--count", "--no-merges", head, "--"))
-    about = f"commit messages of {_name(path)} at {head[:12]} (under the licence of the repository), a client an author"
-    if not names:
-        about += ", names hashed"
-    return Stream(_name(path), about, lambda: parts(path, where, head, names), total=total, path=options.data)
+    found = _repository(options.data)
+    authors = options.authors or HASHED
+    about = f"commit messages of {found.name} (commit {found.commit[:16]}; under the licence of that project)"
+    return Stream(
+        found.name, about, lambda: parts(options.data, found, authors), total=_count(options.data, found), path=options.data
+    )
 
 
-SOURCE = Source("git", _content, stream=_stream, matches=recognises, located=located, options=("authors",), tokenizer="words")
+def check(options: DataOptions) -> None:
+    """Refuse a value of `authors` that is none."""
+    if options.authors not in (None, *AUTHORS):
+        raise UserError(f"authors={options.authors!r} must be {HASHED!r} or {NAMES!r}; leave it out for {HASHED!r}")
+
+
+def _recognises(data: str) -> bool:
+    return data.startswith(PREFIX)
+
+
+def _located(data: str) -> str:
+    return f"{PREFIX}{_path(data).absolute()}" if data != PREFIX else data
+
+
+SOURCE = Source(
+    "git", _content, stream=_stream, matches=_recognises, located=_located, options=("authors",), check=check, tokenizer="words"
+)
