@@ -11,8 +11,9 @@ class DataOptions:
 
     data: str = "shakespeare"
     """The data set: "shakespeare" (next character); the path of your own texts (next word), as .jsonl, .csv, .tsv, .parquet, a
-    folder of tables or a pattern; git:PATH, the commit messages of a repository; hf:OWNER/NAME[:SPLIT] of Hugging Face, or a
-    folder that its library saved; dirichlet:ALPHA:CLIENTS:SOURCE, which deals the texts of another source out anew; or
+    folder of tables or a pattern, or a folder of text files; StackOverflow, Shakespeare or Reddit in the files of TensorFlow
+    Federated, fedjax, LEAF or pfl-research; hf:OWNER/NAME[:SPLIT] or a saved folder of Hugging Face; git:PATH, the commit messages of a
+    repository; dirichlet:ALPHA:CLIENTS:SOURCE, which deals the texts of another source out anew; or
     "synthetic" (next word, of no meaning, any number of clients). docs/data.md has all of them. A run records the absolute path
     of a file."""
 
@@ -58,7 +59,8 @@ class DataOptions:
     """The column of a table that names the group or label of a row. None: one of a usual name, such as subreddit, if any."""
 
     protocol: str | None = None
-    """Which published preparation of a data set is followed, for sources that have several: "tff" or "motley"."""
+    """Which published preparation of StackOverflow is followed: "tff" (Reddi et al. 2021) or "motley" (Wu et al. 2022), see
+    docs/data.md. None: sentences are cut as all texts are."""
 
     authors: str | None = None
     """What names a client of git:PATH: "hashed", a hash of the author's name, or "names", the name itself. None: "hashed"."""

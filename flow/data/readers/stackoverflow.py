@@ -186,7 +186,8 @@ def digest(files: Sequence[Path], wanted: str) -> str:
 
 def about(form: Form, name: str, splits: Collection[str], options: DataOptions, counted: bool) -> str:
     """One line on the data and their preparation."""
-    said = [published.said(splits)]
+    counting = [split for split in splits if split != TEST] if options.protocol == "motley" else splits
+    said = [published.said(counting)]
     if options.protocol:
         said.append(f"protocol {options.protocol}")
     if form is STACKOVERFLOW:
