@@ -117,12 +117,9 @@ def rows(population: Population, totals: Sizes, room: Headroom, inspected: Texts
         ("vocabulary", f"{len(population.vocabulary):,} ids; {100 * totals.unknown:.2f} % of all {unit}s are not in it"),
     ]
     if inspected is not None and inspected.looked_at:
-        lines.append(
-            (
-                "near-duplicates",
-                f"{100 * inspected.near / inspected.looked_at:.1f} % of {inspected.looked_at:,} texts of {inspected.clients:,} clients",
-            )
-        )
+        share = 100 * inspected.near / inspected.looked_at
+        texts_of_clients = f"{inspected.looked_at:,} texts of {inspected.clients:,} clients"
+        lines.append(("near-duplicates", f"{share:.1f} % of {texts_of_clients}"))
     if room.clients:
         lines.append(
             (
