@@ -54,10 +54,12 @@ def _recurrent(model: LanguageModel) -> list[str]:
     return [f"gru_l{layer}" for layer in range(model.gru.num_layers)]
 
 
-def _layer_of(name: str) -> str:
-    """The layer of a parameter: "gru.local_bias_hh_l0" -> "gru_l0", "head.bias" -> "head"."""
+def _layers_of(model: LanguageModel, name: str) -> list[str]:
+    """The layers of a parameter: "gru.local_bias_hh_l0" -> "gru_l0", "head.bias" -> "head"; "gru" stands for all of the GRU."""
     layer, _, leaf = name.partition(".")
-    return f"gru_l{leaf.rpartition('_l')[2]}" if layer == "gru" else layer
+    if layer != "gru":
+        return [layer]
+    return [f"gru_l{leaf.rpartition('_l')[2]}"] if leaf else _recurrent(model)
 
 
 def per_token(model: LanguageModel, route: str, trained: Iterable[str] = ()) -> int:
@@ -67,7 +69,7 @@ def per_token(model: LanguageModel, route: str, trained: Iterable[str] = ()) -> 
         trained: names of the parameters that get a gradient; what stands before a "/" in a name is left out.
     """
     names = [name.rpartition("/")[2] for name in trained]
-    moved = {(_layer_of(name), group_of(name)) for name in names}
+    moved = {(layer, group_of(name)) for name in names for layer in _layers_of(model, name)}
     depth = {layer: n for n, layer in enumerate(("embedding", *_recurrent(model), "projection", "head"))}
     deepest = min((depth[layer] for layer, _ in moved if layer in depth), default=len(depth))
     total = 0
