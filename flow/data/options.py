@@ -12,8 +12,8 @@ class DataOptions:
     data: str = "shakespeare"
     """The data set: "shakespeare" (next character); the path of your own texts (next word), as .jsonl, .csv, .tsv, .parquet, a
     folder of tables or a pattern, or a folder of text files; StackOverflow, Shakespeare or Reddit in the files of TensorFlow
-    Federated, fedjax, LEAF or pfl-research; hf:NAME[:SPLIT] or a saved folder of Hugging Face; git:PATH, the commit messages of a
-    repository; dirichlet:ALPHA:CLIENTS:SOURCE, which deals the texts of another source out anew; or
+    Federated, fedjax, LEAF or pfl-research; hf:NAME[:SPLIT] or a saved folder of Hugging Face; git:PATH, the commit messages of
+    a repository; dirichlet:ALPHA:CLIENTS:SOURCE, which deals the texts of another source out anew; or
     "synthetic" (next word, of no meaning, any number of clients). docs/data.md has all of them. A run records the absolute path
     of a file."""
 
