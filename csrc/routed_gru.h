@@ -44,8 +44,8 @@ typedef struct {
   int64_t K, T, B, I, H;
   int32_t dtype, route, routing, batch_first, threads;
   int32_t reverse;  // run through every sequence from its last valid step to its first; rows stay where they are
-  // A client's numbers depend on its own sequences alone, to the bit, however many clients, sequences and steps the others
-  // have: lengths are in 0..T, and sequences of length 0 are not there; in a client they come last. Padded rows only.
+  // A client's numbers depend on its own sequences alone, to the bit, however many clients, sequences and steps the
+  // others have. Lengths are in 0..T. Sequences of length 0 are padding, and come last in a client. Padded rows only.
   int32_t ragged;
   double temperature;
 

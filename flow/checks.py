@@ -27,11 +27,11 @@ def typed(part: Any) -> Any:
         UserError: one does not; it is named.
     """
     hints = get_type_hints(type(part))
-    values = {one.name: _typed(one, getattr(part, one.name), hints[one.name]) for one in fields(part)}
+    values = {field.name: _typed(field, getattr(part, field.name), hints[field.name]) for field in fields(part)}
     return replace(part, **values)
 
 
-def _typed(one: Field[Any], value: Any, hint: Any) -> Any:
+def _typed(field: Field[Any], value: Any, hint: Any) -> Any:
     """A field's value, converted at most from int to float; UserError where its type is another than the hint's."""
     if get_origin(hint) in (Union, types.UnionType):
         if value is None and type(None) in get_args(hint):
@@ -41,33 +41,33 @@ def _typed(one: Field[Any], value: Any, hint: Any) -> Any:
         return value
     if isinstance(hint, type) and is_dataclass(hint):
         if not isinstance(value, hint):
-            raise UserError(f"{one.name} must be a {hint.__name__}, got {value!r}; leave it out for the default")
+            raise UserError(f"{field.name} must be a {hint.__name__}, got {value!r}; leave it out for the default")
         return typed(value)
     if get_origin(hint) is Literal:
         if not (isinstance(value, str) and value in get_args(hint)):
             known = " or ".join(map(repr, get_args(hint)))
-            raise UserError(f"{one.name} must be {known}, got {value!r}{_default(one)}")
+            raise UserError(f"{field.name} must be {known}, got {value!r}{_default(field)}")
         return value
     number = isinstance(value, int) and not isinstance(value, bool)
     if hint is float and (number or isinstance(value, float)):
         if abs(value) > LARGEST and value not in (math.inf, -math.inf):  # infinity has rules of its own
             raise UserError(
-                f"{one.name} must be a number that float32 can hold, at most {LARGEST:.3g}, got {value}{_default(one)}"
+                f"{field.name} must be a number that float32 can hold, at most {LARGEST:.3g}, got {value}{_default(field)}"
             )
         return float(value)
     if not (number if hint is int else isinstance(value, hint)):
         kind = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}[hint]
-        raise UserError(f"{one.name} must be {kind}, got {value!r}{_default(one)}")
+        raise UserError(f"{field.name} must be {kind}, got {value!r}{_default(field)}")
     if hint is int and abs(value) > LARGEST_INTEGER:
-        raise UserError(f"{one.name} must be at most {LARGEST_INTEGER}, got {value}{_default(one)}")
+        raise UserError(f"{field.name} must be at most {LARGEST_INTEGER}, got {value}{_default(field)}")
     if hint is str:
-        check_text(one.name, value)
+        check_text(field.name, value)
     return value
 
 
 def check_text(name: str, value: str) -> None:
-    """Raise UserError for a string that cannot be written to a file in UTF-8, such as a file's name in another encoding, and
-    for one with a NUL character, which no file's name can have."""
+    """Raise UserError for a string that cannot be written in UTF-8, such as a file's name in another encoding. A string with a
+    NUL character, which no file's name can have, is refused too."""
     if "\0" in value:
         raise UserError(f"{name}={value!r} has a NUL character; leave it out")
     try:
@@ -76,6 +76,6 @@ def check_text(name: str, value: str) -> None:
         raise UserError(f"{name}={value!r} is not text that UTF-8 can hold; rename what it names") from error
 
 
-def _default(one: Field[Any]) -> str:
-    assert one.default is not MISSING
-    return f"; leave it out for the default, {one.default!r}"
+def _default(field: Field[Any]) -> str:
+    assert field.default is not MISSING
+    return f"; leave it out for the default, {field.default!r}"

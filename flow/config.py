@@ -30,6 +30,10 @@ class ModelOptions:
     hidden_size: int = 128
     """Size of the GRU's state."""
 
+    num_layers: int = 1
+    """Recurrent layers, one above the other, each with two experts and a router of its own; at most 64. (LEAF, Reddit and
+    Shakespeare: 2 of 256 units.)"""
+
     projection_dim: int | None = None
     """Size of a linear layer between GRU and head, which makes the head smaller. None: no such layer.
     (google-research/federated, StackOverflow: 96, after a GRU of 670.)"""
@@ -60,7 +64,7 @@ class Config(Generic[Options]):
     """Clients per round, drawn without replacement from those that may train."""
 
     validation_share: float = field(default=0.1, metadata={"absent": 0.0})
-    """Share of the clients not held out that are validation clients, chosen by a hash of the id: they never train and are never
+    """Share of the clients not held out that are validation clients, chosen by a hash of the id. They never train and are never
     tested, and `flow compare --tune` chooses by them too. At least 0 and below 1."""
 
     seed: int = 0
@@ -84,12 +88,13 @@ class Config(Generic[Options]):
     """Chance that a client is slow in a round. (FedProx's experiments: 0, 0.5, 0.9 of the clients; Li et al., MLSys 2020.)"""
 
     split: Literal["time", "random"] = field(default="time", metadata={"absent": "random"})
-    """How algorithms split a client's training sequences in two: "time": whole texts, the older and the newer ones, a single
-    text at the nearest place between two sequences; "random": sequences at random, as published."""
+    """How algorithms split a client's training sequences in two. "time": whole texts, the older and the newer ones; a single
+    text is cut at the nearest place between two sequences. "random": sequences at random, as published."""
 
     late: Literal["drop", "partial"] = "drop"
-    """What slow clients come to: "drop": their upload comes after the deadline and is not used; "partial": they do 1 to all
-    of the epochs, each number as likely, and upload that. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes part.)"""
+    """What becomes of slow clients. "drop": their upload comes after the deadline and is not used. "partial": they do 1 to all
+    of the epochs, each number as likely, and upload the result. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes
+    part.)"""
 
     min_texts: int = 10
     """Clients with fewer texts train, but are left out of the scores."""
@@ -112,7 +117,8 @@ class Config(Generic[Options]):
 
 LEAST = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}
 LEAST |= {"checkpoint_every": 1, "chunk": 0, "client_memory": 0, "threads": 0, "final_clients": 0}
-LEAST_OF_MODEL = {"embedding_dim": 1, "hidden_size": 1, "projection_dim": 1}
+LEAST_OF_MODEL = {"embedding_dim": 1, "hidden_size": 1, "num_layers": 1, "projection_dim": 1}
+MOST = {"num_layers": 64}
 
 
 def checked(config: Config[Any]) -> Config[Any]:
@@ -131,11 +137,11 @@ def checked(config: Config[Any]) -> Config[Any]:
     options = typed(config.algorithm)
     algorithm.check(options)
     for part, least in ((config, LEAST), (config.model, LEAST_OF_MODEL)):
-        for one in fields(part):
-            value, low = getattr(part, one.name), least.get(one.name)
-            if low is not None and value is not None and not low <= value <= LARGEST:
-                rule = f"at least {low}" if value < low else f"at most {LARGEST}"
-                raise UserError(f"{one.name} must be {rule}, got {value}{_default(one)}")
+        for known in fields(part):
+            value, low, high = getattr(part, known.name), least.get(known.name), MOST.get(known.name, LARGEST)
+            if low is not None and value is not None and not low <= value <= high:
+                rule = f"at least {low}" if value < low else f"at most {high}"
+                raise UserError(f"{known.name} must be {rule}, got {value}{_default(known)}")
     if not 0 <= config.validation_share < 1:
         raise UserError(
             f"validation_share must be at least 0 and below 1, got {config.validation_share!r}; 0 sets nobody aside"
@@ -199,7 +205,7 @@ def completed(content: dict[str, Any], algorithm: type[Any] | None = None) -> di
 
 def renamed(kind: type[Any], options: dict[str, Any]) -> dict[str, Any]:
     """Options by the names that the fields of their class have now."""
-    now = {one.metadata["formerly"]: one.name for one in fields(kind) if "formerly" in one.metadata}
+    now = {field.metadata["formerly"]: field.name for field in fields(kind) if "formerly" in field.metadata}
     return {now[name] if name in now and now[name] not in options else name: value for name, value in options.items()}
 
 
@@ -212,10 +218,10 @@ def _kinds(content: dict[str, Any]) -> dict[str, type[Any]]:
 
 
 def _names(kind: type[Any]) -> list[str]:
-    return [one.name for one in fields(kind)]
+    return [field.name for field in fields(kind)]
 
 
 def _absent(kind: type[Any]) -> dict[str, Any]:
     """What a run had for options that there were none of when it was made."""
-    plain = [one for one in fields(kind) if one.default is not MISSING or "absent" in one.metadata]
-    return {one.name: one.metadata.get("absent", one.default) for one in plain}
+    plain = [field for field in fields(kind) if field.default is not MISSING or "absent" in field.metadata]
+    return {field.name: field.metadata.get("absent", field.default) for field in plain}

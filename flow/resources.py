@@ -101,10 +101,10 @@ def free_memory() -> int | None:
     """
     if not Path("/proc/meminfo").is_file():
         return _all_memory()
-    found = [_available()]
-    found += [room for path in _groups() if (room := _room(path)) is not None]
-    found.append(_within_limit())
-    known = [value for value in found if value is not None]
+    limits = [_available()]
+    limits += [room for path in _groups() if (room := _room(path)) is not None]
+    limits.append(_within_limit())
+    known = [value for value in limits if value is not None]
     return max(0, min(known)) if known else None
 
 

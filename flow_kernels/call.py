@@ -41,9 +41,11 @@ class Weights(NamedTuple):
         if route == "global":
             return Weights(self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
         return Weights(
-            local_weight_ih=self.local_weight_ih, local_weight_hh=self.local_weight_hh,
-            local_bias_ih=self.local_bias_ih, local_bias_hh=self.local_bias_hh,
-        )  # fmt: skip
+            local_weight_ih=self.local_weight_ih,
+            local_weight_hh=self.local_weight_hh,
+            local_bias_ih=self.local_bias_ih,
+            local_bias_hh=self.local_bias_hh,
+        )
 
     def expert(self, name: str) -> Expert | None:
         """The weights of the ``"global"`` or the ``"local"`` expert; None where it is absent."""

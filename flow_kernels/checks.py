@@ -125,8 +125,8 @@ def refuse_odd(caller: str, arguments: dict[str, Any]) -> None:
         if value is None and name != "input":
             continue
         if not isinstance(value, Tensor):
-            shown = "None" if value is None else type(value).__name__
-            raise TypeError(f"{caller}: {name} must be a torch.Tensor, got {shown}; {_instead_of(name, value)}")
+            kind = "None" if value is None else type(value).__name__
+            raise TypeError(f"{caller}: {name} must be a torch.Tensor, got {kind}; {_instead_of(name, value)}")
         if value.is_nested:
             raise ValueError(
                 f"{caller}: {name} is a nested tensor; it must be a padded one: pass torch.nested.to_padded_tensor({name}, "

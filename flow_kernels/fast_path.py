@@ -1,6 +1,6 @@
-"""The short way of a call on the CPU without gradients that nothing watches: past the checks in Python and past torch's
-dispatcher, which together take longer than one step of a small layer. The kernels look at every tensor themselves; what they
-refuse takes the long way, and gets its error or its conversion there."""
+"""The fast path of a call on the CPU without gradients, where no compiler, transform, mode or profiler is active. It bypasses
+the checks in Python and torch's dispatcher, which together take longer than one step of a small layer. The kernels look at
+every tensor themselves; what they refuse takes the long way, and gets its error or its conversion there."""
 
 from __future__ import annotations
 

@@ -77,9 +77,17 @@ def routed_gru(
     """
     check_options(route, routing, temperature)
     weights = Weights(
-        weight_ih, weight_hh, bias_ih, bias_hh, local_weight_ih, local_weight_hh, local_bias_ih, local_bias_hh,
-        router_weight, router_bias,
-    ).used_by(route)  # fmt: skip
+        weight_ih,
+        weight_hh,
+        bias_ih,
+        bias_hh,
+        local_weight_ih,
+        local_weight_hh,
+        local_bias_ih,
+        local_bias_hh,
+        router_weight,
+        router_bias,
+    ).used_by(route)
     temperature = max(float(temperature), SMALLEST_TEMPERATURE)
     options = Options(route, routing, temperature, bool(batch_first) and batch_sizes is None, bool(reverse))
     try:

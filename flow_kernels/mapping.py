@@ -122,12 +122,12 @@ def rule_of_backward(op: Any) -> Rule:
         places = [whole.place(name) for name in given]
 
         dims = dims[:count]
-        one = sum(
+        row_bytes = sum(
             t.numel() * t.element_size() // (1 if dim is None else max(size, 1))
             for t, dim in zip(tensors, dims, strict=True)
             if isinstance(t, Tensor)
         )
-        step = max(1, FOLDED_BYTES // max(one, 1))
+        step = max(1, FOLDED_BYTES // max(row_bytes, 1))
         parts = []
         for start in range(0, max(size, 1), step):
             folding = whole._replace(size=min(step, size - start))
@@ -144,8 +144,8 @@ def rule_of_backward(op: Any) -> Rule:
 
 
 def kernel_of_older_vmap(rule: Rule) -> Callable[..., list[Tensor]]:
-    """A kernel for the dispatch key of the older vmap: it takes the innermost level off the arguments, lets the rule run
-    outside of that level, where levels further out come to this kernel again, and puts it on the results."""
+    """A kernel for the dispatch key of the older vmap. It takes the innermost level off the arguments, runs the rule outside of
+    that level, and puts the level on the results. Outer levels reach this kernel again while the rule runs."""
 
     def kernel(*args: Any) -> list[Tensor]:
         level = _leave_level()

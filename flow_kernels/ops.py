@@ -1,10 +1,12 @@
-"""The registered torch ops and their autograd: for every backend a family of two, ``flow_kernels::routed_gru`` and
-``flow_kernels::routed_gru_backward`` for the C++ kernels, the same with ``_triton`` or ``_cuda`` in the name for the others.
+"""The registered torch ops and their autograd: every backend has a family of two.
+
+Those of the C++ kernels are ``flow_kernels::routed_gru`` and ``flow_kernels::routed_gru_backward``. The other backends have the
+same names with ``_triton`` or ``_cuda`` in them.
 
 The ops are opaque: an implementation, a fake kernel (shapes only) and a vmap rule (mapping.py: fold the mapped dimension into
 the clients or the sequences). What forward keeps for backward is a tensor whose layout the backend chooses. Autograd is an
-``autograd.Function`` in the setup_context form around them, because a formula registered on the op itself does not compose
-with torch.func.grad; it is left out altogether when no gradient is wanted.
+``autograd.Function`` in the setup_context form around them, because a formula registered on the op itself does not compose with
+torch.func.grad. It is left out altogether when no gradient is wanted.
 
 The ops take tensors and options one by one. This module and mapping.py alone know their places: an
 implementation is given :class:`flow_kernels.call.Inputs`, and everything outside the ops is written with names.

@@ -53,7 +53,7 @@ def capability_of(device: torch.device) -> tuple[int, int] | None:
     return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
 
 
-def choose(
+def choose_plan(
     *,
     clients: int,
     batch: int,
@@ -137,7 +137,14 @@ def explain(
     device = torch.device(device)
     if capability is None and device.type == "cuda":
         capability = capability_of(device)
-    return choose(
-        clients=num_clients, batch=batch_size, steps=seq_len, inputs=input_size, hidden=hidden_size, dtype=dtype,
-        device=device, capability=capability, backend=backend,
-    )  # fmt: skip
+    return choose_plan(
+        clients=num_clients,
+        batch=batch_size,
+        steps=seq_len,
+        inputs=input_size,
+        hidden=hidden_size,
+        dtype=dtype,
+        device=device,
+        capability=capability,
+        backend=backend,
+    )

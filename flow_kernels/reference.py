@@ -54,7 +54,7 @@ def gru_cell(x: Tensor, h: Tensor, expert: Expert) -> Tensor:
     return (1 - z) * n + z * h
 
 
-def choose(scores: Tensor, routing: str, temperature: float = 1.0) -> Tensor:
+def routing_weights(scores: Tensor, routing: str, temperature: float = 1.0) -> Tensor:
     """Scores [.., 2] -> q [.., 2]. A tie goes to the global expert; NaN stays NaN.
 
     The larger score is subtracted before both are divided, so that no temperature makes an infinity minus an infinity.
@@ -105,14 +105,14 @@ def routed_gru(
         if route == "mixture":
             assert router is not None and experts[0] is not None and experts[1] is not None
             scores = _linear(torch.cat([xt, h], dim=-1), router.weight, router.bias)
-            q = choose(scores, routing, temperature)
+            q = routing_weights(scores, routing, temperature)
             new = q[..., :1] * gru_cell(xt, h, experts[0]) + q[..., 1:] * gru_cell(xt, h, experts[1])
         else:
-            one = ROUTES.index(route) - 1
-            expert = experts[one]
+            column = ROUTES.index(route) - 1
+            expert = experts[column]
             assert expert is not None
             q = xt.new_zeros(*xt.shape[:-1], 2)
-            q[..., one] = 1
+            q[..., column] = 1
             new = gru_cell(xt, h, expert)
         if running is None:
             h, y = new, new

@@ -1,7 +1,7 @@
 """Drop texts that are nearly those of the same client before them: ``drop_near_duplicates.py IN.jsonl[.gz] OUT.jsonl[.gz]``.
 
-Two texts are near-duplicates where at least half of their word triples are the same: the Jaccard index of the two sets
-(Broder 1997; a text of fewer than three words is one triple). Commit messages come in series that differ in a file's name.
+Two texts are near-duplicates where at least half of their word triples are the same, by the Jaccard index of the two sets
+(Broder 1997). A text of fewer than three words is one triple. Commit messages come in series that differ in a file's name.
 ``--threshold`` sets another index. A client that keeps no text is left out. Prints how many texts went.
 """
 

@@ -3,10 +3,10 @@
     python scripts/fingerprint.py > before.txt     (then change the code)
     python scripts/fingerprint.py | diff before.txt -
 
-Every line has a name, the number format, the SHA-256 of all tensors of the last checkpoint (the server's state, its moments,
-what clients keep), and that of everything else that the run says, its times left out: metrics and the score of every client.
-Everything runs on one thread. The bits depend on the processor, its instruction set and the version of torch, so compare two
-builds on one machine. It takes about a minute.
+Every line has a name, the number format and two SHA-256. The first is of all tensors of the last checkpoint: the server's
+state, its moments, the clients' states. The second is of the metrics and the score of every client, without times. Everything
+runs on one thread. The bits depend on the processor, its instruction set and the version of torch, so compare two builds on one
+machine. It takes about a minute.
 """
 
 from __future__ import annotations
@@ -29,9 +29,7 @@ import flow
 from flow.algorithms import NAMES
 from flow.data import DataOptions, load
 
-CLIENTS = DataOptions(
-    data="synthetic", clients=24, sequences=9, sequence_length=7, vocabulary_size=40, oov_buckets=3
-)  # fmt: skip
+CLIENTS = DataOptions(data="synthetic", clients=24, sequences=9, sequence_length=7, vocabulary_size=40, oov_buckets=3)
 BASE: dict[str, Any] = dict(rounds=2, cohort=5, evaluate_every=1, evaluate_clients=2, min_texts=1, chunk=3, threads=1)
 BASE |= dict(validation_share=0.0, split="random")  # as in builds that set no clients aside and knew no other split
 SIZES: dict[str, Any] = dict(embedding_dim=5, hidden_size=7)

@@ -44,8 +44,8 @@ class CellLoop(nn.Module):
 
 
 class HoistedLoop(CellLoop):
-    """The same with as few products as there can be: the input's share of every gate of both experts and of the router for
-    all steps in one product before the loop, the state's share in one product a step.
+    """The same with the fewest possible products. One product before the loop computes the input's share of every gate of both
+    experts and of the router for all steps. One product a step computes the state's share.
 
     The hoisted product is unbound, not indexed by t: the gradient of each index would be a tensor of its full size."""
 
@@ -120,8 +120,9 @@ def build(kind: str, weights: Sequence[Tensor]) -> nn.Module:
 def task(
     module: Callable[..., Tensor], parameters: Sequence[Tensor], x: Tensor, grad: Tensor, mode: str
 ) -> Callable[[], list[Tensor]]:
-    """What is timed: mode "training" gives the output, the gradient of x and those of the parameters; "forward" the output;
-    "step" the state after one step, where `grad` is the state before it and `module` has a step(x, h)."""
+    """The function that is timed. Mode "training" gives the output, the gradient of x and those of the parameters, and
+    "forward" the output. "step" gives the state after one step, where `grad` is the state before it and `module` has a step(x,
+    h)."""
     if mode == "step":
         step = module.step if isinstance(module, CellLoop) else module
         return lambda: [step(x, grad)]

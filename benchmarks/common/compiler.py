@@ -34,8 +34,8 @@ def find(language: str) -> list[str]:
 
 
 def version(language: str) -> str:
-    said = subprocess.run([*find(language), "--version"], capture_output=True, text=True).stdout.splitlines()
-    return said[0] if said else "unknown"
+    lines = subprocess.run([*find(language), "--version"], capture_output=True, text=True).stdout.splitlines()
+    return lines[0] if lines else "unknown"
 
 
 def library(source: str, folder: Path) -> tuple[Path, list[str]]:

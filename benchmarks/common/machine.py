@@ -32,18 +32,18 @@ def describe() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__}
-    found["torch's vector code"] = torch.backends.cpu.get_cpu_capability()
+    by_name = {"python": platform.python_version(), "torch": torch.__version__}
+    by_name["torch's vector code"] = torch.backends.cpu.get_cpu_capability()
     for name in ("jax", "jaxlib", "numpy"):
         try:
-            found[name] = importlib.metadata.version(name)
+            by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            by_name[name] = "not installed"
     try:
-        found["compiler of the probe"] = compiler.version("c++")
+        by_name["compiler of the probe"] = compiler.version("c++")
     except compiler.Missing as missing:
-        found["compiler of the probe"] = str(missing)
-    return found
+        by_name["compiler of the probe"] = str(missing)
+    return by_name
 
 
 def today() -> str:
@@ -67,10 +67,10 @@ def caches() -> dict[str, int]:
 
 
 def _read_caches() -> dict[str, int]:
-    found = {}
+    sizes = {}
     for index in sorted(CACHES.glob("index*")):
         if (index / "type").read_text().strip() == "Instruction":
             continue
         level, size = ((index / name).read_text().strip() for name in ("level", "size"))
-        found["L" + level] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1], 0)
-    return found
+        sizes["L" + level] = int(size.rstrip("KMG")) << {"K": 10, "M": 20, "G": 30}.get(size[-1], 0)
+    return sizes

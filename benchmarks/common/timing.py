@@ -83,11 +83,11 @@ def compare(ours: Contender, others: Sequence[Contender], effort: Effort) -> dic
             samples.append(contender.sample(effort.seconds))
         mine.append(ours.sample(effort.seconds))
     around = [(a.seconds + b.seconds) / 2 for a, b in itertools.pairwise(mine)]
-    found = {ours.name: _entry(mine)}
+    entries = {ours.name: _entry(mine)}
     for contender, samples in zip(others, theirs, strict=True):
         ratios = [theirs.seconds / ours_seconds for theirs, ours_seconds in zip(samples, around, strict=True)]
-        found[contender.name] = _entry(samples) | {"ratio": asdict(Spread.of(ratios))}
-    return {"turns": turns, "contenders": found}
+        entries[contender.name] = _entry(samples) | {"ratio": asdict(Spread.of(ratios))}
+    return {"turns": turns, "contenders": entries}
 
 
 def _entry(samples: Sequence[Sample]) -> dict[str, Any]:

@@ -1,8 +1,8 @@
-"""Baselines that need a process of their own (JAX on so many cores, MKL with a library preloaded, torch.compile, which takes
-minutes) and still take turns with everything else: a process that is told over a pipe to run for so long and answers with the
+"""Baselines that need a process of their own and still take turns with everything else: JAX on so many cores, MKL with a
+library preloaded, torch.compile, which takes minutes. The process is told over a pipe how long to run, and answers with the
 time. While it waits it takes no processor time.
 
-One JSON object a line each way. A task is a safetensors file (input, gradient, weights) and a few options; the worker writes
+One JSON object a line each way. A task is a safetensors file (input, gradient, weights) and a few options. The worker writes
 its results beside it, so that they can be compared before anything is timed.
 """
 
@@ -39,8 +39,13 @@ class Worker:
         arguments = ["--threads", str(threads), "--processors", ",".join(map(str, pins))]
         self._process = subprocess.Popen(
             [sys.executable, "-m", command, *arguments],
-            cwd=ROOT, env=os.environ | (env or {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=os.environ | (env or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

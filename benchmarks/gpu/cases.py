@@ -33,8 +33,8 @@ def sweep(gpu: bool) -> Todo:
     """K, H, B and dtype: first one at a time around the cohort's shape, then all together."""
     if not gpu:
         return [(replace(TINY, clients=k, dtype=dtype), against(k)) for k in (1, 2) for dtype in DTYPES]
-    found = list(dict.fromkeys(itertools.chain(*(_around(dtype) for dtype in DTYPES), _grid())))
-    return [(case, against(case.clients)) for case in found]
+    cases = list(dict.fromkeys(itertools.chain(*(_around(dtype) for dtype in DTYPES), _grid())))
+    return [(case, against(case.clients)) for case in cases]
 
 
 def against(clients: int) -> tuple[str, ...]:

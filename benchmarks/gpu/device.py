@@ -109,12 +109,12 @@ def kernels(call: Callable[[], Any], where: torch.device, calls: int = 5) -> dic
         for _ in range(calls):
             call()
         torch.cuda.synchronize()
-    found = {
+    costs = {
         event.key: {"us": event.self_device_time_total / calls, "launches": event.count / calls}
         for event in profiler.key_averages()
         if event.self_device_time_total > 0
     }
-    return dict(sorted(found.items(), key=lambda item: -item[1]["us"]))
+    return dict(sorted(costs.items(), key=lambda item: -item[1]["us"]))
 
 
 def first_line(error: BaseException) -> str:

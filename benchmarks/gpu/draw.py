@@ -25,17 +25,17 @@ def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
         SystemExit: they are not known to be of one kind of GPU with one set of versions.
     """
     first, *others = reports
-    found, steps = dict(first), {step["step"]: step for step in first["steps"]}
+    results, steps = dict(first), {step["step"]: step for step in first["steps"]}
     for other in others:
         for what in SAME:
-            one, two = (report.get("machine", {}).get(what, "unknown") for report in (first, other))
-            if one != two or one == "unknown":
+            mine, theirs = (report.get("machine", {}).get(what, "unknown") for report in (first, other))
+            if mine != theirs or mine == "unknown":
                 raise SystemExit(
-                    f"the runs differ in {what}: {one} and {two}; only runs with step machine on one machine are merged"
+                    f"the runs differ in {what}: {mine} and {theirs}; only runs with step machine on one machine are merged"
                 )
-        found |= other
+        results |= other
         steps |= {step["step"]: step for step in other["steps"]}
-    return found | {"steps": list(steps.values()), "minutes": round(sum(report["minutes"] for report in reports), 1)}
+    return results | {"steps": list(steps.values()), "minutes": round(sum(report["minutes"] for report in reports), 1)}
 
 
 def main(files: Sequence[Path], folder: Path) -> int:

@@ -1,9 +1,9 @@
 """Client-sequences a second of flow.simulate on the device, on the CPU, and of plain PyTorch on the device:
 `python -m benchmarks.gpu.federated FILE SECONDS`
 
-FedAvg against a loop over clients, batches and SGD steps with torch.nn.GRU, which must end with the same loss; Flow against the
-same schedule one client at a time on the reference backend, a PyTorch loop over time. The tokens are random: speed does not
-depend on them.
+FedAvg runs against a loop over clients, batches and SGD steps with torch.nn.GRU, which must end with the same loss. Flow runs
+against the same schedule one client at a time on the reference backend, a PyTorch loop over time. The tokens are random: speed
+does not depend on them.
 """
 
 from __future__ import annotations
@@ -73,18 +73,28 @@ def config(algorithm: Any, size: Size, where: torch.device, **model: Any) -> flo
     """No evaluation: with fewer texts than min_texts nobody is scored."""
     options = flow.ModelOptions(embedding_dim=size.embedding, hidden_size=size.hidden, device=str(where), **model)
     return flow.Config(
-        algorithm=algorithm, model=options, rounds=size.rounds, cohort=size.cohort, validation_share=0.0, evaluate_every=0,
+        algorithm=algorithm,
+        model=options,
+        rounds=size.rounds,
+        cohort=size.cohort,
+        validation_share=0.0,
+        evaluate_every=0,
         min_texts=2,
-    )  # fmt: skip
+    )
 
 
 def on_kernels(configuration: flow.Config[Any], size: Size) -> dict[str, Any]:
     """flow.simulate on a kernel: with it, how that goes about a batch of the cohort."""
     model = configuration.model
     plan = flow_kernels.explain(
-        batch_size=size.batch, seq_len=size.steps, input_size=size.embedding, hidden_size=size.hidden, num_clients=size.cohort,
-        device=model.device, backend=model.backend,
-    )  # fmt: skip
+        batch_size=size.batch,
+        seq_len=size.steps,
+        input_size=size.embedding,
+        hidden_size=size.hidden,
+        num_clients=size.cohort,
+        device=model.device,
+        backend=model.backend,
+    )
     return {"plan": str(device.planned(plan))} | simulated(configuration, size)
 
 
@@ -134,10 +144,10 @@ def plain_fedavg(size: Size, where: torch.device, options: FedAvgOptions) -> dic
                     parameter.copy_(value)
             for inputs, targets in own_batches(client, where, options, Draw(seed, number, "train")):
                 optimizer.zero_grad()
-                one = F.cross_entropy(net(inputs).flatten(0, 1), targets.flatten())
-                one.backward()
+                loss = F.cross_entropy(net(inputs).flatten(0, 1), targets.flatten())
+                loss.backward()
                 optimizer.step()
-                losses.append(one.detach())
+                losses.append(loss.detach())
             for sum_, parameter in zip(total, net.parameters(), strict=True):
                 sum_ += parameter.detach()
         with torch.no_grad():
@@ -180,30 +190,30 @@ def main(file: Path, seconds: float) -> int:
     report: dict[str, Any] = {"size": vars(size), "algorithms": {}, "failed": []}
     deadline = time.monotonic() + seconds
     for algorithm, ways in todo.items():
-        found = report["algorithms"][algorithm] = {}
+        by_way = report["algorithms"][algorithm] = {}
         for name, way in ways.items():
             if time.monotonic() > deadline:
                 report["failed"].append(f"{algorithm}, {name}: no time left")
                 continue
             try:
-                found[name] = way()
+                by_way[name] = way()
             except (RuntimeError, flow.UserError) as error:
                 report["failed"].append(f"{algorithm}, {name}: {first_line(error)}")
             write_json(file, report)
-        report["failed"] += disagreements(algorithm, found)
+        report["failed"] += disagreements(algorithm, by_way)
         write_json(file, report)
-    for algorithm, found in report["algorithms"].items():
-        for name, result in found.items():
+    for algorithm, by_way in report["algorithms"].items():
+        for name, result in by_way.items():
             print(f"{algorithm}, {name}: {result['sequences_per_second']:.0f}/s, losses {result['losses']}")
     print(*report["failed"], sep="\n")
     return 1 if report["failed"] else 0
 
 
-def disagreements(algorithm: str, found: dict[str, dict[str, Any]]) -> list[str]:
+def disagreements(algorithm: str, results: dict[str, dict[str, Any]]) -> list[str]:
     """Whoever had another loss than ours after as many rounds as both ran."""
-    ours = found.get("ours", {"losses": []})["losses"]
+    ours = results.get("ours", {"losses": []})["losses"]
     wrong = []
-    for name, other in found.items():
+    for name, other in results.items():
         for number, (loss, own) in enumerate(zip(other["losses"], ours, strict=False), 1):
             if not abs(loss - own) <= AGREE * own:
                 wrong.append(f"{algorithm}, {name}: in round {number} the loss is {loss}, ours {own}")

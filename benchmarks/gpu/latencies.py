@@ -21,18 +21,20 @@ def run(sources: list[Path], nvcc: str, work: Path) -> dict[str, Any]:
     """What each printed, by its name: {"lines": [...]}, or {"failed": why}."""
     compiling = {
         source: subprocess.Popen(
-            [nvcc, "-arch=sm_90a", "-O3", str(source), "-o", str(work / source.stem)], stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT, text=True,
+            [nvcc, "-arch=sm_90a", "-O3", str(source), "-o", str(work / source.stem)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
         for source in sources
-    }  # fmt: skip
-    said = {source: (process.communicate()[0], process.returncode) for source, process in compiling.items()}
-    return {source.stem: probe(work / source.stem, *said[source]) for source in sources}
+    }
+    compiled = {source: (process.communicate()[0], process.returncode) for source, process in compiling.items()}
+    return {source.stem: probe(work / source.stem, *compiled[source]) for source in sources}
 
 
-def probe(program: Path, said: str, status: int) -> dict[str, Any]:
+def probe(program: Path, message: str, status: int) -> dict[str, Any]:
     if status:
-        return {"failed": f"nvcc: exit status {status}: {said.strip()[-1000:]}"}
+        return {"failed": f"nvcc: exit status {status}: {message.strip()[-1000:]}"}
     try:
         done = subprocess.run([program], capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -50,10 +52,10 @@ def main(file: Path) -> int:
     if not sources:
         raise SystemExit(f"{FOLDER} holds no .cu file: there is nothing to probe")
     with tempfile.TemporaryDirectory() as work:
-        found = run(sources, find("nvcc"), Path(work))
-    write_json(file, found)
-    print(json.dumps(found, indent=1))
-    return 1 if any("failed" in result for result in found.values()) else 0
+        results = run(sources, find("nvcc"), Path(work))
+    write_json(file, results)
+    print(json.dumps(results, indent=1))
+    return 1 if any("failed" in result for result in results.values()) else 0
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ PACKAGES = ("triton", "numpy", "matplotlib", "pybind11", "ninja", "cmake")
 
 
 def describe(where: torch.device) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "date": today(),
         "stand_in": where.type != "cuda",
         "processor": processor(),
@@ -37,15 +37,15 @@ def describe(where: torch.device) -> dict[str, Any]:
     }
     if where.type == "cuda":
         properties = torch.cuda.get_device_properties(where)
-        found["gpu"] = {
+        description["gpu"] = {
             "name": properties.name,
             "capability": f"{properties.major}.{properties.minor}",
             "multiprocessors": properties.multi_processor_count,
             "memory_bytes": properties.total_memory,
             "l2_bytes": properties.L2_cache_size,
         }
-        found["nvidia_smi"] = ask_driver()
-    return found
+        description["nvidia_smi"] = ask_driver()
+    return description
 
 
 def ask_driver() -> dict[str, str]:
@@ -60,20 +60,20 @@ def ask_driver() -> dict[str, str]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version(), "torch": torch.__version__, "cuda of torch": torch.version.cuda or "none"}
+    by_name = {"python": platform.python_version(), "torch": torch.__version__, "cuda of torch": torch.version.cuda or "none"}
     if torch.backends.cudnn.is_available():
-        found["cudnn"] = str(torch.backends.cudnn.version())
+        by_name["cudnn"] = str(torch.backends.cudnn.version())
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            by_name[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            found[name] = "not installed"
+            by_name[name] = "not installed"
     try:
         done = subprocess.run([find("nvcc"), "--version"], capture_output=True, text=True, timeout=20)
-        found["nvcc"] = next((line.strip() for line in done.stdout.splitlines() if "release" in line), "says nothing")
+        by_name["nvcc"] = next((line.strip() for line in done.stdout.splitlines() if "release" in line), "says nothing")
     except OSError:
-        found["nvcc"] = "not installed"
-    return found
+        by_name["nvcc"] = "not installed"
+    return by_name
 
 
 def ceilings(where: torch.device) -> dict[str, float]:
@@ -86,11 +86,11 @@ def ceilings(where: torch.device) -> dict[str, float]:
     copy = OnDevice("copy", lambda: target.copy_(source), where)
     product = OnDevice("product", lambda: a @ b, where)
     work = {"copy_bytes_per_second": (copy, 2 * source.nbytes), "bf16_flops_per_second": (product, 2 * n**3)}
-    found = {}
-    for name, (one, amount) in work.items():
-        one.sample(0.0)
-        found[name] = amount / statistics.median(one.sample(0.05 if gpu else 0.001).seconds for _ in range(5))
-    return found
+    rates = {}
+    for name, (contender, amount) in work.items():
+        contender.sample(0.0)
+        rates[name] = amount / statistics.median(contender.sample(0.05 if gpu else 0.001).seconds for _ in range(5))
+    return rates
 
 
 if __name__ == "__main__":

@@ -88,9 +88,9 @@ class Rivals:
         def both(name: str, results: list[Tensor]) -> dict[str, float]:
             first, second, *gradients = results
             half = len(gradients) // 2
-            one = problem.check(f"{name}, first", [first, *gradients[:half]], "global")
-            two = problem.check(f"{name}, second", [second, *gradients[half:]], "local")
-            return {part: max(error, two[part]) for part, error in one.items()}
+            errors = problem.check(f"{name}, first", [first, *gradients[:half]], "global")
+            others = problem.check(f"{name}, second", [second, *gradients[half:]], "local")
+            return {part: max(error, others[part]) for part, error in errors.items()}
 
         return both
 
@@ -121,12 +121,21 @@ def row(group: str, problem: Problem, against: Sequence[str], effort: Effort) ->
         add("ours, triton, CUDA graph", own("triton"))
     for kind in against:
         add(NAMES[kind], lambda kind=kind: rivals.contender(kind))
-    found = compare(ours, others, effort)
+    compared = compare(ours, others, effort)
     spent = {} if group == "sweep" else device.kernels(ours.call, problem.where)
     return {
-        "group": group, "shape": case.shape, "case": case.as_dict(), "plan": str(plan), "flops": case.flops,
-        **found, "division": division(problem), "kernels": spent, "errors": rivals.errors, "missing": missing, "wrong": wrong,
-    }  # fmt: skip
+        "group": group,
+        "shape": case.shape,
+        "case": case.as_dict(),
+        "plan": str(plan),
+        "flops": case.flops,
+        **compared,
+        "division": division(problem),
+        "kernels": spent,
+        "errors": rivals.errors,
+        "missing": missing,
+        "wrong": wrong,
+    }
 
 
 def division(problem: Problem) -> dict[str, int] | None:
@@ -150,11 +159,11 @@ def measure(group: str, todo: Sequence[tuple[Case, Sequence[str]]], effort: Effo
         try:
             problem = Problem(case, where)
             for mode in ("training", "forward"):
-                found = row(group, problem.with_mode(mode), against, effort)
-                report["rows"].append(found)
-                report["failed"] += found["wrong"].values()
+                measured = row(group, problem.with_mode(mode), against, effort)
+                report["rows"].append(measured)
+                report["failed"] += measured["wrong"].values()
                 write_json(file, report)
-                print(say(found), flush=True)
+                print(say(measured), flush=True)
         except torch.OutOfMemoryError as error:
             report["too_large"].append(f"{case.shape} {case.dtype}: {first_line(error)}")
             print(report["too_large"][-1], flush=True)
@@ -172,11 +181,11 @@ def measure(group: str, todo: Sequence[tuple[Case, Sequence[str]]], effort: Effo
     return 1 if report["failed"] or not report["done"] else 0
 
 
-def say(found: dict[str, Any]) -> str:
-    case, contenders = found["case"], found["contenders"]
-    shown = [f"{name} {_time(entry['seconds']['median'])}" for name, entry in contenders.items()]
-    return f"{found['shape']} {case['dtype']} {case['mode']}: {', '.join(shown)}" + "".join(
-        f"\n    {name}: {why}" for name, why in (found["missing"] | found["wrong"]).items()
+def say(row: dict[str, Any]) -> str:
+    case, contenders = row["case"], row["contenders"]
+    times = [f"{name} {_time(entry['seconds']['median'])}" for name, entry in contenders.items()]
+    return f"{row['shape']} {case['dtype']} {case['mode']}: {', '.join(times)}" + "".join(
+        f"\n    {name}: {why}" for name, why in (row["missing"] | row["wrong"]).items()
     )
 
 

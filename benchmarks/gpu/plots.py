@@ -70,15 +70,15 @@ def time_against_hidden(rows: list[Row], report: Row) -> Figure | None:
 def speedup_map(rows: list[Row], report: Row) -> Figure | None:
     stacked = NAMES["stacked"]
     place: Callable[[Row], tuple[int, int]] = lambda row: (row["case"]["hidden"], row["case"]["clients"])  # noqa: E731
-    found = {place(row): row["contenders"][stacked]["ratio"]["median"] for row in rows if stacked in row["contenders"]}
-    if not found:
+    ratios = {place(row): row["contenders"][stacked]["ratio"]["median"] for row in rows if stacked in row["contenders"]}
+    if not ratios:
         return None
-    hidden, clients = sorted({h for h, _ in found}), sorted({k for _, k in found})
+    hidden, clients = sorted({h for h, _ in ratios}), sorted({k for _, k in ratios})
     subtitle = "forward + backward, all gradients; B = 16, T = 20, I = 96, bfloat16; all clients in one batched product a step"
     figure, axes = chart("How many times faster than the stacked eager form", subtitle, caption(report), BOX)
-    values = [[found.get((h, k), math.nan) for h in hidden] for k in clients]
+    values = [[ratios.get((h, k), math.nan) for h in hidden] for k in clients]
     blues = LinearSegmentedColormap.from_list("speedup", ["#eef5fb", "#9cc8e6", "#3b93c9", "#0b5c96", "#052f52"])
-    colours, norm = blues.with_extremes(under="#D55E00", bad="#f2f2f2"), LogNorm(1.0, max(2.0, *found.values()))
+    colours, norm = blues.with_extremes(under="#D55E00", bad="#f2f2f2"), LogNorm(1.0, max(2.0, *ratios.values()))
     axes.imshow(values, cmap=colours, norm=norm, aspect="auto", origin="lower")
     for n, line in enumerate(values):
         for m, value in enumerate(line):

@@ -45,9 +45,15 @@ class Problem:
     def explain(self) -> flow_kernels.plan.Plan:
         case = self.case
         return flow_kernels.explain(
-            batch_size=case.batch, seq_len=case.steps, input_size=case.inputs, hidden_size=case.hidden,
-            num_clients=case.clients, dtype=self.dtype, device=self.where, backend=device.BACKEND,
-        )  # fmt: skip
+            batch_size=case.batch,
+            seq_len=case.steps,
+            input_size=case.inputs,
+            hidden_size=case.hidden,
+            num_clients=case.clients,
+            dtype=self.dtype,
+            device=self.where,
+            backend=device.BACKEND,
+        )
 
     def ours(self, backend: str) -> Callable[[], list[Tensor]]:
         """The layer, its parameters the same tensors whatever the backend."""
@@ -89,8 +95,8 @@ class Problem:
         Raises:
             Wrong: one is larger than rounding explains.
         """
-        found, exact, limit, errors = self.parts(results), self.exact(route), AGREE[self.case.dtype], {}
-        for part, tensor in found.items():
+        parts, exact, limit, errors = self.parts(results), self.exact(route), AGREE[self.case.dtype], {}
+        for part, tensor in parts.items():
             want = exact[part].view_as(tensor)
             errors[part] = float((tensor - want).norm() / want.norm())
             if not errors[part] <= limit:

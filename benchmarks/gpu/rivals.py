@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 
 class StackedLoop(nn.Module):
-    """A loop over time for all clients at once, with the fewest products that there can be: what depends on the input alone in
-    one batched product before the loop, one batched product a step for the rest. x [K, T, B, I] -> [K, T, B, H]."""
+    """A loop over time for all clients at once, with the fewest possible products. One batched product before the loop computes
+    what depends on the input alone; one batched product a step computes the rest. x [K, T, B, I] -> [K, T, B, H]."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         super().__init__()

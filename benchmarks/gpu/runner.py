@@ -94,10 +94,10 @@ class Running:
             self._end(signal.SIGKILL)
             self._process.wait()
 
-    def _end(self, how: signal.Signals) -> None:
+    def _end(self, signal_number: signal.Signals) -> None:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):  # nothing of it is left
-                os.killpg(self._process.pid, how)
+                os.killpg(self._process.pid, signal_number)
 
 
 class Run:
@@ -131,13 +131,13 @@ class Run:
                         running.append(Running(step, min(step.seconds, left), self.work, self.root))
                 while running:
                     time.sleep(0.05)
-                    for one in list(running):
-                        if (outcome := one.outcome()) is not None:
-                            running.remove(one)
-                            self._note(outcome, one)
+                    for step in list(running):
+                        if (outcome := step.outcome()) is not None:
+                            running.remove(step)
+                            self._note(outcome, step)
             finally:  # interrupted: nothing outlives the run
-                for one in running:
-                    one.stop()
+                for step in running:
+                    step.stop()
             self._report(self.outcomes, self.parts, "\n".join(self._logs))
 
     def _note(self, outcome: Outcome, ended: Running | None = None) -> None:

@@ -44,9 +44,9 @@ def run(backend: str, sizes: tuple[int, ...], route: str, dtype: torch.dtype, wh
         leaves = [leaf.requires_grad_() for leaf in leaves]
         outputs = flow_kernels.routed_gru(*leaves, route=route, lengths=lengths.to(place), backend=backend)
         loss = sum((o * g.to(place, o.dtype)).sum() for o, g in zip(outputs, grads, strict=True))
-        found = torch.autograd.grad(loss, leaves, allow_unused=True)
-        parts = [t.detach().cpu().double().flatten() for t in (*outputs, *found[:2])]
-        return [*parts, torch.cat([t.cpu().double().flatten() for t in found[2:] if t is not None])]
+        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        parts = [t.detach().cpu().double().flatten() for t in (*outputs, *gradients[:2])]
+        return [*parts, torch.cat([t.cpu().double().flatten() for t in gradients[2:] if t is not None])]
 
     exact = outcome([t.double() for t in tensors], torch.device("cpu"), "reference")
     ours = outcome([t.to(where) for t in tensors], where, backend)

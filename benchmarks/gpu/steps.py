@@ -108,14 +108,14 @@ def run(out: Path, device: str, all_stages: Sequence[Sequence[Step]], seconds: f
     started = time.time()
 
     def report(outcomes: list[Outcome], parts: dict[str, Any], log: str) -> None:
-        found = {
+        content = {
             "date": time.strftime("%Y-%m-%d"),
             "minutes": round((time.time() - started) / 60, 1),
             "device": device,
             "steps": runner.as_rows(outcomes),
             **parts,
         }
-        files = {"gpu.json": json.dumps(found, indent=1), "summary.txt": runner.summary(outcomes), "log.txt": log}
+        files = {"gpu.json": json.dumps(content, indent=1), "summary.txt": runner.summary(outcomes), "log.txt": log}
         for name, text in files.items():
             write(out / name, f"{text}\n".encode())
 

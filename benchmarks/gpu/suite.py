@@ -17,13 +17,13 @@ NEEDS = {"tyro": ("flow.cli", '"-m", "flow"')}
 
 def left_out(tests: Path, installed: Callable[[str], bool]) -> dict[str, str]:
     """Test files that cannot run here, and why."""
-    found = {}
+    reasons = {}
     for file in sorted(tests.rglob("test_*.py")):
         text = file.read_text()
         for package, signs in NEEDS.items():
             if any(sign in text for sign in signs) and not installed(package):
-                found[str(file.relative_to(tests.parent))] = f"{package} is not installed"
-    return found
+                reasons[str(file.relative_to(tests.parent))] = f"{package} is not installed"
+    return reasons
 
 
 def main(workers: int) -> int:

@@ -29,8 +29,8 @@ def markdown(report: Row) -> str:
     parts = [f"{caption(report)}."]
 
     def section(title: str, lines: Iterable[str]) -> None:
-        if found := list(lines):
-            parts.extend(["", f"**{title}**", "", *found])
+        if text := list(lines):
+            parts.extend(["", f"**{title}**", "", *text])
 
     section("Goals", goals(report))
     for name in ("cohort", "alone"):
@@ -50,10 +50,10 @@ def table(head: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
 def ratio(report: Row, step: str, mode: str, theirs: str, ours: str = OURS) -> float | None:
     """How many times faster `ours` is, both taken in turn with the layer's plain call."""
     for row in report.get(step, {}).get("rows", []):
-        found = row["contenders"]
-        if row["case"]["mode"] == mode and theirs in found and ours in found:
-            own = 1.0 if ours == OURS else found[ours]["ratio"]["median"]
-            return float(found[theirs]["ratio"]["median"] / own)
+        contenders = row["contenders"]
+        if row["case"]["mode"] == mode and theirs in contenders and ours in contenders:
+            own = 1.0 if ours == OURS else contenders[ours]["ratio"]["median"]
+            return float(contenders[theirs]["ratio"]["median"] / own)
     return None
 
 
@@ -79,17 +79,19 @@ def goals(report: Row) -> list[str]:
         ("- both as CUDA graphs", 1, ratio(report, "alone", training, NAMES["GRU graph"], OURS_GRAPH)),
     ]
     lines = []
-    for what, goal, found in wanted:
+    for what, goal, measured in wanted:
         aim = f"at most {-goal}" if goal < 0 else f"at least {goal}"
-        met = "not measured" if found is None else "met" if (found <= -goal if goal < 0 else found >= goal) else "missed"
-        lines.append([what, aim, "-" if found is None else f"{found:.2f}", met])
+        met = (
+            "not measured" if measured is None else "met" if (measured <= -goal if goal < 0 else measured >= goal) else "missed"
+        )
+        lines.append([what, aim, "-" if measured is None else f"{measured:.2f}", met])
     return table(["goal", "", "measured", ""], lines)
 
 
 def bounds(row: Row, report: Row) -> dict[str, float]:
-    """Seconds that one pass over the recurrence takes at least, by what sets it: both experts' recurrent weights read from
-    shared memory once a step, by all multiprocessors or by those that the clusters lie on, wave after wave; and their products
-    at the measured bfloat16 rate."""
+    """The least seconds of one pass over the recurrence, by what limits it. One limit is reading both experts' recurrent
+    weights from shared memory once a step, by all multiprocessors or by those that the clusters lie on, wave after wave. The
+    other is their products at the measured bfloat16 rate."""
     machine, case, division = report.get("machine") or {}, row["case"], row["division"]
     clock = machine.get("nvidia_smi", {}).get("clocks.max.sm", "").removesuffix(" MHz")
     if case["dtype"] != "bfloat16" or "gpu" not in machine or not clock.isdigit():
@@ -97,14 +99,14 @@ def bounds(row: Row, report: Row) -> dict[str, float]:
     count, of_a_client = machine["gpu"]["multiprocessors"], 6 * case["hidden"] ** 2
     rate = BYTES_A_CLOCK * int(clock) * 1e6
     products = 2 * of_a_client * case["clients"] * case["batch"]
-    found = {
+    limits = {
         "shared memory of the whole chip": case["steps"] * 2 * of_a_client * case["clients"] / (count * rate),
         "tensor cores": case["steps"] * products / machine["bf16_flops_per_second"],
     }
     if division:
         waves = -(-division["clusters"] * division["blocks"] // count)
-        found["shared memory as divided"] = case["steps"] * waves * 2 * of_a_client / division["blocks"] / rate
-    return found
+        limits["shared memory as divided"] = case["steps"] * waves * 2 * of_a_client / division["blocks"] / rate
+    return limits
 
 
 def contenders(row: Row, report: Row) -> list[str]:
@@ -113,20 +115,26 @@ def contenders(row: Row, report: Row) -> list[str]:
     for name, entry in row["contenders"].items():
         spread, times = entry["seconds"], entry.get("ratio")
         error = max(errors.get(name, {"": 0.0}).values())
-        lines.append([
-            name, f"{spread['median'] * 1e6:.1f}", f"{spread['low'] * 1e6:.1f} to {spread['high'] * 1e6:.1f}",
-            f"{spread['median'] / steps * 1e6:.2f}", "1" if times is None else f"{times['median']:.2f}", f"{error:.1e}",
-        ])  # fmt: skip
+        lines.append(
+            [
+                name,
+                f"{spread['median'] * 1e6:.1f}",
+                f"{spread['low'] * 1e6:.1f} to {spread['high'] * 1e6:.1f}",
+                f"{spread['median'] / steps * 1e6:.2f}",
+                "1" if times is None else f"{times['median']:.2f}",
+                f"{error:.1e}",
+            ]
+        )
     head = ["", "us", "10-90 %", "us a time step", "times ours", "largest relative error"]
-    found = [f"Plan: {row['plan']}.", "", *table(head, lines)]
+    text = [f"Plan: {row['plan']}.", "", *table(head, lines)]
     if least := bounds(row, report):
-        said = ", ".join(f"{name} {seconds * 1e6:.1f} us" for name, seconds in least.items())
-        found += ["", f"Least time of one pass over the recurrence: {said}."]
+        bound = ", ".join(f"{name} {seconds * 1e6:.1f} us" for name, seconds in least.items())
+        text += ["", f"Least time of one pass over the recurrence: {bound}."]
     if row["kernels"]:
-        spent = [[f"`{name[:90]}`", f"{one['us']:.1f}", f"{one['launches']:g}"] for name, one in row["kernels"].items()]
-        found += ["", *table(["kernels of our plain call", "us", "launches"], spent[:KERNELS])]
+        spent = [[f"`{name[:90]}`", f"{cost['us']:.1f}", f"{cost['launches']:g}"] for name, cost in row["kernels"].items()]
+        text += ["", *table(["kernels of our plain call", "us", "launches"], spent[:KERNELS])]
     reasons = row["missing"] | row["wrong"]
-    return found + ([""] if reasons else []) + [f"- {name}: {why}" for name, why in reasons.items()]
+    return text + ([""] if reasons else []) + [f"- {name}: {why}" for name, why in reasons.items()]
 
 
 def sweep(part: Row) -> list[str]:
@@ -137,9 +145,9 @@ def sweep(part: Row) -> list[str]:
     names = [OURS_GRAPH, *dict.fromkeys(n for row in rows for n in row["contenders"] if n not in (OURS, OURS_GRAPH))]
     lines = []
     for row in rows:
-        found = row["contenders"]
-        ratios = [f"{found[n]['ratio']['median']:.2f}" if n in found else "-" for n in names]
-        ours = f"{found[OURS]['seconds']['median'] * 1e6:.1f}"
+        contenders = row["contenders"]
+        ratios = [f"{contenders[n]['ratio']['median']:.2f}" if n in contenders else "-" for n in names]
+        ours = f"{contenders[OURS]['seconds']['median'] * 1e6:.1f}"
         lines.append([row["shape"], row["case"]["dtype"], _mode(row), row["plan"].split(" ")[0], ours, *ratios])
     left = part["cases"] - part["done"]
     note = ["", f"{left} of {part['cases']} cases were left out: no time."] if left else []
@@ -160,12 +168,12 @@ def federated(part: Row | None) -> list[str]:
 
 
 def probes(part: Row | None) -> list[str]:
-    found = []
+    text = []
     for name, result in (part or {}).items():
         if "failed" in result:
-            found.append(f"- {name}: {result['failed']}")
-        found += [f"- {name}: {', '.join(f'{key} {value}' for key, value in line.items())}" for line in result.get("lines", [])]
-    return found
+            text.append(f"- {name}: {result['failed']}")
+        text += [f"- {name}: {', '.join(f'{key} {value}' for key, value in line.items())}" for line in result.get("lines", [])]
+    return text
 
 
 def _mode(row: Row) -> str:

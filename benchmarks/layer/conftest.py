@@ -26,12 +26,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     threads = torch.get_num_threads()
-    found = Lab(quick=request.config.getoption("quick"))
-    request.config.stash[LAB] = found
+    session = Lab(quick=request.config.getoption("quick"))
+    request.config.stash[LAB] = session
     if {"test_memory", "test_shapes"} <= {item.name.split("[")[0] for item in request.session.items}:
-        found.crew.start_compiling()
-    yield found
-    found.close()
+        session.crew.start_compiling()
+    yield session
+    session.close()
     torch.set_num_threads(threads)
 
 

@@ -141,8 +141,8 @@ class Crew:
             worker.ask(do="prepare", task="there", what="preloaded")
             worker.ask(do="prepare", task="product", what="product", sizes=[m, k, n])
             a, b = torch.ones(m, k), torch.ones(k, n)
-            found = compare(Remote("forced", worker, "product"), [Local("plain", lambda: a @ b, 1)], self._effort)
-            self.mkl_effect = {"product": f"[{m}, {k}] x [{k}, {n}]"} | found["contenders"]["plain"]["ratio"]
+            compared = compare(Remote("forced", worker, "product"), [Local("plain", lambda: a @ b, 1)], self._effort)
+            self.mkl_effect = {"product": f"[{m}, {k}] x [{k}, {n}]"} | compared["contenders"]["plain"]["ratio"]
 
     def _save(self, kind: str, problem: Problem) -> str:
         task = _name(kind, problem.case)

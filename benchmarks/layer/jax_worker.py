@@ -88,8 +88,8 @@ def prepare(request: dict[str, Any]) -> Callable[[], object]:
     else:
         form = FORMS[request["what"]]
         if weights[0].ndim == 3:  # one client after the other: side by side, products stay as small and are slower
-            one = form
-            form = lambda w, x: jax.lax.map(lambda client: one(*client), (w, x))  # noqa: E731
+            per_client = form
+            form = lambda w, x: jax.lax.map(lambda client: per_client(*client), (w, x))  # noqa: E731
         if request["mode"] == "forward":
             forward = jax.jit(form)
             call = lambda: jax.block_until_ready(forward(weights, x))  # noqa: E731

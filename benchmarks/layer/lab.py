@@ -57,8 +57,8 @@ class Lab:
         own: Callable[[Problem], Sequence[Local]] | None = None,
         effort: Effort | None = None,
     ) -> Local:
-        """Time the layer in turn with the baselines named in `against` and with those that `own` makes, after a check that
-        whatever computes the same gives the same; adds a row to the results and returns the layer's side."""
+        """Time the layer in turn with the baselines named in `against` and with those that `own` makes, after a check that all
+        that compute the same function agree. Add a row to the results and return the layer's side."""
         self.crew.finish_compiling()
         torch.set_num_threads(case.threads)
         problem = Problem(case)
@@ -78,30 +78,30 @@ class Lab:
             except Missing as why:
                 missing[LOCAL.get(kind) or crew.NAMES[kind]] = str(why)
         others += self._ideals(case)
-        found = compare(ours, others, effort or self.effort)
+        compared = compare(ours, others, effort or self.effort)
         for other in others:
             if isinstance(other, Remote) and not other.name.startswith("torch.compile"):
                 other.forget()
         work = {"flops": case.flops, "weight_bytes": case.weight_bytes, "least_bytes": case.least_bytes}
-        row = {"group": group, "shape": case.shape, "case": case.as_dict(), "backend": problem.backend, **work, **found}
+        row = {"group": group, "shape": case.shape, "case": case.as_dict(), "backend": problem.backend, **work, **compared}
         self.rows.append(row | {"missing": missing})
         return ours
 
     def measure_threads(self, case: Case) -> Local:
         """Two threads against one: the same problem, in turn."""
         problems = [Problem(replace(case, threads=n)) for n in (1, 2)]
-        one, two = (problem.ours() for problem in problems)
-        one.name, two.name = "1 thread", "2 threads"
-        problems[1].check(one.name, _as_list(one.call()), _as_list(two.call()))
-        self.add("threads", case.shape, 2, two, [one])
-        return two
+        single, double = (problem.ours() for problem in problems)
+        single.name, double.name = "1 thread", "2 threads"
+        problems[1].check(single.name, _as_list(single.call()), _as_list(double.call()))
+        self.add("threads", case.shape, 2, double, [single])
+        return double
 
     def add(self, group: str, name: str, threads: int, ours: Local, others: Sequence[Contender]) -> None:
         """A row of something else than a case."""
         self.crew.finish_compiling()
         torch.set_num_threads(threads)
-        found = compare(ours, others, self.effort)
-        self.rows.append({"group": group, "shape": name, "case": {"threads": threads}, **found, "missing": {}})
+        compared = compare(ours, others, self.effort)
+        self.rows.append({"group": group, "shape": name, "case": {"threads": threads}, **compared, "missing": {}})
 
     def _contender(self, kind: str, problem: Problem, expected: list[Tensor]) -> Contender:
         case = problem.case

@@ -1,9 +1,9 @@
 """Peak memory of one training step, each in a fresh process:
 `python -m benchmarks.layer.memory --what ours --sizes 64,80,128,512`
 
-The process does a small step first, so that libraries, threads and their buffers are there; then it notes its resident memory,
-has the kernel forget the highest level so far, does one forward + backward pass and reads the highest level again. What is
-printed is the difference in bytes: everything that the pass holds at its worst moment, outputs and gradients included.
+The process does a small step first, so that libraries, threads and their buffers are loaded. Then it notes its resident memory
+and has the system forget the highest level so far. It does one forward + backward pass and reads the highest level again. What
+is printed is the difference in bytes: everything that the pass holds at its worst moment, outputs and gradients included.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def measure(what: str, sizes: tuple[int, int, int, int], threads: int) -> dict[s
     done = subprocess.run(
         [*command, "--sizes", ",".join(map(str, sizes))], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
-    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return result
 
 
 def _resident() -> int:

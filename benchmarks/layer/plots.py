@@ -50,8 +50,8 @@ def time_against_hidden(report: Row, threads: int = 1) -> Figure | None:
     steps = FIXED["steps"]
 
     def line(name: str) -> list[tuple[int, float]]:
-        found = ((r["case"]["hidden"], r["contenders"].get(name)) for r in rows)
-        return [(h, entry["seconds"]["median"] / steps * 1e6) for h, entry in found if entry]
+        entries = ((r["case"]["hidden"], r["contenders"].get(name)) for r in rows)
+        return [(h, entry["seconds"]["median"] / steps * 1e6) for h, entry in entries if entry]
 
     title = f"Time of a training step, by hidden size ({threads} thread{'s' * (threads > 1)})"
     figure, axes = chart(
@@ -78,11 +78,16 @@ def time_against_hidden(report: Row, threads: int = 1) -> Figure | None:
             alone = name.startswith("torch.compile")  # measured at too few sizes for a line
             axes.plot(
                 *zip(*points, strict=True),
-                color=colour, marker=marker, markersize=8 if alone else 6.5 if ours else 5, markeredgecolor="white",
-                markeredgewidth=0.7, linewidth=2.8 if ours else 1.5,
+                color=colour,
+                marker=marker,
+                markersize=8 if alone else 6.5 if ours else 5,
+                markeredgecolor="white",
+                markeredgewidth=0.7,
+                linewidth=2.8 if ours else 1.5,
                 linestyle="none" if alone else "-" if marker else (0, (2, 1.2)),
-                zorder=5 if ours else 3, label=label if alone else None,
-            )  # fmt: skip
+                zorder=5 if ours else 3,
+                label=label if alone else None,
+            )
             if not alone:
                 ends.append((points[-1][1], label, colour, ours))
     lowest = min(y for name in (*STYLE, PEAK) for _, y in line(name))
@@ -106,9 +111,12 @@ def time_against_hidden(report: Row, threads: int = 1) -> Figure | None:
         axes.legend(loc="upper left", frameon=False, fontsize=9, labelcolor=INK, handletextpad=0.2)
     if bandwidth:
         figure.text(
-            0.02, 0.05, "* recurrent weights read once a step forward and once backward, from where that many bytes lie",
-            fontsize=7.5, color=MUTED,
-        )  # fmt: skip
+            0.02,
+            0.05,
+            "* recurrent weights read once a step forward and once backward, from where that many bytes lie",
+            fontsize=7.5,
+            color=MUTED,
+        )
     return figure
 
 
@@ -128,9 +136,15 @@ def _labels_at_the_end(axes: Any, ends: Sequence[tuple[float, str, str, bool]], 
         at = math.log(y / low) / span
         axes.plot([1.0, 1.03], [at, place], transform=axes.transAxes, color=colour, linewidth=0.7, alpha=0.6, clip_on=False)
         axes.text(
-            1.036, place, label, transform=axes.transAxes, va="center", fontsize=9.5, color=colour,
+            1.036,
+            place,
+            label,
+            transform=axes.transAxes,
+            va="center",
+            fontsize=9.5,
+            color=colour,
             fontweight="bold" if ours else "normal",
-        )  # fmt: skip
+        )
 
 
 def speedup_map(report: Row) -> Figure | None:
@@ -139,7 +153,7 @@ def speedup_map(report: Row) -> Figure | None:
         return None
     hidden = sorted({r["case"]["hidden"] for r in rows})
     batch = sorted({r["case"]["batch"] for r in rows})
-    found = {(r["case"]["hidden"], r["case"]["batch"]): r["contenders"]["eager"]["ratio"]["median"] for r in rows}
+    ratios = {(r["case"]["hidden"], r["case"]["batch"]): r["contenders"]["eager"]["ratio"]["median"] for r in rows}
     threads = rows[0]["case"]["threads"]
     figure, axes = chart(
         "How many times faster than the eager loop",
@@ -149,10 +163,10 @@ def speedup_map(report: Row) -> Figure | None:
         BOX,
     )
     axes.set_position((0.085, 0.165, 0.80, 0.665))
-    values = [[found.get((h, b), math.nan) for h in hidden] for b in batch]
+    values = [[ratios.get((h, b), math.nan) for h in hidden] for b in batch]
     blues = LinearSegmentedColormap.from_list("speedup", ["#eef5fb", "#9cc8e6", "#3b93c9", "#0b5c96", "#052f52"])
     colours = blues.with_extremes(under="#D55E00", bad="#f2f2f2")  # orange: slower than the loop
-    highest = max(2.0, *found.values())
+    highest = max(2.0, *ratios.values())
     norm = LogNorm(1.0, highest)
     axes.imshow(values, cmap=colours, norm=norm, aspect="auto", origin="lower")
     for n, row in enumerate(values):

@@ -47,9 +47,13 @@ class Problem:
     def backend(self) -> str:
         case = self.case
         plan = explain(
-            batch_size=case.batch, seq_len=case.steps, input_size=case.inputs, hidden_size=case.hidden,
-            num_clients=max(case.clients, 1), dtype=getattr(torch, case.dtype),
-        )  # fmt: skip
+            batch_size=case.batch,
+            seq_len=case.steps,
+            input_size=case.inputs,
+            hidden_size=case.hidden,
+            num_clients=max(case.clients, 1),
+            dtype=getattr(torch, case.dtype),
+        )
         return plan.backend
 
     def ours(self) -> Local:
@@ -89,5 +93,5 @@ class Problem:
             )
 
     def check_file(self, name: str, path: Path, expected: Sequence[Tensor]) -> None:
-        found = load_file(path)
-        self.check(name, [found[key] for key in sorted(found)], expected)
+        tensors = load_file(path)
+        self.check(name, [tensors[key] for key in sorted(tensors)], expected)

@@ -56,9 +56,9 @@ def markdown(report: Row) -> str:
         "training": "Forward + backward, all gradients, float32: how many times faster",
         "forward": "Forward alone, float32: how many times faster",
         "dtype": "Other dtypes: how many times faster",
-        "route": "One expert, route=\"global\": how many times faster",
+        "route": 'One expert, route="global": how many times faster',
         "clients": "Clients with weights of their own, forward + backward: how many times faster",
-    }  # fmt: skip
+    }
     for group, title in titles.items():
         if group in by_group:
             section(title, ratios(by_group[group]))
@@ -90,16 +90,16 @@ def ratios(rows: Sequence[Row]) -> list[str]:
     head = ["", "threads", "ours, ms", *(HEADS[n] for n in names), "fastest rival", "of FMA peak"]
     body = []
     for row in rows:
-        case, found = row["case"], row["contenders"]
+        case, contenders = row["case"], row["contenders"]
         label = row["shape"]
         if row["group"] not in ("training", "forward"):
             label += f", {case['dtype']}" * (row["group"] == "dtype")
             label += {"training": ", forward + backward", "forward": ", forward"}[case["mode"]] * (row["group"] != "clients")
-        ours = f"{found['ours']['seconds']['median'] * 1e3:.2f}"
+        ours = f"{contenders['ours']['seconds']['median'] * 1e3:.2f}"
         if row["backend"] != "cpu":
             ours += f" ({row['backend']})"
         cells = [ratio(row, n, notes) for n in names]
-        strong = [found[n]["ratio"]["median"] for n in STRONG if n in found]
+        strong = [contenders[n]["ratio"]["median"] for n in STRONG if n in contenders]
         body.append(
             [label, str(case["threads"]), ours, *cells, f"**{min(strong):.2f}x**" if strong else "-", share(row, PEAK, notes)]
         )
@@ -140,18 +140,21 @@ def steps(rows: Sequence[Row]) -> list[str]:
         return notes.mark(f"{name}: {row['missing'][name]}") if name in row["missing"] else ""
 
     columns = {
-        "RoutedGRUCell": "ours", "routed_gru": "ours, functional", "eager": "eager",
-        "torch.compile": "torch.compile of eager", "JAX jit": "JAX lax.scan",
-    }  # fmt: skip
+        "RoutedGRUCell": "ours",
+        "routed_gru": "ours, functional",
+        "eager": "eager",
+        "torch.compile": "torch.compile of eager",
+        "JAX jit": "JAX lax.scan",
+    }
     body = []
     for row in rows:
-        case, found = row["case"], row["contenders"]
+        case, contenders = row["case"], row["contenders"]
         intensity = row["flops"] / row["least_bytes"]
         body.append(
             [
                 f"I{case['inputs']} H{case['hidden']}, {case['route']}",
                 *(microseconds(row, name) for name in columns.values()),
-                f"**{found['eager']['ratio']['median']:.2f}x**",
+                f"**{contenders['eager']['ratio']['median']:.2f}x**",
                 f"{row['weight_bytes'] / 2**20:.2f}",
                 f"{intensity:.2f}",
                 share(row, BANDWIDTH, notes),
@@ -195,10 +198,10 @@ def peaks(probe: Row) -> list[str]:
 
 
 def spread_line(rows: Sequence[Row]) -> str:
-    found = [c["ratio"] for r in rows for n, c in r["contenders"].items() if "ratio" in c and n not in (PEAK, BANDWIDTH)]
-    if not found:
+    spreads = [c["ratio"] for r in rows for n, c in r["contenders"].items() if "ratio" in c and n not in (PEAK, BANDWIDTH)]
+    if not spreads:
         return ""
-    widths = sorted(100 * (r["high"] - r["low"]) / 2 / r["median"] for r in found)
+    widths = sorted(100 * (r["high"] - r["low"]) / 2 / r["median"] for r in spreads)
     middle, wide = widths[len(widths) // 2], widths[int(0.9 * (len(widths) - 1))]
     return (
         "Ratios are medians over interleaved turns. Half the width of their 10-90 % range is "

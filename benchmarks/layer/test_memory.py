@@ -19,9 +19,9 @@ def test_memory(sizes: tuple[int, int, int, int], lab: Lab) -> None:
     peaks: dict[str, float] = {}
     norms: dict[str, float] = {}
     for what in ("ours", "ours, recompute", "eager", "hoisted", "GRU"):
-        found = [memory.measure(what, sizes, THREADS) for _ in range(1 if lab.quick else 3)]
-        peaks[what] = statistics.median(f["bytes"] for f in found)
-        norms[what] = found[0]["output"]
+        samples = [memory.measure(what, sizes, THREADS) for _ in range(1 if lab.quick else 3)]
+        peaks[what] = statistics.median(f["bytes"] for f in samples)
+        norms[what] = samples[0]["output"]
     for what in ("eager", "hoisted"):
         assert norms[what] == pytest.approx(norms["ours"], rel=1e-5), f"{what} computes something else"
     b, t, i, h = sizes

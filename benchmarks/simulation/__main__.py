@@ -68,18 +68,18 @@ def busy(arena: Arena, quick: bool) -> list[dict[str, Any]]:
 
 def cohorts(arena: Arena, quick: bool) -> list[dict[str, Any]]:
     rounds = {1: 4, 10: 2} if quick else {1: 40, 10: 8, 100: 2, 1000: 1}
-    found = []
+    points = []
     for threads in available()[: 1 if quick else 2]:
         for cohort, count in rounds.items():
             arena.say(f"  cohort of {cohort}, {threads} threads")
-            found.append(scaling.point("full", cohort, threads, count, "memory"))
-    return found
+            points.append(scaling.point("full", cohort, threads, count, "memory"))
+    return points
 
 
 def populations(arena: Arena, quick: bool) -> list[dict[str, Any]]:
     """Of growing size, on disk, in turn."""
     sizes = (300, 3000) if quick else (300, 3000, 30_000, 300_000)
-    threads, found = available()[-1], []
+    threads, points = available()[-1], []
     for clients in sizes:
         arena.say(f"  preparing {clients} clients")
         scaling.prepare("full", clients)
@@ -87,25 +87,25 @@ def populations(arena: Arena, quick: bool) -> list[dict[str, Any]]:
         for clients in sizes:
             arena.say(f"  population of {clients}")
             point = scaling.point("full", 100, threads, 2 if quick else 4, f"synthetic:{clients}")
-            found.append(point | {"population": clients})
-    return found
+            points.append(point | {"population": clients})
+    return points
 
 
 def start(arena: Arena, quick: bool) -> list[dict[str, Any]]:
     runs = {"flow run": [], "flow run fedavg --data synthetic": ["fedavg", "--data", "synthetic"]}
-    found = []
+    starts = []
     for name, arguments in list(runs.items())[: 1 if quick else None]:
         times = []
         for n in range(2 if quick else 5):
             arena.say(f"  {name}")
-            folder = arena.folder / f"run-{len(found)}-{n}"
+            folder = arena.folder / f"run-{len(starts)}-{n}"
             times.append(first_round.first_round(arguments, folder))
         times.pop(0)  # the first may have prepared the data
-        spread = Spread.of([one["seconds"] for one in times])
-        found.append(
+        spread = Spread.of([run["seconds"] for run in times])
+        starts.append(
             {"command": name, "seconds": asdict(spread), "of_the_round": statistics.median(t["of_the_round"] for t in times)}
         )
-    return found
+    return starts
 
 
 MEASURE: dict[str, Callable[[Arena, bool], list[dict[str, Any]]]] = {
@@ -165,10 +165,10 @@ def main(argv: list[str] | None = None) -> int:
     rival = "the interpreter that has this rival installed, such as flwr=PATH"
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help=rival)
     given = parser.parse_args(argv)
-    for one in given.python:
-        if "=" not in one:
-            parser.error(f"--python {one!r} must be NAME=PATH, such as flwr=/path/to/bin/python")
-    pythons = dict(one.split("=", 1) for one in given.python)
+    for option in given.python:
+        if "=" not in option:
+            parser.error(f"--python {option!r} must be NAME=PATH, such as flwr=/path/to/bin/python")
+    pythons = dict(option.split("=", 1) for option in given.python)
     with tempfile.TemporaryDirectory(prefix="flow-bench-") as folder:
         report, right = run(QUICK if given.quick else FULL, given.only, given.quick, Path(folder), pythons)
     images = given.images or given.out

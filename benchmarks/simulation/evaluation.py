@@ -22,7 +22,7 @@ from flow.draws import Draw
 from flow.engine.run import begin
 from flow.engine.task import Task, prepare
 from flow.evaluation.score import score_clients
-from flow.evaluation.select import choose
+from flow.evaluation.select import choose_clients
 from flow.model.language_model import LanguageModel
 from flow.parallel.workers import Workers
 from flow.server.uploads import Received, collect
@@ -64,9 +64,9 @@ def measure(name: str, options: DataOptions, count: int, turns: int) -> tuple[in
             start = time.perf_counter()
             received = local_work(task, workers, run.state, run.states, clients, Draw(0, turn + 1, "train"))
             rounds.append(time.perf_counter() - start)
-            for one in received:
-                if one.upload.kept is not None:
-                    run.states.write(one.rows, one.upload.kept, turn + 1)
+            for upload in received:
+                if upload.upload.kept is not None:
+                    run.states.write(upload.rows, upload.upload.kept, turn + 1)
             run.states.commit(turn + 1)
             if turn == 0:
                 uploads = collect(received, algorithm.one_by_one)
@@ -82,7 +82,7 @@ def measure(name: str, options: DataOptions, count: int, turns: int) -> tuple[in
 
 def scored(task: Task, count: int) -> list[Client]:
     """The first clients that may train and can be scored."""
-    return [task.population.clients[place] for place in choose(task, 0, "final")["seen"].places[:count].tolist()]
+    return [task.population.clients[place] for place in choose_clients(task, 0, "final")["seen"].places[:count].tolist()]
 
 
 def local_work(task: Task, workers: Workers, state: Any, states: Any, clients: Sequence[Client], draw: Draw) -> list[Received]:

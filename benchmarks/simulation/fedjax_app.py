@@ -26,8 +26,10 @@ def runner(plan: Plan) -> Runner:
     with fedjax.for_each_client_backend("jit"):
         algorithm = fedjax.algorithms.fed_avg.federated_averaging(
             lambda weights, batch, key: jax.grad(loss)(weights, batch["tokens"]),
-            fedjax.optimizers.sgd(sizes.lr), fedjax.optimizers.sgd(1.0), batches,
-        )  # fmt: skip
+            fedjax.optimizers.sgd(sizes.lr),
+            fedjax.optimizers.sgd(1.0),
+            batches,
+        )
 
     def turn(rounds: int) -> Turn:
         state, seconds = algorithm.init({name: jnp.asarray(array) for name, array in plan.start("fedavg").items()}), []

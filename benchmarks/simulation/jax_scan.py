@@ -64,8 +64,8 @@ def make(plan: Plan, algorithm: str) -> rounds.Train:
         return jax.lax.scan(descend, weights, sequences.reshape(-1, sizes.batch, sizes.steps + 1))[0]
 
     @jax.jit
-    def add(total: Tree, one: Tree) -> Tree:
-        return jax.tree.map(jnp.add, total, one)
+    def add(total: Tree, term: Tree) -> Tree:
+        return jax.tree.map(jnp.add, total, term)
 
     def train(weights: Weights, round: int, places: Sequence[int]) -> Weights:
         received = {name: jnp.asarray(array) for name, array in weights.items()}

@@ -48,9 +48,17 @@ def config(sizes: Sizes, algorithm: str, rounds: int, threads: int, **more: Any)
     projection = {"projection_dim": sizes.projection} if sizes.projection else {}
     model = ModelOptions(embedding_dim=sizes.embedding, hidden_size=sizes.hidden, **projection)
     return flow.Config(
-        algorithm=options, model=model, rounds=rounds, cohort=sizes.cohort, validation_share=0.0, split="random", seed=SEED,
-        evaluate_every=0, threads=threads, **more,
-    )  # fmt: skip
+        algorithm=options,
+        model=model,
+        rounds=rounds,
+        cohort=sizes.cohort,
+        validation_share=0.0,
+        split="random",
+        seed=SEED,
+        evaluate_every=0,
+        threads=threads,
+        **more,
+    )
 
 
 def make_plan(sizes: Sizes, rounds: int) -> Plan:
@@ -63,25 +71,25 @@ def make_plan(sizes: Sizes, rounds: int) -> Plan:
         state = task.algorithm.init(task.config.algorithm, task.model, SEED, len(task.clients))
         weights |= {("flow:" if name == "flow" else "") + key: tensor.numpy().copy() for key, tensor in state.items()}
     number = {client.id: n for n, client in enumerate(clients.clients)}
-    cohorts, found = [], {"order": [], "support": [], "query": []}
+    cohorts, by_phase = [], {"order": [], "support": [], "query": []}
     for round in range(1, rounds + 1):
         cohort = sample(clients.clients, sizes.cohort, Draw(SEED, round, "cohort"))
         cohorts.append([number[client.id] for client in cohort])
         draw, data = Draw(SEED, round, "train"), gather(cohort, "train", "cpu")
         support, query = split(data, draw, rule="random")
         for name, phase, part in (("order", "global", data), ("support", "local", support), ("query", "global", query)):
-            found[name].append(_orders(part, draw, phase, sizes.sequences))
+            by_phase[name].append(_orders(part, draw, phase, sizes.sequences))
     gamma = tasks["flow"].config.algorithm.gamma
-    orders = {name: np.array(rows) for name, rows in found.items()}
+    orders = {name: np.array(rows) for name, rows in by_phase.items()}
     return Plan(sizes, tokens, workload.heldout(sizes), np.array(cohorts), weights=weights, gamma=gamma, **orders)
 
 
 def _orders(data: Data, draw: Draw, phase: str, sequences: int) -> list[Array]:
     """Every client's sequences, numbered from 0, as the batches of this phase take them."""
-    found = []
+    orders = []
     for n, (id, rows) in enumerate(zip(data.ids, data.rows, strict=True)):
-        found.append(rows[draw.stream("shuffle", phase, id).permutation(len(rows))] - n * sequences)
-    return found
+        orders.append(rows[draw.stream("shuffle", phase, id).permutation(len(rows))] - n * sequences)
+    return orders
 
 
 def runner(plan: Plan, algorithm: str, threads: int) -> Runner:

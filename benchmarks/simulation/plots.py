@@ -41,21 +41,22 @@ def speed(report: Row) -> Figure | None:
     figure = _figure(
         "FedAvg: client sequences trained on per second",
         "same weights, same clients in the same order, same final loss; dashed: the measured FMA peak",
-        report, (width, height),
-    )  # fmt: skip
+        report,
+        (width, height),
+    )
     top = height - 0.75
-    for (count, found, bars), tall in zip(panels, heights, strict=True):
+    for (count, contenders, bars), tall in zip(panels, heights, strict=True):
         top -= 0.3 + tall
         axes = figure.add_axes((0.36, top / height, 0.57, tall / height))
         top -= 0.15
-        ours = found["ours"]["sequences_per_second"]
+        ours = contenders["ours"]["sequences_per_second"]
         bars.append(("ours", ours))
         colours = [OURS if name == "ours" else OTHERS for name, _ in bars]
         axes.barh([name for name, _ in bars], [rate for _, rate in bars], color=colours, height=0.72)
         for place, (_, rate) in enumerate(bars):
             axes.text(rate, place, f" {rate:,.0f}", va="center", fontsize=8, color=INK)
-        if PEAK in found:
-            axes.axvline(ours / found[PEAK]["ratio"]["median"], color=INK, linewidth=1.2, linestyle=(0, (5, 2)))
+        if PEAK in contenders:
+            axes.axvline(ours / contenders[PEAK]["ratio"]["median"], color=INK, linewidth=1.2, linestyle=(0, (5, 2)))
         axes.set_title(f"{count} core{'s' * (count > 1)}", loc="left", fontsize=10, color=INK, fontweight="bold", pad=3)
         axes.set_ylim(-0.5, len(bars) - 0.5)
         _plain(axes)
@@ -81,13 +82,13 @@ def scaling(report: Row) -> Figure | None:
         right.plot(sizes, [m / 2**20 for m in memory], "o-", color=colour, label=f"cohort, {label}", linewidth=2)
     left.set(xscale="log", yscale="log", xlabel="clients in a cohort", title="seconds a round")
     if populations:
-        found = sorted(by_population(populations).items())
+        points = sorted(by_population(populations).items())
         sequences = sum(sum(row["sequences"]) / len(row["sequences"]) for row in populations) / len(populations)
-        sizes = [size for size, _ in found]
-        middle.plot(sizes, [sequences / rate for _, (rate, _) in found], "o-", color=OURS, linewidth=2)
-        memory = [peak / 2**20 for _, (_, peak) in found]
+        sizes = [size for size, _ in points]
+        middle.plot(sizes, [sequences / rate for _, (rate, _) in points], "o-", color=OURS, linewidth=2)
+        memory = [peak / 2**20 for _, (_, peak) in points]
         right.plot(sizes, memory, "s-", color=MUTED, linewidth=2, label="population on disk")
-        middle.set_ylim(0, 1.4 * max(sequences / rate for _, (rate, _) in found))
+        middle.set_ylim(0, 1.4 * max(sequences / rate for _, (rate, _) in points))
     middle.set(xscale="log", xlabel="clients in the population", title="seconds a round of 100 clients")
     right.set(xscale="log", xlabel="clients", title="peak resident memory, MiB")
     right.set_ylim(0, 1.5 * right.get_ylim()[1])

@@ -92,17 +92,17 @@ class Racer:
         self.loss = float("nan")
         self.first: float | None = None
         """Seconds of the first round of all."""
-        self.said: dict[str, Any] = {}
+        self.answer: dict[str, Any] = {}
 
     def sample(self, seconds: float) -> Sample:
         out = self._arena.folder / "final.npz"
-        self.said = self.child.turn(1 + self._arena.rounds, out)
+        self.answer = self.child.turn(1 + self._arena.rounds, out)
         with np.load(out) as file:
             weights = {name: file[name] for name in file.files}
         self.loss = self._arena.check(self.rival, weights)
-        taken: list[float] = self.said["seconds"]
+        taken: list[float] = self.answer["seconds"]
         self.first = taken[0] if self.first is None else self.first
-        return Sample(statistics.median(taken[1:]), self.said["cores"])
+        return Sample(statistics.median(taken[1:]), self.answer["cores"])
 
 
 @dataclass
@@ -135,9 +135,15 @@ class Arena:
         python = self._python(rival)
         env = {"LD_PRELOAD": str(self._library())} if rival.mkl else {}
         child = Child(
-            rival.module, self.path, algorithm=rival.algorithm, threads=rival.threads, processes=rival.processes,
-            processors=processors(rival.cores), python=python, env=env,
-        )  # fmt: skip
+            rival.module,
+            self.path,
+            algorithm=rival.algorithm,
+            threads=rival.threads,
+            processes=rival.processes,
+            processors=processors(rival.cores),
+            python=python,
+            env=env,
+        )
         self.versions |= child.versions
         racer = Racer(rival, child, self)
         try:
@@ -163,9 +169,9 @@ class Arena:
         if set(weights) != set(start):
             raise Differs(f"final weights {sorted(weights)} instead of {sorted(start)}")
         loss = heldout_loss(self.plan, weights)
-        expected, there = self.reference.setdefault(rival.algorithm, (loss, weights))
-        way = _norm({name: there[name] - start[name] for name in start})
-        off = _norm({name: weights[name] - there[name] for name in start}) / way
+        expected, reference = self.reference.setdefault(rival.algorithm, (loss, weights))
+        way = _norm({name: reference[name] - start[name] for name in start})
+        off = _norm({name: weights[name] - reference[name] for name in start}) / way
         if not (abs(loss - expected) <= LOSS and off <= STEP):
             raise Differs(
                 f"held-out loss {loss:.6f} against {expected:.6f}, and weights {off:.1e} of their way from the reference's; "
@@ -240,7 +246,7 @@ def race(arena: Arena, we: Rival, rivals: Sequence[Rival], title: str, turns: in
         us = arena.enter(we)
         try:
             sequences = arena.plan.sizes.round_sequences
-            flops = us.said["flops"] if we.algorithm == "flow" else arena.plan.sizes.flops * sequences
+            flops = us.answer["flops"] if we.algorithm == "flow" else arena.plan.sizes.flops * sequences
             others: list[Contender] = [*racers]
             if arena.probe is not None:
                 work: Any = SimpleNamespace(flops=flops, dtype="float32", threads=cores)
@@ -249,20 +255,20 @@ def race(arena: Arena, we: Rival, rivals: Sequence[Rival], title: str, turns: in
             if turns is not None:
                 effort = replace(effort, turns=(min(turns, effort.turns[0]), min(turns, effort.turns[1])))
             arena.say(f"  {where}: {effort.turns[1]} turns of {len(others) + 1}")
-            found = compare(us, others, effort)
+            compared = compare(us, others, effort)
         finally:
             us.child.close()
         for racer in (us, *racers):
-            entry = found["contenders"][racer.name]
+            entry = compared["contenders"][racer.name]
             entry |= {"loss": racer.loss, "first_round_seconds": racer.first}
             entry["sequences_per_second"] = sequences / entry["seconds"]["median"]
-            entry["last_round_seconds"] = racer.said["seconds"][-1]
-            entry |= {name: racer.said[name] for name in ("flops", "outside", "parts") if name in racer.said}
+            entry["last_round_seconds"] = racer.answer["seconds"][-1]
+            entry |= {name: racer.answer[name] for name in ("flops", "outside", "parts") if name in racer.answer}
     finally:
         for racer in racers:
             racer.child.close()
     row = {"title": title, "cores": cores, "algorithm": we.algorithm, "flops": flops, "sequences": sequences}
-    return row | found | {"missing": missing, "failed": failed}
+    return row | compared | {"missing": missing, "failed": failed}
 
 
 def busy_machine(arena: Arena, rivals: Sequence[Rival], pairs: int) -> list[dict[str, Any]]:

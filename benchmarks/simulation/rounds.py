@@ -1,5 +1,5 @@
-"""What rivals that bring no server of their own share: the turn over the rounds, in one process or in several that take every
-other client of a cohort and exchange weights through shared memory. Needs numpy alone."""
+"""The turn over the rounds, shared by the rivals that have no server of their own. It runs in one process, or in several that
+take every other client of a cohort and exchange weights through shared memory. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -65,9 +65,16 @@ class Crew:
 
 
 def _work(
-    make: Make, plan: Plan, algorithm: str, names: dict[str, Any], received: Any, sums: Any, pipe: Connection,
-    places: Sequence[int], pinned: list[int],
-) -> None:  # fmt: skip
+    make: Make,
+    plan: Plan,
+    algorithm: str,
+    names: dict[str, Any],
+    received: Any,
+    sums: Any,
+    pipe: Connection,
+    places: Sequence[int],
+    pinned: list[int],
+) -> None:
     if pinned:
         os.sched_setaffinity(0, pinned)
     train = make(plan, algorithm)
@@ -92,9 +99,9 @@ def pack(weights: Weights, flat: Array, names: Iterable[str]) -> None:
 
 def unpack(flat: Array, names: dict[str, tuple[int, ...]]) -> Weights:
     """Views of the array, by name."""
-    found, end = {}, 0
+    views, end = {}, 0
     for name, shape in names.items():
         size = int(np.prod(shape))
-        found[name] = flat[end : end + size].reshape(shape)
+        views[name] = flat[end : end + size].reshape(shape)
         end += size
-    return found
+    return views

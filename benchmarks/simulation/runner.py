@@ -1,5 +1,5 @@
-"""One runner of a race: a process of its own on a pipe, which trains for so many rounds from the first weights when it is told
-to, and answers with the seconds of every round and with the final weights. Imports neither torch nor JAX nor flow."""
+"""One runner of a race: a process of its own on a pipe. On request it trains for so many rounds from the first weights, and
+answers with the seconds of every round and with the final weights. Imports neither torch nor JAX nor flow."""
 
 from __future__ import annotations
 
@@ -102,16 +102,23 @@ class Child(Worker):
         self.name = module
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (lives as long as the process)
         options = {
-            "--plan": plan, "--algorithm": algorithm, "--threads": threads, "--processes": processes,
+            "--plan": plan,
+            "--algorithm": algorithm,
+            "--threads": threads,
+            "--processes": processes,
             "--processors": ",".join(map(str, processors)),
-        }  # fmt: skip
+        }
         arguments = [str(part) for pair in options.items() for part in pair]
         settings = {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads), "PYTHONPATH": str(ROOT)}
         self._process = subprocess.Popen(
             [python, "-m", module, *arguments],
-            cwd=ROOT, env=os.environ | settings | (env or {}), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=self._log, text=True,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=os.environ | settings | (env or {}),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
         self._lines: queue.Queue[str] = queue.Queue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

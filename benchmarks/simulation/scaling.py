@@ -36,8 +36,8 @@ def point(sizes: str, cohort: int, threads: int, rounds: int, source: str, env: 
     if done.returncode:
         words = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise RuntimeError(f"{' '.join(options)}: {words[-1]}")
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return given | found
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return given | result
 
 
 def measure(sizes: Sizes, cohort: int, threads: int, rounds: int, source: str) -> dict[str, Any]:

@@ -20,8 +20,8 @@ RIVALS = ("fedjax", "pfl", "flwr")
 
 def measured(report: Row) -> str:
     """Machine, versions, date; those of the rivals that were there."""
-    there = [f"{name} {report['versions'][name]}" for name in RIVALS if name in report["versions"]]
-    return "; ".join([caption(report), *there]) + "."
+    installed = [f"{name} {report['versions'][name]}" for name in RIVALS if name in report["versions"]]
+    return "; ".join([caption(report), *installed]) + "."
 
 
 def markdown(report: Row) -> str:
@@ -65,14 +65,14 @@ def _where(ours: Row, cores: int) -> str:
 
 
 def _line(row: Row, name: str) -> list[str]:
-    found = row["contenders"]
-    entry = found[name]
+    contenders = row["contenders"]
+    entry = contenders[name]
     ratio = entry.get("ratio", {"median": 1.0})
     faster = "" if name == "ours" else f"**{ratio['median']:.2f}x**"
     spread = "" if name == "ours" else f"{ratio['low']:.2f} - {ratio['high']:.2f}"
     share = "-"
-    if PEAK in found:
-        share = f"{100 * found[PEAK]['ratio']['median'] / ratio['median']:.0f} %"
+    if PEAK in contenders:
+        share = f"{100 * contenders[PEAK]['ratio']['median'] / ratio['median']:.0f} %"
     rate = f"{entry['sequences_per_second']:,.0f}"
     return [name, str(row["cores"]), rate, faster, spread, share, f"{entry['loss']:.4f}"]
 
@@ -116,11 +116,11 @@ def cohorts(rows: list[Row]) -> list[str]:
 
 
 def populations(rows: list[Row]) -> list[str]:
-    found = by_population(rows)
-    rate, memory = found[min(found)]
+    points = by_population(rows)
+    rate, memory = points[min(points)]
     body = [
         [f"{clients:,}", f"{own[0]:,.0f}", f"{own[0] / rate:.2f}", f"{own[1] / 2**20:.0f}", f"{own[1] / memory:.2f}"]
-        for clients, own in sorted(found.items())
+        for clients, own in sorted(points.items())
     ]
     return table(["clients", "sequences a second", "of the smallest's", "peak resident, MiB", "of the smallest's"], body)
 
@@ -168,10 +168,10 @@ def fill(page: str, report: Row) -> str:
 
     Raises:
         ValueError: there is a mark without an end, or nothing to fill."""
-    found = {part: "\n".join(make(rows)) for part, (_, make) in SECTIONS.items() if (rows := report["parts"].get(part))}
-    found["measured"] = measured(report)
+    sections = {part: "\n".join(make(rows)) for part, (_, make) in SECTIONS.items() if (rows := report["parts"].get(part))}
+    sections["measured"] = measured(report)
     filled = 0
-    for part, text in found.items():
+    for part, text in sections.items():
         begin, end = f"<!-- {part} -->", f"<!-- /{part} -->"
         if begin not in page:
             continue
@@ -182,7 +182,7 @@ def fill(page: str, report: Row) -> str:
         page = f"{before}{begin}\n\n{text}\n\n{end}{after}"
         filled += 1
     if not filled:
-        raise ValueError(f"the page has none of the marks {', '.join(f'<!-- {part} -->' for part in found)}; add one")
+        raise ValueError(f"the page has none of the marks {', '.join(f'<!-- {part} -->' for part in sections)}; add one")
     return page
 
 

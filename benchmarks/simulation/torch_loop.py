@@ -75,12 +75,12 @@ class RoutedWords(nn.Module):
 def _flow_names(model: RoutedWords) -> dict[str, nn.Parameter]:
     """The uploaded parameters under the names of the plan."""
     cell, router = model.cell, model.router
-    found = {f"embedding.{n}": p for n, p in model.embedding.named_parameters()}
-    found |= dict(zip(GRU, (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh), strict=True))
-    found |= {"gru.router_weight_l0": router.weight, "gru.router_bias_l0": router.bias}
-    found |= {f"projection.{n}": p for n, p in model.projection.named_parameters()}
-    found |= {f"head.{n}": p for n, p in model.head.named_parameters()}
-    return found | {f"head.router_{n}": p for n, p in model.head_router.named_parameters()}
+    parameters = {f"embedding.{n}": p for n, p in model.embedding.named_parameters()}
+    parameters |= dict(zip(GRU, (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh), strict=True))
+    parameters |= {"gru.router_weight_l0": router.weight, "gru.router_bias_l0": router.bias}
+    parameters |= {f"projection.{n}": p for n, p in model.projection.named_parameters()}
+    parameters |= {f"head.{n}": p for n, p in model.head.named_parameters()}
+    return parameters | {f"head.router_{n}": p for n, p in model.head_router.named_parameters()}
 
 
 def batches(tokens: Array, order: Array, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,10 +1,11 @@
-// Backward: the reverse scan. A block turns the gradient of its units' outputs into those of their gates, multiplies these with
-// its units' recurrent weights, which gives a part of the carry of *every* unit, and sends each peer the part of that peer's
-// units (a reduce-scatter). A block adds what it receives in the order of the senders, so the sums are the same every time. The
-// weight gradients are products over all steps at once and are left to cuBLAS.
+// Backward: the reverse scan. A block turns the gradient of its units' outputs into those of their gates. It
+// multiplies these with its units' recurrent weights, which gives a part of the carry of *every* unit. It sends each
+// peer the part of that peer's units (a reduce-scatter). A block adds what it receives in the order of the senders,
+// so the sums are the same every time. The weight gradients are products over all steps at once and are left to
+// cuBLAS.
 //
-// The router's gradient needs a sum over all units, which is known only after the exchange; it rides along as one more float a
-// sequence, and what it adds to the carry is added after the exchange.
+// The router's gradient needs a sum over all units, which is known only after the exchange. It is sent along as one
+// more float a sequence, and its part of the carry is added after the exchange.
 //
 // Two buffers of parcels suffice, for what comes and for what goes. Peer p writes its parcel of iteration n + 1 into slot p of
 // the buffer that I send from at iteration n, and p does so only after having received all parcels of iteration n, mine from

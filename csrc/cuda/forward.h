@@ -1,6 +1,7 @@
-// Forward: a cluster takes its sequences through all steps. Every block has the whole state h of its tile in shared memory and
-// the recurrent weights of its own units, of both experts; a step multiplies the two, a lane finishes the units and sequences
-// that its accumulators belong to, keeps their state in float registers, and the block sends its rounded part to the peers.
+// Forward: a cluster takes its sequences through all steps. Every block has the whole state h of its tile in shared
+// memory and the recurrent weights of its own units, of both experts. A step multiplies the two. A lane finishes the
+// units and sequences that its accumulators belong to, and keeps their state in float registers. The block sends its
+// rounded part to the peers.
 //
 // Two state buffers suffice without a message that one is free. A peer overwrites the buffer that holds h_s with its part of
 // h_{s+2}, for which it needs my part of h_{s+1}, which I send after a barrier that follows my last read of h_s. And that send

@@ -42,8 +42,9 @@ constexpr Shape shape_of(int hidden, int blocks, int tile) {
 constexpr int kForwardRows = 3;
 constexpr int forward_held(int n_tiles) { return n_tiles > 2 ? 4 : 8; }  // 16-column steps of weights kept in registers
 
-// The state of one step, two buffers of [padded / 8][tile][8] elements of 2 bytes: ldmatrix reads its 8 x 8 matrices as 128
-// consecutive bytes, without bank conflicts, and a block's units are one consecutive piece, the same one in every block.
+// The state of one step, two buffers of [padded / 8][tile][8] elements of 2 bytes: ldmatrix reads its 8 x 8 matrices
+// as 128 consecutive bytes, without bank conflicts. A block's units are one consecutive piece, the same one in every
+// block.
 FLOW_BOTH constexpr int state_bytes(const Shape &s) { return s.padded() * s.tile * 2; }
 FLOW_BOTH constexpr int state_at(const Shape &s, int unit, int sequence) {
   return ((unit / 8 * s.tile + sequence) * 8 + unit % 8) * 2;

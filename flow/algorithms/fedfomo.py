@@ -1,8 +1,7 @@
 """FedFomo (Zhang et al., ICLR 2021, arXiv 2012.08565): every client mixes the models of those that help on its own data.
 
-No model for all is trained. The server holds the last upload of every client (what the client kept of it, see
-flow/storage/client_states.py) and sends each client a few of them; the client weighs them by the loss on its validation
-sequences, its target distribution.
+No model for all is trained. The server holds the last upload of every client (see flow/storage/client_states.py) and sends each
+client a few of them. The client weighs them by the loss on its validation sequences, its target distribution.
 """
 
 from __future__ import annotations
@@ -72,7 +71,8 @@ def check(options: FedFomoOptions) -> None:
 
 
 def init(options: FedFomoOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
-    """Server state: where a new client starts, at first the initial model; P [N, N], row i what client i thinks of others."""
+    """Server state: where a new client starts, at first the initial model; P [N, N], row i how much client i gains by
+    others."""
     if clients > MOST:
         raise UserError(
             f"clients={clients} that may train are more than the {MOST} for which fedfomo's server can keep a number for each "
@@ -93,18 +93,20 @@ def download(options: FedFomoOptions, model: LanguageModel, state: Tensors, to: 
 
     Tensors: "start/..", the mean; "others/..", the models [K, M, ..]; "sender" int64 [K, M], whose they are, -1: none.
     """
-    mean, there = without_preference(state), to.states.rows()
+    mean, stored = without_preference(state), to.states.rows()
     known = to.states.known(to.rows).tolist()
     sender = np.full((len(known), options.models), -1, dtype=np.int64)
     for k, (id, row, old) in enumerate(zip(to.ids, to.rows.tolist(), known, strict=True)):
         if old:
             # The chance to explore serves later rounds; a prediction is made with the models that are liked best.
             epsilon = exploration(options, to.draw.round) if to.phase == "train" else 0.0
-            picks = choose(there[there != row], state[PREFERENCE][row], options.models, epsilon, to.draw.stream("models", id))
+            picks = choose_models(
+                stored[stored != row], state[PREFERENCE][row], options.models, epsilon, to.draw.stream("models", id)
+            )
         elif to.phase == "train":
-            picks = there[:0]
+            picks = stored[:0]
         else:
-            picks = choose(there[there != row], None, options.models, 1.0, to.draw.stream("models", id))
+            picks = choose_models(stored[stored != row], None, options.models, 1.0, to.draw.stream("models", id))
         sender[k, : len(picks)] = picks
     senders, index = np.unique(sender[sender >= 0]), torch.zeros(sender.shape, dtype=torch.int64)
     others = {name: tensor.expand(*sender.shape, *tensor.shape) for name, tensor in mean.items()}
@@ -124,12 +126,14 @@ def exploration(options: FedFomoOptions, round: int) -> float:
     return max(0.0, options.epsilon - options.epsilon_decay * max(round - 1, 0))
 
 
-def choose(there: Rows, preference: Tensor | None, models: int, epsilon: float, stream: np.random.Generator) -> Rows:
-    """At most so many different ones of `there`: each at random with chance epsilon, else the most preferred that is left.
+def choose_models(
+    candidates: Rows, preference: Tensor | None, models: int, epsilon: float, stream: np.random.Generator
+) -> Rows:
+    """At most `models` different candidates: each at random with chance epsilon, else the most preferred one that is left.
 
     Clients that are liked the same come in random order; otherwise all would get the models of the first few.
     """
-    rest = stream.permutation(there)
+    rest = stream.permutation(candidates)
     if preference is not None:
         rest = rest[np.argsort(-preference.cpu().numpy()[rest], kind="stable")]
     left: list[int] = rest.tolist()
@@ -193,31 +197,31 @@ def federate(
     received, known = visit.received, visit.kept.known
     before, others = untagged("before", visit.kept.tensors), untagged("others", received)
     candidates = [own, *({name: tensor[:, m] for name, tensor in others.items()} for m in range(options.models))]
-    there = [torch.ones_like(known), *(received["sender"] >= 0).unbind(1)]
+    usable = [torch.ones_like(known), *(received["sender"] >= 0).unbind(1)]
     if options.mean_candidate:  # not to a new client, whose model before its first training it is
         candidates.append(untagged("start", received))
-        there.append(known)
-    passes = [measure(model, one, target, "global", options.batch_size) for one in (before, *candidates)]
+        usable.append(known)
+    passes = [measure(model, candidate, target, "global", options.batch_size) for candidate in (before, *candidates)]
     tokens = passes[0].tokens.clamp_min(1)
-    gains = torch.stack([(passes[0].nats - one.nats) / tokens for one in passes[1:]], dim=1)
-    distances = torch.stack([distance(options, one, before) for one in candidates], dim=1)
+    gains = torch.stack([(passes[0].nats - candidate.nats) / tokens for candidate in passes[1:]], dim=1)
+    distances = torch.stack([distance(options, candidate, before) for candidate in candidates], dim=1)
     # A model at no distance has gained nothing; the smallest number keeps its quotient, which is not used, finite.
     tiny = torch.finfo(torch.float64).tiny
-    counted = torch.stack(there, dim=1) & (distances > 0)
+    counted = torch.stack(usable, dim=1) & (distances > 0)
     weights = torch.where(counted, gains / distances.clamp_min(tiny), 0.0)
     positive = weights.clamp_min(0)
     total = positive.sum(1, keepdim=True)
     shares = torch.where(total > 0, positive / total.clamp_min(tiny), 0.0)
     shares[:, 0] += total.squeeze(1) == 0
-    mixed = {name: mixture(shares, [one[name] for one in candidates]) for name in own}
-    flops = passes[0].flops * (1 + torch.stack(there).sum(0))
+    mixed = {name: mixture(shares, [candidate[name] for candidate in candidates]) for name in own}
+    flops = passes[0].flops * (1 + torch.stack(usable).sum(0))
     return mixed, weights, Work(passes[0].nats, passes[0].tokens, 0, flops)
 
 
-def distance(options: FedFomoOptions, one: Tensors, other: Tensors) -> Tensor:
+def distance(options: FedFomoOptions, model: Tensors, reference: Tensors) -> Tensor:
     """float64 [K]: the norm of all parameters' differences together."""
     order = 1 if options.distance == "l1" else 2
-    norms = [torch.linalg.vector_norm((one[n].double() - other[n].double()).flatten(1), order, dim=1) for n in other]
+    norms = [torch.linalg.vector_norm((model[n].double() - reference[n].double()).flatten(1), order, dim=1) for n in reference]
     total: Tensor = torch.linalg.vector_norm(torch.stack(norms), order, dim=0)
     return total
 
@@ -231,7 +235,7 @@ def mixture(shares: Tensor, tensors: Sequence[Tensor]) -> Tensor:
 
 
 def server_step(
-    options: FedFomoOptions, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+    options: FedFomoOptions, state: Tensors, moments: Tensors, uploads: Uploads, server_options: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """P_in <- P_in + w_n for every model that was sent; the mean of the models, weighted by the clients' sequences."""
     preference = state[PREFERENCE].clone()

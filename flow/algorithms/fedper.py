@@ -22,7 +22,7 @@ class FedPerOptions(FineTuning):
     """FedPer; `personal_lr` and `personal_epochs` are of the head, before a client predicts. Published: 4 epochs a round."""
 
     new_head: heads.NewHead = "average"
-    """What a client that never trained starts from: "average": the mean of the heads, which clients upload for it; "initial":
+    """What a client that never trained starts from. "average": the mean of the heads, which clients upload for it. "initial":
     the initial values, and no head ever leaves a client, as in the paper, which has no new clients."""
 
 

@@ -30,8 +30,8 @@ class FedRepOptions(Sgd):
     """Learning rate of these passes. None: lr. (Published: the same.)"""
 
     new_head: heads.NewHead = field(default="average", metadata={"absent": "initial"})
-    """What a client that never trained starts from: "average": the mean of the heads, which clients upload for it, as in the
-    published scripts; "initial": the initial values, and no head ever leaves a client, as in the paper."""
+    """What a client that never trained starts from. "average": the mean of the heads, which clients upload for it, as in the
+    published scripts. "initial": the initial values, and no head ever leaves a client, as in the paper."""
 
 
 def check(options: FedRepOptions) -> None:

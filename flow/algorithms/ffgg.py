@@ -1,7 +1,7 @@
 """FFGG (Mishchenko et al., TMLR 2025, arXiv 2305.18285): fine-tune the private part, then one gradient of the shared part.
 
 The private part w_m never leaves the client, which goes on from it or starts anew. The gradient is taken at the shared part as
-received, so with w_m at its best the server descends the mean of min_w f_m(theta, w), by steps of a size of its own.
+received. So with an optimal w_m the server descends the mean of min_w f_m(theta, w), with a step size of its own.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ class FFGGOptions(Sgd):
     """What every client has for itself: the head, or embedding and GRU."""
 
     start: Literal["kept", "initial"] = field(default="kept", metadata={"absent": "initial"})
-    """What a fine-tuning goes on from: "kept": the private part that the client's last one left, for a new client the initial
-    values; "initial": those every time, and a client keeps nothing. (The paper asks for the best private part, wherever the
-    search for it starts; notebooks: a new draw every time.)"""
+    """Where fine-tuning starts. "kept": at the private part that the client kept, for a new client at the initial values.
+    "initial": at the initial values every time, and a client keeps nothing. (The paper asks for the best private part, wherever
+    the search for it starts; notebooks: a new draw every time.)"""
 
     personal_epochs: int | None = field(default=10, metadata={"absent": None})
     """Passes by which the private part is fitted before a client predicts, as many as in local and fedrep. None: epochs.
@@ -52,8 +52,8 @@ class FFGGOptions(Sgd):
     """Step along the mean gradient of the shared part, one a round. (Notebooks: 1/L, where the gradient is L-Lipschitz.)"""
 
     pairs: int = 1
-    """Times a client fine-tunes and then steps along its gradient by shared_lr, before it sends the sum of these gradients;
-    above 1 the server takes the mean of the clients' shared parts (local FFGG)."""
+    """Times a client fine-tunes and then steps along its gradient by shared_lr, before it uploads the sum of these gradients.
+    Above 1 the server takes the mean of the clients' shared parts (local FFGG)."""
 
     asynchronous: bool = False
     """Gradients come one by one, each made at an older shared part, and each is a step of its own."""
@@ -79,12 +79,12 @@ def resolve(options: FFGGOptions, rounds: int) -> FFGGOptions:
     return replace(options, personal_epochs=options.epochs) if options.personal_epochs is None else options
 
 
-def check_server(options: FFGGOptions, how: ServerOptions) -> None:
+def check_server(options: FFGGOptions, server_options: ServerOptions) -> None:
     """Raise UserError for an aggregator with asynchronous gradients, which never meet."""
-    if options.asynchronous and how.aggregator != "mean":
+    if options.asynchronous and server_options.aggregator != "mean":
         raise UserError(
-            f"aggregator={how.aggregator!r} needs the gradients of a round together, and with asynchronous=True each is a step "
-            "of its own; leave either out"
+            f"aggregator={server_options.aggregator!r} needs the gradients of a round together, and with "
+            "asynchronous=True each is a step of its own; leave either out"
         )
 
 
@@ -122,9 +122,9 @@ def local(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Upload:
         phases.append(
             train(model, parameters, visit.data, [Update(tuple(hidden), "global")], options, visit.draw, f"private {pair}")
         )
-        found, work = gradient(model, parameters, tuple(visit.received), visit.data, options)
+        uploaded, work = gradient(model, parameters, tuple(visit.received), visit.data, options)
         phases.append(work)
-        for name, tensor in found.items():
+        for name, tensor in uploaded.items():
             total[name] += tensor
             parameters[name] -= options.shared_lr * tensor
     kept = {name: parameters[name] for name in visit.kept.tensors}
@@ -134,7 +134,7 @@ def local(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Upload:
 def gradient(model: LanguageModel, parameters: Tensors, names: tuple[str, ...], data: Data, sgd: Sgd) -> tuple[Tensors, Work]:
     """Gradient [K, ..] of K clients' mean loss over all their tokens, clipped as a whole; nothing moves."""
     where = Update(names, "global")
-    found = {name: torch.zeros_like(parameters[name]) for name in names}
+    sums = {name: torch.zeros_like(parameters[name]) for name in names}
     tally = Tally(data)
     tokens = torch.stack([data.lengths[torch.from_numpy(rows)].sum() for rows in data.rows]).to(tally.tokens)
     for batch in batches(data, sgd.batch_size):
@@ -142,38 +142,38 @@ def gradient(model: LanguageModel, parameters: Tensors, names: tuple[str, ...], 
         loss, parts = gradients(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, where)
         share = batch.valid.sum((1, 2)) / tokens[:k]
         for name, part in parts.items():
-            found[name][:k] += part * per_client(share.to(part.dtype), part)
+            sums[name][:k] += part * per_client(share.to(part.dtype), part)
         tally.add_mean(batch, loss)
     if sgd.clip:
-        shrink = sgd.clip / aggregators.norms(found).clamp_min(sgd.clip)
-        found = {name: tensor * per_client(shrink, tensor) for name, tensor in found.items()}
-    return found, tally.work(sum(data.sizes()), per_token(model, "global", names))
+        shrink = sgd.clip / aggregators.norms(sums).clamp_min(sgd.clip)
+        sums = {name: tensor * per_client(shrink, tensor) for name, tensor in sums.items()}
+    return sums, tally.work(sum(data.sizes()), per_token(model, "global", names))
 
 
 def server_step(
-    options: FFGGOptions, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+    options: FFGGOptions, state: Tensors, moments: Tensors, uploads: Uploads, server_options: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """theta <- theta - shared_lr * aggregate of the gradients, by the server's optimiser; asynchronous: the same for every
     single one, in the order of ``draw.stream("arrival")``."""
     theta = current(state)
     if not options.asynchronous:
-        found, moments = aggregators.aggregate(uploads, moments, how, draw)
-        return descend(options, theta, moments, found, how)
+        gradients, moments = aggregators.aggregate(uploads, moments, server_options, draw)
+        return descend(options, theta, moments, gradients, server_options)
     delay = len(next(tensor for name, tensor in state.items() if name.startswith(PAST)))
     versions = [{name: state[PAST + name][age] for name in theta} for age in range(delay)]
     for index in draw.stream("arrival").permutation(uploads.clients).tolist():
         single = {name: tensor[index].double() for name, tensor in uploads.each.items()}
-        theta, moments = descend(options, theta, moments, single, how)
+        theta, moments = descend(options, theta, moments, single, server_options)
         versions.insert(0, theta)
     return {**theta, **remember(versions[:delay])}, moments
 
 
 def descend(
-    options: FFGGOptions, theta: Tensors, moments: Tensors, found: Tensors, how: ServerOptions
+    options: FFGGOptions, theta: Tensors, moments: Tensors, gradients: Tensors, server_options: ServerOptions
 ) -> tuple[Tensors, Tensors]:
     """A step of the server's optimiser along this gradient."""
-    target = {name: theta[name].double() - options.shared_lr * tensor for name, tensor in found.items()}
-    return optimizers.step(theta, moments, target, how)
+    target = {name: theta[name].double() - options.shared_lr * tensor for name, tensor in gradients.items()}
+    return optimizers.step(theta, moments, target, server_options)
 
 
 def personalize(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Personal:

@@ -34,12 +34,12 @@ class HypClusterOptions(FineTuning):
     """Global models, among which every client chooses. (Panchal et al. 2023: 2.)"""
 
     random_rounds: int = 1
-    """First rounds, in which clients choose at random among models that start equal. 0: the models start from different
-    random values, and the first choice is by the loss already. (google/fedjax offers different random values, or models of
-    clients far from each other.)"""
+    """Rounds at the start in which clients choose at random among models that start equal. With 0 the models start
+    from different random values, and clients choose by the loss from the first round on. (google/fedjax offers different
+    random values, or models of clients far from each other.)"""
 
     personal_epochs: int | None = None
-    """Passes over its training sequences by which a client fine-tunes the model of its choice before it predicts; 0: it takes
+    """Passes over its training sequences by which a client fine-tunes the model of its choice before it predicts. 0: it takes
     the model as it is, as Mansour et al. do. None: epochs. (Panchal et al. 2023: the same.)"""
 
 
@@ -68,18 +68,18 @@ def drawn(model: LanguageModel, seed: int, cluster: int) -> Tensors:
     """Other initial values, distributed as those of the model."""
     generator = Draw(seed, 0, "cluster").stream(str(cluster))
     bound = model.gru.hidden_size**-0.5
-    found = {}
+    tensors = {}
     for name, tensor in initial(model, "global").items():
         normal = name == "embedding.weight"
         values = generator.normal(size=tensor.shape) if normal else generator.uniform(-bound, bound, tensor.shape)
-        found[name] = torch.from_numpy(values).to(tensor)
-    return found
+        tensors[name] = torch.from_numpy(values).to(tensor)
+    return tensors
 
 
 def local(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> Upload:
     """Choose a model before any step, then E epochs of SGD on it; uploads it with the number of its cluster."""
     choice, phases = chosen(options, model, visit)
-    parameters = picked(options, visit.received, choice)
+    parameters = chosen_model(options, visit.received, choice)
     work = train(model, parameters, visit.data, [Update(tuple(parameters), "global")], options, visit.draw, "global")
     return Upload({**parameters, CHOICE: choice}, visit.data.sizes(), (*phases, work))
 
@@ -87,7 +87,7 @@ def local(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> Upl
 def personalize(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> Personal:
     """The model with the lowest loss on the client's training sequences, fine-tuned; before: as it was received."""
     losses, phases = measured(options, model, visit)
-    start = picked(options, visit.received, losses.argmin(0))
+    start = chosen_model(options, visit.received, losses.argmin(0))
     before = Personal(start, "global")
     options = personal(options)
     if not options.epochs:
@@ -114,7 +114,7 @@ def measured(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> 
     return torch.stack([work.nats / work.tokens for work in works]), works
 
 
-def picked(options: HypClusterOptions, received: Tensors, choice: Tensor) -> Tensors:
+def chosen_model(options: HypClusterOptions, received: Tensors, choice: Tensor) -> Tensors:
     """A copy of the model of everyone's choice: [K, ..]."""
     models = [untagged(str(cluster), received) for cluster in range(options.clusters)]
     parameters = copy(models[0])
@@ -126,7 +126,7 @@ def picked(options: HypClusterOptions, received: Tensors, choice: Tensor) -> Ten
 
 
 def server_step(
-    options: HypClusterOptions, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+    options: HypClusterOptions, state: Tensors, moments: Tensors, uploads: Uploads, server_options: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """A server step for every cluster on the uploads of those that chose it; one that nobody chose stays as it is."""
     choice = uploads.each[CHOICE]
@@ -137,8 +137,8 @@ def server_step(
         each = tagged(str(cluster), {name: t[mine] for name, t in uploads.each.items() if name != CHOICE})
         weights = uploads.weights[mine.cpu()]
         own = Uploads(each=each, rows=uploads.rows[mine.cpu().numpy()], weights=weights)
-        target, moments = aggregators.aggregate(own, moments, how, draw, state)
-        state, moments = optimizers.step(state, moments, target, how)
+        target, moments = aggregators.aggregate(own, moments, server_options, draw, state)
+        state, moments = optimizers.step(state, moments, target, server_options)
     return state, moments
 
 

@@ -23,7 +23,7 @@ class Tunable(NamedTuple):
 
     option: str
     kind: Literal["rate", "weight", "count", "share"] = "rate"
-    """ "rate": a learning rate; "weight": how much a term counts, above 0, or 0 without it; "count": an integer of at least 1;
+    """ "rate": a learning rate. "weight": how much a term counts, above 0, or 0 without it. "count": an integer of at least 1.
     "share": a number between 0 and 1."""
     factor: float = 2.0
     """The first step multiplies or divides by it; a count is then rounded, and of a share x it is the odds x / (1 - x)."""
@@ -55,7 +55,7 @@ def check_training(options: Any) -> None:
     check_sgd(options)
 
 
-def any_server(options: Any, how: ServerOptions) -> None:
+def any_server(options: Any, server_options: ServerOptions) -> None:
     """Every optimiser and aggregator will do."""
 
 
@@ -90,7 +90,7 @@ def nothing_is_sent(options: Any, model: LanguageModel, state: Tensors, to: Memb
 
 
 def nothing_changes(
-    options: Any, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+    options: Any, state: Tensors, moments: Tensors, uploads: Uploads, server_options: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """The server keeps what it has."""
     return state, moments

@@ -74,8 +74,8 @@ def local(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> Upload:
 
 def personalize(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> Personal:
     """Fill the stores by the received model; every client predicts with (1 - lam) p_model + lam p_knn."""
-    found, work = stores(options, model, visit)
-    return Personal(visit.received, "global", phases=(work,), probabilities=partial(mixture, options, found))
+    filled, work = stores(options, model, visit)
+    return Personal(visit.received, "global", phases=(work,), probabilities=partial(mixture, options, filled))
 
 
 @torch.no_grad()
@@ -93,23 +93,23 @@ def stores(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> tuple[
             valid = batch.valid[client]
             own = out.features[client][valid]
             parts[client].append(Store(own, batch.targets[client][valid], own.square().sum(1)))
-    found = []
+    filled = []
     for id, own_parts in zip(visit.data.ids, parts, strict=True):
         store = Store(*(torch.cat(tensors) for tensors in zip(*own_parts, strict=True)))
         if 0 < options.capacity < len(store.labels):
             kept = torch.from_numpy(visit.draw.stream("store", id).choice(len(store.labels), options.capacity, replace=False))
             store = Store(*(tensor[kept.to(tensor.device)] for tensor in store))
-        found.append(store)
-    return found, tally.work(sum(visit.data.sizes()), per_token(model, "global"))
+        filled.append(store)
+    return filled, tally.work(sum(visit.data.sizes()), per_token(model, "global"))
 
 
-def mixture(options: KNNPerOptions, found: list[Store], out: Prediction, batch: Batch) -> Tensor:
+def mixture(options: KNNPerOptions, filled: list[Store], out: Prediction, batch: Batch) -> Tensor:
     """[k, B, T, V]: probabilities of the next token, for the first k clients."""
     result = out.logits.softmax(-1) * (1 - options.lam)
     for client in range(len(batch.lengths)):
         valid = batch.valid[client]
-        for start, query in _pieces(out.features[client][valid], found[client]):
-            weights, labels = votes(options, found[client], query)
+        for start, query in _pieces(out.features[client][valid], filled[client]):
+            weights, labels = votes(options, filled[client], query)
             places = valid.nonzero()[start : start + len(query)]
             row, step = (column.unsqueeze(1).expand_as(labels) for column in places.unbind(1))
             result[client].index_put_((row, step, labels), options.lam * weights, accumulate=True)

@@ -35,8 +35,9 @@ class PartialFedOptions(FineTuning):
     """PartialFed. `lr` and `epochs` are those of the model. Astuary/Flow, CIFAR: 5 epochs at lr 0.11."""
 
     strategy: Literal["adaptive", "head", "gru", "embedding", "body"] = "adaptive"
-    """Which layers a client does not load, but takes from its own model: "adaptive": it learns that (PartialFed-Adaptive); else
-    always the output layer, the recurrent layer, the input layer, or everything below the head (PartialFed-Fix)."""
+    """The layers that a client takes from its own model and does not load. "adaptive": the client learns them
+    (PartialFed-Adaptive). Else they are always the output layer, the recurrent layer, the input layer, or everything below the
+    head (PartialFed-Fix)."""
 
     strategy_lr: float = 1.0
     """Learning rate of the choice between the two models, where the strategy is adaptive."""

@@ -47,9 +47,9 @@ def check(options: PerFedAvgOptions) -> None:
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
     """The first half of every client's sequences in a batch, rounded up, and the others; a single one is in both."""
-    there = batch.valid[..., 0]
-    count = there.sum(1, keepdim=True)
-    place = torch.arange(there.shape[1], device=there.device)
+    valid = batch.valid[..., 0]
+    count = valid.sum(1, keepdim=True)
+    place = torch.arange(valid.shape[1], device=valid.device)
     first = place < (count + 1) // 2
     return only(batch, first), only(batch, torch.where(count > 1, ~first, first))
 
@@ -72,9 +72,9 @@ def local(options: PerFedAvgOptions, model: LanguageModel, visit: Visit) -> Uplo
         near, far = halves(batch)
         ahead = copy(active)
         tally.add_mean(near, descend(model, ahead, near, update, inner))
-        loss, found = gradients(model, ahead, far, update)
+        loss, gradient = gradients(model, ahead, far, update)
         beyond.add_mean(far, loss)
-        outer.apply(far, update, found)
+        outer.apply(far, update, gradient)
     work = tally.work(options.epochs * sum(data.sizes()), per_token(model, "global", update.names))
     flops = work.flops + beyond.tokens * per_token(model, "global", update.names)
     return Upload(parameters, data.sizes(), (work._replace(flops=flops),))

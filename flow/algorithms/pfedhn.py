@@ -32,7 +32,7 @@ from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import train
 
 VECTORS, VISITS = "vectors", "visits"
-MOST = 1 << 31  # bytes of the hypernetwork
+MOST = 1 << 31  # bytes of the hypernetwork with the clients' vectors
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ class HyperOptions:
     """Largest norm of a client's gradient over the weights trained in a step. 0: no clipping. (AvivSham/pFedHN: 50.)"""
 
     generated: Literal["gru", "all"] = "gru"
-    """Which tensors the hypernetwork writes: "gru", those of the GRU, whose size does not grow with the vocabulary; "all":
-    the embedding and, where it is not the client's own, the head too. (AvivSham/pFedHN: all.)"""
+    """The tensors that the hypernetwork generates. "gru": those of the GRU, whose size does not grow with the vocabulary.
+    "all": the embedding too and, where it is not the client's own, the head. (AvivSham/pFedHN: all.)"""
 
     hyper_lr: float = 1.0
     """Learning rate of the hypernetwork, alpha; with hyper_clip the length of a step. (AvivSham/pFedHN: 0.01 over 5000 steps,
@@ -166,14 +166,17 @@ def init(options: HyperOptions, model: LanguageModel, seed: int, clients: int) -
     written, shared = targets(options, model)
     size = options.vector_size or min(1 + clients // 4, options.hyper_width)
     stream, some = Draw(seed, 0, "hypernetwork").stream(), next(iter(written.values()))
-    need = nbytes(written) * (1 + options.hyper_width)
+    width, layers = options.hyper_width, options.hyper_layers
+    inner = clients * size + size * width + (layers - 1) * width * (width + 1)
+    need = nbytes(written) * (1 + width) + inner * some.element_size()
     if need > MOST:
         raise UserError(
-            f"generated={options.generated!r} makes a hypernetwork of {need / 2**30:.1f} GB, more than the {MOST / 2**30:.0f} "
-            f"GB that pfedhn allows; {'choose gru, or ' if options.generated == 'all' else ''}lower hyper_width or hidden_size"
+            f"generated={options.generated!r} with hyper_width={width}, hyper_layers={layers}, vector_size={size} makes a "
+            f"hypernetwork of {need / 2**30:.1f} GB, more than the {MOST / 2**30:.0f} GB that pfedhn allows; "
+            f"{'choose gru, or ' if options.generated == 'all' else ''}lower one of these or hidden_size"
         )
     vectors = torch.from_numpy(options.vector_scale * stream.standard_normal((clients, size))).to(some)
-    phi = fresh_phi(written, size, options.hyper_width, options.hyper_layers, stream)
+    phi = fresh_phi(written, size, width, layers, stream)
     visits = torch.zeros(clients, dtype=torch.int64, device=some.device)
     return {**{n: t.clone() for n, t in shared.items()}, **tagged("phi", phi), VECTORS: vectors, VISITS: visits}
 
@@ -206,7 +209,7 @@ def download(options: HyperOptions, model: LanguageModel, state: Tensors, to: Me
     rows = torch.from_numpy(to.rows).to(state[VECTORS].device)
     predicting = to.phase == "predict"
     new = (rows < 0) | (state[VISITS][rows] == 0)
-    vectors = state[VECTORS][rows]  # of a client held out somebody else's, but it is new
+    vectors = state[VECTORS][rows]  # an unseen client's is not used, since the client is new
     if predicting:
         vectors = torch.where(new.unsqueeze(1), average_vector(state), vectors)
     made, shared = generate_each(untagged("phi", state), vectors), shared_of(state)
@@ -265,7 +268,7 @@ def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Pe
     shared = {name: tensor for name, tensor in visit.received.items() if name not in theta}
     own = copy(visit.kept.tensors)
     learning = visit.data._replace(
-        rows=tuple(r if one else r[:0] for r, one in zip(visit.data.rows, new.tolist(), strict=True))
+        rows=tuple(r if is_new else r[:0] for r, is_new in zip(visit.data.rows, new.tolist(), strict=True))
     )
     total, buffer = no_work(vectors), torch.zeros_like(vectors)
     for exchange in range(options.new_exchanges if new.any() else 0):
@@ -282,7 +285,7 @@ def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Pe
         made = generate_each(phi, vectors)
         theta = {name: torch.where(per_client(new, t), made[name], t) for name, t in theta.items()}
     size = nbytes({name: tensor[0] for name, tensor in theta.items()})
-    sent = [options.new_exchanges * size if one else 0 for one in new.tolist()]
+    sent = [options.new_exchanges * size if is_new else 0 for is_new in new.tolist()]
     # As much comes back: the theta of the download is the first exchange's, and one more follows the last.
     parameters, fits = copy({**shared, **theta, **own}), []
     if options.personal_epochs:
@@ -326,7 +329,7 @@ def hyper_step(options: HyperOptions, state: Tensors, moments: Tensors, rows: Te
 
 
 def server_step(
-    options: HyperOptions, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+    options: HyperOptions, state: Tensors, moments: Tensors, uploads: Uploads, server_options: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """One step for the round's clients together, or one for each.
 

@@ -48,8 +48,8 @@ class PrivateGateOptions(FineTuning):
     """Learning rate of the gate, in a round and before a client predicts."""
 
     new_private: Literal["received", "initial"] = "received"
-    """What the private model of a client that has none starts from: "received": the general model as it comes; "initial": the
-    initial values, the same for all, from which it learns less."""
+    """Where the private model of a new client starts. "received": at the general model as it comes. "initial": at the initial
+    values, the same for all, from which it learns less."""
 
 
 def check(options: PrivateGateOptions) -> None:
@@ -100,9 +100,9 @@ def train(
     tally, trained = Tally(data), tuple(name for update, _ in steps for name in update.names)
     streams = [visit.draw.stream("shuffle", label, id) for id in data.ids]
     for batch in batches(data, options.batch_size, options.epochs, streams):
-        loss, found = gradients(model, parameters, batch, trained)
+        loss, gradient = gradients(model, parameters, batch, trained)
         for update, descent in steps:
-            descent.apply(batch, update, found)
+            descent.apply(batch, update, gradient)
         tally.add_mean(batch, loss)
     cost = sum(per_token(model, "global", names) for names in (general, private)) + 4 * parameters[WEIGHT].shape[1]
     return tally.work(options.epochs * sum(data.sizes()), cost)
@@ -115,17 +115,17 @@ def gradients(model: LanguageModel, parameters: Tensors, batch: Batch, names: tu
     """
     k = len(batch.lengths)
     loss = torch.zeros(k, dtype=torch.float64, device=batch.valid.device)
-    found = {name: torch.zeros_like(parameters[name][:k]) for name in names}
+    sums = {name: torch.zeros_like(parameters[name][:k]) for name in names}
     for client in range(k):
         if not bool(batch.valid[client].any()):
             continue
-        one = {name: tensor[client : client + 1].detach() for name, tensor in parameters.items()}
-        leaves = {name: one[name].requires_grad_() for name in names}
-        mean = mixture_nats(model, one, alone(batch, client)).mean()
+        own = {name: tensor[client : client + 1].detach() for name, tensor in parameters.items()}
+        leaves = {name: own[name].requires_grad_() for name in names}
+        mean = mixture_nats(model, own, alone(batch, client)).mean()
         for name, gradient in zip(leaves, torch.autograd.grad(mean, list(leaves.values())), strict=True):
-            found[name][client] = gradient[0]
+            sums[name][client] = gradient[0]
         loss[client] = mean.detach()
-    return loss, found
+    return loss, sums
 
 
 def alone(batch: Batch, client: int) -> Batch:
@@ -139,13 +139,13 @@ def alone(batch: Batch, client: int) -> Batch:
 
 def mixture_nats(model: LanguageModel, parameters: Tensors, batch: Batch) -> Tensor:
     """[n]: -log(alpha p_G(w) + (1 - alpha) p_P(w)) at every valid target w of one client."""
-    targets, said = batch.targets[batch.valid], []
+    targets, log_probabilities = batch.targets[batch.valid], []
     for network in (parameters, untagged(PRIVATE, parameters)):
         used = {name: tensor for name, tensor in network.items() if "/" not in name}
         out = torch.func.functional_call(model, used, (batch.inputs, batch.lengths), {"route": "global"})
-        said.append(-F.cross_entropy(out.logits[batch.valid], targets, reduction="none"))
+        log_probabilities.append(-F.cross_entropy(out.logits[batch.valid], targets, reduction="none"))
     odds = log_odds(parameters, 0, batch.inputs[batch.valid])
-    return -torch.logaddexp(F.logsigmoid(odds) + said[0], F.logsigmoid(-odds) + said[1])
+    return -torch.logaddexp(F.logsigmoid(odds) + log_probabilities[0], F.logsigmoid(-odds) + log_probabilities[1])
 
 
 def log_odds(parameters: Tensors, client: int, tokens: Tensor) -> Tensor:
@@ -168,8 +168,8 @@ def answering(
 
     def share(batch: Batch, client: int, seen: Views) -> Tensor:
         odds = log_odds(parameters, client, batch.inputs[client][batch.valid[client]])
-        found = torch.stack((odds.sigmoid(), (-odds).sigmoid()), 1)
-        return hardened(found) if routing == "hard" else found
+        shares = torch.stack((odds.sigmoid(), (-odds).sigmoid()), 1)
+        return hardened(shares) if routing == "hard" else shares
 
     return blending(Listener(Experts(model, networks, (), False, ()), routing, features=False), share)
 

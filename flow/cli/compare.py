@@ -77,15 +77,21 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
 
 def _result(names: list[str], chosen: Compare, folder: Path, moved: bool) -> Comparison:
     """moved: whether --data was given, which beside --resume says where the file is now."""
-    config: Config[Any] = Config(**{one.name: getattr(chosen, one.name) for one in fields(Config)})
+    config: Config[Any] = Config(**{field.name: getattr(chosen, field.name) for field in fields(Config)})
     try:
         if chosen.resume is not None:
             return resume_comparison(folder, data=chosen.data.data if moved else None, against=chosen.against)
         return compare(
-            names, folder, config, seeds=chosen.seeds, settings=_settings(chosen.settings),
-            tune=chosen.trials if chosen.tune else 0, tune_rounds=chosen.tune_rounds, tune_by=chosen.tune_by,
+            names,
+            folder,
+            config,
+            seeds=chosen.seeds,
+            settings=_settings(chosen.settings),
+            tune=chosen.trials if chosen.tune else 0,
+            tune_rounds=chosen.tune_rounds,
+            tune_by=chosen.tune_by,
             against=chosen.against,
-        )  # fmt: skip
+        )
     except KeyboardInterrupt:
         if (folder / RECORD).exists():
             print(f"\nflow: stopped; go on with `flow compare --resume {folder}`", file=sys.stderr)

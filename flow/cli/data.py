@@ -99,7 +99,7 @@ def _rank(population: Population, place: int) -> tuple[int, int]:
     return client_hash(population.clients[place].id), place
 
 
-def rows(population: Population, found: Sizes, room: Headroom, said: Texts | None) -> list[tuple[str, str]]:
+def rows(population: Population, totals: Sizes, room: Headroom, inspected: Texts | None) -> list[tuple[str, str]]:
     """The lines of the table: what, and how much of it."""
     unit = population.vocabulary.unit
     quantiles = ", ".join("max" if share == 1 else f"p{round(100 * share)}" for share in QUANTILES)
@@ -109,20 +109,17 @@ def rows(population: Population, found: Sizes, room: Headroom, said: Texts | Non
 
     lines = [
         ("data", f"{population.name}: {population.about}"),
-        ("clients", f"{found.clients:,}, of which {found.held_out:,} are held out"),
-        ("texts", f"{found.texts:,}"),
-        (f"{unit}s", f"{found.tokens:,}"),
-        ("texts of a client", spread(found.texts_of_client)),
-        (f"{unit}s of a client", spread(found.tokens_of_client)),
-        ("vocabulary", f"{len(population.vocabulary):,} ids; {100 * found.unknown:.2f} % of all {unit}s are not in it"),
+        ("clients", f"{totals.clients:,}, of which {totals.held_out:,} are held out"),
+        ("texts", f"{totals.texts:,}"),
+        (f"{unit}s", f"{totals.tokens:,}"),
+        ("texts of a client", spread(totals.texts_of_client)),
+        (f"{unit}s of a client", spread(totals.tokens_of_client)),
+        ("vocabulary", f"{len(population.vocabulary):,} ids; {100 * totals.unknown:.2f} % of all {unit}s are not in it"),
     ]
-    if said is not None and said.looked_at:
-        lines.append(
-            (
-                "near-duplicates",
-                f"{100 * said.near / said.looked_at:.1f} % of {said.looked_at:,} texts of {said.clients:,} clients",
-            )
-        )
+    if inspected is not None and inspected.looked_at:
+        share = 100 * inspected.near / inspected.looked_at
+        texts_of_clients = f"{inspected.looked_at:,} texts of {inspected.clients:,} clients"
+        lines.append(("near-duplicates", f"{share:.1f} % of {texts_of_clients}"))
     if room.clients:
         lines.append(
             (
@@ -143,16 +140,16 @@ def _describe(arguments: list[str], ranks: Ranks) -> None:
     options = typed(DataOptions(**{field.name: getattr(chosen, field.name) for field in fields(DataOptions)}))
     progress = sys.stderr.isatty()
     population = load(options, progress=progress)
-    found = sizes(population, progress)
+    totals = sizes(population, progress)
     stream = opened(options)
     ids = [client.id for client in population.clients] if stream is not None else []
-    said = None if stream is None else texts(stream, ids, chosen.sample, progress)
-    if chosen.sample and said is None:
+    inspected = None if stream is None else texts(stream, ids, chosen.sample, progress)
+    if chosen.sample and inspected is None:
         raise UserError(f"sample={chosen.sample} shows texts, and data={options.data!r} has none; leave it out")
-    lines = rows(population, found, headroom(population), said)
+    lines = rows(population, totals, headroom(population), inspected)
     widest = max(len(name) for name, _ in lines)
     print("\n".join(f"{name.ljust(widest)}  {value}" for name, value in lines))
-    samples = said.samples if said is not None else ()
+    samples = inspected.samples if inspected is not None else ()
     for sample in samples:
         print(f"\n{_heading(sample)}\n{_shortened(sample.text)}")
     if folder is not None:

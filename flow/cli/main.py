@@ -48,8 +48,8 @@ NARROWEST = 20  # columns; in fewer than 4 the parser of options never ends to b
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0, 2 for a mistake of the user, 130 when interrupted, 141 when nobody reads on,
-    143 when a scheduler asks for the end (SIGTERM)."""
+    """Run a command and return the exit code. It is 0, 2 for a mistake of the user, 130 when interrupted, 141 when the output
+    is closed, 143 when a scheduler asks for the end (SIGTERM)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE, end="")

@@ -66,23 +66,23 @@ def lines_against(reference: str, runs: Mapping[str, Sequence[Run]]) -> list[Lin
 
     runs: by algorithm, those that have a result.
     """
-    found = []
+    every = []
     for side in SIDES:
         for metric in tested():
             lines = [_line(name, reference, side, metric, runs) for name in runs if name != reference]
             if any(line.clients for line in lines):
-                found += lines
-    corrected = iter(holm([line.p for line in found if line.p is not None]))
-    lines = [line if line.p is None else line._replace(p_holm=next(corrected)) for line in found]
+                every += lines
+    corrected = iter(holm([line.p for line in every if line.p is not None]))
+    lines = [line if line.p is None else line._replace(p_holm=next(corrected)) for line in every]
     order = list(runs)
     return sorted(lines, key=lambda line: order.index(line.algorithm))
 
 
 def _line(name: str, reference: str, side: str, metric: Metric, runs: Mapping[str, Sequence[Run]]) -> Line:
-    both = [{run.seed: run for run in runs[one]} for one in (reference, name)]
+    both = [{run.seed: run for run in runs[algorithm]} for algorithm in (reference, name)]
     seeds = sorted(both[0].keys() & both[1].keys())
-    found = [[run[seed].values.get((side, metric.name)) for seed in seeds] for run in both]
-    known: list[Values] = [values for values in (*found[0], *found[1]) if values is not None]
+    both_values = [[run[seed].values.get((side, metric.name)) for seed in seeds] for run in both]
+    known: list[Values] = [values for values in (*both_values[0], *both_values[1]) if values is not None]
     if not seeds or len(known) < 2 * len(seeds):
         return Line(name, reference, side, metric.name, len(seeds), 0)
     clients, numbers = matched(known)
@@ -92,11 +92,22 @@ def _line(name: str, reference: str, side: str, metric: Metric, runs: Mapping[st
     differences: NDArray[np.float64] = ours - theirs
     higher, lower = wins(differences)
     better, worse = (higher, lower) if metric.higher_is_better else (lower, higher)
-    tenths = [worst(one, highest_is_worst=not metric.higher_is_better) for one in (theirs, ours)]
+    tenths = [worst(values, highest_is_worst=not metric.higher_is_better) for values in (theirs, ours)]
     line = Line(
-        name, reference, side, metric.name, len(seeds), len(clients), float(theirs.mean()), float(ours.mean()),
-        float(differences.mean()), better=better, worse=worse, reference_worst_tenth=tenths[0], worst_tenth=tenths[1],
-    )  # fmt: skip
+        name,
+        reference,
+        side,
+        metric.name,
+        len(seeds),
+        len(clients),
+        float(theirs.mean()),
+        float(ours.mean()),
+        float(differences.mean()),
+        better=better,
+        worse=worse,
+        reference_worst_tenth=tenths[0],
+        worst_tenth=tenths[1],
+    )
     if len(clients) < 2:  # too few for a test
         return line
     test = paired(differences, level=LEVEL)
@@ -106,15 +117,15 @@ def _line(name: str, reference: str, side: str, metric: Metric, runs: Mapping[st
 def records(lines: Sequence[Line], rows: Sequence[Row]) -> list[dict[str, Any]]:
     """Lines with all that is known of both algorithms, unrounded, as JSON and CSV have them."""
     by_name = {row.name: row for row in rows}
-    found = []
+    content = []
     for line in lines:
         record: dict[str, Any] = line._asdict()
         for key in BESIDE:
             measure = f"{key}_{line.side}" if key in ("helped", "hurt") else key
             record[f"reference_{key}"] = by_name[line.reference].mean[measure]
             record[key] = by_name[line.algorithm].mean[measure]
-        found.append(record)
-    return found
+        content.append(record)
+    return content
 
 
 def csv_against(lines: Sequence[Line], rows: Sequence[Row]) -> str:
@@ -140,8 +151,8 @@ def titles(reference: str) -> list[Title]:
 
 def cells(line: Line, missing: str = HYPHEN) -> list[str]:
     """A line of this table."""
-    metric = next(one for one in tested() if one.name == line.metric)
-    plain, signed = (partial(one, metric=metric, missing=missing) for one in (metric_value, _signed))
+    metric = next(known for known in tested() if known.name == line.metric)
+    plain, signed = (partial(formatter, metric=metric, missing=missing) for formatter in (metric_value, _signed))
     interval = missing if line.low is None else f"{signed(line.low)} to {signed(line.high)}"
     values = [plain(value) for value in (line.reference_value, line.value)]
     shares = [number(share, 0, 100, missing) for share in (line.better, line.worse)]
@@ -183,7 +194,7 @@ def notes(reference: str, lines: Sequence[Line]) -> list[str]:
     tests = sum(line.p is not None for line in lines)
     if not lines:
         return [f"There is nothing to compare: no other algorithm has a client and a seed in common with {reference}."]
-    found = [
+    sentences = [
         "Each client predicts with its personalized model where the algorithm has one, else with the global model.",
         f"Difference: algorithm minus {reference}, mean over the clients that both scored with every seed that both finished.",
         *_scopes(lines),
@@ -196,7 +207,7 @@ def notes(reference: str, lines: Sequence[Line]) -> list[str]:
         "Helped, hurt: clients with more, or fewer, tokens right after personalization than before.",
         "Client compute, total: of all clients in all rounds; of all scored clients before they predict.",
     ]
-    return found
+    return sentences
 
 
 def _scopes(lines: Sequence[Line]) -> Iterator[str]:

@@ -4,8 +4,8 @@
 tuning lie in ``kept/tuning/``. A client is named by a hash of its id, and no text is kept. A comparison goes on from these
 files where the folders of its runs are gone.
 
-The rule where something is wrong with them: damaged files are written anew where the folder of the finished run is there, and
-one line on stderr says so; else they are refused. Files of another configuration or other data are always refused.
+Damaged files are written anew where the folder of the finished run exists, and one line on stderr says so. Otherwise they are
+refused. Files of another configuration or other data are always refused.
 """
 
 from __future__ import annotations
@@ -131,12 +131,12 @@ class Kept(NamedTuple):
         """One side's metrics and shares, to the last bit those of evaluation.json."""
         rows = [row for row, own in enumerate(self.columns["side"]) if own == side]
         tokens = self._of("tokens", rows) or []
-        found: Json = {"clients": len(rows), "skipped": self.about["skipped"][side], "tokens": sum(tokens)}
+        summary: Json = {"clients": len(rows), "skipped": self.about["skipped"][side], "tokens": sum(tokens)}
         for metric, model in itertools.product(metrics.METRICS, metrics.MODELS):
-            found |= averages(metric, model, self._of(metric.client_key(model), rows) or [], tokens)
+            summary |= averages(metric, model, self._of(metric.client_key(model), rows) or [], tokens)
         own, common = (self._of(ACCURACY.client_key(model), rows) for model in ("personal", "global"))
         known = own is not None and common is not None
-        return found | helped_and_hurt([a - b for a, b in zip(own or [], common or [], strict=True)] if known else [])
+        return summary | helped_and_hurt([a - b for a, b in zip(own or [], common or [], strict=True)] if known else [])
 
     @property
     def predicted(self) -> str:
@@ -223,8 +223,8 @@ def read(path: Path, expected: Json) -> Kept:
     try:
         changed = differences(completed(about["config"]), json.loads(json.dumps(placeless(expected))))
         changed += differences({"data": about["population"]}, {"data": expected["population"]})
-        found = Kept(about, {} if about["diverged"] is not None else _table(path.with_suffix(".csv"), about["csv"], remedy))
-        found.check()
+        kept = Kept(about, {} if about["diverged"] is not None else _table(path.with_suffix(".csv"), about["csv"], remedy))
+        kept.check()
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, csv.Error) as error:
         if isinstance(error, UserError):
             raise
@@ -234,7 +234,7 @@ def read(path: Path, expected: Json) -> Kept:
             f"{path}: is of another run than this comparison's ({'; '.join(changed)}); put the right file back, or move this "
             "one away, and the run is done again"
         )
-    return found
+    return kept
 
 
 def write(path: Path, folder: Path, expected: Json, diverged: str | None) -> None:
@@ -337,9 +337,9 @@ def _clients(evaluation: Json) -> dict[str, list[Any]]:
         for value in column:
             if name not in ("client", "side") and value is not None and not math.isfinite(value):
                 raise ValueError(f"{name} of a client is {value}")
-    found = Kept({"skipped": dict.fromkeys(SIDES)}, columns)
+    kept = Kept({"skipped": dict.fromkeys(SIDES)}, columns)
     for side in SIDES:
-        stored, own = evaluation["summary"][side], found.summary(side)
+        stored, own = evaluation["summary"][side], kept.summary(side)
         for key in own.keys() - {"skipped"}:
             if None not in (own[key], stored.get(key)) and not math.isclose(stored[key], own[key], rel_tol=1e-9, abs_tol=1e-12):
                 raise ValueError(f"evaluation.summary.{side}.{key} is {stored[key]}, its clients give {own[key]}")

@@ -29,15 +29,29 @@ def add_labels(axes: Axes, labels: Sequence[Label]) -> None:
     axes.figure.draw_without_rendering()  # type: ignore[union-attr]
     height = axes.get_window_extent().height * 72 / axes.figure.dpi
     low, high = axes.get_ylim()
-    order = sorted(labels, key=lambda one: one.y)
-    wanted = [height * (one.y - low) / (high - low) for one in order]
-    for one, place in zip(order, spread(wanted, HEIGHT, HEIGHT / 2, height - HEIGHT / 2), strict=True):
+    order = sorted(labels, key=lambda label: label.y)
+    wanted = [height * (label.y - low) / (high - low) for label in order]
+    for label, place in zip(order, spread(wanted, HEIGHT, HEIGHT / 2, height - HEIGHT / 2), strict=True):
         axes.annotate(
-            one.name, (one.x, one.y), xytext=(1.02, place / height), textcoords="axes fraction", fontsize=SIZE, va="center",
-            color=one.colour, annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": one.colour, "linewidth": 0.8, "alpha": 0.7, "linestyle": (0, (1, 2)),
-                        "relpos": (0, 0.5), "shrinkA": 1, "shrinkB": 3},
-        )  # fmt: skip
+            label.name,
+            (label.x, label.y),
+            xytext=(1.02, place / height),
+            textcoords="axes fraction",
+            fontsize=SIZE,
+            va="center",
+            color=label.colour,
+            annotation_clip=False,
+            arrowprops={
+                "arrowstyle": "-",
+                "color": label.colour,
+                "linewidth": 0.8,
+                "alpha": 0.7,
+                "linestyle": (0, (1, 2)),
+                "relpos": (0, 0.5),
+                "shrinkA": 1,
+                "shrinkB": 3,
+            },
+        )
 
 
 def spread(wanted: Sequence[float], distance: float, low: float, high: float) -> list[float]:

@@ -129,15 +129,15 @@ def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
     ends = [name for name, values in tried.items() if min(values) < max(values) and chosen[name] in (min(values), max(values))]
     metric = metric_of(trials[0].metric)
 
-    def shown(value: float | None) -> str:
+    def formatted(value: float | None) -> str:
         return DASH if value is None else f"{metric.scale * value:.{metric.digits}f}"
 
     lines = [
         {
             "tried": {name: number(value) for name, value in trial.values.items()},
             "best": trial.values == chosen,
-            "score": "no result" if trial.score is None else shown(trial.score),
-            "parts": "" if trial.score is None else f"{shown(trial.seen)} / {shown(trial.unseen)}",
+            "score": "no result" if trial.score is None else formatted(trial.score),
+            "parts": "" if trial.score is None else f"{formatted(trial.seen)} / {formatted(trial.unseen)}",
         }
         for trial in trials
     ]
@@ -177,10 +177,16 @@ def _both_models(rows: list[Row], side: str, metric: Metric) -> Markup:
             key = keys[model]
             known = [(place, row) for place, row in enumerate(rows) if row.mean[key] is not None]
             axes.errorbar(
-                [metric.scale * (row.mean[key] or 0) for _, row in known], [place for place, _ in known],
-                xerr=[metric.scale * (row.spread[key] or 0) for _, row in known], fmt=marker, markersize=5.5, linewidth=0,
-                elinewidth=1.2, color=COLOUR[model], label=label,
-            )  # fmt: skip
+                [metric.scale * (row.mean[key] or 0) for _, row in known],
+                [place for place, _ in known],
+                xerr=[metric.scale * (row.spread[key] or 0) for _, row in known],
+                fmt=marker,
+                markersize=5.5,
+                linewidth=0,
+                elinewidth=1.2,
+                color=COLOUR[model],
+                label=label,
+            )
         axes.set_yticks(range(len(rows)), [row.name for row in rows])
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=COLOUR["rule"], linewidth=0.7)
@@ -222,8 +228,8 @@ def _line(name: str, runs: list[Run], metric: Metric, cost: str) -> Curve | None
 
 def _marked(reference: str | None) -> dict[str, str]:
     """The lines that stand out, and in which colour."""
-    found = {} if reference is None else {reference: "dark"}
-    return found if reference == "flow" else found | {"flow": "orange"}
+    colours = {} if reference is None else {reference: "dark"}
+    return colours if reference == "flow" else colours | {"flow": "orange"}
 
 
 def _curves(lines: list[Curve], metric: Metric, cost: str, reference: str | None) -> Markup:

@@ -1,7 +1,7 @@
 """Paired tests of one algorithm against another: the same clients, in every one of several seeds.
 
-The differences [S, C] of S seeds and C clients are crossed: seed s moves all clients of its run together, client c is alike in
-every run, and what is left is their interaction,
+The differences [S, C] of S seeds and C clients are crossed. Seed s moves all clients of its run together, client c is alike in
+every run, and the rest is their interaction,
 
     d[s, c] = mean + seed[s] + client[c] + interaction[s, c].
 
@@ -49,12 +49,13 @@ class Paired(NamedTuple):
 def paired(differences: NDArray[np.float64], *, level: float = 0.95, draws: int = 10_000, seed: int = 0) -> Paired:
     """Test of the mean difference by a two-level bootstrap over seeds and clients.
 
-    Clients are resampled with replacement, the same ones for all seeds, and every resampled mean is divided by its own
-    standard error (bootstrap-t: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5). A few seeds
-    are too few to be resampled: normal deviates move all clients together. Their variance is the mean square of seeds over a
-    draw of chi-squared / (S - 1), as in the solution of Behrens and Fisher (Fisher 1935, "The fiducial argument in statistical
-    inference"), less that of the interaction, which the clients' variance holds already; it is at least zero. Where seeds
-    dominate, the interval is thus Student's with S - 1 degrees of freedom. With S = 1, clients alone are resampled.
+    Clients are resampled with replacement, the same ones for all seeds. Every resampled mean is divided by its own standard
+    error (bootstrap-t: Efron and Tibshirani 1993, "An Introduction to the Bootstrap", section 12.5). A few seeds are too few to
+    be resampled: normal deviates move all clients together. Their variance is the mean square of seeds over a draw of
+    chi-squared / (S - 1), as in the solution of Behrens and Fisher (Fisher 1935, "The fiducial argument in statistical
+    inference"). The mean square of the interaction, which the clients' variance holds already, is subtracted, down to zero at
+    least. Where seeds dominate, the interval is thus Student's with S - 1 degrees of freedom. With S = 1, clients alone are
+    resampled.
 
     A second set of draws has Student's t with C - 1 degrees of freedom in place of the resampled clients. The interval covers
     those of both sets, and p is the larger one: resampling follows skewed clients, Student's t holds for few clients and
@@ -68,8 +69,8 @@ def paired(differences: NDArray[np.float64], *, level: float = 0.95, draws: int 
 
     Returns:
         The mean difference, its interval and p. Up to rounding, p < 1 - level where the interval does not hold zero. Where all
-        differences are equal there is no variance to estimate: the interval is that one value, and p is 1 for zero and that of
-        the sign test of C clients, 2^(1 - C), for any other.
+        differences are equal there is no variance to estimate, and the interval is that value alone. Then p is 1 if the value
+        is zero, and otherwise that of the sign test of C clients, 2^(1 - C).
 
     Raises:
         UserError: an argument is wrong, or the differences have fewer than two clients.
@@ -112,8 +113,8 @@ def paired(differences: NDArray[np.float64], *, level: float = 0.95, draws: int 
 def holm(p: Sequence[float]) -> list[float]:
     """p-values of one family of tests, corrected so that any false rejection has at most the level's probability.
 
-    The step-down procedure of Holm (1979, "A simple sequentially rejective multiple test procedure"): the k-th smallest of n
-    values is multiplied by n - k + 1, is at least as large as the one before it, and is at most 1.
+    This is the step-down procedure of Holm (1979, "A simple sequentially rejective multiple test procedure"). The k-th smallest
+    of n values is multiplied by n - k + 1, is at least as large as the one before it, and is at most 1.
 
     Args:
         p: n p-values within 0..1; there may be none.

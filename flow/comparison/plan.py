@@ -144,12 +144,12 @@ def _tunable(plan: Plan, name: str) -> dict[str, Tunable]:
     tuned = algorithm.tuned(config.algorithm) if callable(algorithm.tuned) else algorithm.tuned
     adaptive = algorithm.averages and server.server != "average" and server.server_lr is None
     ordered = [
-        *(one for one in tuned if one.kind == "rate"),
+        *(tunable for tunable in tuned if tunable.kind == "rate"),
         *([SERVER_RATE] if adaptive else []),
-        *(one for one in tuned if one.kind != "rate"),
+        *(tunable for tunable in tuned if tunable.kind != "rate"),
     ]
     given = {key for key, value in vars(plan.config.algorithm).items() if value is not None} | own.keys()
-    return {one.option: one for one in ordered if one.option not in given}
+    return {tunable.option: tunable for tunable in ordered if tunable.option not in given}
 
 
 def _parameters(plan: Plan, recorded: Mapping[str, Sequence[str]] | None) -> dict[str, list[str]]:
@@ -158,7 +158,7 @@ def _parameters(plan: Plan, recorded: Mapping[str, Sequence[str]] | None) -> dic
     Raises:
         UserError: one that is recorded cannot be tuned.
     """
-    found = {}
+    by_name = {}
     for name in plan.names:
         all_of_them = _tunable(plan, name)
         options = list(all_of_them) if recorded is None else list(recorded.get(name, []))
@@ -168,8 +168,8 @@ def _parameters(plan: Plan, recorded: Mapping[str, Sequence[str]] | None) -> dic
                     f"parameters: {name} has no {option!r} to tune; those that it has are {', '.join(all_of_them) or 'none'}"
                 )
         if options:
-            found[name] = options
-    return found
+            by_name[name] = options
+    return by_name
 
 
 def reference(names: Sequence[str], against: str | None) -> str | None:
@@ -220,7 +220,7 @@ def _check_name(name: str, own: object) -> None:
 
 def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
     """Options by algorithm; UserError for one that there is not."""
-    found: dict[str, dict[str, Any]] = {}
+    by_name: dict[str, dict[str, Any]] = {}
     for name, own in (settings or {}).items():
         if name not in names:
             raise UserError(
@@ -232,8 +232,8 @@ def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | 
         for key in own:
             if key not in known and key != ALIAS:
                 raise UserError(f"settings: {name} has no option {key!r}; its options are {', '.join(known)}")
-        found[name] = dict(own)
-    return found
+        by_name[name] = dict(own)
+    return by_name
 
 
 def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping[str, float] | None = None) -> Config[Any]:
@@ -311,12 +311,17 @@ def completed_plan(content: dict[str, Any]) -> dict[str, Any]:
         for name, own in content["settings"].items()
     }
     content = {
-        "tune_by": "accuracy", **content, "settings": settings, "config": completed(content["config"], SharedOptions),
-    }  # fmt: skip
+        "tune_by": "accuracy",
+        **content,
+        "settings": settings,
+        "config": completed(content["config"], SharedOptions),
+    }
     if "parameters" in content:
         return content
     plan = _plan_of(content)
-    rates = {name: [one for one, how in plan.tunable(name).items() if how.kind == "rate"] for name in plan.parameters}
+    rates = {
+        name: [option for option, tunable in plan.tunable(name).items() if tunable.kind == "rate"] for name in plan.parameters
+    }
     return {**content, "parameters": {name: options for name, options in rates.items() if options}}
 
 
@@ -326,19 +331,26 @@ def _plan_of(content: dict[str, Any]) -> Plan:
     parts = {"algorithm": SharedOptions, "data": DataOptions, "model": ModelOptions, "server": ServerOptions}
     config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})
     return planned(
-        content["algorithms"], config, content["seeds"], content["settings"], content["tune"], content["tune_rounds"],
-        content["tune_by"], content.get("parameters"), content.get("against"),
-    )  # fmt: skip
+        content["algorithms"],
+        config,
+        content["seeds"],
+        content["settings"],
+        content["tune"],
+        content["tune_rounds"],
+        content["tune_by"],
+        content.get("parameters"),
+        content.get("against"),
+    )
 
 
 def differences(stored: Any, given: Any, where: str = "") -> list[str]:
     """What two nested configurations say differently: "config.rounds is 3 there, 4 here"."""
     if isinstance(stored, dict) and isinstance(given, dict):
-        found = []
+        sentences = []
         for key in [*stored, *(key for key in given if key not in stored)]:
             inner = f"{where}.{key}" if where else key
-            found += differences(stored.get(key, "missing"), given.get(key, "missing"), inner)
-        return found
+            sentences += differences(stored.get(key, "missing"), given.get(key, "missing"), inner)
+        return sentences
     if stored == given:
         return []
     if where == "data":  # a hash says nothing to a reader

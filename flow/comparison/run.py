@@ -204,19 +204,19 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
     for name in tuned:
         tried[name] = _tune(plan, name, folder / "tuning", smaller, (done, count), progress)
         done += plan.tune
-    chosen = {name: tuning.chosen(name, found) for name, found in tried.items()}
+    chosen = {name: tuning.chosen(name, trials) for name, trials in tried.items()}
 
     rows, runs = [], {}
     for name in plan.names:
-        found: list[Run | None] = []
+        of_seeds: list[Run | None] = []
         for seed in range(plan.config.seed, plan.config.seed + plan.seeds):
             done += 1
             _say(progress, f"{done} of {count}: {name}, seed {seed}")
             job = Job(folder / "runs" / f"{name}-seed{seed}", configuration(plan, name, seed, chosen.get(name)), population)
             known_run = kept_of(job, progress)
-            found.append(None if known_run.diverged is not None else run_of(known_run))
-        runs[name] = [run for run in found if run is not None]
-        options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in found]
+            of_seeds.append(None if known_run.diverged is not None else run_of(known_run))
+        runs[name] = [run for run in of_seeds if run is not None]
+        options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in of_seeds]
         rows.append(row_of(name, options, each, worst_tenths(runs[name]), about(plan, name)))
     tests = [] if plan.against is None else lines_against(plan.against, runs)
     result = Comparison(rows, tried, folder, folder / "comparison.html", plan.against, tests)
@@ -258,21 +258,21 @@ def _record(folder: Path, described: dict[str, Any]) -> None:
         files.write_json(path, files.with_checksum(described))
         return
     content = files.read_json(path, "put back the file that the comparison was started with")
-    shown = {"against": described["against"]}
+    replaceable = {"against": described["against"]}
     files.say_unchecked(folder, {RECORD: [content]})
     stored = completed_plan({name: value for name, value in content.items() if name != files.CHECKSUM})
     if stored["data"] == described["data"]:
         place = {"data": described["config"]["data"]["data"]}
         stored["config"] = stored["config"] | {"data": stored["config"]["data"] | place}
-        shown["config"] = content["config"] | {"data": content["config"]["data"] | place}
-    changed = differences(stored | shown | {"config": stored["config"]}, json.loads(json.dumps(described)))
+        replaceable["config"] = content["config"] | {"data": content["config"]["data"] | place}
+    changed = differences(stored | replaceable | {"config": stored["config"]}, json.loads(json.dumps(described)))
     if changed:
         raise UserError(
             f"folder={str(folder)!r} holds a comparison with another configuration ({'; '.join(changed)}); go on with "
             f"that one by `flow compare --resume {folder}`, or give another folder"
         )
-    if any(content.get(name) != value for name, value in shown.items()):
-        files.write_json(path, files.with_checksum(content | shown))
+    if any(content.get(name) != value for name, value in replaceable.items()):
+        files.write_json(path, files.with_checksum(content | replaceable))
 
 
 def _tune(
@@ -287,10 +287,10 @@ def _tune(
         job = Job(folder / f"{name}-{number}", configuration(plan, name, tuned=values), population)
         return _trial(values, plan.tune_by, job, progress)
 
-    found = tuning.search(plan.start(name), plan.tunable(name), plan.tune, attempt)
-    for note in dict.fromkeys(trial.note for trial in found if trial.note):
+    trials = tuning.search(plan.start(name), plan.tunable(name), plan.tune, attempt)
+    for note in dict.fromkeys(trial.note for trial in trials if trial.note):
         _say(progress, f"{name}: {note}")
-    return found
+    return trials
 
 
 def _trial(values: tuning.Values, metric: str, job: Job, progress: bool) -> tuning.Trial:
@@ -329,7 +329,7 @@ def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: d
     folder, rows, tests = result.folder, result.rows, records(result.tests, result.rows)
     content = {
         "algorithms": [row._asdict() for row in rows],
-        "tuning": {name: [trial._asdict() for trial in found] for name, found in result.tried.items()},
+        "tuning": {name: [trial._asdict() for trial in trials] for name, trials in result.tried.items()},
         "chosen": chosen,
         "against": None if result.against is None else {"reference": result.against, "tests": tests},
     }

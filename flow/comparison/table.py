@@ -137,9 +137,9 @@ def run_of(known: Kept) -> Run:
     """What tables and pictures need of what is kept of a run."""
     values = {}
     for side, metric in itertools.product(SIDES, tested()):
-        found = known.values(side, metric)
-        if found is not None:
-            values[side, metric.name] = found
+        per_client = known.values(side, metric)
+        if per_client is not None:
+            values[side, metric.name] = per_client
     about, clients = known.about, {side: known.columns["side"].count(side) for side in SIDES}
     facts = about["dataset"], about["about"]
     return Run(about["seed"], measures(known), values, known.predicted, known.curve(), *facts, clients)
@@ -155,12 +155,12 @@ def worst_tenths(runs: list[Run]) -> Measures:
 
     None for a side without clients that were scored with every seed.
     """
-    found: Measures = {}
+    measures: Measures = {}
     for side in SIDES:
         values = [run.values[side, ACCURACY.name] for run in runs if (side, ACCURACY.name) in run.values]
         _, numbers = matched(values) if values and len(values) == len(runs) else (None, np.empty((0, 0)))
-        found[f"worst_tenth_{side}"] = worst(numbers) if numbers.size else None
-    return found
+        measures[f"worst_tenth_{side}"] = worst(numbers) if numbers.size else None
+    return measures
 
 
 def row_of(name: str, options: Any, runs: list[Measures | None], joint: Measures | None = None, about: str = "") -> Row:

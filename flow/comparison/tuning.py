@@ -1,12 +1,12 @@
 """Which parameters an algorithm gets in a comparison: those with the best score on texts and on clients kept for that.
 
-A run that tries something has two kinds of clients, and its score is the mean of what both come to, with equal weight.
-Training clients train on the older of their training texts, about four fifths of their sequences. They are tested on the
-newer ones, their validation texts. Validation clients, whom the comparison sets aside (``validation_share``), never train:
-they adapt to their own training texts as a new client does, and are tested on their later ones. Nothing else of the data
-exists for it: no unseen client, and no test text of a client that trains. Every algorithm gets as many tries as any other,
-with the same rounds, cohorts and seed, however many parameters it has. The final runs then train on all training text of the
-training clients.
+A run that tries something has two kinds of clients, and its score is the mean of what both come to, with equal weight. Training
+clients train on the older of their training texts, about four fifths of their sequences. They are tested on the newer ones,
+their validation texts. Validation clients, whom the comparison sets aside (``validation_share``), never train: they adapt to
+their own training texts as an unseen client does, and are tested on their later ones. Nothing else of the data exists for it:
+no unseen client, and no test text of a client that trains. Every algorithm gets as many tries as any other, with the same
+rounds, cohorts and seed, however many parameters it has. The final runs then train on all training text of the training
+clients.
 """
 
 from __future__ import annotations
@@ -98,13 +98,13 @@ def search(start: Values, parameters: Mapping[str, Tunable], budget: int, tried:
         seen = {0.0 if value else -math.inf: value}
         for _ in range((budget - 1) // len(start) + (place < (budget - 1) % len(start))):
             values = best(trials) or dict(start)
-            power, found = following(parameters[name], value, seen, values[name])
-            seen[power] = found
-            trials.append(tried({**values, name: found}))
+            power, candidate = following(parameters[name], value, seen, values[name])
+            seen[power] = candidate
+            trials.append(tried({**values, name: candidate}))
     return trials
 
 
-def following(how: Tunable, start: float, seen: Mapping[float, float], value: float) -> tuple[float, float]:
+def following(tunable: Tunable, start: float, seen: Mapping[float, float], value: float) -> tuple[float, float]:
     """What to try after the best value so far, and how many steps that lies above the start.
 
     Args:
@@ -112,31 +112,31 @@ def following(how: Tunable, start: float, seen: Mapping[float, float], value: fl
         seen: by steps above the start, what was tried; a start of 0 lies at minus infinity.
         value: the best of these.
     """
-    origin, known = start or how.first, set(seen.values())
+    origin, known = start or tunable.first, set(seen.values())
     centre = next(power for power, other in seen.items() if other == value)
-    for power in around(how, origin, centre, value):
-        found = at(how, origin, power)
-        if found is not None and power not in seen and found not in known:
-            return power, found
-    raise AssertionError(f"{how.option}: more than {MOST} values are asked for")
+    for power in around(tunable, origin, centre, value):
+        candidate = at(tunable, origin, power)
+        if candidate is not None and power not in seen and candidate not in known:
+            return power, candidate
+    raise AssertionError(f"{tunable.option}: more than {MOST} values are asked for")
 
 
-def at(how: Tunable, origin: float, power: float) -> float | None:
+def at(tunable: Tunable, origin: float, power: float) -> float | None:
     """The value that lies so many steps above an origin; None where a float cannot hold it, or it is out of range."""
     try:
-        if how.kind == "share":
-            odds = origin / (1 - origin) * float(how.factor**power)
-            found = odds / (1 + odds)
-            return found if 0 < found < 1 else None
-        found = origin * float(how.factor**power)
-        if how.kind == "count":
-            return max(1, round(found))
-        return found if 0 < found < math.inf else None
+        if tunable.kind == "share":
+            odds = origin / (1 - origin) * float(tunable.factor**power)
+            moved = odds / (1 + odds)
+            return moved if 0 < moved < 1 else None
+        moved = origin * float(tunable.factor**power)
+        if tunable.kind == "count":
+            return max(1, round(moved))
+        return moved if 0 < moved < math.inf else None
     except ArithmeticError:
         return None
 
 
-def around(how: Tunable, origin: float, centre: float, value: float) -> Iterator[float]:
+def around(tunable: Tunable, origin: float, centre: float, value: float) -> Iterator[float]:
     """Places to look at from the best one on, in steps above the origin.
 
     A step up and down, then halves of it. A count then takes the integers in the order of their distance. Whatever else is
@@ -148,9 +148,9 @@ def around(how: Tunable, origin: float, centre: float, value: float) -> Iterator
     for finer in range(FINEST):
         yield centre + 0.5**finer
         yield centre - 0.5**finer
-    if how.kind == "count":
+    if tunable.kind == "count":
         for distance in count(1):
-            yield from (math.log(one / origin, how.factor) for one in (value + distance, value - distance) if one >= 1)
+            yield from (math.log(size / origin, tunable.factor) for size in (value + distance, value - distance) if size >= 1)
     for finer in range(FINEST):
         for steps in range(2, MOST):
             yield centre + steps * 0.5**finer
@@ -163,7 +163,7 @@ def best(trials: list[Trial]) -> Values | None:
     if not scored:
         return None
     sign = 1 if metric_of(trials[0].metric).higher_is_better else -1
-    return dict(max(scored, key=lambda one: sign * one[1])[0].values)
+    return dict(max(scored, key=lambda scored_choice: sign * scored_choice[1])[0].values)
 
 
 def metric_of(name: str) -> Metric:
@@ -222,16 +222,16 @@ def judged(values: Values, metric: str, summary: Mapping[str, Mapping[str, Any]]
     assert seen is not None
     if unseen is not None:
         return Trial(values, metric, (seen + unseen) / 2, seen, unseen, "")
-    there = summary["unseen"]["skipped"]
-    who = f"none of the {there} validation clients could be scored" if there else "there are no validation clients"
+    skipped = summary["unseen"]["skipped"]
+    who = f"none of the {skipped} validation clients could be scored" if skipped else "there are no validation clients"
     return Trial(values, metric, seen, seen, None, "", f"{who}, so the validation texts of the training clients alone decide")
 
 
 def _part(summary: Mapping[str, Any], metric: Metric) -> float | None:
     """What one side's clients come to, personalized where they personalize."""
     model = "global" if summary[ACCURACY.summary_key("personal", "client")] is None else "personal"  # which is always finite
-    found = summary[metric.summary_key(model, "client")]
-    return None if found is None else float(found)
+    average = summary[metric.summary_key(model, "client")]
+    return None if average is None else float(average)
 
 
 def chosen(name: str, trials: list[Trial]) -> Values:
@@ -240,11 +240,11 @@ def chosen(name: str, trials: list[Trial]) -> Values:
     Raises:
         UserError: none has a result.
     """
-    found = best(trials)
-    if found is None:
+    values = best(trials)
+    if values is None:
         reasons = "; ".join(f"{show(trial.values)}: {trial.reason}" for trial in trials)
         raise UserError(f"{name}: nothing that tune tried has a result ({reasons}); give a smaller lr, or leave tune out")
-    return found
+    return values
 
 
 def show(values: Values) -> str:

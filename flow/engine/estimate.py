@@ -1,8 +1,9 @@
 """How much memory and disk a run takes at least, from its options alone: said before anything is allocated.
 
 What is counted are copies of parameters, and numbers for every token of the vocabulary and for every client. Left out is what
-depends on the texts, such as the activations of a batch. So a run takes somewhat more than is said here, not less: a run of
-FedAvg with 60 million trained parameters and two workers took 3.9 GB more than Python and torch take, and 3.5 GB are said.
+depends on the texts, such as the activations of a batch. So a run takes somewhat more than the estimate, not less. A run of
+FedAvg with 60 million trained parameters and two workers took 3.9 GB more than Python and torch take, and the estimate is 3.5
+GB.
 """
 
 from __future__ import annotations
@@ -36,14 +37,19 @@ def check_memory(config: Config[Any], algorithm: Algorithm[Any], tokens: int | N
 def copies(config: Config[Any], algorithm: Algorithm[Any], tokens: int | None = None) -> Need:
     """All copies of the parameters that there are at the same time.
 
-    They are the model of the run and of each worker, the server's state before and after a step, the sums of the uploads with
-    three numbers for each of theirs, and the parameters and gradients of all clients that are trained side by side.
+    They are the model of the run and of each worker, and the server's state before and after a step. The sums of the uploads
+    take three numbers for each parameter. The last part is the parameters and gradients of all clients that are trained side by
+    side.
     """
     model, vocabulary = config.model, least_size(config.data).tokens if tokens is None else tokens
     counts = parameter_counts(
-        vocabulary, model.embedding_dim, model.hidden_size, model.projection_dim,
+        vocabulary,
+        model.embedding_dim,
+        model.hidden_size,
+        model.projection_dim,
+        num_layers=model.num_layers,
         routed_head=bool(algorithm.traits(config.algorithm).get("routed_head", True)),
-    )  # fmt: skip
+    )
     trained = sum(count for name, count in counts.items() if group_of(name) == "global")
     chunk = config.chunk or 1
     groups = min(config.threads if on_cpu(model) else 1, -(-config.cohort // chunk))
@@ -54,9 +60,10 @@ def copies(config: Config[Any], algorithm: Algorithm[Any], tokens: int | None = 
     if is_file(config.data.tokenizer):  # which brings its own vocabulary
         decides = {"tokenizer": config.data.tokenizer}
     width: dict[str, object] = {"hidden_size": model.hidden_size}
+    layers: dict[str, object] = {"num_layers": model.num_layers} if model.num_layers > 1 else {}
     options: dict[str, dict[str, object]] = {
         "embedding": {**decides, "embedding_dim": model.embedding_dim},
-        "gru": {**width, "embedding_dim": model.embedding_dim},
+        "gru": {**width, "embedding_dim": model.embedding_dim, **layers},
         "projection": {**width, "projection_dim": model.projection_dim},
         "head": {**decides, **(width if model.projection_dim is None else {"projection_dim": model.projection_dim})},
     }

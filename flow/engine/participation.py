@@ -83,9 +83,9 @@ def turnout(config: Config[Any], cohort: Sequence[Client], minimum: int, rows: R
         rows: numbers of the cohort's clients.
         processes: among which those who take part are dealt.
     """
-    there = np.array([len(client.train) >= minimum for client in cohort], dtype=np.bool_)
-    able = [client for client, one in zip(cohort, there.tolist(), strict=True) if one]
-    idle = [client for client, one in zip(cohort, there.tolist(), strict=True) if not one]
+    can_train = np.array([len(client.train) >= minimum for client in cohort], dtype=np.bool_)
+    able = [client for client, trains in zip(cohort, can_train.tolist(), strict=True) if trains]
+    idle = [client for client, trains in zip(cohort, can_train.tolist(), strict=True) if not trains]
     dropped, slow = np.zeros(len(able), np.bool_), np.zeros(len(able), np.bool_)
     epochs = None
     if config.dropout or config.stragglers:
@@ -98,7 +98,7 @@ def turnout(config: Config[Any], cohort: Sequence[Client], minimum: int, rows: R
             epochs = tuple(np.where(slow, some, whole).tolist())
             slow = np.zeros_like(slow)
     costs = [(len(client.train) + 1) * (epochs[n] if epochs else 1) for n, client in enumerate(able)]
-    return Turnout(able, idle, rows[there], dropped, slow & ~dropped, epochs, shard(costs, processes))
+    return Turnout(able, idle, rows[can_train], dropped, slow & ~dropped, epochs, shard(costs, processes))
 
 
 def grouped(config: Config[Any], who: Turnout, rank: int, chunk: int, workers: int) -> Iterator[Group]:

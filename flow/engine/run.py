@@ -36,18 +36,18 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
         return ClientStates(like={})
     draw = Draw(config.seed, 0, "train")
     like = task.visit(task.model, state, nowhere, task.clients[:1], draw, "train").kept.tensors
-    nowhere, one = ClientStates(like=like, clients=len(task.clients)), nbytes(like)
+    nowhere, size = ClientStates(like=like, clients=len(task.clients)), nbytes(like)
     clients = min(len(task.clients), config.cohort * config.rounds)
     on_disk = folder is not None and (folder / "clients").exists()  # a run that goes on with fewer rounds keeps them there
     decide = (("cohort", config.cohort), ("rounds", config.rounds), ("hidden_size", config.model.hidden_size))
-    need = Need(f"what {clients} clients keep", one * clients, decide)
-    if one * clients <= config.client_memory * 2**20 and not on_disk:
+    need = Need(f"what {clients} clients keep", size * clients, decide)
+    if size * clients <= config.client_memory * 2**20 and not on_disk:
         require_memory([need])
         return nowhere
     if folder is None:
         raise UserError(
             f"client_memory={config.client_memory} MB does not hold what {clients} clients keep, "
-            f"{one * clients / 2**20:.0f} MB; give the run a folder, where it is kept on disk, or raise client_memory"
+            f"{size * clients / 2**20:.0f} MB; give the run a folder, where it is kept on disk, or raise client_memory"
         )
     if not on_disk:
         require_disk([need], folder, ", or put the run's folder on a larger disk")
@@ -96,8 +96,8 @@ class RunState:
     def go_back(self, device: str = "cpu") -> list[dict[str, Any]]:
         """Go back to the newest checkpoint that is whole, and covered by rows of metrics.jsonl and by files of client states.
 
-        Without any checkpoint the run starts again. The first process leaves the folder as it was at that checkpoint, and says
-        so on stderr where something newer was damaged or missing; rounds that came later are computed again.
+        Without any checkpoint the run starts again. The first process leaves the folder as it was at that checkpoint. A line on
+        stderr says so where something newer was damaged or missing. Rounds that came later are computed again.
 
         Returns:
             The rows up to the checkpoint.

@@ -120,10 +120,10 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
 def automatic_chunk(config: Config[Any], population: Population, model: LanguageModel) -> int:
     """The most clients in a group.
 
-    Where the kernels train, so many that their parameters take 12 MiB: measured with one thread, 4 clients of 2.6 MB ran 1.04
-    times as fast side by side as one by one and 16 of them 0.98 times; 16 of 13.5 MB 0.84 times; 16 of 20 kB 3.7 times.
-    Elsewhere the scores of one batch of each (batch size * T * V) stay within 4 MB on a CPU; a GPU needs far more at a time
-    to be busy.
+    Where the kernels train, a group's parameters take at most 12 MiB. This limit was measured with one thread: groups side by
+    side against clients one by one. 4 clients of 2.6 MB ran 1.04 times as fast side by side, and 16 of them 0.98 times. 16
+    clients of 13.5 MB ran 0.84 times as fast, and 16 of 20 kB 3.7 times. Elsewhere the scores of one batch of each client
+    (batch size * T * V) stay within 4 MB on a CPU. A GPU needs far more at a time to be busy.
     """
     if not refusal(model, dict(model.named_parameters())):
         fit = 12 * 2**20 // nbytes(initial(model, "global", "local", "router"))
@@ -139,19 +139,31 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
     generator = torch.Generator().manual_seed(config.seed)
     try:
         model = LanguageModel(
-            len(population.vocabulary), options.embedding_dim, options.hidden_size, oov=population.vocabulary.oov,
-            projection_dim=options.projection_dim, backend=options.backend, generator=generator,
-            dtype=dtype, **algorithm.traits(config.algorithm),
-        ).to(options.device)  # fmt: skip
+            len(population.vocabulary),
+            options.embedding_dim,
+            options.hidden_size,
+            oov=population.vocabulary.oov,
+            num_layers=options.num_layers,
+            projection_dim=options.projection_dim,
+            backend=options.backend,
+            generator=generator,
+            dtype=dtype,
+            **algorithm.traits(config.algorithm),
+        ).to(options.device)
         flow_kernels.explain(
-            batch_size=1, seq_len=1, input_size=options.embedding_dim, hidden_size=options.hidden_size, dtype=dtype,
-            device=options.device, backend=options.backend,
-        )  # fmt: skip
+            batch_size=1,
+            seq_len=1,
+            input_size=options.embedding_dim,
+            hidden_size=options.hidden_size,
+            dtype=dtype,
+            device=options.device,
+            backend=options.backend,
+        )
     except RuntimeError as error:  # no backend for it, or torch, which has no memory for it
         raise UserError(
             f"no model can be made with embedding_dim={options.embedding_dim}, hidden_size={options.hidden_size}, "
-            f"projection_dim={options.projection_dim}, dtype={options.dtype!r}, device={options.device!r}, "
-            f"backend={options.backend!r}: {str(error).splitlines()[0]}; "
+            f"num_layers={options.num_layers}, projection_dim={options.projection_dim}, dtype={options.dtype!r}, "
+            f"device={options.device!r}, backend={options.backend!r}: {str(error).splitlines()[0]}; "
             "lower the sizes where memory is short, else choose another of these"
         ) from error
     with torch.no_grad():
@@ -171,9 +183,9 @@ def _check_device(options: ModelOptions) -> None:
     try:
         torch.zeros(1, device=torch.device(options.device)).item()
     except (RuntimeError, AssertionError, ImportError) as error:  # torch has a way of its own for every kind of device
-        found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         sentence = re.split(r"\.?\n|\. |\.$", str(error))[0]  # a page may follow
-        names = "'cpu'" if found is None else f"'cpu' or {found.type!r}"
+        names = "'cpu'" if accelerator is None else f"'cpu' or {accelerator.type!r}"
         raise UserError(
             f"device={options.device!r} must be one on which torch can compute here, {names}; leave it out for 'cpu' "
             f"(torch says: {sentence})"

@@ -32,8 +32,8 @@ def reliability(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArra
 def calibration(tables: Sequence[npt.NDArray[np.float64]]) -> dict[str, Any] | None:
     """The expected calibration error over all tokens of some clients, and the bins that it is made of; None without clients.
 
-    The error is the mean over tokens of the distance, bin by bin, between the mean probability of the predicted tokens and the
-    share of them that is right (Guo et al., ICML 2017, equation 3), in 0..1.
+    The error compares, bin by bin, the mean probability of the predicted tokens with the share of them that is right. It is the
+    mean distance of the two over tokens (Guo et al., ICML 2017, equation 3), in 0..1.
 
     Args:
         tables: of every client, see :func:`reliability`.

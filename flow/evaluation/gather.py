@@ -14,7 +14,7 @@ from tqdm import tqdm
 from flow.draws import Draw
 from flow.evaluation.calibration import calibration
 from flow.evaluation.score import Cost, Score, score_clients
-from flow.evaluation.select import SIDES, Chosen, choose
+from flow.evaluation.select import SIDES, Chosen, choose_clients
 from flow.evaluation.summaries import client_rows, passages, routing_quantiles, side_summary
 from flow.model.parameters import Rows
 from flow.parallel.processes import shard
@@ -50,7 +50,7 @@ def evaluate(
 def final_evaluation(task: Task, workers: Workers, run: RunState, progress: bool = True) -> dict[str, Any]:
     """The content of evaluation.json: every client that can be scored, or as many as the configuration says."""
     config, population = task.config, task.population
-    chosen = choose(task, config.final_clients, "final")
+    chosen = choose_clients(task, config.final_clients, "final")
     count = sum(len(_share(task, run, clients)) for clients in chosen.values())
     with tqdm(total=count, desc="evaluation", unit="client", disable=not progress) as bar:
         summary, scores = evaluate(task, workers, run, chosen, Draw(config.seed, config.rounds, "evaluation"), bar)

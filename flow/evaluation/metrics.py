@@ -15,8 +15,8 @@ import numpy.typing as npt
 from flow.training.predict import Guess
 
 MODELS = ("global", "local", "personal", "hard", "soft")
-"""Whose predictions are counted: the model before personalization, a client's local expert alone where it is one of two, all
-that the client predicts with, and that with every router choosing one expert or mixing both."""
+"""Whose predictions are counted: the model before personalization, a client's local expert alone where it is one of two, and
+the personalized model. The last two are the personalized model with every router choosing one expert, or mixing both."""
 Average = Literal["token", "client"]
 """Over all tokens of a side's clients, or the mean of the clients' own numbers."""
 AVERAGES: tuple[Average, ...] = ("token", "client")

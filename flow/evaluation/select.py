@@ -51,7 +51,7 @@ class Chosen(NamedTuple):
     """How many could not."""
 
 
-def choose(task: Task, most: int, what: str) -> dict[str, Chosen]:
+def choose_clients(task: Task, most: int, what: str) -> dict[str, Chosen]:
     """At most so many clients of each side, drawn at random, the same ones every time; 0: all that can be scored.
 
     Those of the final evaluation are the first that can be scored in one random order of all clients, which no seed changes.

@@ -13,7 +13,6 @@ from typing import NamedTuple
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import group_of
 
-DEPTH = {"embedding": 0, "gru": 1, "projection": 2, "head": 3}
 EXPERTS = {"global": ("global",), "local": ("local",), "mixture": ("global", "local")}
 
 
@@ -24,28 +23,43 @@ class Product(NamedTuple):
     group: str
     """Of the weight: "global", "local" or "router"."""
     reads: str
-    """The layer whose output is multiplied; a GRU that reads "gru" reads its own state."""
+    """The layer whose output is multiplied; a layer of the GRU that reads itself reads its own state."""
     flops: int
 
 
 def products(model: LanguageModel, route: str) -> list[Product]:
     """The matrix products for one token by this route."""
-    e, h, v = model.gru.input_size, model.gru.hidden_size, model.vocabulary_size
-    found = []
-    for expert in EXPERTS[route]:
-        found += [Product("gru", expert, "embedding", 6 * h * e), Product("gru", expert, "gru", 6 * h * h)]
-    if route == "mixture":
-        found += [Product("gru", "router", "embedding", 4 * e), Product("gru", "router", "gru", 4 * h)]
-    below, width = "gru", h
+    h, v = model.gru.hidden_size, model.vocabulary_size
+    matrix_products, below, width = [], "embedding", model.gru.input_size
+    for own in _recurrent(model):
+        for expert in EXPERTS[route]:
+            matrix_products += [Product(own, expert, below, 6 * h * width), Product(own, expert, own, 6 * h * h)]
+        if route == "mixture":
+            matrix_products += [Product(own, "router", below, 4 * width), Product(own, "router", own, 4 * h)]
+        below, width = own, h
+    state = below
     if model.projection is not None:
         width = model.feature_size
-        found.append(Product("projection", "global", "gru", 2 * h * width))
+        matrix_products.append(Product("projection", "global", state, 2 * h * width))
         below = "projection"
     for expert in EXPERTS[route] if model.routed_head else ("global",):
-        found.append(Product("head", expert, below, 2 * width * v))
+        matrix_products.append(Product("head", expert, below, 2 * width * v))
     if route == "mixture" and model.routed_head:
-        found.append(Product("head", "router", "gru", 4 * h))
-    return found
+        matrix_products.append(Product("head", "router", state, 4 * h))
+    return matrix_products
+
+
+def _recurrent(model: LanguageModel) -> list[str]:
+    """The layers of the GRU, from the first to the last."""
+    return [f"gru_l{layer}" for layer in range(model.gru.num_layers)]
+
+
+def _layers_of(model: LanguageModel, name: str) -> list[str]:
+    """The layers of a parameter: "gru.local_bias_hh_l0" -> "gru_l0", "head.bias" -> "head"; "gru" stands for all of the GRU."""
+    layer, _, leaf = name.partition(".")
+    if layer != "gru":
+        return [layer]
+    return [f"gru_l{leaf.rpartition('_l')[2]}"] if leaf else _recurrent(model)
 
 
 def per_token(model: LanguageModel, route: str, trained: Iterable[str] = ()) -> int:
@@ -55,13 +69,14 @@ def per_token(model: LanguageModel, route: str, trained: Iterable[str] = ()) -> 
         trained: names of the parameters that get a gradient; what stands before a "/" in a name is left out.
     """
     names = [name.rpartition("/")[2] for name in trained]
-    moved = {(name.partition(".")[0], group_of(name)) for name in names}
-    deepest = min((DEPTH[layer] for layer, _ in moved if layer in DEPTH), default=len(DEPTH))
+    moved = {(layer, group_of(name)) for name in names for layer in _layers_of(model, name)}
+    depth = {layer: n for n, layer in enumerate(("embedding", *_recurrent(model), "projection", "head"))}
+    deepest = min((depth[layer] for layer, _ in moved if layer in depth), default=len(depth))
     total = 0
     for product in products(model, route):
         total += product.flops
         if (product.layer, product.group) in moved:
             total += product.flops  # the gradient of the weight
-        if DEPTH[product.reads] >= deepest:
+        if depth[product.reads] >= deepest:
             total += product.flops  # the gradient of what is read, for the parameters below
     return total

@@ -20,9 +20,9 @@ from torch import Tensor, nn
 import flow_kernels
 from flow.model.parameters import Tensors, global_name, group_of, initial
 from flow_kernels.modules.layer import RoutedGRU
-from flow_kernels.reference import choose
+from flow_kernels.reference import routing_weights
 
-EXPERT = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
+EXPERT = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Prediction(NamedTuple):
@@ -31,11 +31,13 @@ class Prediction(NamedTuple):
     logits: Tensor
     """[B, T, V] scores of the next token."""
     gru_routing: Tensor
-    """[B, T, 2] weights (global, local) of the GRU's experts; one-hot where one expert runs alone."""
+    """[B, T, 2] weights (global, local) of the GRU's experts, mean over its layers; one-hot where one expert runs alone."""
     head_routing: Tensor | None
     """[B, T, 2] weights of the head's experts; None where the head is not routed."""
     features: Tensor
     """[B, T, H] what the head reads: the GRU's state after every token; with a projection [B, T, projection_dim]."""
+    layer_routing: tuple[Tensor, ...]
+    """[B, T, 2] for every layer of the GRU."""
 
 
 class Parameters(nn.Module):
@@ -50,14 +52,15 @@ class Parameters(nn.Module):
 class LanguageModel(nn.Module):
     """Next-token prediction with a routed GRU and, if asked, a routed head.
 
-    The GRU is routed at every time step by [x_t ; h_{t-1}]; the head is routed at every token by a linear router of its
-    own on the GRU's state h_t: logits = q_global * head_global(f_t) + q_local * head_local(f_t), where f_t is h_t or its
-    projection.
+    Every layer of the GRU is routed at every time step by [x_t ; h_{t-1}], where x_t is the embedding or the state of the layer
+    below. The head is routed at every token by a linear router of its own on the state h_t of the last layer:
+    logits = q_global * head_global(f_t) + q_local * head_local(f_t), where f_t is h_t or its projection.
 
     Args:
         vocabulary_size: number V of tokens.
         embedding_dim: size of a token's vector.
         hidden_size: size H of the GRU's state.
+        num_layers: recurrent layers, one above the other.
         projection_dim: size of a linear layer between GRU and head, which saves most of the head's arithmetic where the
             vocabulary is large (google-research/federated, StackOverflow: 96 after 670); None for none.
         temperature: the routers' logits are divided by it.
@@ -75,6 +78,7 @@ class LanguageModel(nn.Module):
         embedding_dim: int,
         hidden_size: int,
         *,
+        num_layers: int = 1,
         projection_dim: int | None = None,
         temperature: float = 1.0,
         routed_head: bool = True,
@@ -103,9 +107,16 @@ class LanguageModel(nn.Module):
         self.embedding = Parameters({"weight": (*leading, v, e)}, where, dtype)
         # On "meta" the layer draws no numbers: reset_parameters draws them from the generator.
         self.gru = RoutedGRU(
-            e, h, batch_first=True, temperature=temperature, num_clients=num_clients, backend=backend, device="meta",
+            e,
+            h,
+            num_layers,
+            batch_first=True,
+            temperature=temperature,
+            num_clients=num_clients,
+            backend=backend,
+            device="meta",
             dtype=dtype,
-        ).to_empty(device=where)  # fmt: skip
+        ).to_empty(device=where)
         self.projection: Parameters | None = None
         if projection_dim is not None:
             self.projection = Parameters({"weight": (*leading, d, h), "bias": (*leading, d)}, where, dtype)
@@ -116,26 +127,26 @@ class LanguageModel(nn.Module):
     def reset_parameters(self, generator: torch.Generator | None = None) -> None:
         """Initialise as torch.nn.Embedding, torch.nn.GRU and torch.nn.Linear do.
 
-        The local experts start as copies of the global ones. The routers start at zero: both experts weigh the same
-        until a client's data say otherwise, and a two-way softmax has no symmetry that a random start would have to
-        break. With num_clients all clients start from the same draw.
+        The local experts start as copies of the global ones. The routers start at zero, so both experts weigh the same at
+        first. A two-way softmax has no symmetry that a random start would have to break. With num_clients all clients start
+        from the same draw.
         """
         parameters = dict(self.named_parameters())
         bound = 1 / math.sqrt(self.gru.hidden_size)  # GRU and what reads its state: fed H numbers
         head = 1 / math.sqrt(parameters["head.weight"].shape[-1])
         for name, parameter in parameters.items():
-            one = parameter if self.num_clients is None else parameter[0]
+            values = parameter if self.num_clients is None else parameter[0]
             if group_of(name) == "router":
-                nn.init.zeros_(one)
+                nn.init.zeros_(values)
             elif group_of(name) == "local":
                 parameter.copy_(parameters[global_name(name)])
             elif name == "embedding.weight":
-                nn.init.normal_(one, generator=generator)
+                nn.init.normal_(values, generator=generator)
             else:
                 limit = head if name.startswith("head.") else bound
-                nn.init.uniform_(one, -limit, limit, generator=generator)
+                nn.init.uniform_(values, -limit, limit, generator=generator)
             if self.num_clients is not None:
-                parameter[1:] = one
+                parameter[1:] = values
 
     def forward(
         self, tokens: Tensor, lengths: Tensor | None = None, *, route: str = "mixture", routing: str = "soft"
@@ -150,10 +161,17 @@ class LanguageModel(nn.Module):
             routing: ``"soft"``, ``"hard"`` or ``"straight_through"``, in the GRU and in the head.
         """
         if tokens.dim() == 2:
-            one = self._forward(
+            lead = self._forward(
                 tokens.unsqueeze(0), None if lengths is None else lengths.unsqueeze(0), route, routing, lead=True
             )
-            return Prediction(*(None if t is None else t.squeeze(0) for t in one))  # type: ignore[arg-type]
+            head_routing = None if lead.head_routing is None else lead.head_routing.squeeze(0)
+            return Prediction(
+                lead.logits.squeeze(0),
+                lead.gru_routing.squeeze(0),
+                head_routing,
+                lead.features.squeeze(0),
+                tuple(q.squeeze(0) for q in lead.layer_routing),
+            )
         return self._forward(tokens, lengths, route, routing, lead=False)
 
     def _forward(self, tokens: Tensor, lengths: Tensor | None, route: str, routing: str, lead: bool) -> Prediction:
@@ -164,15 +182,25 @@ class LanguageModel(nn.Module):
             return tensor.unsqueeze(0) if lead else tensor
 
         # Not through the layer's own forward: its K is fixed, and the number of clients at work shrinks as they finish.
-        used = [
-            *(weight(f"gru.{name}") if route != "local" else None for name in EXPERT),
-            *(weight(f"gru.local_{name}") if route != "global" else None for name in EXPERT),
-            *(weight(f"gru.router_{name}_l0") if route == "mixture" else None for name in ("weight", "bias")),
-        ]
-        h, _, q = flow_kernels.routed_gru(
-            embed(tokens, weight("embedding.weight")), None, *used, lengths=lengths, route=route, routing=routing,
-            temperature=self.temperature, batch_first=True, backend=self.backend,
-        )  # fmt: skip
+        h, routings = embed(tokens, weight("embedding.weight")), []
+        for layer in range(self.gru.num_layers):
+            used = [
+                *(weight(f"gru.{name}_l{layer}") if route != "local" else None for name in EXPERT),
+                *(weight(f"gru.local_{name}_l{layer}") if route != "global" else None for name in EXPERT),
+                *(weight(f"gru.router_{name}_l{layer}") if route == "mixture" else None for name in ("weight", "bias")),
+            ]
+            h, _, q = flow_kernels.routed_gru(
+                h,
+                None,
+                *used,
+                lengths=lengths,
+                route=route,
+                routing=routing,
+                temperature=self.temperature,
+                batch_first=True,
+                backend=self.backend,
+            )
+            routings.append(q)
         k, b, t, size = h.shape
         flat = h.reshape(k, b * t, size)
         features = flat
@@ -181,34 +209,52 @@ class LanguageModel(nn.Module):
         head_q = None
         if self.routed_head and route == "mixture":
             scores = linear(flat, weight("head.router_weight"), weight("head.router_bias"))
-            head_q = choose(scores / self.temperature, routing)
+            head_q = routing_weights(scores / self.temperature, routing)
             logits = mixed_linear(
-                features, head_q, weight("head.weight"), weight("head.bias"), weight("head.local_weight"),
+                features,
+                head_q,
+                weight("head.weight"),
+                weight("head.bias"),
+                weight("head.local_weight"),
                 weight("head.local_bias"),
-            )  # fmt: skip
+            )
             head_q = head_q.view(k, b, t, 2)
         else:
             own = "local_" if self.routed_head and route == "local" else ""
             logits = linear(features, weight(f"head.{own}weight"), weight(f"head.{own}bias"))
-        return Prediction(logits.view(k, b, t, -1), q, head_q, features.view(k, b, t, -1))
+        q = mean_routing(routings)
+        return Prediction(logits.view(k, b, t, -1), q, head_q, features.view(k, b, t, -1), tuple(routings))
+
+
+def mean_routing(layers: Sequence[Tensor]) -> Tensor:
+    """The weights of the experts [.., 2], mean over layers."""
+    return layers[0] if len(layers) == 1 else torch.stack(list(layers)).mean(0)
 
 
 def parameter_counts(
-    vocabulary_size: int, embedding_dim: int, hidden_size: int, projection_dim: int | None = None, *, routed_head: bool = True
+    vocabulary_size: int,
+    embedding_dim: int,
+    hidden_size: int,
+    projection_dim: int | None = None,
+    *,
+    num_layers: int = 1,
+    routed_head: bool = True,
 ) -> dict[str, int]:
     """How many numbers each parameter of a :class:`LanguageModel` of these sizes has, by name; nothing is allocated."""
     v, e, h = vocabulary_size, embedding_dim, hidden_size
     d = h if projection_dim is None else projection_dim
-    gru = dict(zip(EXPERT, (3 * h * e, 3 * h * h, 3 * h, 3 * h), strict=True))
-    found = {"embedding.weight": v * e}
-    found |= {f"gru.{prefix}{name}": count for prefix in ("", "local_") for name, count in gru.items()}
-    found |= {"gru.router_weight_l0": 2 * (e + h), "gru.router_bias_l0": 2}
+    counts = {"embedding.weight": v * e}
+    for layer in range(num_layers):
+        i = h if layer else e
+        gru = dict(zip(EXPERT, (3 * h * i, 3 * h * h, 3 * h, 3 * h), strict=True))
+        counts |= {f"gru.{prefix}{name}_l{layer}": count for prefix in ("", "local_") for name, count in gru.items()}
+        counts |= {f"gru.router_weight_l{layer}": 2 * (i + h), f"gru.router_bias_l{layer}": 2}
     if projection_dim is not None:
-        found |= {"projection.weight": d * h, "projection.bias": d}
-    found |= {"head.weight": v * d, "head.bias": v}
+        counts |= {"projection.weight": d * h, "projection.bias": d}
+    counts |= {"head.weight": v * d, "head.bias": v}
     if routed_head:
-        found |= {"head.local_weight": v * d, "head.local_bias": v, "head.router_weight": 2 * h, "head.router_bias": 2}
-    return found
+        counts |= {"head.local_weight": v * d, "head.local_bias": v, "head.router_weight": 2 * h, "head.router_bias": 2}
+    return counts
 
 
 def second_expert(model: LanguageModel, generator: np.random.Generator) -> Tensors:

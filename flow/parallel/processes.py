@@ -69,9 +69,9 @@ def shard(costs: Sequence[float], processes: int) -> Shard:
     """
     load, dealt = [0.0] * processes, [[] for _ in range(processes)]  # type: tuple[list[float], list[list[int]]]
     for place in sorted(range(len(costs)), key=lambda place: (-costs[place], place)):
-        one = min(range(processes), key=load.__getitem__)
-        dealt[one].append(place)
-        load[one] += costs[place]
+        least = min(range(processes), key=load.__getitem__)
+        dealt[least].append(place)
+        load[least] += costs[place]
     return Shard(tuple(tuple(sorted(own)) for own in dealt))
 
 
@@ -93,9 +93,9 @@ class Ranks:
         if not self.first:
             self._exchange(lambda: _collective().barrier())
             return function()
-        found = function()
+        result = function()
         self._exchange(lambda: _collective().barrier())
-        return found
+        return result
 
     def agree(self, what: str, value: str) -> None:
         """Raise UserError unless all processes have the same value."""
@@ -119,9 +119,9 @@ class Ranks:
         self._exchange(lambda: _collective().all_reduce(sizes))
         buffer = torch.zeros(max(int(sizes.max()), 1), dtype=torch.uint8)
         buffer[: len(own)] = torch.frombuffer(bytearray(own), dtype=torch.uint8) if own else buffer[:0]
-        found = [torch.empty_like(buffer) for _ in range(self.size)]
-        self._exchange(lambda: _collective().all_gather(found, buffer))
-        return [one[:size].numpy().tobytes() for one, size in zip(found, sizes.tolist(), strict=True)]
+        buffers = [torch.empty_like(buffer) for _ in range(self.size)]
+        self._exchange(lambda: _collective().all_gather(buffers, buffer))
+        return [part[:size].numpy().tobytes() for part, size in zip(buffers, sizes.tolist(), strict=True)]
 
     def sum(self, numbers: Tensor, tensors: Tensors, known: bool) -> tuple[Tensor, Tensors]:
         """Sums over all processes in float64, by one reduction: of a vector, and of tensors by name.
@@ -143,8 +143,8 @@ class Ranks:
             self._exchange(lambda: _collective().barrier())
         self._exchange(lambda: _collective().all_reduce(flat))
         pieces = torch.split(flat.to(where), [part.numel() for part in parts])
-        found = {name: piece.view(tensors[name].shape) for name, piece in zip(tensors, pieces[1:], strict=True)}
-        return pieces[0].cpu(), found
+        totals = {name: piece.view(tensors[name].shape) for name, piece in zip(tensors, pieces[1:], strict=True)}
+        return pieces[0].cpu(), totals
 
     def gather(self, rows: Tensors, counts: Sequence[int]) -> Tensors:
         """Rows [n, ..] of all processes, those of the first one first, by one exchange.
@@ -168,17 +168,17 @@ class Ranks:
             table[: counts[self.rank]] = torch.cat([tensor.view(counts[self.rank], -1) for tensor in own], dim=1)
         tables = [torch.empty_like(table) for _ in counts]
         self._exchange(lambda: _collective().all_gather(tables, table))
-        whole = torch.cat([one[:count] for one, count in zip(tables, counts, strict=True)])
-        found = {}
+        whole = torch.cat([part[:count] for part, count in zip(tables, counts, strict=True)])
+        gathered = {}
         for (name, tensor), piece in zip(rows.items(), torch.split(whole, cells, dim=1), strict=True):
-            found[name] = piece.flatten().view(tensor.dtype).view(len(whole), *tensor.shape[1:]).to(where)
-        return found
+            gathered[name] = piece.flatten().view(tensor.dtype).view(len(whole), *tensor.shape[1:]).to(where)
+        return gathered
 
     def _completed(self, tensors: Tensors) -> Tensors:
         """The same, with empty or zero tensors where this process has none, as the first process that has any has them."""
         layout = [[name, str(t.dtype).removeprefix("torch."), list(t.shape), t.device.type] for name, t in tensors.items()]
         layouts = [json.loads(text) for text in self.texts(json.dumps(layout))]
-        for name, dtype, shape, device in next((one for one in layouts if one), []):
+        for name, dtype, shape, device in next((known for known in layouts if known), []):
             if name not in tensors:
                 tensors = {**tensors, name: torch.zeros(shape, dtype=getattr(torch, dtype), device=device)}
         return tensors
@@ -231,11 +231,13 @@ class Ranks:
         except RuntimeError:  # the store went with the process that kept it
             return f"the processes lost each other in {self.where} ({str(error).splitlines()[0]})", True
         speaks = all(rank in gone for rank in range(self.rank))
-        said = [f"process {rank} of {self.size} ended in {self.where} ({word})" for rank, word in words.items()]
-        said += [f"process {rank} of {self.size} ended in {self.where} without a word, as one that was killed" for rank in gone]
-        if not said and isinstance(error, Stopped):
-            said = [f"the launcher stopped all processes in {self.where}"]
-        return "; ".join(said) or f"the exchange between the processes failed in {self.where} ({error})", speaks
+        sentences = [f"process {rank} of {self.size} ended in {self.where} ({word})" for rank, word in words.items()]
+        sentences += [
+            f"process {rank} of {self.size} ended in {self.where} without a word, as one that was killed" for rank in gone
+        ]
+        if not sentences and isinstance(error, Stopped):
+            sentences = [f"the launcher stopped all processes in {self.where}"]
+        return "; ".join(sentences) or f"the exchange between the processes failed in {self.where} ({error})", speaks
 
 
 def joined() -> Ranks:

@@ -99,9 +99,9 @@ def _parsed(path: pathlib.Path, text: str, where: str) -> Any:
 
 def _check_run(path: pathlib.Path, contents: dict[str, Json]) -> None:
     """Hold rows or results, by their place in the file, against config.json; those of older builds say nothing of their run."""
-    said = {where: content[RUN] for where, content in contents.items() if RUN in content}
-    run = identity(read_config(path.parent)) if said else None
-    for where, own in said.items():
+    runs = {where: content[RUN] for where, content in contents.items() if RUN in content}
+    run = identity(read_config(path.parent)) if runs else None
+    for where, own in runs.items():
         if own != run:
             raise _problem(path, f"{where} belongs to another run than config.json")
 

@@ -11,8 +11,11 @@ import jinja2
 def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
     """The template of this name, with filters of the page's own; whatever it names has to be given."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("flow.reports"), autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True,
+        loader=jinja2.PackageLoader("flow.reports"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
         lstrip_blocks=True,
-    )  # fmt: skip
+    )
     environment.filters.update(filters)
     return environment.get_template(name)

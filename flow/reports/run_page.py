@@ -1,8 +1,8 @@
 """The HTML report of a run: one file that opens anywhere, drawn from the run folder alone.
 
-`write_report(folder)` reads config.json, metrics.jsonl and evaluation.json and writes report.html. Three forms of run
-exist: routed (Flow), personalized without a router (fine-tuning) and with a single kind of model (FedAvg's global one, or
-every client its own); a report shows what its run has and says what it lacks.
+`write_report(folder)` reads config.json, metrics.jsonl and evaluation.json and writes report.html. Three forms of run exist:
+routed (Flow), personalized without a router (fine-tuning), and with a single kind of model (FedAvg's global one, or every
+client its own). A report shows what its run has and says what it lacks.
 """
 
 import json
@@ -156,9 +156,9 @@ def _token(text: str, weight: float | None, right: bool, personal_right: bool | 
     if text in SPECIAL:
         classes.append("sp")
     # Control characters have no glyph: show their picture (U+2400 block).
-    shown = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
+    visible = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
     tip = outcome if weight is None else f"q {weight:.2f} · {outcome}"
-    return {"text": "↵" if text == "\n" else shown, "newline": text == "\n", "classes": " ".join(classes), "tip": tip}
+    return {"text": "↵" if text == "\n" else visible, "newline": text == "\n", "classes": " ".join(classes), "tip": tip}
 
 
 def _passages(evaluation: Json) -> tuple[list[Json], int]:

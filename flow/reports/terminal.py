@@ -51,7 +51,7 @@ def summary_table(summaries: Summaries, calibration: Calibration | None = None) 
     counts = {label: [number(value, 2, 100, HYPHEN) for value in own] for label, own in whole.items() if any(map(finite, own))}
     counts["clients (left out)"] = [f"{summaries[side]['clients']} ({summaries[side]['skipped']})" for side in SIDES]
     nothing = [""] * (len(columns) - 1)
-    return "\n".join([*lines, *(line(label, *([one, *nothing] for one in own)) for label, own in counts.items())])
+    return "\n".join([*lines, *(line(label, *([value, *nothing] for value in own)) for label, own in counts.items())])
 
 
 def _rows(summaries: Summaries) -> list[tuple[str, str, Average]]:
@@ -77,7 +77,7 @@ def other_routings(summaries: Summaries) -> list[str]:
         return other is not None and other != own
 
     every = list(itertools.product(SIDES, metrics.METRICS, AVERAGES))
-    return [routing for routing in ("hard", "soft") if any(differs(routing, *one) for one in every)]
+    return [routing for routing in ("hard", "soft") if any(differs(routing, *column) for column in every)]
 
 
 def calibration_error(calibration: Calibration | None, side: str) -> float | None:

@@ -62,15 +62,15 @@ def _krum(votes: Votes) -> tuple[Tensors, Tensors]:
 
 
 def _geometric_median(votes: Votes) -> tuple[Tensors, Tensors]:
-    how = votes.options
-    steps, smoothing = int(resolved(how.weiszfeld_steps)), resolved(how.weiszfeld_smoothing)
+    options = votes.options
+    steps, smoothing = int(resolved(options.weiszfeld_steps)), resolved(options.weiszfeld_smoothing)
     moved = geometric_median(votes.differences(), steps, smoothing)
     return {name: votes.start[name] + tensor for name, tensor in moved.items()}, votes.moments
 
 
 def _centered_clipping(votes: Votes) -> tuple[Tensors, Tensors]:
-    how = votes.options
-    radius, steps = resolved(how.clip_radius), int(resolved(how.clip_steps))
+    options = votes.options
+    radius, steps = resolved(options.clip_radius), int(resolved(options.clip_steps))
     center = {name: votes.moments.get(f"center/{name}", torch.zeros_like(t)) for name, t in votes.start.items()}
     moved = centered_clipping(votes.differences(), center, radius, steps)
     moments = {**votes.moments, **{f"center/{name}": tensor for name, tensor in moved.items()}}
@@ -115,13 +115,13 @@ def resolve(options: ServerOptions) -> ServerOptions:
     return options
 
 
-def one_by_one(how: ServerOptions) -> bool:
+def one_by_one(options: ServerOptions) -> bool:
     """Whether the aggregator needs every single upload."""
-    return AGGREGATORS[how.aggregator].combine is not None
+    return AGGREGATORS[options.aggregator].combine is not None
 
 
 def aggregate(
-    uploads: Uploads, moments: Tensors, how: ServerOptions, draw: Draw, origin: Tensors | None = None
+    uploads: Uploads, moments: Tensors, options: ServerOptions, draw: Draw, origin: Tensors | None = None
 ) -> tuple[Tensors, Tensors]:
     """(target in float64, next moments): the uploads combined.
 
@@ -132,17 +132,17 @@ def aggregate(
         origin: what the clients started from, under the names of the uploads and possibly more. Centred clipping and the
             geometric median start from zero, so they get the differences from it. None: the uploads are differences.
     """
-    combine = AGGREGATORS[how.aggregator].combine
+    combine = AGGREGATORS[options.aggregator].combine
     if combine is None:
         return weighted_mean(uploads.each, uploads.weights) if uploads.each else uploads.mean(), moments
     voters = voting(uploads)
     if not bool(voters.any()):
         return weighted_mean(uploads.each, uploads.weights), moments  # nothing finite: the run ends here, and says so
     vectors = {name: tensor[voters.to(tensor.device)].double() for name, tensor in uploads.each.items()}
-    wrong = int(resolved(how.byzantine) * int(voters.sum()) + 1e-9) if how.byzantine is not None else 0
-    vectors = buckets(vectors, int(resolved(how.bucket_size)), draw)
+    wrong = int(resolved(options.byzantine) * int(voters.sum()) + 1e-9) if options.byzantine is not None else 0
+    vectors = buckets(vectors, int(resolved(options.bucket_size)), draw)
     start = {name: origin[name].double() if origin else torch.zeros_like(tensor[0]) for name, tensor in vectors.items()}
-    return combine(Votes(vectors, wrong, start, moments, how))
+    return combine(Votes(vectors, wrong, start, moments, options))
 
 
 def voting(uploads: Uploads) -> Tensor:
@@ -179,8 +179,8 @@ def trimmed_mean(vectors: Tensors, wrong: int) -> Tensors:
 
 
 def krum(vectors: Tensors, wrong: int) -> Tensors:
-    """The one of n vectors with the least sum of squared distances to its n - wrong - 2 nearest, at least to one (Blanchard et
-    al., NeurIPS 2017); of equals the first. Their guarantee asks for n > 2 wrong + 2."""
+    """The one of n vectors with the least sum of squared distances to its n - wrong - 2 nearest ones (Blanchard et al., NeurIPS
+    2017). At least one neighbour counts, and of equals the first is taken. The paper's guarantee asks for n > 2 wrong + 2."""
     n = count(vectors)
     squares = torch.zeros(n, n, dtype=torch.float64)
     for i in range(n - 1):
@@ -202,8 +202,8 @@ def centered_clipping(vectors: Tensors, center: Tensors, radius: float, steps: i
 
 
 def geometric_median(vectors: Tensors, steps: int, smoothing: float) -> Tensors:
-    """Smoothed Weiszfeld steps from zero towards the point with the least sum of distances (Pillutla et al., IEEE TSP 2022):
-    v <- sum b_i x_i / sum b_i with b_i = 1 / max(smoothing, |x_i - v|)."""
+    """Smoothed Weiszfeld steps from zero towards the point with the least sum of distances (Pillutla et al., IEEE TSP 2022). A
+    step is v <- sum b_i x_i / sum b_i with b_i = 1 / max(smoothing, |x_i - v|)."""
     point = {name: torch.zeros_like(tensor[0]) for name, tensor in vectors.items()}
     for _ in range(steps):
         share = 1 / norms({name: tensor - point[name] for name, tensor in vectors.items()}).clamp_min(smoothing)

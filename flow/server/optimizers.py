@@ -29,16 +29,16 @@ class Optimizer(NamedTuple):
     """(v, Delta^2, options) -> the next v; None: the optimiser is not adaptive."""
 
 
-def _adam(v: Tensor, square: Tensor, how: ServerOptions) -> Tensor:
-    beta2 = resolved(how.beta2)
+def _adam(v: Tensor, square: Tensor, options: ServerOptions) -> Tensor:
+    beta2 = resolved(options.beta2)
     return beta2 * v + (1 - beta2) * square
 
 
-def _yogi(v: Tensor, square: Tensor, how: ServerOptions) -> Tensor:
-    return v - (1 - resolved(how.beta2)) * square * torch.sign(v - square)
+def _yogi(v: Tensor, square: Tensor, options: ServerOptions) -> Tensor:
+    return v - (1 - resolved(options.beta2)) * square * torch.sign(v - square)
 
 
-def _adagrad(v: Tensor, square: Tensor, how: ServerOptions) -> Tensor:
+def _adagrad(v: Tensor, square: Tensor, options: ServerOptions) -> Tensor:
     return v + square
 
 
@@ -74,7 +74,7 @@ def resolve(options: ServerOptions) -> ServerOptions:
 
 
 def average(
-    options: Any, state: Tensors, moments: Tensors, uploads: Uploads, how: ServerOptions, draw: Draw
+    options: Any, state: Tensors, moments: Tensors, uploads: Uploads, server_options: ServerOptions, draw: Draw
 ) -> tuple[Tensors, Tensors]:
     """The server step of every algorithm that averages what clients upload: (next state, next moments).
 
@@ -84,11 +84,11 @@ def average(
         moments: of the server optimiser.
         draw: for random choices of the server.
     """
-    target, moments = aggregators.aggregate(uploads, moments, how, draw, state)
-    return step(state, moments, target, how)
+    target, moments = aggregators.aggregate(uploads, moments, server_options, draw, state)
+    return step(state, moments, target, server_options)
 
 
-def step(state: Tensors, moments: Tensors, target: Tensors, how: ServerOptions) -> tuple[Tensors, Tensors]:
+def step(state: Tensors, moments: Tensors, target: Tensors, options: ServerOptions) -> tuple[Tensors, Tensors]:
     """One step of the server optimiser from the state towards the target, for every tensor of the target.
 
     With Delta = target - state, elementwise (Reddi et al. 2021, Algorithm 2, no bias correction):
@@ -101,7 +101,7 @@ def step(state: Tensors, moments: Tensors, target: Tensors, how: ServerOptions) 
 
     from m = 0, v = tau^2. "average" with server_lr 1 and beta1 0 takes the target itself.
     """
-    optimizer, rate, beta1 = OPTIMIZERS[how.server], resolved(how.server_lr), resolved(how.beta1)
+    optimizer, rate, beta1 = OPTIMIZERS[options.server], resolved(options.server_lr), resolved(options.beta1)
     adapts = optimizer.second_moment
     state, moments = dict(state), dict(moments)
     for name, goal in target.items():
@@ -113,8 +113,8 @@ def step(state: Tensors, moments: Tensors, target: Tensors, how: ServerOptions) 
         m = (delta if adapts is None else (1 - beta1) * delta) + beta1 * moments.get(f"m/{name}", torch.zeros_like(delta))
         change = m
         if adapts is not None:
-            tau, square = resolved(how.tau), delta**2
-            v = adapts(moments.get(f"v/{name}", torch.full_like(square, tau**2)), square, how)
+            tau, square = resolved(options.tau), delta**2
+            v = adapts(moments.get(f"v/{name}", torch.full_like(square, tau**2)), square, options)
             change = m / (v.sqrt() + tau)
             moments[f"v/{name}"] = v
         moments[f"m/{name}"] = m

@@ -11,8 +11,8 @@ class ServerOptions:
     """What the server does with the uploads."""
 
     server: Literal["average", "adam", "yogi", "adagrad"] = "average"
-    """Optimiser that takes the mean of the uploads minus the global model for a step: "average" takes it as it is (FedAvg);
-    the others are FedAdam, FedYogi and FedAdagrad (Reddi et al., ICLR 2021, Algorithm 2)."""
+    """Optimiser whose gradient is the global model minus the mean of the uploads. "average" takes the mean as it is (FedAvg).
+    The others are FedAdam, FedYogi and FedAdagrad (Reddi et al., ICLR 2021, Algorithm 2)."""
 
     server_lr: float | None = None
     """Learning rate of the server. None: 1 for "average", 0.1 for "adagrad", 0.01 for "adam" and "yogi". (Flower: 0.1 for
@@ -30,9 +30,10 @@ class ServerOptions:
     1e-3.)"""
 
     aggregator: Literal["mean", "median", "trimmed_mean", "centered_clipping", "geometric_median", "krum"] = "mean"
-    """How uploads become one: "mean", weighted as the algorithm says; or, against a minority of wrong uploads, every client
-    with one vote: the coordinates' "median" or "trimmed_mean" (Yin et al., ICML 2018), "centered_clipping" (Karimireddy et
-    al., ICML 2021), "geometric_median" (RFA; Pillutla et al., IEEE TSP 2022), "krum" (Blanchard et al., NeurIPS 2017)."""
+    """How the server aggregates uploads. "mean" is weighted as the algorithm says. The others resist a minority of wrong
+    uploads and give every client one vote. They are the coordinates' "median" or "trimmed_mean" (Yin et al., ICML 2018),
+    "centered_clipping" (Karimireddy et al., ICML 2021), "geometric_median" (RFA; Pillutla et al., IEEE TSP 2022) and "krum"
+    (Blanchard et al., NeurIPS 2017)."""
 
     bucket_size: int | None = None
     """Uploads averaged at random in groups of this size before a robust aggregator sees them (Karimireddy et al., ICLR

@@ -80,12 +80,12 @@ class Uploads:
     def mean(self) -> Tensors:
         """The weighted mean, in float64; without the tensors for which nobody votes."""
         weight = float(self.weights.sum())
-        found = {n: training.total_of(t).div_(weight) for n, t in self.total.items() if not n.startswith(VOTED)}
+        means = {n: training.total_of(t).div_(weight) for n, t in self.total.items() if not n.startswith(VOTED)}
         votes = float(training.total_of(self.total[VOTED])) if VOTED in self.total else 0.0
         if votes:
             voted = untagged("voted", self.total)
-            found |= {name: training.total_of(tensor).div_(votes) for name, tensor in voted.items() if name}
-        return found
+            means |= {name: training.total_of(tensor).div_(votes) for name, tensor in voted.items() if name}
+        return means
 
 
 SUMS = (
@@ -99,16 +99,16 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
     buffers: what the sums of the round before were kept in, to be used again: fresh memory costs a page fault every 4 KiB.
     """
     buffers = {} if buffers is None else buffers
-    found, parts, sums, voting = Uploads(), [], Sums(buffers), Sums(buffers)
+    uploads, parts, sums, voting = Uploads(), [], Sums(buffers), Sums(buffers)
     for rows, upload, down, lost, data_seconds, training_seconds in received:
         started = time.perf_counter()
         every, last = upload, upload.phases[-1]
-        found.finite &= all_finite([last.nats, *(upload.kept or {}).values()])
+        uploads.finite &= all_finite([last.nats, *(upload.kept or {}).values()])
         nats, tokens = last.nats.cpu(), last.tokens.cpu()
         if lost is not None and lost.any():
-            there = np.flatnonzero(~lost)
-            index = torch.from_numpy(there)
-            rows, every = rows[there], _only(upload, index)
+            arrived = np.flatnonzero(~lost)
+            index = torch.from_numpy(arrived)
+            rows, every = rows[arrived], _only(upload, index)
             nats, tokens = nats[index], tokens[index]
         weights = torch.tensor(every.weights, dtype=torch.float64)
         if not one_by_one and len(weights):
@@ -116,24 +116,24 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
             if every.voted:
                 voting.add(_for_votes(every), torch.tensor(every.votes, dtype=torch.float64))
         parts.append((rows, weights, nats, every.tensors if one_by_one else {}))
-        found.tokens += float(tokens.sum())
-        found.sequences += sum(work.sequences for work in upload.phases)
-        found.flops += sum(float(work.flops.sum()) for work in upload.phases)
-        found.upload_bytes += nbytes(every.tensors)
-        found.download_bytes += down
-        found.data_seconds += data_seconds
-        found.training_seconds += training_seconds
-        found.aggregation_seconds += time.perf_counter() - started
+        uploads.tokens += float(tokens.sum())
+        uploads.sequences += sum(work.sequences for work in upload.phases)
+        uploads.flops += sum(float(work.flops.sum()) for work in upload.phases)
+        uploads.upload_bytes += nbytes(every.tensors)
+        uploads.download_bytes += down
+        uploads.data_seconds += data_seconds
+        uploads.training_seconds += training_seconds
+        uploads.aggregation_seconds += time.perf_counter() - started
     if parts:
         started = time.perf_counter()
-        found.total = {**sums.finished(), **voting.finished()}
+        uploads.total = {**sums.finished(), **voting.finished()}
         rows = np.concatenate([rows for rows, *_ in parts])
-        found.weights = torch.cat([weights for _, weights, _, _ in parts])
-        found.client_nats = torch.cat([nats for _, _, nats, _ in parts])
-        found.each = {name: torch.cat([tensors[name] for *_, tensors in parts]) for name in parts[0][-1]}
-        _sort(found, rows)
-        found.aggregation_seconds += time.perf_counter() - started
-    return found
+        uploads.weights = torch.cat([weights for _, weights, _, _ in parts])
+        uploads.client_nats = torch.cat([nats for _, _, nats, _ in parts])
+        uploads.each = {name: torch.cat([tensors[name] for *_, tensors in parts]) for name in parts[0][-1]}
+        _sort(uploads, rows)
+        uploads.aggregation_seconds += time.perf_counter() - started
+    return uploads
 
 
 def _for_votes(upload: Upload) -> Tensors:
@@ -210,15 +210,15 @@ def _only(upload: Upload, index: Tensor) -> Upload:
     return upload._replace(tensors=tensors, weights=[upload.weights[n] for n in index.tolist()], votes=votes)
 
 
-def _sort(found: Uploads, rows: Rows) -> None:
+def _sort(uploads: Uploads, rows: Rows) -> None:
     """Put clients into the order of their numbers."""
     order = np.argsort(rows)
     index = torch.from_numpy(order)
-    found.rows, found.weights, found.client_nats = rows[order], found.weights[index], found.client_nats[index]
-    found.each = {name: tensor[index.to(tensor.device)] for name, tensor in found.each.items()}
+    uploads.rows, uploads.weights, uploads.client_nats = rows[order], uploads.weights[index], uploads.client_nats[index]
+    uploads.each = {name: tensor[index.to(tensor.device)] for name, tensor in uploads.each.items()}
 
 
-def combine(ranks: Ranks, found: Uploads, parts: Sequence[Rows]) -> None:
+def combine(ranks: Ranks, uploads: Uploads, parts: Sequence[Rows]) -> None:
     """Make of what this process collected what all of them did together, the same in every process.
 
     One reduction; uploads that are needed one by one take one exchange more.
@@ -232,17 +232,17 @@ def combine(ranks: Ranks, found: Uploads, parts: Sequence[Rows]) -> None:
     started, counts = time.perf_counter(), [len(rows) for rows in parts]
     begin = sum(counts[: ranks.rank])
     numbers = torch.zeros(len(SUMS) + 1 + 2 * sum(counts), dtype=torch.float64)
-    numbers[: len(SUMS)] = torch.tensor([getattr(found, name) for name in SUMS], dtype=torch.float64)
-    numbers[len(SUMS)] = not found.finite
+    numbers[: len(SUMS)] = torch.tensor([getattr(uploads, name) for name in SUMS], dtype=torch.float64)
+    numbers[len(SUMS)] = not uploads.finite
     own, of_clients = slice(begin, begin + counts[ranks.rank]), numbers[len(SUMS) + 1 :].view(2, -1)
-    of_clients[:, own] = torch.stack((found.weights, found.client_nats))
-    numbers, found.total = ranks.sum(numbers, found.total, all(counts))
+    of_clients[:, own] = torch.stack((uploads.weights, uploads.client_nats))
+    numbers, uploads.total = ranks.sum(numbers, uploads.total, all(counts))
     for name, value in zip(SUMS, numbers.tolist(), strict=False):
-        setattr(found, name, type(getattr(found, name))(value))
-    found.finite, (found.weights, found.client_nats) = not numbers[len(SUMS)], numbers[len(SUMS) + 1 :].view(2, -1)
-    found.each = ranks.gather(found.each, counts)
-    _sort(found, np.concatenate(parts))
-    found.aggregation_seconds += time.perf_counter() - started
+        setattr(uploads, name, type(getattr(uploads, name))(value))
+    uploads.finite, (uploads.weights, uploads.client_nats) = not numbers[len(SUMS)], numbers[len(SUMS) + 1 :].view(2, -1)
+    uploads.each = ranks.gather(uploads.each, counts)
+    _sort(uploads, np.concatenate(parts))
+    uploads.aggregation_seconds += time.perf_counter() - started
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:

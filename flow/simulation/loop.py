@@ -22,7 +22,7 @@ from flow.engine.run import RunState, begin
 from flow.engine.task import Task, prepare
 from flow.errors import Diverged
 from flow.evaluation.gather import evaluate, final_evaluation
-from flow.evaluation.select import choose
+from flow.evaluation.select import choose_clients
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors
 from flow.parallel.processes import joined
@@ -129,7 +129,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     config, algorithm, ranks = task.config, task.algorithm, run.ranks
     folder = run.folder if ranks.first else None  # the others write nothing
     ranks.agree("a configuration or data", run.digest)
-    curve = choose(task, config.evaluate_clients, "curve")
+    curve = choose_clients(task, config.evaluate_clients, "curve")
     name = None if folder is None else str(folder)
     bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
     with Workers(task.model, task.workers) as workers, bar:

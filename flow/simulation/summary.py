@@ -18,7 +18,7 @@ def row(round: int, uploads: Uploads, who: Turnout, kept: int, seconds: float, w
     """A line of metrics.jsonl.
 
     kept: bytes that all clients keep. seconds: of the round without its evaluation. workers: how many there are in all
-    processes; data and training are seconds of one of them, on average, so that the two add up to the round at most.
+    processes. data and training are seconds of one of them, on average, so that the two add up to the round at most.
     """
     return {
         "round": round,

@@ -1,15 +1,15 @@
 """What clients keep from one round to the next: in memory, or in one memory-mapped file for every client.
 
-Rows of a round are set aside as its clients write them and become what is read only when the round is complete, so that
-within a round everybody sees the end of the last one, in whichever order groups are computed.
+The states that clients write in a round are set aside. They can be read only when the round is complete, so every client sees
+the end of the last round, in whichever order groups are computed.
 
-A run that stops anywhere goes on with the states that belong to its checkpoint. In memory that is simple: they are part
-of the checkpoint. On disk a file is never changed: a client that trains in round r writes a new file, named by its
-number and r, whole and on the disk before the checkpoint that counts on it. The file itself says the same number and r, and a
-file that says another is refused. The state of a client at a checkpoint is its file with the largest round up to the
-checkpoint's, and the checkpoint holds these rounds, so that a file which went missing shows. A file goes only when none of the
-checkpoints that are kept counts on it any more; what was written after the checkpoint that a run goes on from goes before it
-starts, and is computed again to the same numbers.
+A run that stops anywhere goes on with the states that belong to its checkpoint. In memory that is simple: they are part of the
+checkpoint. On disk a file is never changed. A client that trains in round r writes a new file, named by its number and r. The
+file is complete and on the disk before the checkpoint that needs it. The file itself says the same number and r, and a file
+that says another is refused. The state of a client at a checkpoint is its file with the largest round up to the checkpoint's.
+The checkpoint holds these rounds, so that a missing file is noticed. A file is removed only when none of the kept checkpoints
+needs it any more. When a run goes on from a checkpoint, later files are removed before it starts, and are computed again to the
+same numbers.
 
 Where a run has several processes, each writes what the clients that it trained keep. In memory every process holds the
 states of all clients, brought together at the end of a round; on disk all read the same files.
@@ -70,8 +70,8 @@ class ClientStates:
 
     def known(self, rows: Rows) -> torch.Tensor:
         """bool [n]: whether these clients have a state."""
-        there = self._rows if self._folder is None else self._rounds
-        return torch.tensor([int(row) in there for row in rows], dtype=torch.bool)
+        having = self._rows if self._folder is None else self._rounds
+        return torch.tensor([int(row) in having for row in rows], dtype=torch.bool)
 
     def read(self, rows: Rows, device: torch.device | str = "cpu") -> Tensors:
         """[n, ..]: the states of clients that have one, as of the end of the last round.
@@ -80,16 +80,16 @@ class ClientStates:
             UserError: a file is missing, damaged, or of another client, round or run.
             KeyError: a client has no state.
         """
-        found = [self._row(int(row)) for row in rows]
-        return {name: torch.stack([row[name] for row in found]).to(device) for name in (found[0] if found else {})}
+        states = [self._row(int(row)) for row in rows]
+        return {name: torch.stack([row[name] for row in states]).to(device) for name in (states[0] if states else {})}
 
     def of(self, rows: Rows, fresh: Tensors) -> ClientState:
         """What these clients kept; for a new client its row of `fresh` [n, ..]."""
         known = self.known(rows)
         if not (fresh and known.any()):
             return ClientState(fresh, known)
-        there, device = np.flatnonzero(known.numpy()), next(iter(fresh.values())).device
-        kept, index = self.read(rows[there], device), torch.from_numpy(there).to(device)
+        places, device = np.flatnonzero(known.numpy()), next(iter(fresh.values())).device
+        kept, index = self.read(rows[places], device), torch.from_numpy(places).to(device)
         return ClientState({name: tensor.index_copy(0, index, kept[name]) for name, tensor in fresh.items()}, known.to(device))
 
     def write(self, rows: Rows, tensors: Tensors, round: int) -> None:
@@ -117,8 +117,8 @@ class ClientStates:
         own = parts[ranks.rank]
         kept: Tensors = {}
         if self._folder is None and self._pending:
-            found = [self._pending[row] or {} for row in own.tolist()]
-            kept = {name: torch.stack([one[name] for one in found]) for name in found[0]}
+            pending = [self._pending[row] or {} for row in own.tolist()]
+            kept = {name: torch.stack([state[name] for state in pending]) for name in pending[0]}
         elif self._pending:
             kept = {"bytes": torch.full((len(own),), self._row_bytes)}
         kept = ranks.gather(kept, [len(rows) for rows in parts])

@@ -58,8 +58,8 @@ def write_tensors(path: Path, tensors: Tensors, round: int, digest: str, client:
 
 
 def _ordered(content: bytes) -> bytes:
-    """A safetensors file with its labels in the order of their names: the library writes them in a random one, so that the same
-    tensors would not leave the same bytes."""
+    """A safetensors file with its labels in the order of their names. The library writes them in a random order, by which the
+    same tensors would not have the same bytes."""
     size = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -111,9 +111,11 @@ def unlike(tensors: Tensors, expected: Tensors) -> str:
             return f"it has no {name!r}"
         if name not in expected:
             return f"it has {name!r}, which is unknown"
-        found, right = (f"{str(one.dtype).removeprefix('torch.')} {list(one.shape)}" for one in (tensors[name], expected[name]))
-        if found != right:
-            return f"its {name!r} is {found}, not {right}"
+        given, right = (
+            f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}" for tensor in (tensors[name], expected[name])
+        )
+        if given != right:
+            return f"its {name!r} is {given}, not {right}"
     return ""
 
 

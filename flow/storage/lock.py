@@ -174,8 +174,8 @@ def _locked(descriptor: int) -> bool | None:
 
 def _check_own(path: Path, descriptor: int) -> None:
     """Raise OSError for what no lock is, before anything is written into it: a pipe, or a file that has other names."""
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         raise OSError(errno.EEXIST, "something else has the name of the lock; move it away", str(path))
 
 

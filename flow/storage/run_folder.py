@@ -1,7 +1,7 @@
 """The run folder: configuration, metrics and checkpoints, each written whole or not at all and checked when read.
 
-A checkpoint is the state of one round in one safetensors file: the server's under its own names, the moments of its optimiser
-under "moments:", what clients keep under "clients:" (see flow/storage/client_states.py).
+A checkpoint is the state of one round in one safetensors file. The server's tensors have their own names, the moments of its
+optimiser begin with "moments:", and the states of clients with "clients:" (see flow/storage/client_states.py).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 KEEP = 2
 BESIDE = ("versions", "population", "digested", files.CHECKSUM)
-"""Keys of config.json beside the options: versions of libraries; the SHA-256 of the data, which older builds lack; in a
-folder of an older build, the options that its files are tied to though they were changed; the file's checksum."""
+"""Keys of config.json beside the options. They are the versions of libraries, the SHA-256 of the data, which older builds lack,
+and the file's checksum. A folder of an older build also has the options that its files are tied to though they were changed."""
 CHECKPOINT = re.compile(r"round_(\d+)\.safetensors")
 
 
@@ -46,8 +46,8 @@ def save(folder: Path, state: Tensors, round: int, digest: str) -> Path:
 
 def stored(folder: Path) -> list[Path]:
     """The checkpoints of a run, oldest first."""
-    found = (path for path in folder.glob("round_*.safetensors") if CHECKPOINT.fullmatch(path.name))
-    return sorted((path for path in found if path == _checkpoint(folder, round_of(path))), key=round_of)
+    named = (path for path in folder.glob("round_*.safetensors") if CHECKPOINT.fullmatch(path.name))
+    return sorted((path for path in named if path == _checkpoint(folder, round_of(path))), key=round_of)
 
 
 def _checkpoint(folder: Path, round: int) -> Path:

@@ -24,7 +24,7 @@ def objective(model: LanguageModel, parameters: Tensors, batch: Batch, update: U
     loss = (nats.view_as(share) * share).sum((1, 2))
     if not update.gamma:
         return loss, loss
-    routed = [q for q in (out.gru_routing, out.head_routing) if q is not None]
+    routed = [q for q in (*out.layer_routing, out.head_routing) if q is not None]
     # A softmax may round to zero far from any use; the smallest normal number keeps the logarithm finite.
     tiny = torch.finfo(out.logits.dtype).tiny
     logs = [torch.where(batch.valid, q[..., 0], 1.0).clamp_min(tiny).log() for q in routed]
@@ -36,8 +36,8 @@ def by_autograd(model: LanguageModel, parameters: Tensors, batch: Batch, update:
     """:func:`gradients`, on any device."""
     leaves = {name: parameters[name].detach().requires_grad_() for name in update.names}
     target, loss = objective(model, {**parameters, **leaves}, batch, update)
-    found = torch.autograd.grad(target.sum(), list(leaves.values()))
-    return loss.detach().double(), dict(zip(leaves, found, strict=True))
+    gradients = torch.autograd.grad(target.sum(), list(leaves.values()))
+    return loss.detach().double(), dict(zip(leaves, gradients, strict=True))
 
 
 @torch.no_grad()

@@ -33,7 +33,9 @@ class Data(NamedTuple):
 
     def of(self, chosen: Sequence[bool]) -> Data:
         """The same, without the sequences of clients that are not chosen."""
-        return self._replace(rows=tuple(rows if one else rows[:0] for rows, one in zip(self.rows, chosen, strict=True)))
+        return self._replace(
+            rows=tuple(rows if is_chosen else rows[:0] for rows, is_chosen in zip(self.rows, chosen, strict=True))
+        )
 
     def sizes(self) -> list[int]:
         """Number of sequences of every client."""
@@ -73,9 +75,9 @@ def split(data: Data, draw: Draw, share: float = 0.5, rule: Split = "time") -> t
 
     Args:
         share: how much of the sequences the first part has.
-        rule: "time": the older texts and the newer ones, cut between the two texts where the share is nearest; sequences of
-            one text alone are cut at the nearest place between two of them. "random": sequences are drawn without regard to
-            their texts, for the first part the share rounded down.
+        rule: "time": the older texts and the newer ones, cut between the two texts where the share is nearest. Sequences of
+            a single text are cut at the nearest place between two of them. "random": sequences are drawn without regard to
+            their texts; the first part gets the share rounded down.
     """
     if rule == "time":
         orders, sizes = list(data.rows), [boundary(data.texts[rows], share) for rows in data.rows]

@@ -1,7 +1,7 @@
 """Local SGD: what one update changes on one batch, for K clients side by side.
 
 Two ways of the same arithmetic. Where flow_kernels has kernels for it (a CPU in float32 or float64, the model's own
-parameters) the backward pass is written out by hand and nothing as wide as the vocabulary is held: flow/training/fused.py.
+parameters), the backward pass is written out by hand. It then holds nothing as wide as the vocabulary: flow/training/fused.py.
 Anywhere else it is autograd, flow/training/autograd.py, which is also how the formulas read.
 """
 
@@ -55,9 +55,9 @@ class Descent:
         self._apply(batch, update, {name: steps[name] for name in update.names}, pulls)
         return loss
 
-    def apply(self, batch: Batch, update: Update, found: Tensors) -> None:
+    def apply(self, batch: Batch, update: Update, gradients: Tensors) -> None:
         """One step of one update by gradients [k, ..] that were computed elsewhere, of the first k clients in the batch."""
-        steps = {name: Step(self.parameters[name][: len(batch.lengths)], found[name].contiguous()) for name in update.names}
+        steps = {name: Step(self.parameters[name][: len(batch.lengths)], gradients[name].contiguous()) for name in update.names}
         self._apply(batch, update, steps, True)
 
     def _fused(self, update: Update, names: Iterable[str]) -> Fused:
@@ -96,9 +96,9 @@ class Descent:
             anchor = anchors[name][:k] if name in anchors else None
             steps[name] = step._replace(anchor=anchor, momentum=velocity)
         present = batch.valid.flatten(1).any(1) if pulls else None  # a client that has finished is not pulled either
-        how = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
+        options = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
         (sgd_ if self._by_kernels else plain_sgd_)(
-            list(steps.values()), mu=update.mu if anchors else 0.0, present=present, **how
+            list(steps.values()), mu=update.mu if anchors else 0.0, present=present, **options
         )
 
 

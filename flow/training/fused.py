@@ -15,13 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.model.language_model import LanguageModel, embed, mixed_linear
+from flow.model.language_model import LanguageModel, embed, mean_routing, mixed_linear
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch
 from flow_kernels.training import Head, HeadLoss, Step, Weights, gru, head_loss, route, route_backward
 from flow_kernels.training import refusal as kernels_refusal
 
-GRU = tuple(f"gru.{name}_l0" for name in Weights._fields)
 HEAD = (
     "projection.weight", "projection.bias", "head.weight", "head.bias", "head.local_weight", "head.local_bias",
 )  # fmt: skip
@@ -33,8 +32,8 @@ def refusal(model: LanguageModel, parameters: Tensors) -> str:
     """Why these parameters' gradients cannot be computed here; empty when they can."""
     if model.backend not in ("auto", "cpu"):
         return f"the model asks for backend={model.backend!r}"
-    one = next(iter(parameters.values()))
-    return kernels_refusal(one.dtype, one.device)
+    first = next(iter(parameters.values()))
+    return kernels_refusal(first.dtype, first.device)
 
 
 class Memory:
@@ -52,7 +51,7 @@ class Memory:
 
 
 class States(NamedTuple):
-    """What the GRU has computed of a batch, and what its backward pass reads."""
+    """What a layer of the GRU has computed of a batch, and what its backward pass reads."""
 
     x: Tensor
     """[k, B, T, I]"""
@@ -63,7 +62,7 @@ class States(NamedTuple):
     q: Tensor
     """[k, B, T, 2]"""
     gates: Tensor | None
-    """None where nothing below the head is trained."""
+    """None where nothing is trained in this layer and below."""
 
 
 class HeadInput(NamedTuple):
@@ -72,7 +71,7 @@ class HeadInput(NamedTuple):
     y: Tensor
     """[k, B, T, H]"""
     q: Tensor
-    """[k, B, T, 2]: the GRU's routing."""
+    """[k, B, T, 2]: the GRU's routing, mean over its layers."""
     head_q: Tensor | None
     """[k, B, T, 2]: the head's; None where it is not routed."""
 
@@ -97,11 +96,17 @@ class Fused:
         self.model, self.route, self.gamma = model, route, gamma
         self.mixture = route == "mixture"
         self.routed_head = self.mixture and model.routed_head
-        self.gru = tuple(name if self._used(name) else None for name in GRU)
+        self.layers = tuple(
+            tuple(name if self._used(name) else None for name in (f"gru.{weight}_l{layer}" for weight in Weights._fields))
+            for layer in range(model.gru.num_layers)
+        )
         self.head = tuple(self._head_name(name) for name in HEAD)
         self.trained = frozenset(trained)
         self.memory = Memory()
-        self.below_head = self.trained.intersection((*GRU, EMBEDDING)) != frozenset()
+        moved = [layer for layer, names in enumerate(self.layers) if self.trained.intersection(names)]
+        self.lowest = 0 if EMBEDDING in self.trained else min(moved, default=len(self.layers))
+        """The first layer of the GRU that has to be gone back through."""
+        self.below_head = self.lowest < len(self.layers)
 
     def _used(self, name: str) -> bool:
         """Whether the route needs this weight of the GRU."""
@@ -128,16 +133,22 @@ class Fused:
         k, b, t = batch.inputs.shape
         targets, head = _targets(batch), self._weights_of_head(p)
         states, q = self._below_head(p, batch, targets, "soft")
-        x, flat = states.x, states.y.flatten(1, 2)
+        x, flat = states[-1].x, states[-1].y.flatten(1, 2)
         outs = [
             self.memory.get(f"d {name}", tuple(p[name].shape), x) if name in self.trained and name is not None else None
             for name in self.head
         ]
         routers = q is not None and (self.below_head or self.trained.intersection(ROUTER) != frozenset())
         loss = head_loss(
-            flat, targets, head, q, x_grad=self.below_head, q_grad=routers, out=outs,
+            flat,
+            targets,
+            head,
+            q,
+            x_grad=self.below_head,
+            q_grad=routers,
+            out=outs,
             x_out=self.memory.get("dh", tuple(flat.shape), x) if self.below_head else None,
-        )  # fmt: skip
+        )
         grads = {name: grad for name, grad in zip(self.head, outs, strict=True) if name is not None and grad is not None}
         share = batch.valid.to(x.dtype).view(k, -1) / loss.counts.clamp_min(1).unsqueeze(1)
         dh = loss.x
@@ -147,9 +158,17 @@ class Fused:
             if self.gamma:
                 loss.q[..., 0] += self._regulariser(q, share)
             route_backward(
-                flat, targets, p[WEIGHT], p[BIAS], q, loss.q, temperature=self.model.temperature,
-                dx=dh, dweight=grads.get(WEIGHT), dbias=grads.get(BIAS),
-            )  # fmt: skip
+                flat,
+                targets,
+                p[WEIGHT],
+                p[BIAS],
+                q,
+                loss.q,
+                temperature=self.model.temperature,
+                dx=dh,
+                dweight=grads.get(WEIGHT),
+                dbias=grads.get(BIAS),
+            )
         dx = None
         if dh is not None:
             dx = self._backward(p, states, batch, dh.view(k, b, t, -1), share.view(k, b, t), grads)
@@ -162,16 +181,19 @@ class Fused:
         return loss.nats / loss.counts.clamp_min(1), steps
 
     def look(self, p: Tensors, batch: Batch, routing: str = "soft", best: bool = False) -> tuple[HeadLoss, Tensor]:
-        """The loss, and if asked the most likely tokens, of k clients without a gradient; the GRU's routing [k, B, T, 2]."""
+        """The loss, and if asked the most likely tokens, of k clients without a gradient; the GRU's routing [k, B, T, 2], mean
+        over its layers."""
         targets = _targets(batch)
         states, q = self._below_head(p, batch, targets, routing)
-        return head_loss(states.y.flatten(1, 2), targets, self._weights_of_head(p), q, best=best), states.q
+        loss = head_loss(states[-1].y.flatten(1, 2), targets, self._weights_of_head(p), q, best=best)
+        return loss, mean_routing([layer.q for layer in states])
 
     def states(self, p: Tensors, batch: Batch, routing: str = "soft") -> HeadInput:
         """What the head reads of k clients' batch, without a gradient; valid until this is called again."""
         states, q = self._below_head(p, batch, _targets(batch), routing)
-        k, b, t, _ = states.y.shape
-        return HeadInput(states.y, states.q, None if q is None else q.view(k, b, t, 2))
+        y = states[-1].y
+        k, b, t, _ = y.shape
+        return HeadInput(y, mean_routing([layer.q for layer in states]), None if q is None else q.view(k, b, t, 2))
 
     def logits(self, p: Tensors, states: HeadInput, batch: Batch, client: int) -> Tensor:
         """[n, V]: the scores of one client at its valid targets."""
@@ -184,57 +206,91 @@ class Fused:
             return F.linear(features, head.weight[client], head.bias[client])
         q = states.head_q[client][valid]
         return mixed_linear(
-            features[None], q[None], head.weight[client][None], head.bias[client][None], head.local_weight[client][None],
+            features[None],
+            q[None],
+            head.weight[client][None],
+            head.bias[client][None],
+            head.local_weight[client][None],
             head.local_bias[client][None],
-        ).squeeze(0)  # fmt: skip
+        ).squeeze(0)
 
-    def _below_head(self, p: Tensors, batch: Batch, targets: Tensor, routing: str) -> tuple[States, Tensor | None]:
-        """The GRU's states, and the routing [k, B * T, 2] of a routed head."""
-        states = self._forward(p, embed(batch.inputs, p[EMBEDDING]), batch, routing)
+    def _below_head(self, p: Tensors, batch: Batch, targets: Tensor, routing: str) -> tuple[list[States], Tensor | None]:
+        """The states of every layer of the GRU, and the routing [k, B * T, 2] of a routed head."""
+        states: list[States] = []
+        for layer in range(len(self.layers)):
+            x = states[-1].y if states else embed(batch.inputs, p[EMBEDDING])
+            states.append(self._forward(p, x, batch, routing, layer))
         if not self.routed_head:
             return states, None
-        flat, temperature = states.y.flatten(1, 2), self.model.temperature
+        flat, temperature = states[-1].y.flatten(1, 2), self.model.temperature
         return states, route(flat, targets, p[WEIGHT], p[BIAS], temperature=temperature, routing=routing)
 
-    def _weights_of_gru(self, p: Tensors) -> Weights:
-        return Weights(*(None if name is None else p[name] for name in self.gru))
+    def _weights_of_gru(self, p: Tensors, layer: int) -> Weights:
+        return Weights(*(None if name is None else p[name] for name in self.layers[layer]))
 
     def _weights_of_head(self, p: Tensors) -> Head:
         return Head(*(None if name is None else p[name] for name in self.head))  # type: ignore[arg-type]
 
     def _regulariser(self, q: Tensor, share: Tensor) -> Tensor:
         """Gradient by q_global of -(gamma / L) * mean log q_global, [..]; the smallest normal number in the place of zero."""
-        layers = 2 if self.routed_head else 1
+        layers = len(self.layers) + self.routed_head
         tiny = torch.finfo(q.dtype).tiny
         return torch.where(q[..., 0] >= tiny, -self.gamma / layers * share / q[..., 0], 0.0)
 
-    def _forward(self, p: Tensors, x: Tensor, batch: Batch, routing: str) -> States:
+    def _forward(self, p: Tensors, x: Tensor, batch: Batch, routing: str, layer: int) -> States:
         (k, b, t, _), size = x.shape, self.model.gru.hidden_size
         h0 = self.memory.get("h0", (k, b, size), x).zero_()
-        y, h_n = self.memory.get("y", (k, b, t, size), x), self.memory.get("h_n", (k, b, size), x)
-        q = self.memory.get("q", (k, b, t, 2), x)
-        gates = self.memory.get("gates", gru.gates_shape(k, b, t, size, self.route), x) if self.below_head else None
+        y, h_n = self.memory.get(f"y {layer}", (k, b, t, size), x), self.memory.get("h_n", (k, b, size), x)
+        q, gates = self.memory.get(f"q {layer}", (k, b, t, 2), x), None
+        if layer >= self.lowest:
+            gates = self.memory.get(f"gates {layer}", gru.gates_shape(k, b, t, size, self.route), x)
         gru.forward(
-            x, h0, self._weights_of_gru(p), lengths=_lengths(batch), route=self.route, routing=routing,
+            x, h0, self._weights_of_gru(p, layer), lengths=_lengths(batch), route=self.route, routing=routing,
             temperature=self.model.temperature, y=y, h_n=h_n, q=q, gates=gates,
         )  # fmt: skip
         return States(x, h0, y, q, gates)
 
-    def _backward(self, p: Tensors, states: States, batch: Batch, dy: Tensor, share: Tensor, grads: Tensors) -> Tensor | None:
-        """Adds the gradients of the GRU's weights to `grads`; returns that of its input, where the embedding is trained."""
+    def _backward(
+        self, p: Tensors, states: list[States], batch: Batch, dy: Tensor, share: Tensor, grads: Tensors
+    ) -> Tensor | None:
+        """Adds the gradients of the GRU's weights to `grads`; returns that of its input, where the embedding is trained.
+
+        From the last layer down to the lowest that is trained: what a layer reads is what the layer below has put out.
+        """
+        gradient: Tensor | None = dy
+        for layer in range(len(states) - 1, self.lowest - 1, -1):
+            assert gradient is not None
+            gradient = self._backward_layer(p, states[layer], batch, gradient, share, grads, layer)
+        return gradient if EMBEDDING in self.trained else None
+
+    def _backward_layer(
+        self, p: Tensors, states: States, batch: Batch, dy: Tensor, share: Tensor, grads: Tensors, layer: int
+    ) -> Tensor | None:
+        """Adds the gradients of a layer's weights to `grads`; returns that of its input, where that is needed."""
         x, h0, y, q, gates = states
         dq = None
         if self.gamma and self.mixture:
             dq = self.memory.get("dq", tuple(q.shape), x).zero_()
             dq[..., 0] = torch.where(batch.valid, self._regulariser(q, share), 0.0)
-        dx = self.memory.get("dx", tuple(x.shape), x) if EMBEDDING in self.trained else None
-        trained = [name if name in self.trained else None for name in self.gru]
+        needed = layer > self.lowest or EMBEDDING in self.trained
+        dx = self.memory.get(f"dx {layer}", tuple(x.shape), x) if needed else None
+        trained = [name if name in self.trained else None for name in self.layers[layer]]
         grads |= {name: self.memory.get(f"d {name}", tuple(p[name].shape), x) for name in trained if name is not None}
         gru.backward(
-            x, h0, self._weights_of_gru(p), lengths=_lengths(batch), route=self.route, temperature=self.model.temperature,
-            y=y, q=q, gates=gates, dy=dy, dq=dq, dx=dx,
+            x,
+            h0,
+            self._weights_of_gru(p, layer),
+            lengths=_lengths(batch),
+            route=self.route,
+            temperature=self.model.temperature,
+            y=y,
+            q=q,
+            gates=gates,
+            dy=dy,
+            dq=dq,
+            dx=dx,
             gradients=Weights(*(None if name is None else grads[name] for name in trained)),
-        )  # fmt: skip
+        )
         return dx
 
     def _embedding(self, table: Tensor, dx: Tensor, batch: Batch, dense: bool) -> Step:

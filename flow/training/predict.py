@@ -32,8 +32,8 @@ class Guess(NamedTuple):
 
 @torch.no_grad()
 def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None = None, logits: int = 1 << 22) -> Guess:
-    """Predict every target of K clients with their own parameters; at most `logits` logits are held at a time, or about as
-    many numbers of the layers below where the kernels, which hold no logits, compute them.
+    """Predict every target of K clients with their own parameters. At most `logits` logits are held at a time. The kernels hold
+    no logits, but about as many numbers of the layers below.
 
     routing: in place of the clients' own.
     """
@@ -46,7 +46,7 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
         size, answers = ANSWERED, own.answering(routing)
     elif own.probabilities is None and not refusal(model, parameters):
         fused = Fused(model, own.route)  # which holds no logits, but states
-        wide = model.gru.input_size + 2 * model.gru.hidden_size
+        wide = model.gru.input_size + (1 + model.gru.num_layers) * model.gru.hidden_size
         size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
         parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
     else:
@@ -57,13 +57,13 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
         if answers is not None:
             best, weight, lost, sure = answers(batch)
         elif fused is not None:
-            found, q = fused.look(active, batch, routing, best=True)
-            assert found.best is not None and found.row_nats is not None and found.probability is not None
-            best, lost, sure = (part.view(batch.valid.shape) for part in (found.best, found.row_nats, found.probability))
+            look, q = fused.look(active, batch, routing, best=True)
+            assert look.best is not None and look.row_nats is not None and look.probability is not None
+            best, lost, sure = (part.view(batch.valid.shape) for part in (look.best, look.row_nats, look.probability))
             weight = q[..., 1]
         else:
-            how = {"route": own.route, "routing": routing}
-            out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), how)
+            routing_options = {"route": own.route, "routing": routing}
+            out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), routing_options)
             log_p, weight = _log_probabilities(own, out, batch), out.gru_routing[..., 1]
             top = log_p.max(-1)
             lost = -log_p.gather(-1, batch.targets.unsqueeze(-1)).squeeze(-1)

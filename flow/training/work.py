@@ -1,8 +1,8 @@
 """The cohort engine: K clients trained at once, their parameters stacked on a leading axis of the same tensors.
 
-Clients are independent: flow/training/descent.py says how a step of all of them is computed. A client's numbers do not
-depend on who shares its cohort: its loss is a mean over its own tokens, its gradient is clipped by its own norm, and its
-randomness comes from (seed, round, client) alone.
+Clients are independent: flow/training/descent.py says how a step of all of them is computed. A client's numbers do not depend
+on the rest of its cohort. Its loss is a mean over its own tokens, its gradient is clipped by its own norm, and its randomness
+comes from (seed, round, client) alone.
 """
 
 from __future__ import annotations

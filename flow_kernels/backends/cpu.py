@@ -1,5 +1,5 @@
-"""Adapter of the C++ kernels, which check once more what raw addresses rely on: an exported program or a direct call of the
-op has nobody else to do it."""
+"""Adapter of the C++ kernels. They check the arguments once more, because an exported program or a direct call of the op passes
+no other check."""
 
 from __future__ import annotations
 
@@ -92,9 +92,17 @@ def _forward(inputs: Inputs, save: bool) -> Outputs:
     y, h_n, q, gates = outputs = family.empty_outputs(inputs, save)
     threads = torch.get_num_threads()  # not among the arguments: torch.compile would warn of the kernel
     status = _kernels.forward(
-        inputs.tensors, inputs.lengths, inputs.offsets, *inputs.options, False, threads,
-        y, h_n, q, gates if save else None,
-    )  # fmt: skip
+        inputs.tensors,
+        inputs.lengths,
+        inputs.offsets,
+        *inputs.options,
+        False,
+        threads,
+        y,
+        h_n,
+        q,
+        gates if save else None,
+    )
     _check(status, inputs)
     return outputs
 
@@ -106,9 +114,20 @@ def _backward(gradients: OutputGradients, saved: Saved, inputs: Inputs, wanted: 
     grads = tuple(torch.empty_like(t) if want and t is not None else None for t, want in zip(tensors, wanted, strict=True))
     threads = torch.get_num_threads()  # not among the arguments: torch.compile would warn of the kernel
     status = _kernels.backward(
-        tensors, inputs.lengths, inputs.offsets, *inputs.options, False, threads,
-        y, q, gates if saved.gates.numel() else None, dy, dh_n, dq, grads,
-    )  # fmt: skip
+        tensors,
+        inputs.lengths,
+        inputs.offsets,
+        *inputs.options,
+        False,
+        threads,
+        y,
+        q,
+        gates if saved.gates.numel() else None,
+        dy,
+        dh_n,
+        dq,
+        grads,
+    )
     _check(status, inputs)
     return [g for g in grads if g is not None]
 

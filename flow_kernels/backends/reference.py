@@ -50,9 +50,16 @@ def routed_gru(inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor,
             turn = torch.where(time < lengths.unsqueeze(1), lengths.unsqueeze(1) - 1 - time, time)
         x = _take(x, turn)
     y, h_n, q = reference.routed_gru(
-        x, h0, weights.expert("global"), weights.expert("local"), weights.router,
-        lengths=lengths, route=route, routing=routing, temperature=temperature,
-    )  # fmt: skip
+        x,
+        h0,
+        weights.expert("global"),
+        weights.expert("local"),
+        weights.router,
+        lengths=lengths,
+        route=route,
+        routing=routing,
+        temperature=temperature,
+    )
     if turn is not None:
         y, q = _take(y, turn), _take(q, turn)
     if rows is not None:

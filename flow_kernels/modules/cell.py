@@ -179,9 +179,16 @@ class RoutedGRUCell(Routed, Cell):
         backend: str = "auto",
     ) -> None:
         super().__init__(
-            input_size, hidden_size, bias, device, dtype,
-            temperature=temperature, routing=routing, num_clients=num_clients, backend=backend,
-        )  # fmt: skip
+            input_size,
+            hidden_size,
+            bias,
+            device,
+            dtype,
+            temperature=temperature,
+            routing=routing,
+            num_clients=num_clients,
+            backend=backend,
+        )
 
     def forward(
         self, input: Tensor, hx: Tensor | None = None, *, route: str = "mixture", return_routing: bool = False

@@ -16,9 +16,9 @@ _ONE_EXPERT = {"route": "global"}
 class GRU(Stack):
     """``torch.nn.GRU`` on the kernels of :class:`flow_kernels.RoutedGRU`: what that computes with ``route="global"``.
 
-    The arguments, ``forward(input, hx)``, the shapes, the errors, the names of the parameters and so the state_dict are those
-    of ``torch.nn.GRU``, in both directions; after the same ``torch.manual_seed`` both start with the same numbers. Every
-    parameter takes part in every call.
+    The arguments, ``forward(input, hx)``, the shapes, the errors and the names of the parameters are those of
+    ``torch.nn.GRU``, so either loads the other's state_dict. After the same ``torch.manual_seed`` both start with the same
+    numbers. Every parameter takes part in every call.
 
     Args:
         input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype: as in
@@ -58,9 +58,18 @@ class GRU(Stack):
         if unsupported:
             raise TypeError(f"GRU has no argument {next(iter(unsupported))!r}; the options of routing belong to RoutedGRU")
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
-            num_clients=num_clients, backend=backend,
-        )  # fmt: skip
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device,
+            dtype,
+            num_clients=num_clients,
+            backend=backend,
+        )
 
     def forward(
         self, input: Tensor | PackedSequence, hx: Tensor | None = None, *, lengths: Tensor | None = None
@@ -79,8 +88,8 @@ class GRU(Stack):
             output [T, B, D * H] in the form of input, zero past a sequence's length, and h_n in the form of hx, which
             ``batch_first`` does not change.
 
-        Under ``torch.autocast`` in bfloat16 a float32 layer computes with its weights, input and hx in that; else in the
-        dtype of its parameters, to which it converts input and hx.
+        Under ``torch.autocast`` in bfloat16 a float32 layer computes with its weights, input and hx in bfloat16. Otherwise it
+        computes in the dtype of its parameters, to which it converts input and hx.
 
         Raises:
             ValueError, RuntimeError: as torch.nn.GRU for a wrong shape or dtype; ValueError for a wrong length, or for a tensor

@@ -60,9 +60,20 @@ class RoutedGRU(Routed, Stack):
         backend: str = "auto",
     ) -> None:
         super().__init__(
-            input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, device, dtype,
-            temperature=temperature, routing=routing, num_clients=num_clients, backend=backend,
-        )  # fmt: skip
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            device,
+            dtype,
+            temperature=temperature,
+            routing=routing,
+            num_clients=num_clients,
+            backend=backend,
+        )
 
     def forward(
         self,
@@ -92,8 +103,8 @@ class RoutedGRU(Routed, Stack):
             past the length, at the time step that was read, also for the second direction. For a PackedSequence q is
             padded, [L * D, T, B, 2] whatever ``batch_first`` is, in the order of the sequences that were packed.
 
-        Under ``torch.autocast`` in bfloat16 a float32 layer computes with its weights, input and hx in that; else in the
-        dtype of its parameters, to which it converts input and hx.
+        Under ``torch.autocast`` in bfloat16 a float32 layer computes with its weights, input and hx in bfloat16. Otherwise it
+        computes in the dtype of its parameters, to which it converts input and hx.
 
         Raises:
             ValueError, RuntimeError: as torch.nn.GRU for a wrong shape or dtype; ValueError for a wrong route or length, or

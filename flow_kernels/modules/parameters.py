@@ -64,8 +64,8 @@ def add_parameters(
     device: torch.device | str | int | None,
     dtype: torch.dtype | None,
 ) -> None:
-    """Register the parameters of every (suffix, input size), uninitialised: group after group of names, so that
-    all of the global expert come first, as torch.nn.GRU orders them, then the local expert, then the router."""
+    """Register the parameters of every (suffix, input size), uninitialised. They come group after group: first those of the
+    global expert in the order of torch.nn.GRU, then those of the local expert, then those of the router."""
     h = module.hidden_size
     leading = () if module.num_clients is None else (module.num_clients,)
     for group in groups:
@@ -131,8 +131,8 @@ def spread_to_clients(module: Any, state_dict: dict[str, Any], prefix: str) -> l
 def complete_checkpoint(module: Any, state_dict: dict[str, Any], prefix: str) -> list[str]:
     """Add to state_dict (load_state_dict's own copy) what a checkpoint of torch.nn.GRU lacks; say so if it was done.
 
-    That is one without any entry of the local expert and the router. The local expert gets a copy of its global one, the
-    router is left as it is (on the meta device, where it is nothing yet, load_state_dict reports it as missing). An
+    That is one without any entry of the local expert and the router. The local expert gets a copy of its global one, and the
+    router is left as it is. On the meta device the router has no values yet, and load_state_dict reports it as missing. An
     entry of the global expert that is missing or misshapen stays so, and load_state_dict reports it.
     """
     own, given = _own(module), _given(state_dict, prefix)
@@ -162,7 +162,7 @@ def _given(state_dict: dict[str, Any], prefix: str) -> list[str]:
     return [name.removeprefix(prefix) for name in state_dict if name.startswith(prefix)]
 
 
-def describe(module: Any, shown: dict[str, Any]) -> str:
+def describe(module: Any, defaults: dict[str, Any]) -> str:
     """The sizes, then every option that differs from its default."""
-    changed = [f"{n}={v}" for n, default in shown.items() if (v := getattr(module, n)) != default]
+    changed = [f"{n}={v}" for n, default in defaults.items() if (v := getattr(module, n)) != default]
     return ", ".join([f"{module.input_size}, {module.hidden_size}", *changed])

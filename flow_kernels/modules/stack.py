@@ -203,10 +203,17 @@ class Stack(Recurrent):
             for direction in range(directions):
                 n = layer * directions + direction
                 y, h_n, q = routed_gru(
-                    x, None if hx is None else hx.select(-3, n), *weights[n],
-                    lengths=lengths, batch_sizes=batch_sizes, reverse=direction == 1, batch_first=batch_first,
-                    recompute=self.recompute, backend=self.backend, **choices,
-                )  # fmt: skip
+                    x,
+                    None if hx is None else hx.select(-3, n),
+                    *weights[n],
+                    lengths=lengths,
+                    batch_sizes=batch_sizes,
+                    reverse=direction == 1,
+                    batch_first=batch_first,
+                    recompute=self.recompute,
+                    backend=self.backend,
+                    **choices,
+                )
                 outputs.append(y)
                 states.append(h_n)
                 mixes.append(q)
@@ -275,8 +282,8 @@ class Stack(Recurrent):
         """Do nothing: the kernels read every parameter where it is. Here because code for torch.nn.GRU calls it."""
 
     def extra_repr(self) -> str:
-        shown = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
-        return describe(self, shown | self._options)
+        defaults = {"num_layers": 1, "bias": True, "batch_first": False, "dropout": 0, "bidirectional": False}
+        return describe(self, defaults | self._options)
 
 
 def _stack(tensors: list[Tensor], dim: int) -> Tensor:

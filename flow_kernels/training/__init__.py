@@ -1,7 +1,10 @@
-"""What local training computes as C++ kernels on the CPU: the routed GRU forward and backward (:mod:`.gru`), a vocabulary head
-with its router and its cross-entropy, SGD over the parameters of K clients, and sums of uploads. See docs/cpu-kernels.md.
+"""C++ kernels of local training on the CPU; docs/cpu-kernels.md describes them.
 
-Plain functions on tensors, not registered ops: what calls them writes its backward pass by hand. Everything has a leading K.
+They compute the routed GRU forward and backward (:mod:`.gru`), and a vocabulary head with its router and its cross-entropy.
+They also take SGD steps over the parameters of K clients, and add up uploads.
+
+The functions are plain functions on tensors, not registered ops: their callers write the backward pass by hand. Every tensor
+has a leading K.
 A client's numbers depend on its own rows alone, to the bit: neither other clients nor padding nor threads leave a trace.
 """
 

@@ -1,8 +1,8 @@
 """Forward and backward pass of the routed GRU into buffers of the caller, for a backward pass that is written by hand.
 
 Every tensor is contiguous, of one dtype, has a leading K, and lies on the CPU; sequences come batch first. Buffers may hold
-anything before a call and are overwritten; they share memory with nothing, and their versions count up, as those of any tensor
-that is changed in place.
+anything before a call and are overwritten. They share memory with no other argument, and their versions count up, as those of
+any tensor that is changed in place.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def forward(
     options = Options(route, routing, temperature, batch_first=True)
     status = cpu._kernels.forward(
         (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(), y, h_n, q, gates
-    )  # fmt: skip
+    )
     check(status, RULES)
     changed((y, h_n, q, gates))
 
@@ -100,8 +100,19 @@ def backward(
     """
     options = Options(route, routing, temperature, batch_first=True)
     status = cpu._kernels.backward(
-        (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(),
-        y, q, gates, dy, dh_n, dq, (dx, dh0, *gradients),
-    )  # fmt: skip
+        (x, h0, *weights),
+        lengths,
+        None,
+        *options,
+        lengths is not None,
+        torch.get_num_threads(),
+        y,
+        q,
+        gates,
+        dy,
+        dh_n,
+        dq,
+        (dx, dh0, *gradients),
+    )
     check(status, RULES)
     changed((dx, dh0, *gradients))

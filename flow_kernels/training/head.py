@@ -96,9 +96,18 @@ def head_loss(
     dx = (torch.empty_like(x) if x_out is None else x_out) if x_grad else None
     dq = torch.empty_like(q) if q_grad and q is not None else None
     status = cpu._kernels.head(
-        x, targets, weights, q, nats, counts, (tokens, row_nats, probability), dx, dq, tuple(out),
+        x,
+        targets,
+        weights,
+        q,
+        nats,
+        counts,
+        (tokens, row_nats, probability),
+        dx,
+        dq,
+        tuple(out),
         torch.get_num_threads(),
-    )  # fmt: skip
+    )
     if status == BAD_TARGET:
         raise ValueError(
             f"targets: every target must be below the V={head.weight.shape[1]} rows of the head's weight, got "

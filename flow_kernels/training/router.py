@@ -39,7 +39,7 @@ def route(
     q = x.new_empty((*targets.shape, 2))
     status = cpu._kernels.router(
         x, targets, weight, bias, q, routing == "hard", temperature, None, None, None, None, torch.get_num_threads()
-    )  # fmt: skip
+    )
     check(status, RULES)
     return q
 
@@ -71,8 +71,18 @@ def route_backward(
     """
     x, targets, weight, bias = plain("x", x), plain("targets", targets), plain("weight", weight), plain("bias", bias)
     status = cpu._kernels.router(
-        x, targets, weight, bias, plain("q", q), False, temperature, plain("dq", dq), dx, dweight, dbias,
+        x,
+        targets,
+        weight,
+        bias,
+        plain("q", q),
+        False,
+        temperature,
+        plain("dq", dq),
+        dx,
+        dweight,
+        dbias,
         torch.get_num_threads(),
-    )  # fmt: skip
+    )
     check(status, RULES)
     changed((dx, dweight, dbias))

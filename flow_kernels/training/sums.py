@@ -21,9 +21,9 @@ UNITS = (2.0**-12, 2.0**-45, 2.0**-78)
 def accumulate_(total: Tensor, uploads: Sequence[Tensor], weights: Sequence[Tensor], *, fresh: bool = False) -> None:
     """Add every client's upload times its weight to a sum that no order changes; :func:`total_of` reads it.
 
-    Every summand is cut into multiples of 2^-12, 2^-45 and 2^-78, whose sums float64 holds exactly: neither the order of the
-    uploads nor how they are dealt to calls, threads and processes leaves a trace, as long as a sum stays below 2^41 in
-    absolute value, of at most 2^20 uploads.
+    Every summand is cut into multiples of 2^-12, 2^-45 and 2^-78, whose sums float64 holds exactly. So the result depends
+    neither on the order of the uploads nor on how they are dealt to calls, threads and processes. This holds for at most 2^20
+    uploads, as long as a sum stays below 2^41 in absolute value.
 
     Args:
         total: float64 [3, ..], contiguous, zero at first; changed in place.

@@ -134,9 +134,15 @@ def test_the_variant_decides_what_is_left_open_and_nothing_else():
     }
     for variant, (epochs, rate, passes, gamma, temperature, share) in open_ones.items():
         resolved = FlowOptions(
-            variant=variant, epochs=epochs, personal_lr=rate, personal_epochs=passes, gamma=gamma, temperature=temperature,
-            local_share=share, gate="both" if variant == "decoupled" else "cell",
-        )  # fmt: skip
+            variant=variant,
+            epochs=epochs,
+            personal_lr=rate,
+            personal_epochs=passes,
+            gamma=gamma,
+            temperature=temperature,
+            local_share=share,
+            gate="both" if variant == "decoupled" else "cell",
+        )
         assert resolve(FlowOptions(variant=variant), 80) == resolved
         REGISTRY["flow"].check(resolved)
     assert resolve(FlowOptions(lr=0.7), 80).personal_lr == 0.5

@@ -20,9 +20,15 @@ ALL = pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 STATEFUL = [name for name, options in CASES.items() if algorithm_of(options).stateful(options)]
 HELD_OUT = [client for client in harness.POPULATION.clients if client.held_out]
 RUN = Config(
-    model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=5, cohort=4, evaluate_every=2, evaluate_clients=2,
-    checkpoint_every=2, chunk=2, validation_share=0.0,
-)  # fmt: skip
+    model=ModelOptions(embedding_dim=3, hidden_size=4),
+    rounds=5,
+    cohort=4,
+    evaluate_every=2,
+    evaluate_clients=2,
+    checkpoint_every=2,
+    chunk=2,
+    validation_share=0.0,
+)
 
 
 @pytest.fixture(name="patched")

@@ -11,7 +11,7 @@ from harness import ROUND, SEED, TIGHT, Bench, close, row
 from oracles import fedfomo
 
 from flow import Config, ModelOptions, simulate
-from flow.algorithms.fedfomo import FedFomoOptions, choose, exploration
+from flow.algorithms.fedfomo import FedFomoOptions, choose_models, exploration
 from flow.data import Client, Population, Sequences, Vocabulary
 from flow.errors import UserError
 from flow.model.flops import per_token
@@ -113,12 +113,12 @@ def test_without_a_chance_to_explore_the_most_preferred_are_sent():
     liking, there = torch.tensor([0.0, -1.0, 5.0, 2.0, 3.0, 9.0]), np.array([0, 1, 2, 3, 4])
     for seed in range(5):
         stream = np.random.default_rng(seed)
-        assert choose(there, liking, 3, 0.0, stream).tolist() == [2, 4, 3]
-        assert choose(there, liking, 9, 0.0, stream).tolist() == [2, 4, 3, 0, 1]
-        assert sorted(choose(there, liking, 9, 1.0, stream).tolist()) == [0, 1, 2, 3, 4]
-    picks = [choose(there, liking, 1, 0.5, np.random.default_rng(seed)).item() for seed in range(400)]
+        assert choose_models(there, liking, 3, 0.0, stream).tolist() == [2, 4, 3]
+        assert choose_models(there, liking, 9, 0.0, stream).tolist() == [2, 4, 3, 0, 1]
+        assert sorted(choose_models(there, liking, 9, 1.0, stream).tolist()) == [0, 1, 2, 3, 4]
+    picks = [choose_models(there, liking, 1, 0.5, np.random.default_rng(seed)).item() for seed in range(400)]
     assert 0.5 < np.mean([pick == 2 for pick in picks]) < 0.7  # 1/2, and a fifth of the other half
-    ties = [choose(there, torch.zeros(6), 1, 0.0, np.random.default_rng(seed)).item() for seed in range(100)]
+    ties = [choose_models(there, torch.zeros(6), 1, 0.0, np.random.default_rng(seed)).item() for seed in range(100)]
     assert set(ties) == {0, 1, 2, 3, 4}
 
 
@@ -236,9 +236,14 @@ def test_clients_of_planted_clusters_find_each_other(seed):
     clients = [client for client in population.clients if not client.held_out]
     options = FedFomoOptions(lr=1.0, batch_size=4, epochs=2, models=4)
     config = Config(
-        algorithm=options, model=ModelOptions(embedding_dim=8, hidden_size=12), rounds=15, cohort=len(clients), seed=seed,
-        evaluate_every=0, validation_share=0.0,
-    )  # fmt: skip
+        algorithm=options,
+        model=ModelOptions(embedding_dim=8, hidden_size=12),
+        rounds=15,
+        cohort=len(clients),
+        seed=seed,
+        evaluate_every=0,
+        validation_share=0.0,
+    )
     result = simulate(config, None, population=population, progress=False)
     preference = result.state["preference"].numpy()
     kin = np.array([[a.group == b.group for b in clients] for a in clients])

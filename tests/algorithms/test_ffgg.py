@@ -177,9 +177,11 @@ def test_gradients_meet_the_optimisers_of_the_server_but_one_by_one_no_aggregato
 
 def test_an_aggregator_of_gradients_that_never_meet_is_refused_before_anything_is_written(tmp_path):
     config = Config(
-        algorithm=FFGGOptions(**BASE, asynchronous=True), server=ServerOptions(aggregator="median"), cohort=3,
+        algorithm=FFGGOptions(**BASE, asynchronous=True),
+        server=ServerOptions(aggregator="median"),
+        cohort=3,
         model=ModelOptions(embedding_dim=4, hidden_size=8),
-    )  # fmt: skip
+    )
     with pytest.raises(UserError, match=r"^aggregator='median' needs .* asynchronous=True .*; leave either out$"):
         simulate(config, tmp_path / "run", population=harness.POPULATION, progress=False)
     assert not list(tmp_path.iterdir())
@@ -197,8 +199,11 @@ def test_options_out_of_range_are_refused(key, values):
 
 def test_the_loss_under_fitted_heads_falls():
     config = Config(
-        algorithm=FFGGOptions(lr=1.0, batch_size=4, epochs=5, shared_lr=1.0), rounds=25, cohort=7, evaluate_every=0,
+        algorithm=FFGGOptions(lr=1.0, batch_size=4, epochs=5, shared_lr=1.0),
+        rounds=25,
+        cohort=7,
+        evaluate_every=0,
         model=ModelOptions(embedding_dim=4, hidden_size=8),
-    )  # fmt: skip
+    )
     losses = [one["loss"] for one in simulate(config, None, population=harness.POPULATION, progress=False).metrics]
     assert np.mean(losses[-5:]) < 0.9 * np.mean(losses[:2])

@@ -102,7 +102,7 @@ def test_fine_tuning_cut_short_leaves_an_error_that_shrinks_geometrically_with_i
 @pytest.mark.parametrize("strength", [1, 4])
 def test_buckets_and_median_hold_against_flipped_gradients(problem, strength):
     """Eight of 32 uploads, so at most 8 of 16 buckets are wrong, and the constant step stays."""
-    errors = ffgg(problem, Setting(2 * ROUNDS, 24, byzantine=8, strength=strength, how=ROBUST))
+    errors = ffgg(problem, Setting(2 * ROUNDS, 24, byzantine=8, strength=strength, server_options=ROBUST))
     factor, straight = rate(errors)
     assert factor < 1 - 0.3 * problem.convex / problem.smooth and straight > 0.99
     assert errors[-1] < 5e-6
@@ -110,17 +110,17 @@ def test_buckets_and_median_hold_against_flipped_gradients(problem, strength):
 
 def test_plain_averaging_is_slowed_by_flipped_gradients_and_diverges_where_they_are_longer(problem):
     """A quarter of equal length takes half of the step away; four times as long they turn it round."""
-    slow = ffgg(problem, Setting(ROUNDS, 24, byzantine=8, how=MEAN))
-    robust = ffgg(problem, Setting(ROUNDS, 24, byzantine=8, how=ROBUST))
+    slow = ffgg(problem, Setting(ROUNDS, 24, byzantine=8, server_options=MEAN))
+    robust = ffgg(problem, Setting(ROUNDS, 24, byzantine=8, server_options=ROBUST))
     assert robust[-1] < 0.1 * slow[-1] and slow[-1] < 1e-2
-    away = ffgg(problem, Setting(100, 24, byzantine=8, strength=4, how=MEAN))
+    away = ffgg(problem, Setting(100, 24, byzantine=8, strength=4, server_options=MEAN))
     assert away[-1] > 1e3 and (np.diff(away[20:]) > 0).all()
 
 
 def test_of_all_uploads_a_third_the_median_bears_and_buckets_of_two_do_not(problem):
     """12 of 36: without buckets a majority is right; two thirds of buckets of two may be wrong, beyond what they promise."""
-    errors = ffgg(problem, Setting(ROUNDS, 24, byzantine=12, strength=4, how=MEDIAN))
+    errors = ffgg(problem, Setting(ROUNDS, 24, byzantine=12, strength=4, server_options=MEDIAN))
     factor, straight = rate(errors)
     assert factor < 1 - 0.5 * problem.convex / problem.smooth and straight > 0.999
     assert errors[-1] < 1e-4
-    assert ffgg(problem, Setting(60, 24, byzantine=12, strength=4, how=ROBUST))[-1] > 1e3
+    assert ffgg(problem, Setting(60, 24, byzantine=12, strength=4, server_options=ROBUST))[-1] > 1e3

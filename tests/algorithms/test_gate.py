@@ -191,10 +191,10 @@ def test_a_memory_of_nothing_says_that_all_tokens_are_as_likely():
 def test_a_memory_is_bounded_by_its_tokens_and_not_by_the_vocabulary():
     tokens, lengths = texts(0, 50)
     memory = Memory(tokens, lengths, 10**9, 30)
-    arrays = [memory.words, memory.unigram, *memory._one, *memory._two, *memory._three]
+    arrays = [memory.words, memory.unigram, *memory._single, *memory._two, *memory._three]
     assert max(map(len, arrays)) <= 3 * 30 + 1
     newest = Memory(tokens[-30:], lengths[-30:], 10**9, 30)
-    assert all((a == b).all() for a, b in zip(arrays[2:], [*newest._one, *newest._two, *newest._three], strict=True))
+    assert all((a == b).all() for a, b in zip(arrays[2:], [*newest._single, *newest._two, *newest._three], strict=True))
 
 
 def test_the_local_expert_alone_is_reported_beside_the_gate():

@@ -69,7 +69,7 @@ def test_the_choice_is_made_before_training():
     late = [hypcluster.training_loss_after(models, client, bench.plain, SEED, 1) for client in CLIENTS]
     other = [losses.index(min(losses)) for losses in late]
     chosen = bench.local(CLIENTS, 1).tensors[CHOICE].tolist()
-    assert chosen == [hypcluster.choose(models, client) for client in CLIENTS]
+    assert chosen == [hypcluster.choose_cluster(models, client) for client in CLIENTS]
     assert chosen != other
 
 
@@ -147,12 +147,18 @@ def planted(clients=12):
 def test_clients_of_planted_clusters_part():
     config = Config(
         algorithm=HypClusterOptions(lr=1.0, batch_size=5, epochs=2, personal_epochs=0),
-        model=ModelOptions(embedding_dim=4, hidden_size=8, dtype="float64"), rounds=25, cohort=10, evaluate_every=0, threads=1,
+        model=ModelOptions(embedding_dim=4, hidden_size=8, dtype="float64"),
+        rounds=25,
+        cohort=10,
+        evaluate_every=0,
+        threads=1,
         validation_share=0.0,
-    )  # fmt: skip
+    )
     result = simulate(config, None, population=planted(), progress=False)
     models = models_of(result.state, 2)
-    choices = {group: {hypcluster.choose(models, c) for c in planted().clients if c.group == group} for group in ("up", "down")}
+    choices = {
+        group: {hypcluster.choose_cluster(models, c) for c in planted().clients if c.group == group} for group in ("up", "down")
+    }
     assert len(choices["up"]) == len(choices["down"]) == 1
     assert choices["up"] != choices["down"]
     common = dataclasses.replace(config, algorithm=FedAvgOptions(lr=1.0, batch_size=5, epochs=2))

@@ -43,9 +43,15 @@ def size(tensors, names):
 def with_projection(bench):
     """The bench with a model that has a linear layer between GRU and head."""
     bench.model = LanguageModel(
-        oracles.VOCABULARY, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(4), projection_dim=2,
-        routed_head=False, backend=bench.backend,
-    )  # fmt: skip
+        oracles.VOCABULARY,
+        3,
+        4,
+        dtype=torch.float64,
+        generator=torch.Generator().manual_seed(4),
+        projection_dim=2,
+        routed_head=False,
+        backend=bench.backend,
+    )
     bench.state = bench.algorithm.init(bench.options, bench.model, SEED, len(CLIENTS))
     return bench
 
@@ -56,10 +62,14 @@ def with_projection(bench):
 @pytest.mark.parametrize(
     ("kind", "private", "clip"),
     [
-        (FedSimOptions, "head", 0.3), (FedSimOptions, "gru", 0.0), (FedSimOptions, "embedding", 0.3),
-        (FedAltOptions, "head", 0.0), (FedAltOptions, "embedding", 0.0), (FedAltOptions, "body", 0.3),
+        (FedSimOptions, "head", 0.3),
+        (FedSimOptions, "gru", 0.0),
+        (FedSimOptions, "embedding", 0.3),
+        (FedAltOptions, "head", 0.0),
+        (FedAltOptions, "embedding", 0.0),
+        (FedAltOptions, "body", 0.3),
     ],
-)  # fmt: skip
+)
 def test_fedsim_and_fedalt(kind, private, clip):
     more = {"private_lr": 0.7, "private_epochs": 2} if kind is FedAltOptions else {}
     bench = Bench(kind(**SHORT, clip=clip, pretrain_rounds=0, private=private, **more))
@@ -256,9 +266,17 @@ def test_the_temperature_falls_to_a_tenth():
 def test_a_run_whose_uploads_get_lost(options):
     """What clients keep and what the server has need not be of the same rounds."""
     config = Config(
-        algorithm=options, model=ModelOptions(embedding_dim=3, hidden_size=4, projection_dim=2, dtype="float64"), rounds=4,
-        cohort=5, evaluate_every=0, validation_share=0.0, dropout=0.4, stragglers=0.5, late="partial", min_texts=1,
-    )  # fmt: skip
+        algorithm=options,
+        model=ModelOptions(embedding_dim=3, hidden_size=4, projection_dim=2, dtype="float64"),
+        rounds=4,
+        cohort=5,
+        evaluate_every=0,
+        validation_share=0.0,
+        dropout=0.4,
+        stragglers=0.5,
+        late="partial",
+        min_texts=1,
+    )
     result = simulate(config, None, population=harness.POPULATION, progress=False)
     assert sum(one["dropped"] for one in result.metrics) > 0
     assert all(tensor.isfinite().all() for tensor in result.state.values())

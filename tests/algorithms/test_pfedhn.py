@@ -280,10 +280,14 @@ def test_options_out_of_range_are_refused(kind, change, message):
         algorithm_of(options).check(options)
 
 
-def test_a_hypernetwork_too_large_is_refused_before_anything_is_made():
-    for generated, remedy in (("all", "choose gru, or lower hyper_width"), ("gru", "allows; lower hyper_width")):
-        with pytest.raises(UserError, match=rf"^generated='{generated}' makes a hypernetwork of \d\.\d GB, more .* {remedy}"):
-            Bench(PFedHNOptions(**{**BASE, "hyper_width": 2**22, "generated": generated}))
+@pytest.mark.parametrize("generated", ["all", "gru"])
+@pytest.mark.parametrize("change", [{"hyper_width": 2**22}, {"hyper_layers": 2**62}, {"vector_size": 2**31}])
+def test_a_hypernetwork_too_large_is_refused_before_anything_is_made(generated, change):
+    (name, value) = next(iter(change.items()))
+    remedy = "choose gru, or lower one" if generated == "all" else "allows; lower one"
+    message = rf"^generated='{generated}' with .*{name}={value}.* makes a hypernetwork of \d+\.\d GB, more .* {remedy}"
+    with pytest.raises(UserError, match=message):
+        Bench(PFedHNOptions(**{**BASE, **change, "generated": generated}))
 
 
 def test_a_vectors_size_may_be_chosen():

@@ -119,9 +119,11 @@ def test_personalization_lowers_the_mixtures_loss_on_what_it_trains_on():
     bench.round(CLIENTS, 1)
     train = gather(EVERYBODY, "train", "cpu")
     own = bench.personalize(EVERYBODY)
-    before = predict(bench.model, bench.algorithm.general(bench.options, bench.model, bench.state), train._replace(
-        ids=("",), rows=(np.arange(len(train.lengths) - 1),)
-    ))  # fmt: skip
+    before = predict(
+        bench.model,
+        bench.algorithm.general(bench.options, bench.model, bench.state),
+        train._replace(ids=("",), rows=(np.arange(len(train.lengths) - 1),)),
+    )
     after = predict(bench.model, own, train)
     for rows in train.rows:
         assert after.nats[rows].sum() < 0.9 * before.nats[rows].sum()

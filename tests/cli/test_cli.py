@@ -326,8 +326,11 @@ def test_python_m_flow_is_the_same_command(here):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ran = subprocess.run(
         [sys.executable, "-m", "flow", "run", "--data", "mine.jsonl.gz", "--cohort", "99"],
-        capture_output=True, text=True, env=environment, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
     assert ran.returncode == 2
     assert ran.stderr.startswith("flow: cohort=99 is more than")
     assert not ran.stdout

@@ -103,15 +103,22 @@ def test_json_text_and_page_say_the_same(whole):
     for line, test in zip(found, stored["tests"], strict=True):
         assert line == {key: "" if value is None else str(value) for key, value in test.items()}
     text, page = (whole / "table.txt").read_text(), Page((whole / "comparison.html").read_text(encoding="utf-8"))
-    shown = page.shown("against")
+    shown = page.text_of("against")
     for line in found:
         scale, digits, unit = (100, 2, "%") if line["metric"] == "accuracy" else (1, 4, "nats")
         low, high, difference = (f"{scale * float(line[key]):+.{digits}f}" for key in ("low", "high", "difference"))
         values = [f"{scale * float(line[key]):.{digits}f}" for key in ("reference_value", "value")]
         wanted = [
-            line["algorithm"], f"{line['clients']} {line['side']}", "2", f"{line['metric']}, {unit}", *values, difference,
-            f"{low} to {high}", f"{float(line['p_holm']):.3f}", f"{100 * float(line['better']):.0f}",
-        ]  # fmt: skip
+            line["algorithm"],
+            f"{line['clients']} {line['side']}",
+            "2",
+            f"{line['metric']}, {unit}",
+            *values,
+            difference,
+            f"{low} to {high}",
+            f"{float(line['p_holm']):.3f}",
+            f"{100 * float(line['better']):.0f}",
+        ]
         wanted = [re.sub(r"[+-](0\.0+)(?= |$)", r"\1", cell) for cell in wanted]
         assert re.search(r"\s+".join(map(re.escape, wanted)), text), wanted
         assert "".join(wanted) in shown

@@ -57,6 +57,12 @@ def test_the_table_of_known_numbers():
     assert line[0]["total_flops"] == "2000000000.0" and line[1]["total_flops"] == "" and line[1]["diverged"] == "1"
     assert line[0]["worst_tenth_seen"] == "0.123" and "worst_tenth_seen_std" not in line[0]
     assert [scaled(value, missing=HYPHEN) for value in (0.0, 999.0, 999.6, 12345.0, 999_600.0, 2e15, None)] == [
-        "0 B", "999 B", "1.00 kB", "12.3 kB", "1.00 MB", "2000 TB", "-",
-    ]  # fmt: skip
+        "0 B",
+        "999 B",
+        "1.00 kB",
+        "12.3 kB",
+        "1.00 MB",
+        "2000 TB",
+        "-",
+    ]
     assert isinstance(row, Row)

@@ -160,8 +160,10 @@ def test_tuning_goes_on_from_them_too(tmp_path, plain, monkeypatch, request):
     first = compare(folder=tmp_path / "c", **given, **QUIET)
     whole = results(first.folder)
     assert sorted(path.name for path in (first.folder / "kept" / "tuning").glob("*.csv")) == [
-        "ditto-1.csv", "fedavg-1.csv", "fedavg-2.csv",
-    ]  # fmt: skip
+        "ditto-1.csv",
+        "fedavg-1.csv",
+        "fedavg-2.csv",
+    ]
     for name in ("runs", "tuning"):
         shutil.rmtree(first.folder / name)
     request.getfixturevalue("untrained")

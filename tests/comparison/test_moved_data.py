@@ -38,9 +38,15 @@ def write(path, seed):
 def config(path):
     model = ModelOptions(hidden_size=4, embedding_dim=3)
     return Config(
-        data=DataOptions(data=str(path)), model=model, rounds=1, cohort=2, evaluate_every=0, threads=1, min_texts=2,
+        data=DataOptions(data=str(path)),
+        model=model,
+        rounds=1,
+        cohort=2,
+        evaluate_every=0,
+        threads=1,
+        min_texts=2,
         validation_share=0.0,
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(name="moved")

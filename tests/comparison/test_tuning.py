@@ -83,9 +83,11 @@ def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(t
     result = compare(names, tmp_path / "c", config, tune=budget, tune_rounds=3, **QUIET)
     stored = results(tmp_path / "c")
     options = {
-        "fedavg": ["lr"], "ditto": ["lr", "personal_lr", "lam"], "fedyogi": ["lr", "server_lr"],
+        "fedavg": ["lr"],
+        "ditto": ["lr", "personal_lr", "lam"],
+        "fedyogi": ["lr", "server_lr"],
         "knnper": ["lr", "neighbours", "lam"],
-    }  # fmt: skip
+    }
     smaller = expected_population()
     for name, row in zip(names, result.rows, strict=True):
         trials = result.tried[name]
@@ -120,8 +122,9 @@ def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(t
     again = compare(names, tmp_path / "c", config, tune=budget, tune_rounds=3, **QUIET)
     assert again.tried == result.tried
     assert {name for name, content in tree(tmp_path / "c" / "tuning").items() if content != before[name]} <= {
-        "ditto-2/run.json", "ditto-2/report.html",
-    }  # fmt: skip
+        "ditto-2/run.json",
+        "ditto-2/report.html",
+    }
 
 
 def test_nothing_that_the_final_runs_are_judged_on_changes_a_try(tmp_path, plain):
@@ -224,10 +227,17 @@ def replaced_start(name, **values):
 
 
 EARLY = Metric(
-    name="early", label="early misses", unit="per mille", axis="early misses per 1000 tokens", column="early_misses",
-    infix="early_", count=lambda guess, targets, scored: int(((guess.tokens != targets) & scored)[:, :2].sum()), scale=1000.0,
-    digits=1, higher_is_better=False,
-)  # fmt: skip
+    name="early",
+    label="early misses",
+    unit="per mille",
+    axis="early misses per 1000 tokens",
+    column="early_misses",
+    infix="early_",
+    count=lambda guess, targets, scored: int(((guess.tokens != targets) & scored)[:, :2].sum()),
+    scale=1000.0,
+    digits=1,
+    higher_is_better=False,
+)
 
 
 def test_any_metric_decides_in_its_own_direction(tmp_path, plain, monkeypatch):
@@ -306,8 +316,15 @@ def test_a_rate_climbs_from_the_best_of_the_others():
     trials = tuning.search({"lr": 2.0, "personal_lr": 0.5}, {"lr": LR, "personal_lr": Tunable("personal_lr")}, 8, tried)
     assert [trial.values for trial in trials] == asked
     assert [(one["lr"], one["personal_lr"]) for one in asked] == [
-        (2.0, 0.5), (4.0, 0.5), (8.0, 0.5), (16.0, 0.5), (8 * 2**0.5, 0.5), (8.0, 1.0), (8.0, 0.25), (8.0, 0.125),
-    ]  # fmt: skip
+        (2.0, 0.5),
+        (4.0, 0.5),
+        (8.0, 0.5),
+        (16.0, 0.5),
+        (8 * 2**0.5, 0.5),
+        (8.0, 1.0),
+        (8.0, 0.25),
+        (8.0, 0.125),
+    ]
     assert tuning.best(trials) == {"lr": 8.0, "personal_lr": 0.25}
     for budget in range(1, 8):
         assert len(tuning.search(dict.fromkeys("abc", 1.0), dict.fromkeys("abc", LR), budget, one_half)) == budget
@@ -374,9 +391,11 @@ def test_parameters_that_are_given_are_not_tuned(tmp_path, plain):
     names = ["fedavgft", "ditto", "fedyogi", "fedadam", "knnper"]
     result = compare(names, tmp_path / "c", config, settings=settings, tune=2, **QUIET)
     assert {name: [list(t.values) for t in trials] for name, trials in result.tried.items()} == {
-        "fedavgft": [["personal_lr", "personal_epochs"]] * 2, "ditto": [["lam"]] * 2, "fedadam": [["server_lr"]] * 2,
+        "fedavgft": [["personal_lr", "personal_epochs"]] * 2,
+        "ditto": [["lam"]] * 2,
+        "fedadam": [["server_lr"]] * 2,
         "knnper": [["neighbours"]] * 2,
-    }  # fmt: skip
+    }
     assert [trial.values["neighbours"] for trial in result.tried["knnper"]] == [5, 10]
     assert "Not tuned, since all its parameters were given: fedyogi." in Page(result.report.read_text()).source
     assert [row.lr for row in result.rows] == [0.5] * 5
@@ -400,13 +419,29 @@ def test_what_was_chosen_is_written_with_settings_of_every_type(tmp_path, plain)
 
 def test_every_parameter_that_is_tuned_is_an_option_of_its_kind():
     decisive = {
-        "flow": ["personal_epochs"], "local": ["personal_epochs"], "fedavgft": ["personal_epochs"],
-        "fedprox": ["mu"], "fedper": ["personal_epochs"], "fedbabu": ["personal_epochs"], "ngram": ["lam"], "ditto": ["lam"],
-        "apfl": ["alpha"], "lgfedavg": ["personal_epochs"], "fedrep": ["head_epochs"], "fedrecon": ["recon_epochs"],
-        "dynamic_routing": ["personal_epochs"], "ffgg": ["pairs"], "fedfomo": ["models"], "pfedhn": ["steps"],
-        "fedsim": ["personal_epochs"], "fedalt": ["private_epochs", "personal_epochs"], "partialfed": ["personal_epochs"],
-        "pfedhnpc": ["steps"], "hypcluster": ["personal_epochs", "clusters"], "knnper": ["neighbours", "lam"],
-    }  # fmt: skip
+        "flow": ["personal_epochs"],
+        "local": ["personal_epochs"],
+        "fedavgft": ["personal_epochs"],
+        "fedprox": ["mu"],
+        "fedper": ["personal_epochs"],
+        "fedbabu": ["personal_epochs"],
+        "ngram": ["lam"],
+        "ditto": ["lam"],
+        "apfl": ["alpha"],
+        "lgfedavg": ["personal_epochs"],
+        "fedrep": ["head_epochs"],
+        "fedrecon": ["recon_epochs"],
+        "dynamic_routing": ["personal_epochs"],
+        "ffgg": ["pairs"],
+        "fedfomo": ["models"],
+        "pfedhn": ["steps"],
+        "fedsim": ["personal_epochs"],
+        "fedalt": ["private_epochs", "personal_epochs"],
+        "partialfed": ["personal_epochs"],
+        "pfedhnpc": ["steps"],
+        "hypcluster": ["personal_epochs", "clusters"],
+        "knnper": ["neighbours", "lam"],
+    }
     for name in NAMES:
         plan = planned([name], TINY, 1, None, 5, 0)
         start, found = plan.start(name), plan.tunable(name)
@@ -475,9 +510,11 @@ def test_a_comparison_of_an_older_build_tunes_what_it_tuned(tmp_path, plain):
         (folder / name).rename(tmp_path / name)
     result = resume_comparison(folder, **QUIET)
     assert {name: [list(trial.values) for trial in trials] for name, trials in result.tried.items()} == {
-        "ditto": [["lr", "personal_lr"]] * 4, "fedyogi": [["lr", "server_lr"]] * 4, "knnper": [["lr"]] * 4,
+        "ditto": [["lr", "personal_lr"]] * 4,
+        "fedyogi": [["lr", "server_lr"]] * 4,
+        "knnper": [["lr"]] * 4,
         "fedfomo": [["lr"]] * 4,
-    }  # fmt: skip
+    }
     rates = [trial.values["lr"] for trial in result.tried["knnper"]]
     assert rates[:2] == [2.0, 4.0] and {round(math.log2(rate), 9) % 0.5 for rate in rates} == {0.0}
     before = tree(folder / "tuning")

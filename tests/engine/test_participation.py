@@ -22,8 +22,12 @@ CLIENTS = {client.id: client for client in POPULATION.clients}
 BASE = Config(
     algorithm=FedAvgOptions(lr=0.5, epochs=2, batch_size=4),
     model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    rounds=4, cohort=5, evaluate_every=0, chunk=2, validation_share=0.0,
-)  # fmt: skip
+    rounds=4,
+    cohort=5,
+    evaluate_every=0,
+    chunk=2,
+    validation_share=0.0,
+)
 
 
 def run(**changes):

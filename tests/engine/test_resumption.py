@@ -27,9 +27,15 @@ from flow.storage import files, run_folder
 POPULATION = oracles.population()
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 BASE = Config(
-    algorithm=FedAvgOptions(lr=0.5, batch_size=4), model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    rounds=4, cohort=4, evaluate_every=3, evaluate_clients=2, chunk=3, validation_share=0.0,
-)  # fmt: skip
+    algorithm=FedAvgOptions(lr=0.5, batch_size=4),
+    model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
+    rounds=4,
+    cohort=4,
+    evaluate_every=3,
+    evaluate_clients=2,
+    chunk=3,
+    validation_share=0.0,
+)
 CASES = {
     "fedavg": BASE,
     "ditto, memory": dataclasses.replace(BASE, algorithm=DittoOptions(lr=0.5, batch_size=4)),
@@ -107,9 +113,14 @@ def test_what_clients_keep_goes_to_disk_where_more_rounds_make_memory_too_small(
     """4 rounds of 5 clients that keep 45 kB each stay within 1 MB, 6 rounds do not."""
     clients = load(DataOptions(data="synthetic", clients=60, sequences=4, sequence_length=5, vocabulary_size=36))
     config = dataclasses.replace(
-        CASES["ditto, memory"], model=ModelOptions(embedding_dim=16, hidden_size=28, dtype="float64"), cohort=5,
-        client_memory=1, evaluate_every=0, min_texts=1, final_clients=3,
-    )  # fmt: skip
+        CASES["ditto, memory"],
+        model=ModelOptions(embedding_dim=16, hidden_size=28, dtype="float64"),
+        cohort=5,
+        client_memory=1,
+        evaluate_every=0,
+        min_texts=1,
+        final_clients=3,
+    )
     simulate(config, tmp_path / "run", population=clients, progress=False)
     assert not (tmp_path / "run" / "clients").exists()
     with stopped_in(5, monkeypatch):
@@ -128,8 +139,11 @@ def test_fewer_rounds_than_are_done_are_refused_and_a_stopped_run_may_end_earlie
     with stopped_in(4, monkeypatch):
         simulate(config, tmp_path / "run", population=POPULATION, progress=False)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
-    for rounds, rule in ((2, r"rounds=2 is fewer than the 3 that the run in .*run has done; give 3 or more"),
-                         (0, "rounds must be at least 1, got 0"), ("9", "rounds must be an integer, got '9'")):  # fmt: skip
+    for rounds, rule in (
+        (2, r"rounds=2 is fewer than the 3 that the run in .*run has done; give 3 or more"),
+        (0, "rounds must be at least 1, got 0"),
+        ("9", "rounds must be an integer, got '9'"),
+    ):
         with pytest.raises(UserError, match=rule):
             resume(tmp_path / "run", rounds=rounds, population=POPULATION, progress=False)
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}

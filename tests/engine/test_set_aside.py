@@ -25,9 +25,17 @@ SHARE = 0.35
 ASIDE = ["client 12", "client 4", "client 7"]
 SMALL: dict[str, Any] = {"lr": 0.5, "batch_size": 4}
 RUN = Config(
-    model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=3, cohort=6, evaluate_every=1, evaluate_clients=20, min_texts=0,
-    checkpoint_every=1, chunk=3, threads=1, validation_share=SHARE,
-)  # fmt: skip
+    model=ModelOptions(embedding_dim=3, hidden_size=4),
+    rounds=3,
+    cohort=6,
+    evaluate_every=1,
+    evaluate_clients=20,
+    min_texts=0,
+    checkpoint_every=1,
+    chunk=3,
+    threads=1,
+    validation_share=SHARE,
+)
 CASES = {
     "fedavg": FedAvgOptions(**SMALL),
     "flow": FlowOptions(**SMALL, variant="neurips", epochs=1),

@@ -14,9 +14,13 @@ from flow.reports import files
 @pytest.mark.parametrize("backend", ["auto", "reference"])
 def test_a_routed_model_that_diverges_before_it_predicts(tmp_path, backend):
     config = dataclasses.replace(
-        SMALL, algorithm=DynamicRoutingOptions(personal_lr=1e38, personal_epochs=3, clip=0.0), rounds=1, evaluate_every=1,
-        min_texts=0, model=ModelOptions(embedding_dim=3, hidden_size=4, backend=backend),
-    )  # fmt: skip
+        SMALL,
+        algorithm=DynamicRoutingOptions(personal_lr=1e38, personal_epochs=3, clip=0.0),
+        rounds=1,
+        evaluate_every=1,
+        min_texts=0,
+        model=ModelOptions(embedding_dim=3, hidden_size=4, backend=backend),
+    )
     folder = simulate(config, tmp_path / "run", population=POPULATION, progress=False).folder
     evaluation = files.read_evaluation(folder)
     assert evaluation["routing"] is None and all(text["local_weight"] is None for text in evaluation["texts"])

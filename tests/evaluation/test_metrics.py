@@ -85,9 +85,9 @@ def test_a_new_metric_is_in_everything_that_a_run_leaves_and_prints(tmp_path, ca
     assert [row[:end].split()[-1] for end in ends] == [f"{1000 * side['global_early_token']:.1f}" for side in (seen, unseen)]
 
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
-    assert page.shown("metric-early") == "Early misses, per mille"
+    assert page.text_of("metric-early") == "Early misses, per mille"
     values = [f"{1000 * side[f'personal_early_{kind}']:.1f}" for side in (seen, unseen) for kind in ("token", "client")]
-    assert re.findall(r"\d+\.\d", page.shown("row-early_personal")) == values
+    assert re.findall(r"\d+\.\d", page.text_of("row-early_personal")) == values
     assert "Early misses on held-out text" in page.text["learning"] and "Lower is better, counted" in page.text["learning"]
     assert EARLY.axis in page.text["learning"] and page.source.count("<svg") == 8
 

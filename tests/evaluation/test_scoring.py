@@ -16,7 +16,7 @@ from flow.data import prepared, synthetic
 from flow.draws import Draw
 from flow.engine.participation import turnout
 from flow.engine.task import prepare
-from flow.evaluation.select import choose
+from flow.evaluation.select import choose_clients
 from flow.simulation import timing
 from flow.simulation.loop import sample
 
@@ -47,7 +47,7 @@ def test_the_sample_for_the_curve_is_another_for_another_seed_and_the_final_one_
 
     def ids(seed, what):
         task = prepare(dataclasses.replace(SMALL, seed=seed), population)
-        return choose(task, 5, what)["seen"].places.tolist()
+        return choose_clients(task, 5, what)["seen"].places.tolist()
 
     drawn = [ids(0, "final"), ids(0, "curve"), ids(1, "curve")]
     assert ids(0, "final") == ids(1, "final") == drawn[0] and len(set(map(tuple, drawn))) == 3
@@ -62,7 +62,7 @@ def test_algorithms_that_need_more_of_a_client_score_the_same_ones_of_those_that
     ]
     assert [task.minimum for task in tasks] == [1, 2]
     for most in (1, 5, 9, 19):
-        every, some = (choose(task, most, "final")["seen"].places.tolist() for task in tasks)
+        every, some = (choose_clients(task, most, "final")["seen"].places.tolist() for task in tasks)
         assert len(every) == len(some) == most
         of_both = [place for place in every if population.table.train[place] >= 2]
         assert some[: len(of_both)] == of_both
@@ -106,7 +106,7 @@ def test_a_population_costs_a_few_bytes_a_client(tmp_path):
         prepared.write(folder, synthetic.population(synthetic.Shape(clients, 2), 3, 20, 1))
         tracemalloc.start()
         task = prepare(config, prepared.read(folder))
-        choose(task, 20, "curve")
+        choose_clients(task, 20, "curve")
         for round in range(1, 4):
             cohort = sample(task.clients, 20, Draw(0, round, "cohort"))
             for client in turnout(config, cohort, 1, task.population.numbers(cohort), round).able:

@@ -92,9 +92,13 @@ def guided(minutes: float, corpus: Path) -> Counts:
     for name in READERS:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path[:4])}
         done = subprocess.run(
-            [sys.executable, str(HERE / "readers.py"), name, str(seconds), str(corpus)], capture_output=True, text=True,
-            env=environment, errors="replace", check=False,
-        )  # fmt: skip
+            [sys.executable, str(HERE / "readers.py"), name, str(seconds), str(corpus)],
+            capture_output=True,
+            text=True,
+            env=environment,
+            errors="replace",
+            check=False,
+        )
         known = re.search(r"^refused (\d+) accepted (\d+)$", done.stderr, re.MULTILINE)
         if done.returncode or not known:
             counts.add(f"exit {done.returncode}: {done.stderr[-1500:]}", f"readers.py {name!r}, bytes in {corpus}")

@@ -38,9 +38,18 @@ def campaign(servers: tuple[str, ...] = ("average", "adam"), share: float = 1.0,
                 name = f"{server}, client_memory {memory}"
                 whole = place / "run"
                 ended = command(
-                    "run", small.ALGORITHM, "--data", "mine.jsonl", "--folder", str(whole), *small.RUN, "--server", server,
-                    "--client-memory", memory,
-                )  # fmt: skip
+                    "run",
+                    small.ALGORITHM,
+                    "--data",
+                    "mine.jsonl",
+                    "--folder",
+                    str(whole),
+                    *small.RUN,
+                    "--server",
+                    server,
+                    "--client-memory",
+                    memory,
+                )
                 if ended.code:
                     raise AssertionError(ended.err)
                 expected = small.numbers(whole)

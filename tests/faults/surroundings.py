@@ -126,9 +126,13 @@ def _interpreted(arguments: list[str], environment: dict[str, str]) -> Ended:
 def _shelled(arguments: list[str], shell: str) -> Ended:
     line = shell.format(f"{sys.executable} -m flow {' '.join(arguments)}")
     found = subprocess.run(
-        ["bash", "-c", f"set -o pipefail; {line}"], env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
-        encoding="utf-8", errors="replace", check=False,
-    )  # fmt: skip
+        ["bash", "-c", f"set -o pipefail; {line}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
     return Ended(None, found.returncode, found.stdout, found.stderr)
 
 

@@ -125,9 +125,10 @@ def overlapping(problem: Problem, name: str, rng: random.Random) -> Tensor | Non
     """The argument as a view of the memory of another, a few elements in where that is long enough."""
     mine = problem.arguments[name]
     others = [
-        t for other, t in problem.arguments.items()
+        t
+        for other, t in problem.arguments.items()
         if other != name and usable(t) and t.dtype == mine.dtype and t.numel() >= mine.numel()
-    ]  # fmt: skip
+    ]
     if not others:
         return None
     other = rng.choice(others)
@@ -271,10 +272,13 @@ def test_sentences() -> None:
         "freed": "input has no memory: its storage was freed",
         "freed behind an offset": "input has no memory: its storage was freed",
         "misaligned": r"input must be aligned to its 4 bytes; pass a clone\(\)",
-        "strided": "input must be contiguous", "expanded": "input must be contiguous",
-        "sparse": "input must be a dense tensor on the CPU", "complex": "input must be float32, float64 or bfloat16",
-        "another device": "input must be a dense tensor on the CPU", "a string": "input must be a dense tensor on the CPU",
-    }  # fmt: skip
+        "strided": "input must be contiguous",
+        "expanded": "input must be contiguous",
+        "sparse": "input must be a dense tensor on the CPU",
+        "complex": "input must be float32, float64 or bfloat16",
+        "another device": "input must be a dense tensor on the CPU",
+        "a string": "input must be a dense tensor on the CPU",
+    }
     for kind, sentence in sentences.items():
         problem = make(Draw(0, torch.float32), call)
         problem.arguments["input"] = (HARMFUL | STRANGE)[kind](problem.arguments["input"])
@@ -466,9 +470,7 @@ def test_packed_rows_with_any_offsets() -> None:
         y, h_n, q = draw.blank(1, 5, 7), draw.blank(1, 2, 7), draw.blank(1, 5, 2)
         options = ("mixture", "soft", 1.0, False, False, False, 1)
         try:
-            status = cpu._kernels.forward(
-                (x, h0, *weights), lengths, torch.tensor(offsets), *options, y, h_n, q, None
-            )  # fmt: skip
+            status = cpu._kernels.forward((x, h0, *weights), lengths, torch.tensor(offsets), *options, y, h_n, q, None)
         except REFUSALS:
             status = 1
         if status == 0:

@@ -62,16 +62,16 @@ def refused(folder, capsys, monkeypatch, arguments, named):
     assert main([*arguments, "--cohort", "2", "--folder", "new"]) == 2
     said = capsys.readouterr().err.strip().splitlines()
     assert len(said) == 1
-    assert re.match(rf"flow: .*{named}=\d+", said[0])
+    assert re.match(rf"flow: .*{named}(=| must be at most )\d+", said[0])
     assert re.search(rf"; lower .*{named}|; leave it out|; lower sequence_length or", said[0])
     assert [path for path in sorted(folder.rglob("*")) if "cache" not in path.parts] == before
 
 
 def test_the_numbers_of_a_model_are_counted_without_making_it():
     generator = torch.Generator().manual_seed(0)
-    for projection, routed in itertools.product((None, 3), (False, True)):
-        model = LanguageModel(11, 5, 7, projection_dim=projection, routed_head=routed, generator=generator)
-        counted = parameter_counts(11, 5, 7, projection, routed_head=routed)
+    for projection, routed, layers in itertools.product((None, 3), (False, True), (1, 2, 3)):
+        model = LanguageModel(11, 5, 7, num_layers=layers, projection_dim=projection, routed_head=routed, generator=generator)
+        counted = parameter_counts(11, 5, 7, projection, num_layers=layers, routed_head=routed)
         assert counted == {name: parameter.numel() for name, parameter in model.named_parameters()}
 
 
@@ -123,9 +123,13 @@ def test_prepared_data_take_at_least_what_was_said():
 def test_what_clients_keep_is_held_against_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(resources, "free_disk", lambda folder: 10**6)
     config = flow.Config(
-        algorithm=REGISTRY["ditto"].options(), data=DataOptions(data="synthetic", clients=40, sequences=2, vocabulary_size=50),
-        model=flow.ModelOptions(embedding_dim=4, hidden_size=64), cohort=30, rounds=50, client_memory=0,
-    )  # fmt: skip
+        algorithm=REGISTRY["ditto"].options(),
+        data=DataOptions(data="synthetic", clients=40, sequences=2, vocabulary_size=50),
+        model=flow.ModelOptions(embedding_dim=4, hidden_size=64),
+        cohort=30,
+        rounds=50,
+        client_memory=0,
+    )
     monkeypatch.setenv("FLOW_CACHE", "")
     with pytest.raises(
         UserError, match=r"cohort=30, rounds=50, hidden_size=64: what \d+ clients keep would take at least .* of disk"

@@ -21,10 +21,21 @@ def configure(folder: Path, option: str) -> subprocess.CompletedProcess[str]:
         if shutil.which(tool, path=path) is None:
             pytest.skip(f"{tool} is not installed")
     return subprocess.run(
-        ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-DFLOW_CUDA={option}",
-         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}"],
-        env=os.environ | {"PATH": path, "CUDACXX": shutil.which("false") or "/bin/false"}, capture_output=True, text=True,
-    )  # fmt: skip
+        [
+            "cmake",
+            "-S",
+            ROOT,
+            "-B",
+            folder,
+            "-G",
+            "Ninja",
+            f"-DFLOW_CUDA={option}",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+        ],
+        env=os.environ | {"PATH": path, "CUDACXX": shutil.which("false") or "/bin/false"},
+        capture_output=True,
+        text=True,
+    )
 
 
 def test_insisting_without_nvcc_is_an_error(tmp_path: Path) -> None:
@@ -45,7 +56,10 @@ def test_other_values_are_errors(tmp_path: Path) -> None:
     done = configure(tmp_path, "yes")
     assert done.returncode and "FLOW_CUDA must be auto, 0 or 1, got 'yes'" in done.stderr
     setup = subprocess.run(
-        [sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path], cwd=ROOT,
-        env=os.environ | {"FLOW_CUDA": "yes"}, capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path],
+        cwd=ROOT,
+        env=os.environ | {"FLOW_CUDA": "yes"},
+        capture_output=True,
+        text=True,
+    )
     assert setup.returncode and "FLOW_CUDA must be auto, 0 or 1, got 'yes'" in setup.stderr

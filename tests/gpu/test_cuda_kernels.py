@@ -67,8 +67,10 @@ def test_large_tiles(model: Model, clients: int) -> None:
 )
 def test_every_route_routing_and_layout(model: Model, route: str, routing: str) -> None:
     for sizes, lengths, batch_first, reverse in (
-        ((2, 5, 3, 4, 20), True, True, False), ((1, 5, 17, 4, 65), True, False, True), ((1, 3, 3, 4, 150), False, True, True),
-    ):  # fmt: skip
+        ((2, 5, 3, 4, 20), True, True, False),
+        ((1, 5, 17, 4, 65), True, False, True),
+        ((1, 3, 3, 4, 150), False, True, True),
+    ):
         problem = make(
             *sizes, lengths=lengths, batch_first=batch_first, reverse=reverse, route=route, routing=routing, temperature=0.7
         )
@@ -89,9 +91,7 @@ def test_packed_is_padded_without_the_padding(model: Model, sizes: tuple[int, ..
     valid = torch.arange(sizes[0]).unsqueeze(1) < lengths[0]  # [T, B]
     padded = problem.run("cuda", BF16)
     leaves = {n: (t[0][valid] if n == "input" else t[0]).to(BF16).requires_grad_() for n, t in problem.tensors.items()}
-    outputs = flow_kernels.routed_gru(
-        *(leaves[n] for n in NAMES), batch_sizes=valid.sum(1), reverse=reverse, backend="cuda"
-    )  # fmt: skip
+    outputs = flow_kernels.routed_gru(*(leaves[n] for n in NAMES), batch_sizes=valid.sum(1), reverse=reverse, backend="cuda")
     dy, dh_n, dq = (g[0].to(BF16) for g in problem.output_grads)
     torch.autograd.backward(outputs, (dy[valid], dh_n, dq[valid]))
     for name, output in zip(("output", "h_n", "q"), outputs, strict=True):

@@ -34,7 +34,7 @@ pytestmark = pytest.mark.slow
 
 
 class Compiled(NamedTuple):
-    said: str
+    log: str
     objects: dict[str, Path]
 
 
@@ -58,14 +58,25 @@ def run(*command: str | Path) -> str:
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
     """Every .cu of the extension; a spilled register fails here."""
-    folder, said, objects = tmp_path_factory.mktemp("objects"), "", {}
+    folder, log, objects = tmp_path_factory.mktemp("objects"), "", {}
     for source in sorted(CSRC.glob("*.cu")):
         objects[source.stem] = folder / f"{source.stem}.o"
-        said += run(
-            nvcc(), "-std=c++17", "-O3", "-gencode", "arch=compute_90a,code=sm_90a", "-Werror", "all-warnings",
-            "-Xptxas=-v,-warn-spills,-Werror", "-Xcompiler=-Wall,-Wextra,-Werror", "-c", source, "-o", objects[source.stem],
-        )  # fmt: skip
-    return Compiled(said, objects)
+        log += run(
+            nvcc(),
+            "-std=c++17",
+            "-O3",
+            "-gencode",
+            "arch=compute_90a,code=sm_90a",
+            "-Werror",
+            "all-warnings",
+            "-Xptxas=-v,-warn-spills,-Werror",
+            "-Xcompiler=-Wall,-Wextra,-Werror",
+            "-c",
+            source,
+            "-o",
+            objects[source.stem],
+        )
+    return Compiled(log, objects)
 
 
 def identity(mangled: str) -> tuple[str, str, tuple[int, ...]]:
@@ -77,7 +88,7 @@ def identity(mangled: str) -> tuple[str, str, tuple[int, ...]]:
 @pytest.mark.nvcc
 def test_registers_stack_and_static_memory(compiled: Compiled) -> None:
     seen = set()
-    for part in compiled.said.split("Compiling entry function '")[1:]:
+    for part in compiled.log.split("Compiling entry function '")[1:]:
         kernel = identity(part.split("'")[0])
         seen.add(kernel)
         assert "for 'sm_90a'" in part
@@ -123,10 +134,21 @@ def test_the_extension_builds_and_is_imported_without_a_driver(tmp_path: Path) -
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
     env = os.environ | {"PATH": path, "CUDACXX": nvcc()}
     for command in (
-        ["cmake", "-S", ROOT, "-B", tmp_path, "-G", "Ninja", "-DFLOW_CUDA=1", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-         f"-DPython_EXECUTABLE={sys.executable}", "-DCMAKE_BUILD_TYPE=Release"],
+        [
+            "cmake",
+            "-S",
+            ROOT,
+            "-B",
+            tmp_path,
+            "-G",
+            "Ninja",
+            "-DFLOW_CUDA=1",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            "-DCMAKE_BUILD_TYPE=Release",
+        ],
         ["cmake", "--build", tmp_path, "--target", "_cuda"],
-    ):  # fmt: skip
+    ):
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         assert not done.returncode, done.stdout + done.stderr
     (file,) = tmp_path.glob("_cuda.*")
@@ -139,9 +161,10 @@ def test_the_extension_builds_and_is_imported_without_a_driver(tmp_path: Path) -
     if not torch.cuda.is_available():
         problem = cuda.Problem(K=1, T=3, B=4, H=256, rows=12, blocks=4, tile=8)
         for error in (
-            module.forward(ctypes.addressof(problem), 0), module.backward(ctypes.addressof(problem), 0),
+            module.forward(ctypes.addressof(problem), 0),
+            module.backward(ctypes.addressof(problem), 0),
             -module.active(ctypes.addressof(problem), True),
-        ):  # fmt: skip
+        ):
             assert "driver" in module.error(error)
         problem.tile = 24  # no kernel for it: said before the device is asked
         assert module.error(module.forward(ctypes.addressof(problem), 0)) == "invalid configuration argument"

@@ -79,10 +79,17 @@ def test_float32_forward_and_every_gradient(backend: str, sizes: tuple[int, ...]
     bias, lengths, batch_first, reverse = FLAGS[(SIZES.index(sizes) + ROUTES.index((route, routing))) % len(FLAGS)]
     problem = place(
         make(
-            *sizes, bias=bias, lengths=lengths, batch_first=batch_first, reverse=reverse, route=route, routing=routing,
-            temperature=0.7, seed=3,
+            *sizes,
+            bias=bias,
+            lengths=lengths,
+            batch_first=batch_first,
+            reverse=reverse,
+            route=route,
+            routing=routing,
+            temperature=0.7,
+            seed=3,
         )
-    )  # fmt: skip
+    )
     assert_as_exact_as_torch(problem, {torch.float32: {backend: problem.run(backend, torch.float32)}})
 
 
@@ -182,7 +189,7 @@ def test_packed_is_padded_without_the_padding(backend: str, reverse: bool) -> No
     leaves = {n: (t[0][valid] if n == "input" else t[0]).to(dtype).requires_grad_() for n, t in problem.tensors.items()}
     outputs = flow_kernels.routed_gru(
         *(leaves[n] for n in NAMES), batch_sizes=valid.sum(1).cpu(), reverse=reverse, backend=backend
-    )  # fmt: skip
+    )
     dy, dh_n, dq = (g[0].to(dtype) for g in problem.output_grads)
     torch.autograd.backward(outputs, (dy[valid], dh_n, dq[valid]))
     for name, output in zip(("output", "h_n", "q"), outputs, strict=True):

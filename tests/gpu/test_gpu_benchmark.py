@@ -68,10 +68,15 @@ def test_a_step_that_fails_or_hangs_costs_itself_alone(tmp_path: Path, monkeypat
     report = json.loads((tmp_path / "out" / "gpu.json").read_text())
     ended = {step["step"]: step["status"] for step in report["steps"]}
     assert ended == {
-        "fails": "failed (exit status 3)", "hangs": "out of time (2 s)", "beside": "passed",
-        "absent": "failed (cannot be started)", "idle": "left out: it has no GPU", "half": "failed (exit status 1)",
-        "whole": "passed", "draw": "passed",
-    }  # fmt: skip
+        "fails": "failed (exit status 3)",
+        "hangs": "out of time (2 s)",
+        "beside": "passed",
+        "absent": "failed (cannot be started)",
+        "idle": "left out: it has no GPU",
+        "half": "failed (exit status 1)",
+        "whole": "passed",
+        "draw": "passed",
+    }
     assert report["half"] == report["whole"] == [1]
     log = (tmp_path / "out" / "log.txt").read_text()
     assert "why it failed" in log and "cannot be started" in log
@@ -297,9 +302,12 @@ def test_probes_are_compiled_run_and_read(tmp_path: Path, monkeypatch: pytest.Mo
     nvcc.write_text(f'#!/bin/sh\n[ "$1" = -arch=sm_90a ] || exit 9\n{broken}\ncp "$3" "$5"\nchmod +x "$5"\n')
     nvcc.chmod(0o755)
     sources = {
-        "good": """echo '{"gap_us": 1.5}'; echo; echo '{"gap_us": 2}'""", "bad": "echo gap 1.5", "dead": "echo oh >&2; exit 4",
-        "slow": "sleep 60", "broken": "echo broken",
-    }  # fmt: skip
+        "good": """echo '{"gap_us": 1.5}'; echo; echo '{"gap_us": 2}'""",
+        "bad": "echo gap 1.5",
+        "dead": "echo oh >&2; exit 4",
+        "slow": "sleep 60",
+        "broken": "echo broken",
+    }
     for name, text in sources.items():
         (tmp_path / f"{name}.cu").write_text(f"#!/bin/sh\n{text}\n")
     monkeypatch.setattr(latencies, "SECONDS", 1)
@@ -351,9 +359,14 @@ def report_of_a_gpu() -> dict[str, Any]:
         rows.append(row)
     gpu = {"name": "A GPU", "multiprocessors": 100}
     machine = {
-        "date": "2026-01-01", "stand_in": False, "processor": "a processor", "versions": {"torch": "2", "triton": "3"},
-        "gpu": gpu, "nvidia_smi": {"driver_version": "580", "clocks.max.sm": "1000 MHz"}, "bf16_flops_per_second": 1e12,
-    }  # fmt: skip
+        "date": "2026-01-01",
+        "stand_in": False,
+        "processor": "a processor",
+        "versions": {"torch": "2", "triton": "3"},
+        "gpu": gpu,
+        "nvidia_smi": {"driver_version": "580", "clocks.max.sm": "1000 MHz"},
+        "bf16_flops_per_second": 1e12,
+    }
     part = {"rows": rows, "cases": 5, "done": 4, "failed": ["K1: why"], "too_large": ["K9: memory"]}
     names = {
         "device": "cuda",

@@ -60,7 +60,7 @@ def test_imports_and_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> 
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     for found, why in ((None, "triton is not installed"), (object(), "no GPU: torch.cuda.is_available() is False")):
-        triton._found.cache_clear()
+        triton._why_missing.cache_clear()
         monkeypatch.setattr(importlib.util, "find_spec", lambda _, found=found: found)
         assert why in flow_kernels.backends()["triton"] and why in triton.refusal(torch.float32, cuda)
     tensors = make(1, 2, 2, 3, 5).tensors
@@ -68,11 +68,11 @@ def test_imports_and_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> 
         RuntimeError, match="backend='triton' cannot run here: it runs on a CUDA device and the input is on cpu"
     ):
         flow_kernels.routed_gru(*(t.float() for t in tensors.values()), backend="triton")
-    triton._found.cache_clear()
+    triton._why_missing.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert triton.refusal(torch.bfloat16, cuda) == "" and triton.status() == "available"
     assert "float64" in triton.refusal(torch.float64, cuda)
-    triton._found.cache_clear()
+    triton._why_missing.cache_clear()
 
 
 class _Graph:

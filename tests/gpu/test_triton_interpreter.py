@@ -59,7 +59,7 @@ def test_forward_and_every_gradient(sizes: tuple[int, ...], flags: dict[str, boo
 def test_the_kernel_of_one_step(
     sizes: tuple[int, ...], tile: Tile, route: str, routing: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tiles, "choose", lambda *_: ("step", tile))
+    monkeypatch.setattr(tiles, "choose_tile", lambda *_: ("step", tile))
     options: dict[str, Any] = dict(lengths=True, batch_first=True, reverse=True, temperature=0.7, seed=3)
     problem = put(make(*sizes, route=route, routing=routing, **options))
     check(problem, *((torch.float32, torch.float16) if sizes[4] == 65 and route == "mixture" else ()))
@@ -73,7 +73,7 @@ def test_a_long_sequence() -> None:
 @pytest.fixture(params=["step", "sequence"])
 def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small sizes in either kernel: in one program a client, which is quickly interpreted."""
-    monkeypatch.setattr(tiles, "choose", lambda *_: (request.param, Tile(16, 16, 16)))
+    monkeypatch.setattr(tiles, "choose_tile", lambda *_: (request.param, Tile(16, 16, 16)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
@@ -83,7 +83,7 @@ def test_either_kernel_at_the_same_size(how: str, dtype: torch.dtype, monkeypatc
     tile = Tile(64, 32, 32) if how == "step" else Tile(64, 16)
     if DEVICE == "cuda" and how == "sequence" and dtype == torch.float32:
         pytest.skip("float32 does not fit into registers at H = 64")
-    monkeypatch.setattr(tiles, "choose", lambda *_: (how, tile))
+    monkeypatch.setattr(tiles, "choose_tile", lambda *_: (how, tile))
     check(put(make(2, 3, 5, 3, 35, lengths=True, routing="straight_through")), dtype)
 
 
@@ -116,7 +116,7 @@ def test_frozen_parameters_change_nothing_else() -> None:
 @pytest.mark.parametrize("how", ["step", "sequence"])
 def test_the_same_bits_twice_and_with_gates_computed_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     h = 34 if how == "step" else 7
-    monkeypatch.setattr(tiles, "choose", lambda *_: (how, Tile(32, 16, 32)))
+    monkeypatch.setattr(tiles, "choose_tile", lambda *_: (how, Tile(32, 16, 32)))
     problem = put(make(1, 2, 4, 5, h, lengths=True))
     first = problem.run("triton", torch.float32)
     for other in (problem, dataclasses.replace(problem, options=problem.options | {"recompute": True})):
@@ -223,9 +223,17 @@ def test_the_op_itself_checks_what_addresses_rely_on() -> None:
     tensors = [problem.tensors[n].float() for n in NAMES]
     good = [*tensors, problem.options["lengths"], None, "mixture", "soft", 0.9, False, False, True]
     changes: list[tuple[int, Any]] = [
-        (3, tensors[3][:, :1]), (2, tensors[2].half()), (0, tensors[0][0]), (1, tensors[1][:, :1]), (12, good[12].int()),
-        (14, "both"), (15, "gumbel"), (2, None), (10, None), (13, torch.tensor([0, 2], device=DEVICE)),
-    ]  # fmt: skip
+        (3, tensors[3][:, :1]),
+        (2, tensors[2].half()),
+        (0, tensors[0][0]),
+        (1, tensors[1][:, :1]),
+        (12, good[12].int()),
+        (14, "both"),
+        (15, "gumbel"),
+        (2, None),
+        (10, None),
+        (13, torch.tensor([0, 2], device=DEVICE)),
+    ]
     for n, value in changes:
         with pytest.raises((RuntimeError, ValueError)):
             triton.family.forward_op(*[value if i == n else a for i, a in enumerate(good)])

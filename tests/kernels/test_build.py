@@ -34,10 +34,22 @@ def commands(folder: Path, *options: str) -> dict[str, list[str]]:
     import pybind11
 
     subprocess.run(
-        ["cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-         "-DCMAKE_BUILD_TYPE=Release", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON", *options],
-        check=True, capture_output=True,
-    )  # fmt: skip
+        [
+            "cmake",
+            "-S",
+            ROOT,
+            "-B",
+            folder,
+            "-G",
+            "Ninja",
+            f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+            "-DCMAKE_BUILD_TYPE=Release",
+            "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON",
+            *options,
+        ],
+        check=True,
+        capture_output=True,
+    )
     listed = json.loads((folder / "compile_commands.json").read_text())
     arguments = [shlex.split(c["command"]) for c in listed]  # older CMake does not name the "output" beside it
     return {a[a.index("-o") + 1]: a for a in arguments}

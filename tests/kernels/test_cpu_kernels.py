@@ -49,12 +49,22 @@ def assert_same_bits(a: dict[str, Tensor | None], b: dict[str, Tensor | None], l
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
 def test_forward_and_every_gradient(sizes: tuple[int, ...], route: str, routing: str) -> None:
     for bias, lengths, batch_first, reverse in (
-        (True, False, False, False), (True, True, True, False), (False, True, False, True), (True, False, True, True),
-    ):  # fmt: skip
+        (True, False, False, False),
+        (True, True, True, False),
+        (False, True, False, True),
+        (True, False, True, True),
+    ):
         problem = make(
-            *sizes, bias=bias, lengths=lengths, batch_first=batch_first, reverse=reverse, route=route, routing=routing,
-            temperature=0.7, seed=3,
-        )  # fmt: skip
+            *sizes,
+            bias=bias,
+            lengths=lengths,
+            batch_first=batch_first,
+            reverse=reverse,
+            route=route,
+            routing=routing,
+            temperature=0.7,
+            seed=3,
+        )
         assert_as_exact_as_torch(problem, {dtype: on_every_isa(problem, dtype) for dtype in (torch.float32, torch.float64)})
 
 
@@ -71,9 +81,16 @@ def test_any_size(sizes: Any, route: Any, flags: Any, frozen: Any, threads: int,
     torch.set_num_threads(threads)
     bias, lengths, batch_first, reverse = flags
     problem = make(
-        *sizes, bias=bias, lengths=lengths, batch_first=batch_first, reverse=reverse, route=route[0], routing=route[1],
-        seed=seed, frozen=frozen,
-    )  # fmt: skip
+        *sizes,
+        bias=bias,
+        lengths=lengths,
+        batch_first=batch_first,
+        reverse=reverse,
+        route=route[0],
+        routing=route[1],
+        seed=seed,
+        frozen=frozen,
+    )
     assert_as_exact_as_torch(problem, {torch.float32: on_every_isa(problem, torch.float32)})
 
 
@@ -194,9 +211,7 @@ def test_packed_is_padded_without_the_padding(sizes: tuple[int, ...], reverse: b
     valid = torch.arange(sizes[0]).unsqueeze(1) < lengths[0]  # [T, B]
     padded = problem.run(backend)
     leaves = {n: (t[0][valid] if n == "input" else t[0]).clone().requires_grad_() for n, t in problem.tensors.items()}
-    outputs = flow_kernels.routed_gru(
-        *(leaves[n] for n in NAMES), batch_sizes=valid.sum(1), reverse=reverse, backend=backend
-    )  # fmt: skip
+    outputs = flow_kernels.routed_gru(*(leaves[n] for n in NAMES), batch_sizes=valid.sum(1), reverse=reverse, backend=backend)
     dy, dh_n, dq = (g[0] for g in problem.output_grads)
     torch.autograd.backward(outputs, (dy[valid], dh_n, dq[valid]))
     for name, output in zip(("output", "h_n", "q"), outputs, strict=True):

@@ -104,8 +104,8 @@ def test_a_backend_asked_for_by_name_never_falls_back() -> None:
 def test_plan_is_pure_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     problem = dict(clients=1, batch=1, steps=1, inputs=1, hidden=1)
     device = torch.device("cpu")
-    assert plan.choose(**problem, dtype=torch.float32, device=device).backend == "cpu"
-    fallback = plan.choose(**problem, dtype=torch.float16, device=device)
+    assert plan.choose_plan(**problem, dtype=torch.float32, device=device).backend == "cpu"
+    fallback = plan.choose_plan(**problem, dtype=torch.float16, device=device)
     assert fallback.backend == "reference" and "float16" in fallback.reason
     said = flow_kernels.backends()
     assert set(said) == {"reference", "cpu", "triton", "cuda"}
@@ -113,7 +113,7 @@ def test_plan_is_pure_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_C", None)
     monkeypatch.setattr(cpu, "_missing", "not built", raising=False)
     assert flow_kernels.backends()["cpu"] == "not built"
-    assert plan.choose(**problem, dtype=torch.float32, device=device).backend == "reference"
+    assert plan.choose_plan(**problem, dtype=torch.float32, device=device).backend == "reference"
 
 
 def test_meta_tensors_have_shapes() -> None:

@@ -45,9 +45,12 @@ def compare(k: int | None, route: str, wanted: str, backend: str = "cpu", create
     ]
     names = [n for n in names if n in leaves and (2 in use or not n.startswith("router"))]
     got = torch.autograd.grad(
-        [outputs[i] for i in use], [leaves[n] for n in names], [grads[i] for i in use],
-        is_grads_batched=True, create_graph=create_graph,
-    )  # fmt: skip
+        [outputs[i] for i in use],
+        [leaves[n] for n in names],
+        [grads[i] for i in use],
+        is_grads_batched=True,
+        create_graph=create_graph,
+    )
     for j in range(4):
         one = [grads[i][j] for i in use]
         want = torch.autograd.grad([exact[i] for i in use], [exact_leaves[n] for n in names], one, retain_graph=True)
@@ -67,11 +70,17 @@ def test_grads_of_many_output_gradients(k: int | None, route: str, wanted: str) 
 @pytest.mark.parametrize(
     "options",
     [
-        {"batch_first": True}, {"padded": True, "reverse": True}, {"bias": False}, {"recompute": True}, {"create_graph": True},
-        {"backend": "reference"}, {"routing": "hard"}, {"routing": "straight_through"},
+        {"batch_first": True},
+        {"padded": True, "reverse": True},
+        {"bias": False},
+        {"recompute": True},
+        {"create_graph": True},
+        {"backend": "reference"},
+        {"routing": "hard"},
+        {"routing": "straight_through"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_grads_of_many_output_gradients_with_options(options: dict[str, Any], k: int | None, wanted: str) -> None:
     compare(k, "mixture", wanted, **options)
 

@@ -248,11 +248,17 @@ def test_cell_from_a_layer() -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"input_size": 0}, {"hidden_size": 0}, {"hidden_size": "4"}, {"num_layers": 0}, {"dropout": 1.5}, {"bias": 1},
-        {"proj_size": 2}, {"batch_first": "yes"},
+        {"input_size": 0},
+        {"hidden_size": 0},
+        {"hidden_size": "4"},
+        {"num_layers": 0},
+        {"dropout": 1.5},
+        {"bias": 1},
+        {"proj_size": 2},
+        {"batch_first": "yes"},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_constructor_errors_are_those_of_torch_gru(options: dict[str, Any]) -> None:
     options = {"input_size": 3, "hidden_size": 4} | options
     ours, theirs = caught(lambda: GRU(**options)), caught(lambda: nn.GRU(**options))

@@ -228,10 +228,20 @@ def test_the_op_itself_checks_what_addresses_rely_on() -> None:
     torch.ops.flow_kernels.routed_gru(*good)
     small = torch.zeros(1, 1, 1, dtype=torch.float64)
     changes: list[tuple[int, Any]] = [
-        (3, small), (2, good[2].float()), (0, good[0].half()), (1, good[1][:, :2]), (12, good[12].int()), (12, good[12][:1]),
-        (1, torch.cat([good[1], good[1]], 1)), (1, torch.cat([good[1], good[1]], 0)), (14, "both"), (15, "gumbel"),
-        (2, None), (10, None), (13, torch.tensor([0, 2])),
-    ]  # fmt: skip
+        (3, small),
+        (2, good[2].float()),
+        (0, good[0].half()),
+        (1, good[1][:, :2]),
+        (12, good[12].int()),
+        (12, good[12][:1]),
+        (1, torch.cat([good[1], good[1]], 1)),
+        (1, torch.cat([good[1], good[1]], 0)),
+        (14, "both"),
+        (15, "gumbel"),
+        (2, None),
+        (10, None),
+        (13, torch.tensor([0, 2])),
+    ]
     for n, value in changes:
         with pytest.raises((RuntimeError, ValueError)):
             torch.ops.flow_kernels.routed_gru(*[value if i == n else a for i, a in enumerate(good)])

@@ -26,9 +26,11 @@ def problem(route: str = "mixture", lengths: bool = True) -> tuple[Tensor, Tenso
 
 def buffers(x: Tensor, route: str = "mixture") -> dict[str, Tensor]:
     return dict(
-        y=x.new_empty(K, B, T, H), h_n=x.new_empty(K, B, H), q=x.new_empty(K, B, T, 2),
+        y=x.new_empty(K, B, T, H),
+        h_n=x.new_empty(K, B, H),
+        q=x.new_empty(K, B, T, 2),
         gates=x.new_empty(gru.gates_shape(K, B, T, H, route)),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("lengths", [False, True])
@@ -96,9 +98,7 @@ def run_ragged(tensors: dict[str, Tensor], lengths: Tensor, dy: Tensor, route: s
     gru.forward(x, h0, weights, **options, **out, gates=gates)
     dx, dh0 = torch.empty_like(x), torch.empty_like(h0)
     gradients = Weights(*(None if w is None else torch.empty_like(w) for w in weights))
-    gru.backward(
-        x, h0, weights, **options, y=out["y"], q=out["q"], gates=gates, dy=dy, dx=dx, dh0=dh0, gradients=gradients
-    )  # fmt: skip
+    gru.backward(x, h0, weights, **options, y=out["y"], q=out["q"], gates=gates, dy=dy, dx=dx, dh0=dh0, gradients=gradients)
     named = {f"d{name}": t for name, t in gradients._asdict().items() if t is not None}
     return {**out, "dx": dx, "dh0": dh0, **named}
 

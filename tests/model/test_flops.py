@@ -35,8 +35,9 @@ def beyond_the_count(model, route, trained):
         return 0
     below = [name for name in trained if not name.startswith("head.")]
     extra = 0
-    if any(name.startswith("gru.") for name in below) and "embedding.weight" not in below:
-        extra += 4 * E  # the router reads [x ; h] as one tensor, and so x gets a gradient with h
+    layers = [int(name.rpartition("_l")[2]) for name in below if name.startswith("gru.")]
+    if layers and "embedding.weight" not in below:
+        extra += 4 * (H if min(layers) else E)  # the router reads [x ; h] as one tensor, and so x gets a gradient with h
     if model.routed_head:  # q @ [bias, local_bias], and its gradients by q and by the biases
         reaches_q = bool(below) or "head.router_weight" in trained
         extra += 4 * V * (1 + reaches_q + ("head.bias" in trained or "head.local_bias" in trained))
@@ -45,14 +46,17 @@ def beyond_the_count(model, route, trained):
     return extra
 
 
-@pytest.mark.parametrize("projection_dim", [None, 4])
+@pytest.mark.parametrize(("num_layers", "projection_dim"), [(1, None), (1, 4), (2, None), (3, 4)])
 @pytest.mark.parametrize("routed_head", [False, True])
 @pytest.mark.parametrize("route", ["global", "local", "mixture"])
-def test_the_count_is_what_torch_counts_for_one_more_token(route, routed_head, projection_dim):
-    model = LanguageModel(V, E, H, routed_head=routed_head, projection_dim=projection_dim, backend="reference")
+def test_the_count_is_what_torch_counts_for_one_more_token(route, routed_head, num_layers, projection_dim):
+    sizes = {"num_layers": num_layers, "projection_dim": projection_dim}
+    model = LanguageModel(V, E, H, routed_head=routed_head, backend="reference", **sizes)
     everything = dict(model.named_parameters())
     choices = [(), names_of(everything, "global"), names_of(everything, "local"), names_of(everything, "router")]
     choices += [body_of(everything), head_of(everything), ("embedding.weight",), tuple(everything)]
+    for layer in range(num_layers):
+        choices.append(tuple(name for name in everything if name.startswith("gru.") and name.endswith(f"_l{layer}")))
     used = {"global": ("global",), "local": ("local", "global"), "mixture": ("global", "local", "router")}[route]
     unused = ("gru.w", "gru.b", *(("head.w", "head.b") if routed_head else ())) if route == "local" else ()
     for trained in choices:

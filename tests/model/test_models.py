@@ -2,6 +2,7 @@
 
 import math
 
+import oracles
 import pytest
 import torch
 from torch import nn
@@ -73,12 +74,13 @@ def test_the_generator_alone_decides_the_initial_values():
         assert not a.any() or not torch.equal(a, c)
 
 
-def test_one_route_is_embedding_gru_and_linear_of_torch():
-    ours = model()
+@pytest.mark.parametrize("num_layers", [1, 2, 3])
+def test_one_route_is_embedding_gru_and_linear_of_torch(num_layers):
+    ours = model(num_layers=num_layers)
     parameters = random_parameters(ours)
     tokens = random_tokens(3, 5)
     for route, prefix in (("global", ""), ("local", "local_")):
-        gru, head = nn.GRU(E, H, batch_first=True, dtype=torch.float64), nn.Linear(H, V, dtype=torch.float64)
+        gru, head = nn.GRU(E, H, num_layers, batch_first=True, dtype=torch.float64), nn.Linear(H, V, dtype=torch.float64)
         gru.load_state_dict({n: parameters[f"gru.{prefix}{n}"] for n in gru.state_dict()})
         head.load_state_dict({n: parameters[f"head.{prefix}{n}"] for n in head.state_dict()})
         with torch.no_grad():
@@ -99,15 +101,16 @@ def test_local_expert_of_an_unrouted_head_is_the_global_head():
     torch.testing.assert_close(moved.logits, out.logits + 1)
 
 
+@pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("routing", ["soft", "hard", "straight_through"])
 @pytest.mark.parametrize("routed_head", [True, False])
-def test_stacked_clients_are_single_models_side_by_side(routing, routed_head):
+def test_stacked_clients_are_single_models_side_by_side(routing, routed_head, num_layers):
     clients = 3
-    ours = model(routed_head=routed_head, temperature=0.7)
+    ours = model(routed_head=routed_head, temperature=0.7, num_layers=num_layers)
     stacked = random_parameters(ours, clients=clients)
     tokens, lengths = random_tokens(clients, 4, 5), torch.tensor([[5, 1, 3, 2], [1, 1, 1, 1], [5, 5, 4, 4]])
     out = functional_call(ours, stacked, (tokens, lengths), {"routing": routing})
-    side_by_side = model(routed_head=routed_head, temperature=0.7, num_clients=clients)
+    side_by_side = model(routed_head=routed_head, temperature=0.7, num_clients=clients, num_layers=num_layers)
     side_by_side.load_state_dict(stacked)
     torch.testing.assert_close(side_by_side(tokens, lengths, routing=routing).logits, out.logits)
     assert out.logits.shape == (clients, 4, 5, V)
@@ -115,6 +118,21 @@ def test_stacked_clients_are_single_models_side_by_side(routing, routed_head):
         one = functional_call(ours, {n: p[k] for n, p in stacked.items()}, (tokens[k], lengths[k]), {"routing": routing})
         for field in ("logits", "gru_routing", *(["head_routing"] if routed_head else [])):
             torch.testing.assert_close(getattr(out, field)[k], getattr(one, field))
+
+
+@pytest.mark.parametrize("route", ["mixture", "global", "local"])
+@pytest.mark.parametrize("routing", ["soft", "hard"])
+def test_layers_are_stacked_as_the_oracle_stacks_them(route, routing):
+    ours = model(num_layers=3, temperature=0.7)
+    parameters, tokens, lengths = random_parameters(ours), random_tokens(4, 6), torch.tensor([6, 1, 4, 3])
+    out = functional_call(ours, parameters, (tokens, lengths), {"route": route, "routing": routing})
+    for row, length in enumerate(lengths.tolist()):
+        logits, gates = oracles.run(parameters, tokens[row], length, route, 0.7, hard=routing == "hard")
+        torch.testing.assert_close(out.logits[row, :length], logits)
+        if route == "mixture":
+            for ours_q, expected in zip((*out.layer_routing, out.head_routing), gates, strict=True):
+                torch.testing.assert_close(ours_q[row, :length], expected)
+            torch.testing.assert_close(out.gru_routing[row, :length], torch.stack(gates[:3]).mean(0))
 
 
 def test_head_mixes_by_its_own_router():

@@ -77,9 +77,9 @@ def gru(x, h, w_ih, w_hh, b_ih, b_hh):
     return (1 - z) * new + z * h
 
 
-def expert(p, x, h, local):
+def expert(p, x, h, local, layer=0):
     prefix = "gru.local_" if local else "gru."
-    return gru(x, h, *(p[prefix + name + "_l0"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
+    return gru(x, h, *(p[f"{prefix}{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
 
 def run(p, tokens, length, route, temperature, hard=False):
@@ -92,22 +92,26 @@ def run(p, tokens, length, route, temperature, hard=False):
         return torch.tensor([1.0, 0.0] if q[0] >= q[1] else [0.0, 1.0], dtype=q.dtype)
 
     routed_head = HEAD_ROUTERS[0] in p and route == "mixture"
-    h = torch.zeros(p["gru.weight_hh_l0"].shape[1], dtype=torch.float64)
-    logits, gates = [], ([], [])
+    layers = sum(name.startswith("gru.weight_ih_l") for name in p)
+    states = [torch.zeros(p["gru.weight_hh_l0"].shape[1], dtype=torch.float64)] * layers
+    logits, gates = [], [[] for _ in range(layers + 1)]
     for t in range(length):
         x = p["embedding.weight"][int(tokens[t])]
-        if route == "mixture":
-            q = gate(p["gru.router_weight_l0"] @ torch.cat([x, h]) + p["gru.router_bias_l0"])
-            h = q[0] * expert(p, x, h, False) + q[1] * expert(p, x, h, True)
-            gates[0].append(q)
-        else:
-            h = expert(p, x, h, route == "local")
+        for layer, h in enumerate(states):
+            if route == "mixture":
+                q = gate(p[f"gru.router_weight_l{layer}"] @ torch.cat([x, h]) + p[f"gru.router_bias_l{layer}"])
+                x = q[0] * expert(p, x, h, False, layer) + q[1] * expert(p, x, h, True, layer)
+                gates[layer].append(q)
+            else:
+                x = expert(p, x, h, route == "local", layer)
+            states[layer] = x
+        h = x
         own = "local_" if route == "local" and "head.local_weight" in p else ""
         out = p[f"head.{own}weight"] @ h + p[f"head.{own}bias"]
         if routed_head:
             q = gate(p[HEAD_ROUTERS[0]] @ h + p[HEAD_ROUTERS[1]])
             out = q[0] * out + q[1] * (p["head.local_weight"] @ h + p["head.local_bias"])
-            gates[1].append(q)
+            gates[-1].append(q)
         logits.append(out)
     return torch.stack(logits), [torch.stack(g) for g in gates if g]
 

@@ -15,7 +15,7 @@ def loss(p, client):
     return nats / tokens
 
 
-def choose(models, client):
+def choose_cluster(models, client):
     found = [loss(p, client) for p in models]
     return found.index(min(found))
 
@@ -35,14 +35,14 @@ def trained(start, client, options, seed, round, purpose, phase, epochs):
 def hypcluster(models, client, options, seed, round):
     """One client's part of a round: its cluster, what it uploads, its weight."""
     first = round <= options["random_rounds"]
-    cluster = at_random(models, client, seed, round, "train") if first else choose(models, client)
+    cluster = at_random(models, client, seed, round, "train") if first else choose_cluster(models, client)
     p = trained(models[cluster], client, options, seed, round, "train", "global", options["epochs"])
     return cluster, p, len(client.train)
 
 
 def personal(models, client, options, seed, round):
     """The model a client predicts with, and the one it chose for it."""
-    start = models[choose(models, client)]
+    start = models[choose_cluster(models, client)]
     epochs, slower = options["personal_epochs"], {**options, "lr": options["personal_lr"]}
     return trained(start, client, slower, seed, round, "evaluation", "personal", epochs), start
 

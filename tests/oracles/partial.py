@@ -68,7 +68,7 @@ def tuned(start, names, client, options, seed, round):
     return p
 
 
-def choose(received, own, scores, client, options, seed, round, purpose):
+def choose_layers(received, own, scores, client, options, seed, round, purpose):
     """The scores (load, keep) of every layer after this client's choice; a new client's do not move."""
     temperature = max(options["temperature"] * options["temperature_decay"] ** (round - 1), 0.1)
     noise = stream(seed, round, purpose, "gumbel", client.id)
@@ -102,7 +102,7 @@ def partialfed(received, kept, client, options, seed, round):
     layers = [layer for layer in LAYERS if LAYERS[layer][0] in received]
     own, scores = kept or (received, {layer: torch.zeros(2, dtype=torch.float64) for layer in layers})
     if kept:
-        scores = choose(received, own, scores, client, options, seed, round, "train")
+        scores = choose_layers(received, own, scores, client, options, seed, round, "train")
     p = loaded(received, own, scores)
     descend(p, list(p), client, options, seed, round, "train", "global")
     return p, scores
@@ -112,5 +112,5 @@ def partialfed_personal(received, kept, client, options, seed, round):
     """What a client predicts with."""
     if not kept:
         return tuned(received, received, client, options, seed, round)
-    scores = choose(received, *kept, client, options, seed, round, "evaluation")
+    scores = choose_layers(received, *kept, client, options, seed, round, "evaluation")
     return tuned(loaded(received, kept[0], scores), received, client, options, seed, round)

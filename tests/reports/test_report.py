@@ -26,8 +26,14 @@ from flow.reports.format import BYTES_IN_FULL, count, duration, points, scaled
 def test_numbers_as_words() -> None:
     assert [points(x) for x in (0.0123, -0.0123, -0.00001, None)] == ["+1.23", "−1.23", "0.00", "–"]
     assert [scaled(x, BYTES_IN_FULL) for x in (0, 999, 1000, 999_600, 1_450_000, 3.48e10, 2e16)] == [
-        "0 bytes", "999 bytes", "1.00 kB", "1.00 MB", "1.45 MB", "34.8 GB", "20000 TB",
-    ]  # fmt: skip
+        "0 bytes",
+        "999 bytes",
+        "1.00 kB",
+        "1.00 MB",
+        "1.45 MB",
+        "34.8 GB",
+        "20000 TB",
+    ]
     assert [duration(x) for x in (2.5, 300, 9000)] == ["2.5 s", "5 min", "2.5 h"]
     assert count(1234567) == "1\N{NARROW NO-BREAK SPACE}234\N{NARROW NO-BREAK SPACE}567"
     assert count(None) == "\N{EN DASH}"
@@ -35,11 +41,11 @@ def test_numbers_as_words() -> None:
 
 def test_sections_in_order(flow_page: Page) -> None:
     assert [key for key in flow_page.text if key in SECTIONS] == SECTIONS
-    assert all(flow_page.shown(section) for section in SECTIONS)
+    assert all(flow_page.text_of(section) for section in SECTIONS)
 
 
 def test_says_what_was_run(flow_page: Page) -> None:
-    shown = flow_page.shown("run")
+    shown = flow_page.text_of("run")
     for fact in (
         "flow trained one shared model to predict the next character for 120 rounds, 20 clients a round",
         "180 seen clients, of the training pool, and 60 unseen clients, each on that client’s own held-out text",
@@ -62,16 +68,16 @@ def test_table_holds_the_numbers_of_the_evaluation(flow_folder: pathlib.Path, fl
     groups = [evaluation["summary"][name] for name in ("seen", "unseen")]
     for row in ("global", "personal", "soft"):
         expected = [f"{100 * group[f'{row}_{kind}']:.2f}" for group in groups for kind in ("token", "client")]
-        assert re.findall(r"\d+\.\d\d", flow_page.shown(f"row-{row}")) == expected
+        assert re.findall(r"\d+\.\d\d", flow_page.text_of(f"row-{row}")) == expected
     kinds = [(group, kind) for group in groups for kind in ("token", "client")]
     gains = [f"{100 * (group[f'personal_{kind}'] - group[f'global_{kind}']):+.2f}" for group, kind in kinds]
-    assert re.findall(r"[+−]\d+\.\d\d", flow_page.shown("row-gain")) == gains
+    assert re.findall(r"[+−]\d+\.\d\d", flow_page.text_of("row-gain")) == gains
     for share in ("helped", "hurt"):
         expected = [f"{100 * group[share]:.1f} %" for group in groups]
-        assert re.findall(r"\d+\.\d %", flow_page.shown(f"row-{share}")) == expected
+        assert re.findall(r"\d+\.\d %", flow_page.text_of(f"row-{share}")) == expected
     assert "2\N{NARROW NO-BREAK SPACE}400 draws were made" in flow_page.text["result"]
-    assert flow_page.shown("row-clients") == "Clients evaluated18060"
-    assert flow_page.shown("row-tokens").endswith("".join(f"{group['tokens']:,}".replace(",", " ") for group in groups))
+    assert flow_page.text_of("row-clients") == "Clients evaluated18060"
+    assert flow_page.text_of("row-tokens").endswith("".join(f"{group['tokens']:,}".replace(",", " ") for group in groups))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -85,7 +91,7 @@ def test_standard_error_of_the_gain(folder: pathlib.Path) -> None:
     mean = np.std(wins / tokens, ddof=1) / np.sqrt(n)
     left_out = (wins.sum() - wins) / (tokens.sum() - tokens)
     jackknife = np.sqrt((n - 1) / n * ((left_out - left_out.mean()) ** 2).sum())
-    by_token, by_client = re.findall(r"± (\d\.\d\d)", report(folder).shown("row-gain"))[:2]
+    by_token, by_client = re.findall(r"± (\d\.\d\d)", report(folder).text_of("row-gain"))[:2]
     assert by_client == f"{100 * mean:.2f}"
     assert float(by_token) == pytest.approx(100 * jackknife, rel=0.25)  # a linearization and a jackknife agree to O(1/n)
 
@@ -101,15 +107,15 @@ def test_standard_error_of_the_gain(folder: pathlib.Path) -> None:
 )
 def test_verdict_follows_the_sign(tmp_path: pathlib.Path, gain: float, sign: str, sentence: str) -> None:
     page = report(write_run_folder(tmp_path, **(SMALL | {"seen": 100, "gain": gain, "seed": 3})))
-    assert sentence in page.shown("verdict-seen")
+    assert sentence in page.text_of("verdict-seen")
     assert f"big {sign}" in [values.get("class") for _, values in page.tags]
 
 
 @pytest.mark.usefixtures("undrawn")
 def test_one_client_is_no_statement_about_others(tmp_path: pathlib.Path) -> None:
     page = report(write_run_folder(tmp_path, **(SMALL | {"unseen": 1})))
-    assert "no statement about others" in page.shown("verdict-unseen")
-    assert "±" not in page.shown("verdict-unseen")
+    assert "no statement about others" in page.text_of("verdict-unseen")
+    assert "±" not in page.text_of("verdict-unseen")
 
 
 def test_charts_have_axes_with_units(flow_page: Page) -> None:
@@ -136,8 +142,8 @@ def test_every_chart_is_explained(flow_page: Page) -> None:
 
 
 def test_gain_histogram_counts_every_client(flow_page: Page) -> None:
-    assert re.search(r"180 clients, median \+\d\.\d\d points", flow_page.shown("clients"))
-    assert re.search(r"60 clients, median \+\d\.\d\d points", flow_page.shown("clients"))
+    assert re.search(r"180 clients, median \+\d\.\d\d points", flow_page.text_of("clients"))
+    assert re.search(r"60 clients, median \+\d\.\d\d points", flow_page.text_of("clients"))
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -187,7 +193,7 @@ def test_long_texts_are_cut_with_a_word(folder: pathlib.Path) -> None:
     page = report(folder)
     assert len(page.source) < 1_000_000
     shown = sum(values.get("class") == "passage card" for _, values in page.tags)
-    assert f"{600 - shown} more passages of the run are in evaluation.json" in page.shown("texts")
+    assert f"{600 - shown} more passages of the run are in evaluation.json" in page.text_of("texts")
 
 
 def test_configuration_is_printed(flow_folder: pathlib.Path, flow_page: Page) -> None:

@@ -292,9 +292,14 @@ def test_an_algorithm_that_averages_takes_any_aggregator(options, how):
 def test_a_run_resumes_with_what_its_aggregator_carries(how, server, tmp_path, plain):
     how = dataclasses.replace(bucketing(how, 2), server=server)
     config = Config(
-        algorithm=FedAvgOptions(lr=0.5), server=how, model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=4, cohort=5,
-        evaluate_every=0, checkpoint_every=2,
-    )  # fmt: skip
+        algorithm=FedAvgOptions(lr=0.5),
+        server=how,
+        model=ModelOptions(embedding_dim=3, hidden_size=4),
+        rounds=4,
+        cohort=5,
+        evaluate_every=0,
+        checkpoint_every=2,
+    )
     whole = simulate(config, tmp_path / "run", population=harness.POPULATION, progress=False)
     (tmp_path / "run" / "checkpoints" / "round_000004.safetensors").unlink()
     broken = resume(tmp_path / "run", population=harness.POPULATION, progress=False)
@@ -308,9 +313,13 @@ def test_a_run_resumes_with_what_its_aggregator_carries(how, server, tmp_path, p
 @pytest.mark.parametrize("name", ["geometric_median", "median"])
 def test_how_clients_are_grouped_changes_an_aggregate_only_to_rounding(name):
     config = Config(
-        algorithm=FedAvgOptions(lr=0.5), server=bucketing(RULES[name], 2), rounds=2, cohort=5, evaluate_every=0,
+        algorithm=FedAvgOptions(lr=0.5),
+        server=bucketing(RULES[name], 2),
+        rounds=2,
+        cohort=5,
+        evaluate_every=0,
         model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    )  # fmt: skip
+    )
     one, other = (
         simulate(dataclasses.replace(config, chunk=chunk), None, population=harness.POPULATION, progress=False).state
         for chunk in (1, 5)

@@ -170,9 +170,14 @@ def test_a_run_with_a_server_optimiser_resumes_with_its_moments(name, tmp_path, 
     known = NAMES[name]
     assert known.algorithm is NAMES["fedavg"].algorithm and known.server == ServerOptions(name.removeprefix("fed"))
     config = Config(
-        algorithm=known.algorithm.options(), server=known.server, model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=4,
-        cohort=4, evaluate_every=0, checkpoint_every=2,
-    )  # fmt: skip
+        algorithm=known.algorithm.options(),
+        server=known.server,
+        model=ModelOptions(embedding_dim=3, hidden_size=4),
+        rounds=4,
+        cohort=4,
+        evaluate_every=0,
+        checkpoint_every=2,
+    )
     whole = simulate(config, tmp_path / "run", population=harness.POPULATION, progress=False)
     (tmp_path / "run" / "checkpoints" / "round_000004.safetensors").unlink()
     broken = resume(tmp_path / "run", population=harness.POPULATION, progress=False)

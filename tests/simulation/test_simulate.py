@@ -26,8 +26,13 @@ from flow.storage import run_folder
 def test_a_run_leaves_what_the_report_reads(finished):  # noqa: F811
     folder = finished.folder
     assert sorted(path.name for path in folder.iterdir()) == [
-        "checkpoints", "config.json", "evaluation.json", "metrics.jsonl", "report.html", "run.json",
-    ]  # fmt: skip
+        "checkpoints",
+        "config.json",
+        "evaluation.json",
+        "metrics.jsonl",
+        "report.html",
+        "run.json",
+    ]
     assert [path.name for path in run_folder.stored(folder / "checkpoints")] == [
         "round_000004.safetensors",
         "round_000005.safetensors",
@@ -251,10 +256,14 @@ def test_the_chunk_changes_results_only_to_rounding(finished, chunk):  # noqa: F
 @pytest.mark.parametrize(
     ("vocabulary", "backend", "device", "expected"),
     [
-        (90, "reference", "cpu", 16), (10_000, "reference", "cpu", 1), (10_000, "reference", "cuda", 16),
-        (90, "auto", "cpu", 16), (3000, "auto", "cpu", 3), (30_000, "auto", "cpu", 1),
+        (90, "reference", "cpu", 16),
+        (10_000, "reference", "cpu", 1),
+        (10_000, "reference", "cuda", 16),
+        (90, "auto", "cpu", 16),
+        (3000, "auto", "cpu", 3),
+        (30_000, "auto", "cpu", 1),
     ],
-)  # fmt: skip
+)
 def test_the_automatic_chunk_bounds_the_scores_or_the_parameters_held_at_a_time(vocabulary, backend, device, expected):
     names = (*POPULATION.vocabulary.tokens[:4], *(str(i) for i in range(vocabulary - 4)))
     population = dataclasses.replace(POPULATION, vocabulary=Vocabulary(names, "word"), sequence_length=80)

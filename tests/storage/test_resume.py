@@ -104,8 +104,9 @@ def test_divergence_ends_the_run_and_keeps_earlier_checkpoints(tmp_path, monkeyp
     with pytest.raises(Diverged, match=r"diverged in round 5: .* smaller lr.*clip.*last good checkpoint is .*round_000004"):
         run(folder=tmp_path / "run")
     assert [p.name for p in run_folder.stored(tmp_path / "run" / "checkpoints")] == [
-        "round_000002.safetensors", "round_000004.safetensors",
-    ]  # fmt: skip
+        "round_000002.safetensors",
+        "round_000004.safetensors",
+    ]
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
@@ -117,9 +118,14 @@ def test_a_folder_that_holds_no_run_cannot_be_resumed(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("{", "not JSON"), ("{}", "not the configuration of a run"), ("[]", "not the configuration of a run"),
-     ('{"algorithm": {"name": "magic"}}', "not the configuration of a run"), ("[" * 100_000, "not JSON")],
-)  # fmt: skip
+    [
+        ("{", "not JSON"),
+        ("{}", "not the configuration of a run"),
+        ("[]", "not the configuration of a run"),
+        ('{"algorithm": {"name": "magic"}}', "not the configuration of a run"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
 def test_a_damaged_configuration_is_named(copied, text, message):  # noqa: F811
     (copied / "config.json").write_text(text)
     with pytest.raises(UserError, match=rf"config\.json: {message}.*put back"):

@@ -150,7 +150,9 @@ def test_many_clients_share_folders(tmp_path):
     states.write(rows(7, 999, 1000, 342_476), tensors(1, 2, 3, 4), 1)
     states.commit(1)
     assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*")) == [
-        "0000/0000007-000001.safetensors", "0000/0000999-000001.safetensors", "0001/0001000-000001.safetensors",
+        "0000/0000007-000001.safetensors",
+        "0000/0000999-000001.safetensors",
+        "0001/0001000-000001.safetensors",
         "0342/0342476-000001.safetensors",
-    ]  # fmt: skip
+    ]
     assert values(states, 342_476, 7) == [4, 1]

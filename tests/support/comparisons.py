@@ -13,9 +13,16 @@ from flow.simulation import loop
 from flow.storage import files
 
 TINY = Config(
-    algorithm=SharedOptions(batch_size=2, epochs=1), model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=2, cohort=4,
-    evaluate_every=0, checkpoint_every=1, threads=1, min_texts=0, validation_share=0.0,
-)  # fmt: skip
+    algorithm=SharedOptions(batch_size=2, epochs=1),
+    model=ModelOptions(embedding_dim=3, hidden_size=4),
+    rounds=2,
+    cohort=4,
+    evaluate_every=0,
+    checkpoint_every=1,
+    threads=1,
+    min_texts=0,
+    validation_share=0.0,
+)
 ARGUMENTS = [
     "--embedding-dim",
     "4",

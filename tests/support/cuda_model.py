@@ -51,10 +51,21 @@ def build(folder: Path, sources: Path = CSRC) -> Path:
     out = folder / "model.so"
     warnings = ["-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas", "-Wno-clobbered"]  # the last: getcontext
     subprocess.run(
-        [compiler, "-std=c++17", "-Og", "-fno-strict-aliasing", *warnings, "-shared", "-fPIC", f"-I{sources}",
-         str(ROOT / "tests" / "support" / "cuda_model.cpp"), "-o", str(out)],
+        [
+            compiler,
+            "-std=c++17",
+            "-Og",
+            "-fno-strict-aliasing",
+            *warnings,
+            "-shared",
+            "-fPIC",
+            f"-I{sources}",
+            str(ROOT / "tests" / "support" / "cuda_model.cpp"),
+            "-o",
+            str(out),
+        ],
         check=True,
-    )  # fmt: skip
+    )
     return out
 
 

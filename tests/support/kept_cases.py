@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from flow import compare, resume_comparison
 from flow.comparison import jobs
-from flow.evaluation.select import choose
+from flow.evaluation.select import choose_clients
 from flow.simulation import loop
 from flow.storage import files
 
@@ -28,7 +28,7 @@ GIVEN = {"algorithms": NAMES, "config": CONFIG, "seeds": 2, "against": "fedavgft
 
 def by_seed(patched):
     """Runs score other clients with every seed at the end, as those of an older build did."""
-    patched.setattr("flow.evaluation.gather.choose", lambda task, most, _: choose(task, most, "curve"))
+    patched.setattr("flow.evaluation.gather.choose_clients", lambda task, most, _: choose_clients(task, most, "curve"))
 
 
 @pytest.fixture(scope="session", name="whole")

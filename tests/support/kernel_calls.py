@@ -85,9 +85,15 @@ def _plain_layer(a: Arguments, tensors: list[Any]) -> tuple[Tensor, Tensor, Tens
     experts = [None if e[0] is None or e[1] is None else reference.Expert(*e) for e in (w[:4], w[4:8])]
     router = None if w[8] is None else reference.Router(w[8], w[9])
     y, h_n, q = reference.routed_gru(
-        x.transpose(1, 2), h0, *experts, router, lengths=a["lengths"], route=a["route"], routing=a["routing"],
+        x.transpose(1, 2),
+        h0,
+        *experts,
+        router,
+        lengths=a["lengths"],
+        route=a["route"],
+        routing=a["routing"],
         temperature=a["temperature"],
-    )  # fmt: skip
+    )
     return y.transpose(1, 2), h_n, q.transpose(1, 2)
 
 
@@ -142,9 +148,11 @@ def _expected_backward(a: Arguments) -> dict[str, Tensor]:
 
 def _raw_backward(a: Arguments) -> Any:
     return cpu._kernels.backward(
-        tuple(a[n] for n in NAMES), *_raw_options(a), *(a[n] for n in ("y", "q", "gates", "dy", "dh_n", "dq")),
+        tuple(a[n] for n in NAMES),
+        *_raw_options(a),
+        *(a[n] for n in ("y", "q", "gates", "dy", "dh_n", "dq")),
         tuple(a[n] for n in _GRADIENTS),
-    )  # fmt: skip
+    )
 
 
 def _backward(a: Arguments) -> Any:
@@ -190,18 +198,29 @@ def _expected_head(a: Arguments) -> dict[str, Tensor]:
         zip(wanted, torch.autograd.grad(loss, list(wanted.values()), allow_unused=True, materialize_grads=True), strict=True)
     )
     return {
-        "nats": row_nats.sum(1).detach(), "counts": valid.sum(1), "row_nats": row_nats.detach(),
+        "nats": row_nats.sum(1).detach(),
+        "counts": valid.sum(1),
+        "row_nats": row_nats.detach(),
         "best": torch.where(valid, logits.argmax(-1), -1),
         "probability": torch.where(valid, log_p.amax(-1).exp(), 0.0).detach(),
         **{f"d{n}": g for n, g in found.items()},
-    }  # fmt: skip
+    }
 
 
 def _raw_head(a: Arguments) -> Any:
     return cpu._kernels.head(
-        a["x"], a["targets"], tuple(a[n] for n in Head._fields), a["q"], a["nats"], a["counts"],
-        (a["best"], a["row_nats"], a["probability"]), a["dx"], a["dq"], tuple(a[n] for n in _OUT), a["threads"],
-    )  # fmt: skip
+        a["x"],
+        a["targets"],
+        tuple(a[n] for n in Head._fields),
+        a["q"],
+        a["nats"],
+        a["counts"],
+        (a["best"], a["row_nats"], a["probability"]),
+        a["dx"],
+        a["dq"],
+        tuple(a[n] for n in _OUT),
+        a["threads"],
+    )
 
 
 def _head(a: Arguments) -> Any:
@@ -268,9 +287,17 @@ def _raw_route_backward(a: Arguments) -> Any:
 
 def _route_backward(a: Arguments) -> Any:
     route_backward(
-        a["x"], a["targets"], a["weight"], a["bias"], a["q"], a["dq"], temperature=a["temperature"], dx=a["dx"],
-        dweight=a["dweight"], dbias=a["dbias"],
-    )  # fmt: skip
+        a["x"],
+        a["targets"],
+        a["weight"],
+        a["bias"],
+        a["q"],
+        a["dq"],
+        temperature=a["temperature"],
+        dx=a["dx"],
+        dweight=a["dweight"],
+        dbias=a["dbias"],
+    )
     return 0
 
 

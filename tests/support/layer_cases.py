@@ -81,9 +81,14 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         return {
-            "input_size": self.inputs, "hidden_size": self.hidden, "num_layers": self.layers, "bias": self.bias,
-            "batch_first": self.batch_first, "bidirectional": self.bidirectional, "dtype": torch.float64,
-        }  # fmt: skip
+            "input_size": self.inputs,
+            "hidden_size": self.hidden,
+            "num_layers": self.layers,
+            "bias": self.bias,
+            "batch_first": self.batch_first,
+            "bidirectional": self.bidirectional,
+            "dtype": torch.float64,
+        }
 
     def layer(self, **options: Any) -> Any:
         torch.manual_seed(self.seed)

@@ -97,7 +97,7 @@ class Setting:
     """Wrong clients beside the cohort."""
     strength: float = 1
     """They send their gradient times minus this."""
-    how: ServerOptions = MEAN
+    server_options: ServerOptions = MEAN
     seed: int = 0
 
 
@@ -124,7 +124,7 @@ def ffgg(problem, setting):
             sent.append(-setting.strength * problem.gradient(point, wrong)[:, : problem.shared])
         uploads = gathered({"theta": torch.cat(sent)})
         server = Draw(setting.seed, round, "server")
-        state, moments = FFGG.server_step(options, state, moments, uploads, setting.how, server)
+        state, moments = FFGG.server_step(options, state, moments, uploads, setting.server_options, server)
         errors.append(problem.error(state["theta"]))
     return np.array(errors)
 
@@ -152,7 +152,7 @@ def fedavg(problem, setting, local_steps=10):
             point -= problem.gradient(point, who) / problem.smooth_jointly
         draw = Draw(setting.seed, round, "server")
         uploads = gathered({"all": point})
-        state, moments = FEDAVG.server_step(None, state, moments, uploads, setting.how, draw)
+        state, moments = FEDAVG.server_step(None, state, moments, uploads, setting.server_options, draw)
         errors.append(problem.error(state["all"][: problem.shared]))
     return np.array(errors)
 
@@ -185,14 +185,24 @@ def figure(path, rounds=3000):
         "FedAvg, 8 of 32, 10 local steps": ("#000000", "-", "x", fedavg(problem, Setting(rounds, 8))),
     }
     right = {
-        "buckets of 2, median; 10 of 42 flip": ("#0072B2", "-", "o", ffgg(problem, Setting(rounds, **few, how=ROBUST))),
+        "buckets of 2, median; 10 of 42 flip": (
+            "#0072B2",
+            "-",
+            "o",
+            ffgg(problem, Setting(rounds, **few, server_options=ROBUST)),
+        ),
         "the same, flipped 4 times as long": (
             "#E69F00",
             "--",
             "s",
-            ffgg(problem, Setting(rounds, **few, strength=4, how=ROBUST)),
+            ffgg(problem, Setting(rounds, **few, strength=4, server_options=ROBUST)),
         ),
-        "median; 16 of 48, 4 times": ("#CC79A7", ":", "D", ffgg(problem, Setting(rounds, **third, strength=4, how=MEDIAN))),
+        "median; 16 of 48, 4 times": (
+            "#CC79A7",
+            ":",
+            "D",
+            ffgg(problem, Setting(rounds, **third, strength=4, server_options=MEDIAN)),
+        ),
         "mean; 10 of 42 flip": ("#009E73", "-.", "^", ffgg(problem, Setting(rounds, **few))),
         "mean; 10 of 42, 4 times": ("#000000", "-", "x", ffgg(problem, Setting(rounds, **few, strength=4))),
     }

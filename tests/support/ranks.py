@@ -23,8 +23,12 @@ def launch(processes: int, *arguments: str, **environment: str) -> subprocess.Co
     env = {**os.environ, "PYTHONPATH": paths, "OMP_NUM_THREADS": "1", **environment}
     return subprocess.run(
         [*TORCHRUN, str(processes), "--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", *command],
-        env=env, capture_output=True, text=True, check=False, timeout=300,
-    )  # fmt: skip
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
 
 
 def configurations():
@@ -36,9 +40,16 @@ def configurations():
     from flow.server.options import ServerOptions
 
     base = Config(
-        model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"), rounds=3, cohort=5, evaluate_every=2,
-        evaluate_clients=2, checkpoint_every=2, chunk=2, threads=1, validation_share=0.0,
-    )  # fmt: skip
+        model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
+        rounds=3,
+        cohort=5,
+        evaluate_every=2,
+        evaluate_clients=2,
+        checkpoint_every=2,
+        chunk=2,
+        threads=1,
+        validation_share=0.0,
+    )
     first = {algorithm_of(options).name: options for options in reversed(CASES.values())}
 
     def of(name, **changes):

@@ -57,7 +57,7 @@ class Page(HTMLParser):
         if self._open and self._open[-1][0] == "span" and self.spans and self.spans[-1][2] == "":
             self.spans[-1] = (*self.spans[-1][:2], data)
 
-    def shown(self, identity: str) -> str:
+    def text_of(self, identity: str) -> str:
         return " ".join(self.text[identity].split())
 
 

@@ -15,8 +15,14 @@ POPULATION = oracles.population()
 SMALL = Config(
     algorithm=FlowOptions(variant="neurips", lr=0.5, epochs=2, gamma=1e-3, batch_size=4),
     model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    rounds=5, cohort=4, evaluate_every=2, evaluate_clients=2, checkpoint_every=2, chunk=3, validation_share=0.0,
-)  # fmt: skip
+    rounds=5,
+    cohort=4,
+    evaluate_every=2,
+    evaluate_clients=2,
+    checkpoint_every=2,
+    chunk=3,
+    validation_share=0.0,
+)
 KEPT = dataclasses.replace(SMALL, algorithm=DittoOptions(batch_size=4), client_memory=0, rounds=6, threads=1)
 """What clients keep is on disk; checkpoints after rounds 2, 4 and 6, of which the last two stay."""
 

@@ -65,9 +65,16 @@ def compiled(kernel: Any, dtype: str, arch: int, warps: int, **constants: Any) -
 def compile_tile(direction: str, how: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> Used:
     """A line of the table as a problem with all that costs registers: both experts, biases, lengths, reverse, saved gates."""
     given: dict[str, Any] = dict(
-        H=hidden, ROUTE="mixture", HAS_LENGTHS=True, PACKED=False, REVERSE=True, WIDE=False,
-        PRECISION=tile.precision, BH=tile.units, BM=tile.sequences,
-    )  # fmt: skip
+        H=hidden,
+        ROUTE="mixture",
+        HAS_LENGTHS=True,
+        PACKED=False,
+        REVERSE=True,
+        WIDE=False,
+        PRECISION=tile.precision,
+        BH=tile.units,
+        BM=tile.sequences,
+    )
     if not changes.get("PACKED"):
         given["offsets"] = None
     if direction == "forward":

@@ -54,8 +54,11 @@ def test_streams_follow_the_documented_derivation():
         assert (DRAW.stream(*labels).integers(0, 1 << 60, 5) == expected).all()
     seen = {
         Draw(seed, round, purpose).stream(label).integers(0, 1 << 62)
-        for seed in (0, 1) for round in (0, 1) for purpose in ("a", "b") for label in ("a", "b")
-    }  # fmt: skip
+        for seed in (0, 1)
+        for round in (0, 1)
+        for purpose in ("a", "b")
+        for label in ("a", "b")
+    }
     assert len(seen) == 16
 
 

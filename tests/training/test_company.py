@@ -112,9 +112,17 @@ def uneven():
 
 
 RUN = Config(
-    model=ModelOptions(embedding_dim=5, hidden_size=19), rounds=3, cohort=7, evaluate_every=1, evaluate_clients=2,
-    checkpoint_every=3, min_texts=1, chunk=1, threads=1, validation_share=0.0,
-)  # fmt: skip
+    model=ModelOptions(embedding_dim=5, hidden_size=19),
+    rounds=3,
+    cohort=7,
+    evaluate_every=1,
+    evaluate_clients=2,
+    checkpoint_every=3,
+    min_texts=1,
+    chunk=1,
+    threads=1,
+    validation_share=0.0,
+)
 SETTINGS = ({"chunk": 2, "threads": 2}, {"chunk": 16}, {"chunk": 5, "threads": 2}, {"chunk": 16, "threads": 3})
 EVERY_SETTING = {
     "fedavg": "one model for all",
@@ -144,11 +152,14 @@ def left_behind(config, folder, monkeypatch):
 
 @pytest.mark.parametrize(
     ("changes", "settings"),
-    [*(({"algorithm": options}, SETTINGS if name in EVERY_SETTING else SETTINGS[:2]) for name, options in CASES.items()),
-     ({"server": ServerOptions("yogi")}, SETTINGS), ({"server": ServerOptions(aggregator="geometric_median")}, SETTINGS),
-     ({"dropout": 0.3, "stragglers": 0.4, "late": "partial"}, SETTINGS)],
+    [
+        *(({"algorithm": options}, SETTINGS if name in EVERY_SETTING else SETTINGS[:2]) for name, options in CASES.items()),
+        ({"server": ServerOptions("yogi")}, SETTINGS),
+        ({"server": ServerOptions(aggregator="geometric_median")}, SETTINGS),
+        ({"dropout": 0.3, "stragglers": 0.4, "late": "partial"}, SETTINGS),
+    ],
     ids=[*CASES, "yogi", "geometric median", "stragglers"],
-)  # fmt: skip
+)
 def test_a_run_is_the_same_bits_under_any_chunk_and_number_of_threads(changes, settings, tmp_path, monkeypatch):
     config = dataclasses.replace(RUN, **changes)
     state, said = left_behind(config, tmp_path / "one by one", monkeypatch)

@@ -19,14 +19,23 @@ from flow.training.sgd import Sgd, Update
 from flow.training.work import measure, train
 from flow_kernels.backends import cpu
 
-SIZES = {"small": (11, 3, 5, None), "projected": (50, 7, 17, 6), "odd": (301, 16, 33, None)}
+SIZES = {"small": (11, 3, 5, None), "projected": (50, 7, 17, 6), "odd": (301, 16, 33, None), "two layers": (23, 3, 9, None)}
+SIZES["three layers, projected"] = (13, 4, 6, 5)
+LAYERS = {"two layers": 2, "three layers, projected": 3}
 
 
 def problem(size, routed_head, clients=3, dtype=torch.float64, sequences=(7, 4, 1), steps=9):
     """A model by the kernels, the same by the reference, K clients' parameters, and their sequences."""
     v, e, h, d = SIZES[size]
     generator = torch.Generator().manual_seed(len(size))
-    make = {"projection_dim": d, "routed_head": routed_head, "temperature": 0.7, "num_clients": clients, "dtype": dtype}
+    make = {
+        "num_layers": LAYERS.get(size, 1),
+        "projection_dim": d,
+        "routed_head": routed_head,
+        "temperature": 0.7,
+        "num_clients": clients,
+        "dtype": dtype,
+    }
     model = LanguageModel(v, e, h, backend="cpu", **make)
     parameters = {
         name: torch.randn(p.shape, generator=generator, dtype=torch.float64).mul(0.4).to(dtype)
@@ -48,6 +57,7 @@ def trained(model, parameters, data, updates, sgd):
 def updates_of(parameters, how):
     router, local, world = (names_of(parameters, group) for group in ("router", "local", "global"))
     anchor = {name: p + 0.1 for name, p in parameters.items()}
+    last = max(name[-3:] for name in parameters if name.startswith("gru."))
     return {
         "global": [Update(world, "global")],
         "local": [Update(local, "local")],
@@ -57,6 +67,9 @@ def updates_of(parameters, how):
         "head alone": [Update(("head.weight", "head.bias"), "global")],
         "embedding alone": [Update(("embedding.weight",), "global")],
         "recurrent bias": [Update(("gru.bias_hh_l0",), "mixture", 0.1)],
+        "last layer": [
+            Update(tuple(name for name in parameters if name.startswith("gru.") and name.endswith(last)), "mixture")
+        ],
         "composed": [Update(world, "global", compose=lambda p: {name: t * 0.5 + 0.1 for name, t in p.items()})],
     }[how]
 
@@ -67,7 +80,19 @@ PLAIN = Sgd(0.3, 2, 3, 0.0)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("routed_head", [True, False])
 @pytest.mark.parametrize(
-    "how", ["global", "local", "flow", "all at once", "pulled", "head alone", "embedding alone", "recurrent bias", "composed"]
+    "how",
+    [
+        "global",
+        "local",
+        "flow",
+        "all at once",
+        "pulled",
+        "head alone",
+        "embedding alone",
+        "recurrent bias",
+        "last layer",
+        "composed",
+    ],
 )
 def test_the_kernels_descend_as_autograd_does(size, routed_head, how):
     model, reference, parameters, data = problem(size, routed_head)

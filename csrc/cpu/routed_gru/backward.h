@@ -1,7 +1,7 @@
-// Backward, chunk of time steps after chunk from the last to the first: a reverse scan per batch tile that leaves the gate
-// gradients of the chunk's rows behind, then (weights.h) their part of all weight gradients as products over those rows. So
-// gate gradients stay in cache and take no memory of the size of the batch. What nobody wants (frozen parameters, dx, dh0) is
-// not computed.
+// Backward, chunk of time steps after chunk from the last to the first: a reverse scan per batch tile computes the
+// gate gradients of the chunk's rows. Then weights.h adds their part to all weight gradients, as products over those
+// rows. So gate gradients stay in cache and take no memory of the size of the batch. What nobody wants (frozen
+// parameters, dx, dh0) is not computed.
 //
 // Where forward saved no gates, every chunk first computes those of its rows again: the states before them are known (y), so
 // that is one product of many rows, not a scan.
@@ -87,9 +87,10 @@ struct Span {
   }
 };
 
-// What a client keeps while its backward runs, in words: of the running chunk the gate gradients, as factors, and the gradients
-// of the router's logit difference, both by (step in chunk, sequence); the gradient of the state, carried from chunk to chunk;
-// the sums of gradients whose own type is too narrow to hold sums; and the chunk's gates, where they were not saved.
+// What a client keeps while its backward runs, in words. Of the running chunk it keeps the gate gradients, as
+// factors, and the gradients of the router's logit difference, both by (step in chunk, sequence). The gradient of the
+// state is carried from chunk to chunk. Gradients whose own type is too narrow to hold sums have sums here. The
+// chunk's gates are kept where they were not saved.
 template <class F>
 struct BackwardState {
   Chunks chunks;

@@ -1,10 +1,10 @@
 // A vocabulary head and its cross-entropy for one client, a chunk of rows at a time: the logits of a chunk never leave the
 // cache, and only rows that have a target are computed.
 //
-// The logits of a chunk lie transposed, [V][rows]: then the softmax runs down the vocabulary with a row in every lane, W is
-// read where it lies, and the chunk serves as the left operand of both products of the backward pass as it is. It is not
-// normalised either: with e the exponentials and s their sum, the gradient of a logit is (e - s [v = target]) * share / s, and
-// the factor share / s joins the smaller operands.
+// The logits of a chunk lie transposed, [V][rows]. So the softmax runs down the vocabulary with a row in every lane,
+// and W is read in place. The chunk serves as the left operand of both products of the backward pass as it is. It is
+// not normalised either. With e the exponentials and s their sum, the gradient of a logit is (e - s [v = target]) *
+// share / s. The factor share / s is multiplied into the smaller operands.
 #pragma once
 
 #include <math.h>

@@ -1,6 +1,6 @@
-// Sums of uploads that no order changes. Every summand is cut into three numbers, multiples of three fixed units; sums of such
-// multiples are exact in double as long as they stay below 2^53 units, so neither the order of clients nor how they are
-// grouped, over threads or processes, leaves a trace in the last bit.
+// Sums of uploads that no order changes. Every summand is cut into three numbers, multiples of three fixed units.
+// Sums of such multiples are exact in double as long as they stay below 2^53 units. So the result does not depend, to
+// the last bit, on the order of clients or on how they are grouped over threads or processes.
 #pragma once
 
 #include <stdint.h>

@@ -77,7 +77,7 @@ def work_of_round(options: FlowOptions, model: LanguageModel, visit: Visit) -> U
     else:
         psi, gates, phases = {}, {}, ()
     return Upload(
-        {**world, **psi, **gates}, everything.sizes(), (*phases, work), None, (*psi, *gates), [float(one) for one in chosen]
+        {**world, **psi, **gates}, everything.sizes(), (*phases, work), None, (*psi, *gates), [float(share) for share in chosen]
     )
 
 

@@ -108,8 +108,8 @@ class FlowOptions:
     """Decoupled: learning rate of this adaptation."""
 
     through: Literal["local", "mixture"] = "local"
-    """Decoupled: what the local expert of a prediction is trained through, on all of a client's texts: "local": alone;
-    "mixture": through the routed mixture, with the routers as they are."""
+    """Decoupled: how the local expert of a prediction is trained on all of a client's texts. "local": alone. "mixture": through
+    the routed mixture, with the routers as they are."""
 
 
 DECOUPLED = (
@@ -140,9 +140,13 @@ def settings(options: FlowOptions) -> Settings:
         "decoupled": (3, 0.5, 0.0, 1.0, 0.75), "neurips": (3, 1.0, 0.1, 1.0, 0.5), "workshop": (1, 1.0, 0.0, 0.75, 0.5)
     }[options.variant]  # fmt: skip
     sgd = Sgd(
-        options.lr, epochs if options.epochs is None else options.epochs, options.batch_size, options.clip, options.momentum,
+        options.lr,
+        epochs if options.epochs is None else options.epochs,
+        options.batch_size,
+        options.clip,
+        options.momentum,
         options.weight_decay,
-    )  # fmt: skip
+    )
     twice = 2 if options.variant == "decoupled" else 1
     return Settings(
         sgd,
@@ -173,10 +177,15 @@ def resolve(options: FlowOptions, rounds: int) -> FlowOptions:
     """The options with nothing left open: what a run records."""
     chosen = settings(options)
     return replace(
-        options, personal_lr=chosen.personal.lr, epochs=chosen.sgd.epochs, personal_epochs=chosen.personal.epochs,
-        gamma=chosen.gamma, temperature=chosen.temperature, local_share=chosen.local_share,
+        options,
+        personal_lr=chosen.personal.lr,
+        epochs=chosen.sgd.epochs,
+        personal_epochs=chosen.personal.epochs,
+        gamma=chosen.gamma,
+        temperature=chosen.temperature,
+        local_share=chosen.local_share,
         gate=gate_of(options),
-    )  # fmt: skip
+    )
 
 
 def check(options: FlowOptions) -> None:
@@ -237,12 +246,12 @@ def check(options: FlowOptions) -> None:
         raise UserError(
             f"router_share must be above 0 and at most 1, got {options.router_share!r}; 1 has every client train the routers"
         )
-    for one in fields(options):
-        own: set[Any] = {one.default, None, {"personal_epochs": sgd.epochs, "gate": "cell"}.get(one.name)}
-        if one.name in DECOUPLED and options.variant != "decoupled" and getattr(options, one.name) not in own:
+    for known in fields(options):
+        own: set[Any] = {known.default, None, {"personal_epochs": sgd.epochs, "gate": "cell"}.get(known.name)}
+        if known.name in DECOUPLED and options.variant != "decoupled" and getattr(options, known.name) not in own:
             raise UserError(
-                f"{one.name}={getattr(options, one.name)!r} is one of variant='decoupled', got variant={options.variant!r}; "
-                "leave one of them out"
+                f"{known.name}={getattr(options, known.name)!r} is one of variant='decoupled', "
+                f"got variant={options.variant!r}; leave one of them out"
             )
 
 
@@ -254,8 +263,11 @@ def minimum_sequences(options: FlowOptions) -> int:
 def tuned(options: FlowOptions) -> tuple[Tunable, ...]:
     """What a comparison tunes of each variant."""
     if options.variant == "decoupled":
-        how = {"constant": (Tunable("local_weight", "share", 3.0),), "local": (Tunable("router_lr"),) if options.memory else ()}
-        return (*RATES, Tunable("personal_epochs", "count"), *how.get(gate_of(options), (Tunable("router_lr"),)))
+        by_gate = {
+            "constant": (Tunable("local_weight", "share", 3.0),),
+            "local": (Tunable("router_lr"),) if options.memory else (),
+        }
+        return (*RATES, Tunable("personal_epochs", "count"), *by_gate.get(gate_of(options), (Tunable("router_lr"),)))
     if options.ablation == "instance":
         return (Tunable("lr"),)
     return RATES if options.ablation == "client" else (*RATES, Tunable("gamma", "weight", 10**0.5))

@@ -3,9 +3,9 @@
     p(w) = sum_e g_e p_e(w),   g = softmax(A tanh(B f + b) + a)
 
 The features f of a token come from the experts' own distributions and from how often the client used the previous word. The
-gate is small, and is trained and federated as the routers of the cell are: on text that the experts have not seen, while they
-stay as they are. A mixture of experts with a gating network is that of Jacobs et al. (Neural Computation 3, 1991); private and
-global expert so mixed: Peterson et al. 2019 (arXiv 1912.06733).
+gate is small. It is trained and federated as the routers of the cell are: on text that the experts have not seen, while the
+experts stay as they are. A mixture of experts with a gating network is that of Jacobs et al. (Neural Computation 3, 1991);
+private and global expert so mixed: Peterson et al. 2019 (arXiv 1912.06733).
 """
 
 from __future__ import annotations
@@ -121,13 +121,13 @@ def scores(gate: Tensors, features: Tensor) -> Tensor:
 
 def weights(gate: Tensors, features: Tensor, routing: str = "soft") -> Tensor:
     """[n, E]: how much each expert counts; hard: 1 for the one that weighs most."""
-    found = scores(gate, features)
-    return hardened(found) if routing == "hard" else found.softmax(1)
+    values = scores(gate, features)
+    return hardened(values) if routing == "hard" else values.softmax(1)
 
 
-def hardened(found: Tensor) -> Tensor:
+def hardened(scores: Tensor) -> Tensor:
     """[n, E]: 1 for the expert that weighs most, 0 for the others; of equals the first."""
-    return F.one_hot(found.argmax(1), found.shape[1]).to(found)
+    return F.one_hot(scores.argmax(1), scores.shape[1]).to(scores)
 
 
 class Listener:
@@ -158,8 +158,8 @@ class Listener:
         """The GRU's routing, and a client's logits [n, V], computed when asked for: those of all would take much memory."""
         model, active = self.experts.model, {name: t[: len(batch.lengths)] for name, t in network.parameters.items()}
         if fused is None:
-            how = {"route": network.route, "routing": self.routing}
-            out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), how)
+            routing = {"route": network.route, "routing": self.routing}
+            out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), routing)
             return out.gru_routing, lambda client: out.logits[client][batch.valid[client]]
         states = fused.states(active, batch, self.routing)
         return states.q, lambda client: fused.logits(active, states, batch, client)
@@ -167,23 +167,25 @@ class Listener:
     def _features(self, networks: Sequence[Tensor], batch: Batch, client: int) -> Tensor:
         """[n, F]; what lies between 0 and 1 is brought to -2 to 2.
 
-        Of every network the entropy over its maximum and the largest probability; of every pair whether they agree, the
-        probability that each gives the other's choice, and log(1 + J / 2), J being their symmetric Kullback-Leibler divergence;
-        how often the client used the previous word, and how many sequences it has, as logarithms; of the memory how often it
-        met the contexts, as logarithms, and its largest probability.
+        Every network has two features: its entropy over the largest possible one, and its largest probability. Every pair of
+        networks has whether they agree, the probability that each gives the other's choice, and log(1 + J / 2), with J their
+        symmetric Kullback-Leibler divergence. The client has the logarithms of how often it used the previous word and of its
+        number of sequences. The memory has the logarithms of how often it met the contexts, and its largest probability.
         """
-        found, p = [], [log_p.exp() for log_p in networks]
-        entropies = [-torch.linalg.vecdot(one, log_p) for one, log_p in zip(p, networks, strict=True)]
-        tops = [one.max(1) for one in p]
+        columns, p = [], [log_p.exp() for log_p in networks]
+        entropies = [-torch.linalg.vecdot(probabilities, log_p) for probabilities, log_p in zip(p, networks, strict=True)]
+        tops = [probabilities.max(1) for probabilities in p]
         for entropy, top in zip(entropies, tops, strict=True):
-            found += [entropy / math.log(networks[0].shape[1]), top.values]
+            columns += [entropy / math.log(networks[0].shape[1]), top.values]
         for a, b in combinations(range(len(networks)), 2):
             cross = torch.linalg.vecdot(p[a], networks[b]) + torch.linalg.vecdot(p[b], networks[a])
             chosen = [top.indices.unsqueeze(1) for top in (tops[a], tops[b])]
-            found += [
-                (chosen[0] == chosen[1]).squeeze(1), p[a].gather(1, chosen[1]).squeeze(1), p[b].gather(1, chosen[0]).squeeze(1),
+            columns += [
+                (chosen[0] == chosen[1]).squeeze(1),
+                p[a].gather(1, chosen[1]).squeeze(1),
+                p[b].gather(1, chosen[0]).squeeze(1),
                 torch.log1p((-(entropies[a] + entropies[b] + cross) / 2).clamp_min(0)),
-            ]  # fmt: skip
+            ]
         memory, (second, first) = self.experts.memories[client], contexts(batch, client)
         own = [
             np.log1p(memory.often(first)) / WORDS,
@@ -192,8 +194,8 @@ class Listener:
         if self.experts.recalls:
             votes = memory.after(second, first)
             own += [*(np.log1p(votes.seen) / WORDS), votes.top]
-        found += [torch.from_numpy(column) for column in own]
-        return SPREAD * torch.stack([column.to(networks[0]) for column in found], dim=1) - SPREAD / 2
+        columns += [torch.from_numpy(column) for column in own]
+        return SPREAD * torch.stack([column.to(networks[0]) for column in columns], dim=1) - SPREAD / 2
 
 
 def contexts(batch: Batch, client: int) -> tuple[Ints, Ints]:
@@ -254,10 +256,10 @@ def _descend(
                 optimizer.zero_grad()
                 torch.autograd.backward(loss)
                 if sgd.clip:
-                    gradients = [one.grad for one in gate.values() if one.grad is not None]
+                    gradients = [gradient.grad for gradient in gate.values() if gradient.grad is not None]
                     shrink = float(sgd.clip / torch.nn.utils.get_total_norm(gradients).clamp_min(sgd.clip))
-                    for one in gradients:
-                        one *= shrink
+                    for gradient in gradients:
+                        gradient *= shrink
                 optimizer.step()
                 nats, tokens = nats + float(loss.detach()) * len(taken), tokens + len(taken)
     for name, tensor in gate.items():

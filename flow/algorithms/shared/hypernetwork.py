@@ -20,8 +20,8 @@ from flow.model.parameters import Tensors
 def fresh_phi(targets: Tensors, inputs: int, width: int, layers: int, generator: np.random.Generator) -> Tensors:
     """Initial phi for tensors like `targets` from vectors of `inputs` numbers, by an MLP with `layers` hidden layers.
 
-    All is drawn as torch.nn.Linear draws it, but the biases of the outputs: they are the targets, so that every client's
-    model starts near what a model of its own would start from.
+    All is drawn as torch.nn.Linear draws it, except for the biases of the outputs. These are the targets, so that every
+    client's model starts near usual initial values.
     """
     some = next(iter(targets.values()))
 
@@ -48,13 +48,13 @@ def generate(phi: Tensors, vectors: Tensor) -> Tensors:
     features = F.linear(vectors, phi["in.weight"], phi["in.bias"])
     for n in range(sum(name.startswith("hidden") for name in phi) // 2):
         features = F.linear(features.relu(), phi[f"hidden{n}.weight"], phi[f"hidden{n}.bias"])
-    found = {}
+    tensors = {}
     for key, bias in phi.items():
         if key.startswith("out.") and key.endswith(".bias"):
             name = key.removeprefix("out.").removesuffix(".bias")
             product = features @ phi[f"out.{name}.weight"].flatten(0, -2).mT
-            found[name] = product.view(-1, *bias.shape) + bias
-    return found
+            tensors[name] = product.view(-1, *bias.shape) + bias
+    return tensors
 
 
 def generate_each(phi: Tensors, vectors: Tensor) -> Tensors:

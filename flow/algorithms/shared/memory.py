@@ -5,7 +5,7 @@ Goodman 1998, Sec. 2.5):
 
     p(w | context) = (c(context, w) + T p(w | shorter context)) / (N + T)
 
-where c counts, N is the sum of c over all words and T the number of different words after the context; the shortest
+where c is a count, N the sum of c over all words, and T the number of different words after the context. The shortest
 distribution, of single words, falls back on the uniform one over the vocabulary. Contexts do not reach beyond a sequence, as
 those of the network do not. All counts lie in sorted arrays, whose size the client's text bounds, not the vocabulary.
 """
@@ -85,11 +85,11 @@ class Memory:
         """Every token that occurs, ascending; contexts and words are places in it."""
         self._events = [self._places(part) for part in events]
         word = self._events[2]
-        width, self._one = len(self.words), _counted(word)
-        total, kinds = len(word), len(self._one.keys)
+        width, self._single = len(self.words), _counted(word)
+        total, kinds = len(word), len(self._single.keys)
         self.floor = kinds / (total + kinds) / size if total else 1 / size
         """The probability of a token that never occurred, by single words."""
-        self.unigram: Floats = self._one.of(np.arange(width)) / max(total + kinds, 1)
+        self.unigram: Floats = self._single.of(np.arange(width)) / max(total + kinds, 1)
         """For every one of :attr:`words`, what it has above that."""
         self._most = self.floor + (self.unigram.max() if width else 0.0)
 
@@ -113,9 +113,10 @@ class Memory:
         known = first != NONE
         pairs = _followers(self._two, first, known, width)
         triples = _followers(self._three, second * width + first, known & (second != NONE), width)
-        scale_two, scale_three = (1 / np.maximum(one.total + one.kinds, 1) for one in (pairs, triples))
+        scale_two, scale_three = (1 / np.maximum(followers.total + followers.kinds, 1) for followers in (pairs, triples))
         lower_two, lower_three = (
-            np.where(one.total > 0, one.kinds * scale, 1.0) for one, scale in ((pairs, scale_two), (triples, scale_three))
+            np.where(followers.total > 0, followers.kinds * scale, 1.0)
+            for followers, scale in ((pairs, scale_two), (triples, scale_three))
         )
         back = lower_three * lower_two
         rows, keys = _ragged(pairs)
@@ -132,9 +133,13 @@ class Memory:
         top = back * self._most
         np.maximum.at(top, rows, whole)
         return Votes(
-            back, np.concatenate([rows, rows_three]), self.words[np.concatenate([words, words_three])],
-            np.concatenate([shares, shares_three]), np.stack([pairs.total, triples.total]).reshape(2, n), top,
-        )  # fmt: skip
+            back,
+            np.concatenate([rows, rows_three]),
+            self.words[np.concatenate([words, words_three])],
+            np.concatenate([shares, shares_three]),
+            np.stack([pairs.total, triples.total]).reshape(2, n),
+            top,
+        )
 
     def chance(self, second: Ints, first: Ints, target: Ints) -> Floats:
         """[n]: the probability of one token after each pair."""
@@ -144,18 +149,18 @@ class Memory:
         if not width:
             return p
         p += np.where(known, self.unigram[word], 0.0)
-        for counts, context, there in (
+        for counts, context, present in (
             (self._two, first, first != NONE),
             (self._three, second * width + first, (first != NONE) & (second != NONE)),
         ):
-            found = _followers(counts, context, there, width)
-            own = np.where(there & known, counts.of(context * width + word), 0)
-            p = np.where(found.total > 0, (own + found.kinds * p) / np.maximum(found.total + found.kinds, 1), p)
+            followers = _followers(counts, context, present, width)
+            own = np.where(present & known, counts.of(context * width + word), 0)
+            p = np.where(followers.total > 0, (own + followers.kinds * p) / np.maximum(followers.total + followers.kinds, 1), p)
         return p
 
     def often(self, tokens: Ints) -> Ints:
         """How often each of these tokens occurred as a target."""
-        return self._one.of(self._places(tokens))
+        return self._single.of(self._places(tokens))
 
     def _places(self, tokens: Ints) -> Ints:
         """Where tokens stand among the words; NONE for one that does not occur."""
@@ -177,8 +182,8 @@ def _followers(counts: Counts, context: Ints, known: npt.NDArray[np.bool_], widt
     return Followers(first, end - first, counts.before[end] - counts.before[first])
 
 
-def _ragged(found: Followers) -> tuple[Ints, Ints]:
+def _ragged(followers: Followers) -> tuple[Ints, Ints]:
     """For every follower of every context: the context's row, and the follower's key, by its place."""
-    rows = np.repeat(np.arange(len(found.kinds)), found.kinds)
-    starts = np.cumsum(found.kinds) - found.kinds
-    return rows, np.arange(len(rows)) - starts[rows] + found.first[rows]
+    rows = np.repeat(np.arange(len(followers.kinds)), followers.kinds)
+    starts = np.cumsum(followers.kinds) - followers.kinds
+    return rows, np.arange(len(rows)) - starts[rows] + followers.first[rows]

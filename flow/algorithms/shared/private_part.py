@@ -85,7 +85,7 @@ def sent(state: Tensors, private: Iterable[str], to: Members) -> Download:
     hidden = set(private)
     rest = nbytes({name: tensor for name, tensor in state.items() if name not in hidden})
     known = to.states.known(to.rows).tolist()
-    return Download(broadcast(state, len(known)).tensors, [rest if one else nbytes(state) for one in known])
+    return Download(broadcast(state, len(known)).tensors, [rest if has_part else nbytes(state) for has_part in known])
 
 
 def download(options: WithPrivatePart, model: LanguageModel, state: Tensors, to: Members) -> Download:

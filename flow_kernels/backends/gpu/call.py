@@ -49,8 +49,8 @@ class Call(NamedTuple):
         return self._replace(x=self.x.contiguous(), weights=weights, rows=dataclasses.replace(self.rows, lengths=lengths))
 
     def check_lengths(self) -> None:
-        """Every length of padded rows must lie in 1..T: ValueError on the CPU; on a GPU the device stops with an assertion,
-        so that nothing waits for the values to arrive."""
+        """Every length of padded rows must lie in 1..T. On the CPU a wrong one raises ValueError. On a GPU the device stops
+        with an assertion, so that no call waits for the values to arrive."""
         lengths, steps = self.rows.lengths, self.rows.steps
         if lengths is None or self.rows.offsets is not None:
             return

@@ -1,8 +1,8 @@
 """What the GPU backends leave to torch: the batched products around the recurrence, before it and after it.
 
 All tensors have a leading K. N is the number of rows of x per client: T * B in either order, or those of packed input. E is
-the number of experts that the route uses, in the order global, local. 16-bit operands are accumulated in float32 and come out
-in float32; float32 ones follow torch's own TF32 setting.
+the number of experts that the route uses, in the order global, local. Products of 16-bit operands are accumulated and returned
+in float32. Products of float32 operands follow torch's own TF32 setting.
 """
 
 from __future__ import annotations

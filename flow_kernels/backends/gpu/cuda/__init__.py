@@ -58,8 +58,8 @@ def refusal(dtype: torch.dtype, device: torch.device) -> str:
 
 def limit(hidden: int, capability: tuple[int, int] | None) -> str:
     if capability != CAPABILITY:
-        found = "is not known" if capability is None else f"is {capability[0]}.{capability[1]}"
-        return f"it is built for compute capability 9.0 (H100, H200) and that of the device {found}"
+        state = "is not known" if capability is None else f"is {capability[0]}.{capability[1]}"
+        return f"it is built for compute capability 9.0 (H100, H200) and that of the device {state}"
     if hidden > MAX_HIDDEN:
         return f"it keeps the recurrent weights in a cluster's shared memory: H at most {MAX_HIDDEN}, got {hidden}"
     return ""

@@ -71,12 +71,19 @@ class Kernels:
         gates_of_x, scores = products.project(call)
         blocks = cluster_size(call.hidden)
         self._launch(
-            call, False,
+            call,
+            False,
             weights=packed_forward(_both(call, "weight_hh"), call.hidden, blocks),
             bias=packed_bias(_both(call, "bias_ih"), _both(call, "bias_hh"), call.h0),
-            router=packed_router(call.weights.router, call.h0), gates_of_x=gates_of_x, scores=scores, h0=call.h0,
-            y=y, h_n=h_n, q=q, saved=gates if gates.numel() else None,
-        )  # fmt: skip
+            router=packed_router(call.weights.router, call.h0),
+            gates_of_x=gates_of_x,
+            scores=scores,
+            h0=call.h0,
+            y=y,
+            h_n=h_n,
+            q=q,
+            saved=gates if gates.numel() else None,
+        )
 
     def backward(self, gradients: OutputGradients, saved: Saved, inputs: Inputs, wanted: Sequence[bool]) -> list[Tensor]:
         """See :data:`flow_kernels.ops.Backward`."""
@@ -92,13 +99,20 @@ class Kernels:
         dh0 = torch.empty_like(call.h0)
         blocks = cluster_size(call.hidden)
         self._launch(
-            call, True,
+            call,
+            True,
             weights=packed_backward(_both(call, "weight_hh"), call.hidden, blocks),
             router=packed_router(call.weights.router, call.h0),
-            h0=call.h0, y=y, saved=gates, dy=None if dy is None else dy.contiguous(),
-            dh_n=None if dh_n is None else dh_n.contiguous(), routed=_routed(call, y, q, dq), dgates=dgates, dlogit=dlogit,
+            h0=call.h0,
+            y=y,
+            saved=gates,
+            dy=None if dy is None else dy.contiguous(),
+            dh_n=None if dh_n is None else dh_n.contiguous(),
+            routed=_routed(call, y, q, dq),
+            dgates=dgates,
+            dlogit=dlogit,
             dh0=dh0,
-        )  # fmt: skip
+        )
         names = {name for name, want in zip(NAMES, wanted, strict=True) if want}
         return listed(products.gradients(call, y, dgates, dlogit, names) | {"hx": dh0}, inputs, wanted)
 
@@ -107,9 +121,15 @@ class Kernels:
             key = call.x.device, call.x.dtype, call.hidden, backward, tile
             if key not in self._active:
                 problem = Problem(
-                    K=1, T=1, B=tile, H=call.hidden, dtype=DTYPES.index(call.x.dtype), blocks=cluster_size(call.hidden),
-                    tile=tile, device=call.x.device.index or 0,
-                )  # fmt: skip
+                    K=1,
+                    T=1,
+                    B=tile,
+                    H=call.hidden,
+                    dtype=DTYPES.index(call.x.dtype),
+                    blocks=cluster_size(call.hidden),
+                    tile=tile,
+                    device=call.x.device.index or 0,
+                )
                 self._active[key] = self.extension.active(ctypes.addressof(problem), backward)
             return self._active[key]  # none, or an error: the launch will say so
 
@@ -123,13 +143,23 @@ class Kernels:
         at_once = self._at_once(call, backward) if on_gpu else None
         kept = {name: t.contiguous() for name, t in (tensors | places).items() if t is not None}
         problem = Problem(
-            K=rows.clients, T=rows.steps, B=rows.batch, H=hidden, rows=rows.count, step_stride=rows.strides[0],
-            batch_stride=rows.strides[1], dtype=DTYPES.index(call.x.dtype), route=ROUTES.index(call.options.route),
-            routing=call.options.routing != "soft", reverse=call.rows.reverse, blocks=cluster_size(hidden),
-            tile=batch_tile(rows.clients, rows.batch, hidden, backward, at_once), device=device.index or 0,
+            K=rows.clients,
+            T=rows.steps,
+            B=rows.batch,
+            H=hidden,
+            rows=rows.count,
+            step_stride=rows.strides[0],
+            batch_stride=rows.strides[1],
+            dtype=DTYPES.index(call.x.dtype),
+            route=ROUTES.index(call.options.route),
+            routing=call.options.routing != "soft",
+            reverse=call.rows.reverse,
+            blocks=cluster_size(hidden),
+            tile=batch_tile(rows.clients, rows.batch, hidden, backward, at_once),
+            device=device.index or 0,
             temperature=call.options.temperature,
             **{name: t.data_ptr() for name, t in kept.items()},
-        )  # fmt: skip
+        )
         with on(device):
             # the tensors' memory is reused on this stream only, that is after the kernel
             stream = torch.cuda.current_stream().cuda_stream if on_gpu else 0

@@ -13,8 +13,8 @@ from flow_kernels.reference import Router
 
 def _padded(w_hh: Sequence[Tensor | None], hidden: int, rows: int, columns: int) -> Tensor:
     """Both experts' [K, 3H, H], one of which may be missing, as [K, 2, 3, rows, columns] with zeros around."""
-    one = next(w for w in w_hh if w is not None)
-    padded = one.new_zeros(one.shape[0], 2, 3, rows, columns)
+    known = next(w for w in w_hh if w is not None)
+    padded = known.new_zeros(known.shape[0], 2, 3, rows, columns)
     for e, w in enumerate(w_hh):
         if w is not None:
             padded[:, e, :, :hidden, :hidden] = w.reshape(-1, 3, hidden, hidden)
@@ -24,7 +24,7 @@ def _padded(w_hh: Sequence[Tensor | None], hidden: int, rows: int, columns: int)
 def packed_forward(w_hh: Sequence[Tensor | None], hidden: int, blocks: int) -> Tensor:
     """The recurrent weights in the order in which the lanes of m16n8k16 hold their A operand.
 
-    [K, block, warp, 16-column step, gate, lane = (unit, pair), half of the columns, expert, column of the pair]: a row tile is
+    [K, block, warp, 16-column step, gate, lane = (unit, pair), half of the columns, expert, column of the pair]. A row tile is
     one gate of a warp's eight units, of the global expert in its rows 0-7 and of the local one in rows 8-15.
     """
     units = units_of(hidden, blocks)
@@ -38,7 +38,7 @@ def packed_backward(w_hh: Sequence[Tensor | None], hidden: int, blocks: int) -> 
     """The transposed recurrent weights of every block's own units, likewise.
 
     [K, block, warp of the product, (unit warp, gate), row tile, lane = (row, pair), expert, half of the rows, unit of the
-    pair]: rows are the state's columns, 16 a row tile; a 16-column step is one gate of eight units, first global, then local.
+    pair]. Rows are the state's columns, 16 a row tile. A 16-column step is one gate of eight units, first global, then local.
     """
     units = units_of(hidden, blocks)
     tiles = -(-blocks * units // 128)

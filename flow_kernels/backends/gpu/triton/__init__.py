@@ -29,11 +29,11 @@ def interpreted() -> bool:
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _missing() -> str:
-    return _found()
+    return _why_missing()
 
 
 @functools.cache
-def _found() -> str:
+def _why_missing() -> str:
     """Why no kernel can run on this machine."""
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed (pip install triton)"

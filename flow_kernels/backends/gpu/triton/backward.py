@@ -1,11 +1,12 @@
 # mypy: ignore-errors
-"""Backward kernels: a scan from the last step to the first that leaves the gradients of the gates' arguments (da) and of the
+"""Backward kernels: a scan from the last step to the first. It stores the gradients of the gates' arguments (da) and of the
 router's logit difference (dlogit) of every row, for products after it. The equations are in docs/cell.md.
 
 step_backward: one launch a time step and one for h0, any H. A program owns BH hidden units of BM sequences. First it gathers
-what the step after hands back: its part of W_hh^T (dr, dz, du), a product over what all programs wrote in the launch before;
-the router's term, whose sum over all units they left as one partial sum each (partials), added up by everybody in the same
-order; and what went straight back (direct), which is its own. Then it computes its own units' gradients.
+the gradient that the following step passes back. It has three parts: the program's share of W_hh^T (dr, dz, du), a product over
+the results of all programs in the previous launch; the router's term; and the program's own direct term (direct). Every program
+stored one partial sum of the router's term (partials), and all add these up in the same order. Then it computes its own units'
+gradients.
 
 sequence_backward: one launch, small H: a program owns BM sequences of one client, and everything above stays in registers.
 
@@ -91,8 +92,8 @@ def step_backward(
             carry = multiply(tl.load(w_hh1 + w_at, mask=w_mask, other=0.0), d, carry, PRECISION)
     own = b[None, :] * H + u[:, None]
     direct, dh0 = direct + k * B * H, dh0 + k * B * H
-    there = (b < B)[None, :] & units
-    carry += tl.load(direct + own, mask=there, other=0.0)
+    inside = (b < B)[None, :] & units
+    carry += tl.load(direct + own, mask=inside, other=0.0)
     parts = tl.num_programs(0)
     part = tl.arange(0, TILES)
     side = tl.num_programs(2) * parts * B
@@ -105,7 +106,7 @@ def step_backward(
         tl.store(dlogit + rows + row, d, mask=ran & (tl.program_id(0) == 0))
         carry += d[None, :] * router_difference(router_w, k, u, INPUTS, H)[:, None]
     if step < 0:
-        tl.store(dh0 + own, carry, mask=there)
+        tl.store(dh0 + own, carry, mask=inside)
     else:
         running = step < length
         tile = running[None, :] & units
@@ -129,7 +130,7 @@ def step_backward(
             if ROUTED:
                 at = partials + (step & 1) * side + (k * parts + tl.program_id(0)) * B + b
                 tl.store(at, tl.sum(tl.where(tile, delta * (E - E1), 0.0), axis=0), mask=b < B)
-        tl.store(direct + own, tl.where(running[None, :], back, carry), mask=there)
+        tl.store(direct + own, tl.where(running[None, :], back, carry), mask=inside)
 
 
 @triton.jit(do_not_specialize=_SIZES)
@@ -166,8 +167,8 @@ def sequence_backward(
 
     own = b[None, :] * H + u[:, None]
     direct, dh0 = direct + k * B * H, dh0 + k * B * H
-    there = (b < B)[None, :] & units
-    carry = tl.load(direct + own, mask=there, other=0.0)
+    inside = (b < B)[None, :] & units
+    carry = tl.load(direct + own, mask=inside, other=0.0)
     of_gates, of_da = gates + rows * SLOTS * H, da + rows * SLOTS * H
     operand = w_hh0.dtype.element_ty
     for back_step in range(0, T):
@@ -203,4 +204,4 @@ def sequence_backward(
                 tl.store(dlogit + rows + row, d, mask=running)
                 back += d[None, :] * v
         carry = tl.where(running[None, :], back, carry)
-    tl.store(dh0 + own, carry, mask=there)
+    tl.store(dh0 + own, carry, mask=inside)

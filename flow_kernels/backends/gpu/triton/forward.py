@@ -2,9 +2,9 @@
 """Forward kernels. Both take all K clients at once; layouts are those of flow_kernels/backends/gpu/products.py.
 
 step_forward: one launch a time step, any H. A program computes BH hidden units of BM sequences of one client, for which it
-reads the whole state of these sequences; the state is kept in float32 by the program that owns it (state), and in the dtype
-of the products, alternating between two buffers, for all programs of the next launch (before, after). Every program of a
-client computes the router's logit itself, which costs one product row and saves a launch.
+reads the whole state of these sequences. The program that owns a part of the state keeps it in float32 (state). All programs of
+the next launch read the state in the dtype of the products, which alternates between two buffers (before, after). Every program
+of a client computes the router's logit itself, which costs one product row and saves a launch.
 
 sequence_forward: one launch for the whole sequence, small H. A program owns BM sequences of one client and all of its weights.
 """
@@ -28,14 +28,14 @@ _SIZES = ["step", "INPUTS", "B", "T", "N", "stride_t", "stride_b", "inverse_temp
 @triton.jit
 def store_step(y, q, row, u, h, q0, q1, inside, running, writes_q, H: tl.constexpr, PACKED: tl.constexpr):
     """y and q of a step; zeros past a length, where packed rows have nothing. y and q are those of the client."""
-    there = inside
+    stored = inside
     if PACKED:
-        there = running
-    tile = there[None, :] & (u < H)[:, None]
+        stored = running
+    tile = stored[None, :] & (u < H)[:, None]
     h = tl.where(running[None, :], h, 0.0)
     tl.store(y + row[None, :] * H + u[:, None], h.to(y.dtype.element_ty), mask=tile)
-    tl.store(q + row * 2, tl.where(running, q0, 0.0).to(q.dtype.element_ty), mask=there & writes_q)
-    tl.store(q + row * 2 + 1, tl.where(running, q1, 0.0).to(q.dtype.element_ty), mask=there & writes_q)
+    tl.store(q + row * 2, tl.where(running, q0, 0.0).to(q.dtype.element_ty), mask=stored & writes_q)
+    tl.store(q + row * 2 + 1, tl.where(running, q1, 0.0).to(q.dtype.element_ty), mask=stored & writes_q)
 
 
 @triton.jit(do_not_specialize=_SIZES)

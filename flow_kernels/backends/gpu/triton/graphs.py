@@ -1,8 +1,8 @@
 """Launches that repeat with the very same arguments, replayed as a CUDA graph.
 
 A step of a small layer takes less time than its launch, so the step kernels' launches are recorded. A recording holds
-addresses and numbers and nothing else: it is valid exactly when all of them come again, as they do in a training loop, where
-torch's allocator hands out the same addresses in every iteration. So the key is everything the launches are called with,
+addresses and numbers and nothing else, so it is valid exactly when all of them come again. In a training loop they do: torch's
+allocator hands out the same addresses in every iteration. So the key is everything the launches are called with,
 nothing is copied into buffers of our own, and what does not repeat is launched as it is. Not verified on hardware.
 """
 

@@ -40,14 +40,18 @@ def _sizes(call: Call) -> tuple[int, ...]:
 
 def _layout(call: Call) -> dict[str, Any]:
     return dict(
-        H=call.hidden, ROUTE=call.options.route, HAS_LENGTHS=call.rows.lengths is not None,
-        PACKED=call.rows.offsets is not None, REVERSE=call.rows.reverse, WIDE=call.rows.count * 8 * call.hidden >= NARROW,
-    )  # fmt: skip
+        H=call.hidden,
+        ROUTE=call.options.route,
+        HAS_LENGTHS=call.rows.lengths is not None,
+        PACKED=call.rows.offsets is not None,
+        REVERSE=call.rows.reverse,
+        WIDE=call.rows.count * 8 * call.hidden >= NARROW,
+    )
 
 
 def _tile(call: Call, direction: str) -> tuple[str, tiles.Tile]:
     k, b, h = call.h0.shape
-    return tiles.choose(direction, tiles.kind_of(call.x.dtype, products.tf32()), k, b, h)
+    return tiles.choose_tile(direction, tiles.kind_of(call.x.dtype, products.tf32()), k, b, h)
 
 
 def _widened(t: Tensor, row: int) -> Tensor:
@@ -84,10 +88,10 @@ def _forward(call: Call, y: Tensor, q: Tensor, gates: Tensor | None) -> Tensor:
         SAVE=gates is not None,
     )
     gates = y if gates is None else gates  # an address that nothing is written to
-    how, tile = _tile(call, "forward")
+    scan, tile = _tile(call, "forward")
     constants |= dict(BH=tile.units, BM=tile.sequences, PRECISION=tile.precision)
     batches, numbers = -(-b // tile.sequences), (*_sizes(call), 1 / call.options.temperature)
-    if how == "sequence":
+    if scan == "sequence":
         given = (xg, scores, *recurrent, *rest, state, y, q, gates, *where, *numbers)
         forward_kernels.sequence_forward[batches, k](*given, **constants, num_warps=tile.warps)
         return state
@@ -160,10 +164,10 @@ def _scan(
     given = (*_pair(call, "weight_hh"), router_w, gates, y, h0, q, slope, ddq, dy, da, dlogit, direct)
     where, numbers = (call.rows.lengths, call.rows.offsets), _sizes(call)
     constants = _layout(call) | dict(ROUTED=routed, HAS_DY=dy is not None, HAS_DQ=ddq is not None)
-    how, tile = _tile(call, "backward")
+    scan, tile = _tile(call, "backward")
     constants |= dict(BH=tile.units, BM=tile.sequences, PRECISION=tile.precision)
     batches = -(-b // tile.sequences)
-    if how == "sequence":
+    if scan == "sequence":
         backward_kernels.sequence_backward[batches, k](*given, dh0, *where, *numbers, **constants, num_warps=tile.warps)
         return da, dlogit, dh0
     parts = -(-hidden // tile.units)

@@ -1,7 +1,7 @@
 # mypy: ignore-errors
 """What the Triton kernels share: addresses of rows, loads of tiles, gates and their gradients. Written in Triton's language.
 
-Tiles are [units, sequences]: the weights are the left operand of every product, so a batch of 16 fills a tensor core
+Tiles are [units, sequences]. The weights are the left operand of every product, so a batch of 16 fills a tensor core
 instruction whose left side must have 64 rows. Everything is float32 but the operands of products.
 """
 
@@ -45,8 +45,10 @@ def length_of(lengths, k, b, B, T, HAS_LENGTHS: tl.constexpr):
 
 @triton.jit
 def row_of(step, b, length, offsets, stride_t, stride_b, REVERSE: tl.constexpr, PACKED: tl.constexpr, WIDE: tl.constexpr):
-    """The row that sequences b read at their step-th step; past the length, the row of that time step. int32 unless WIDE:
-    64-bit addresses of every element take registers that the kernels for small H do not have."""
+    """The row that sequences b read at their step-th step; past the length, the row of that time step.
+
+    Rows are int32 unless WIDE: 64-bit addresses of every element take registers that the kernels for small H do not have.
+    """
     t = step + b * 0
     if REVERSE:
         t = tl.where(step < length, length - 1 - step, t)
@@ -108,9 +110,9 @@ def routing_weights(difference, ROUTING: tl.constexpr):
     if ROUTING == "soft":
         return sigmoid(difference), sigmoid(-difference)
     else:
-        one = tl.where(difference >= 0, 1.0, difference * 0.0)
-        one = tl.where(difference < 0, 0.0, one)
-        return one, 1.0 - one
+        first = tl.where(difference >= 0, 1.0, difference * 0.0)
+        first = tl.where(difference < 0, 0.0, first)
+        return first, 1.0 - first
 
 
 @triton.jit

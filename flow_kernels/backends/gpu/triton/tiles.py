@@ -61,7 +61,7 @@ def power_of_two(n: int, least: int = 16) -> int:
     return max(least, 1 << (n - 1).bit_length())
 
 
-def choose(direction: str, kind: str, k: int, b: int, h: int) -> tuple[str, Tile]:
+def choose_tile(direction: str, kind: str, k: int, b: int, h: int) -> tuple[str, Tile]:
     """``"sequence"`` or ``"step"`` and the tile, for K=k clients, B=b, H=h and direction ``"forward"`` or ``"backward"``.
 
     Of the step kernel's tiles the largest that neither computes more than twice the batch nor leaves multiprocessors
@@ -78,14 +78,14 @@ def choose(direction: str, kind: str, k: int, b: int, h: int) -> tuple[str, Tile
 
 
 def describe(k: int, b: int, h: int, kind: str) -> str:
-    said = []
+    sentences = []
     for direction in ("forward", "backward"):
-        how, tile = choose(direction, kind, k, b, h)
-        programs = k * -(-b // tile.sequences) * (1 if how == "sequence" else -(-h // tile.units))
-        what = "one kernel for the sequence" if how == "sequence" else "one kernel a step"
-        loaded = f", sums in {tile.sum}s, {tile.stages} stages" if how == "step" else ""
-        said.append(
+        scan, tile = choose_tile(direction, kind, k, b, h)
+        programs = k * -(-b // tile.sequences) * (1 if scan == "sequence" else -(-h // tile.units))
+        what = "one kernel for the sequence" if scan == "sequence" else "one kernel a step"
+        loaded = f", sums in {tile.sum}s, {tile.stages} stages" if scan == "step" else ""
+        sentences.append(
             f"{direction} {what}, {programs} program{'s' * (programs > 1)} of {tile.units} units x {tile.sequences} "
             f"sequences{loaded}, {tile.warps} warps"
         )
-    return "; ".join(said)
+    return "; ".join(sentences)
