@@ -74,7 +74,10 @@ def test_it_is_placed_and_takes_the_options_of_its_source(mine, tmp_path, monkey
     given = {"client_column": "who", "text_column": "what", "group_column": "kind"}
     assert len(parts("dirichlet:1:2:a.csv", **given)) == 4
     assert len(load(DataOptions(data="dirichlet:1:2:a.csv", **given)).clients) == 2
-    with pytest.raises(UserError, match=r"client_column='who' is an option of data='tabular', not of data='dirichlet:1:2:mine"):
+    with pytest.raises(
+        UserError,
+        match=r"client_column='who' is an option of data='tabular' and 'huggingface', not of data='dirichlet:1:2:mine",
+    ):
         load(DataOptions(data="dirichlet:1:2:mine.jsonl", client_column="who"))
     with pytest.raises(UserError, match=r"protocol='x' is .*of data='mine\.jsonl'; leave it out"):
         load(DataOptions(data="mine.jsonl", protocol="x"))
