@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from flow.errors import UserError
 
 LARGEST = (2 - 2**-23) * 2.0**127  # of float32, in which most parameters are
-LARGEST_INTEGER = 2**63 - 1  # what NumPy and torch take as a size
+LARGEST_INTEGER = 2**63 - 1  # what NumPy and torch take as a seed or a size
 
 
 def check_number(name: str, value: float, low: float, high: float = math.inf, remedy: str = "") -> None:
@@ -58,7 +58,7 @@ def _typed(field: Field[Any], value: Any, hint: Any) -> Any:
     if not (number if hint is int else isinstance(value, hint)):
         kind = {int: "an integer", float: "a number", str: "a string", bool: "True or False"}[hint]
         raise UserError(f"{field.name} must be {kind}, got {value!r}{_default(field)}")
-    if hint is int and abs(value) > LARGEST_INTEGER:
+    if hint is int and value > LARGEST_INTEGER:  # how small it may be, the check of the option says
         raise UserError(f"{field.name} must be at most {LARGEST_INTEGER}, got {value}{_default(field)}")
     if hint is str:
         check_text(field.name, value)

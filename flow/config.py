@@ -9,7 +9,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 
 from flow.algorithms import DEFAULT, REGISTRY, algorithm_of
-from flow.checks import _default, typed
+from flow.checks import LARGEST_INTEGER, _default, typed
 from flow.data import DataOptions, located, placed
 from flow.errors import UserError
 from flow.server.optimizers import resolve
@@ -17,7 +17,6 @@ from flow.server.options import ServerOptions
 from flow.storage import run_folder
 
 Options = TypeVar("Options")
-LARGEST = 2**63 - 1  # what torch takes as a seed or a size
 
 
 @dataclass(frozen=True)
@@ -138,7 +137,7 @@ def checked(config: Config[Any]) -> Config[Any]:
     algorithm.check(options)
     for part, least in ((config, LEAST), (config.model, LEAST_OF_MODEL)):
         for known in fields(part):
-            value, low, high = getattr(part, known.name), least.get(known.name), MOST.get(known.name, LARGEST)
+            value, low, high = getattr(part, known.name), least.get(known.name), MOST.get(known.name, LARGEST_INTEGER)
             if low is not None and value is not None and not low <= value <= high:
                 rule = f"at least {low}" if value < low else f"at most {high}"
                 raise UserError(f"{known.name} must be {rule}, got {value}{_default(known)}")

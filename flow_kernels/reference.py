@@ -54,7 +54,7 @@ def gru_cell(x: Tensor, h: Tensor, expert: Expert) -> Tensor:
     return (1 - z) * n + z * h
 
 
-def routing_weights(scores: Tensor, routing: str, temperature: float = 1.0) -> Tensor:
+def routing_weights(scores: Tensor, routing: str, temperature: float) -> Tensor:
     """Scores [.., 2] -> q [.., 2]. A tie goes to the global expert; NaN stays NaN.
 
     The larger score is subtracted before both are divided, so that no temperature makes an infinity minus an infinity.

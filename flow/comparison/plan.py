@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from flow.algorithms import DEFAULT, NAMES, REGISTRY, Name
 from flow.algorithms.interface import Tunable
-from flow.checks import typed
+from flow.checks import LARGEST_INTEGER, typed
 from flow.comparison.tuning import MOST, Values, metric_of
-from flow.config import LARGEST, Config, ModelOptions, checked, completed, renamed
+from flow.config import Config, ModelOptions, checked, completed, renamed
 from flow.data import DataOptions, Population, placed
 from flow.errors import UserError
 from flow.server.optimizers import OPTIMIZERS
@@ -123,8 +123,8 @@ def planned(
     if seeds > MOST:
         raise UserError(f"seeds must be at most {MOST} runs of every algorithm, got {seeds}; give fewer")
     metric_of(tune_by)
-    if config.seed + seeds - 1 > LARGEST:
-        raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST}; lower either")
+    if config.seed + seeds - 1 > LARGEST_INTEGER:
+        raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST_INTEGER}; lower either")
     plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds, tune_by, {}, reference(names, against))
     if not tune:
         return plan

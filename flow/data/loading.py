@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 
+from flow.checks import LARGEST_INTEGER
 from flow.data import paths, prepared, registry, spool, tokenizer
 from flow.data.cache import REMEDY, cache_folder
 from flow.data.options import DataOptions
@@ -21,7 +22,6 @@ from flow.data.validation import trusted
 from flow.errors import UserError
 from flow.resources import Need, free_disk, require_disk, require_memory, size
 
-LARGEST = 2**63 - 1  # what NumPy and torch take as a size
 NAME_BYTES = 72  # a string of CPython for a token, and a pointer to it
 OTHER_DISK = ", or name a folder on a larger disk in FLOW_CACHE"
 
@@ -118,8 +118,10 @@ def _check(source: Source, options: DataOptions) -> None:
     """Raise UserError for an option out of range, for one of another source, and for a vocabulary that memory cannot hold."""
     for one in fields(options):
         value = getattr(options, one.name)
-        if isinstance(value, int) and value > LARGEST:
-            raise UserError(f"{one.name}={value!r} must be at most {LARGEST}; leave it out for the default, {one.default!r}")
+        if isinstance(value, int) and value > LARGEST_INTEGER:
+            raise UserError(
+                f"{one.name}={value!r} must be at most {LARGEST_INTEGER}; leave it out for the default, {one.default!r}"
+            )
     if options.sequence_length != 0:
         check_at_least_one("sequence_length", options.sequence_length, "or 0 for the source's own default")
     check_at_least_one("vocabulary_size", options.vocabulary_size)

@@ -209,7 +209,7 @@ class LanguageModel(nn.Module):
         head_q = None
         if self.routed_head and route == "mixture":
             scores = linear(flat, weight("head.router_weight"), weight("head.router_bias"))
-            head_q = routing_weights(scores / self.temperature, routing)
+            head_q = routing_weights(scores, routing, self.temperature)
             logits = mixed_linear(
                 features,
                 head_q,

@@ -74,7 +74,7 @@ def main(task: str, folder: str) -> None:
 
     import flow
     from flow import simulate
-    from flow.parallel.processes import Ranks, joined, leave
+    from flow.parallel.processes import Ranks, _store, joined, leave
 
     ranks, module, exchanges = joined(), loop, Counter()
 
@@ -95,7 +95,12 @@ def main(task: str, folder: str) -> None:
     rank, where = map(int, task.split("-")[1:])
 
     def local(task_, run, draw, model, group, original=module._local):
+        if draw.round == where:
+            store = _store()
+            store.set(f"arrived/{ranks.rank}", "")
         if (ranks.rank, draw.round) == (rank, where):
+            # A process that ends while another still reads the last exchange would be missed there, a round earlier.
+            store.wait([f"arrived/{other}" for other in range(ranks.size)])
             if task.startswith("kill"):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise flow.UserError("the disk of this process is gone")

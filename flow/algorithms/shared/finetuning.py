@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from flow.algorithms.interface import Tunable
-from flow.checks import check_number
+from flow.checks import LARGEST, check_number
 from flow.errors import UserError
 from flow.training.sgd import Sgd, check_sgd
 
@@ -31,7 +31,6 @@ class FineTuning(Sgd):
 
 
 Options = TypeVar("Options", bound=FineTuning)
-LARGEST = 3.4028234663852886e38  # the largest number of float32
 RATES = (Tunable("lr"), Tunable("personal_lr"))
 TUNED = (*RATES, Tunable("personal_epochs", "count"))
 """Of algorithms that have nothing else that decides as much."""
