@@ -145,11 +145,14 @@ class _Written:
     def write(self, content: Any) -> int:
         """As that of the file."""
 
+        written = 0
+
         def half() -> None:
-            self._file.write(content[: len(content) // 2])
+            nonlocal written
+            written = self._file.write(content[: len(content) // 2])
             self._file.flush()
 
         self._calls._step("write", self._path)
         self._calls._step("half of a write", self._path, half)
-        written: int = self._file.write(content)
+        written += self._file.write(content[written:])  # a signal interrupts the main thread, and this may be another one
         return written
