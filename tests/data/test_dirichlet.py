@@ -76,7 +76,7 @@ def test_it_is_placed_and_takes_the_options_of_its_source(mine, tmp_path, monkey
     assert len(load(DataOptions(data="dirichlet:1:2:a.csv", **given)).clients) == 2
     with pytest.raises(
         UserError,
-        match=r"client_column='who' is an option of data='tabular' and 'huggingface', not of data='dirichlet:1:2:mine",
+        match=r"client_column='who' is an option of data='hf' and 'tabular', not of data='dirichlet:1:2:mine",
     ):
         load(DataOptions(data="dirichlet:1:2:mine.jsonl", client_column="who"))
     with pytest.raises(UserError, match=r"protocol='x' is .*of data='mine\.jsonl'; leave it out"):
