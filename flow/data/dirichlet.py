@@ -166,4 +166,13 @@ def _unwrapped(data: str) -> Content:
     raise AssertionError("this source is used through wrapped()")
 
 
-SOURCE = Source(NAME, _unwrapped, matches=_matches, inner=inner, wrapped=wrapped, options=("data_seed",), tokenizer="words")
+SOURCE = Source(
+    NAME,
+    _unwrapped,
+    matches=_matches,
+    inner=inner,
+    wrapped=wrapped,
+    options=("data_seed",),
+    form="dirichlet:ALPHA:CLIENTS:SOURCE",
+    tokenizer="words",
+)

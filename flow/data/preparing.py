@@ -96,6 +96,7 @@ class _Cutting:
     from_file: FileTokenizer | None
     sequence_length: int
     continuous: bool
+    separator: str
     first_only: bool
     counted: bool
     """Whether the vocabulary is chosen by counts."""
@@ -207,7 +208,7 @@ def _cutting(stream: Stream, options: DataOptions) -> tuple[_Cutting, str]:
     counted = from_file is None and (stream.vocabulary is None or tokenizer != stream.tokenizer)
     length = options.sequence_length or own
     where = f"data={stream.path or stream.name!r}"
-    return _Cutting(where, tokenizer, from_file, length, stream.continuous, stream.first_only, counted), about
+    return _Cutting(where, tokenizer, from_file, length, stream.continuous, stream.separator, stream.first_only, counted), about
 
 
 # --- 1: together by client --------------------------------------------------------------------------------------------
@@ -295,14 +296,13 @@ def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> Client
     Raises:
         UserError: the parts disagree on whether the client is held out.
     """
-    said = {part.held_out for part in parts} - {None}
-    if len(said) > 1:
+    splits = {part.held_out for part in parts} - {None}
+    if len(splits) > 1:
         place = next(part.place for part in parts if part.held_out is not None and part.held_out != parts[0].held_out)
         raise UserError(
             f"{where}, {place}: client {client_id!r} is held out here and trains elsewhere, or the other way round; give all "
             "of its texts one split"
         )
-    held_out = said.pop() if said else is_held_out(client_id)
     texts = [(text, part.side) for part in parts for text in part.texts]
     spoken = [part for part in parts if part.texts]
     if all(part.times is not None for part in spoken):
@@ -322,6 +322,7 @@ def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> Client
         if not side:
             seen += 1
         (train if side == TRAIN or (side != TEST and seen <= by_time) else test).append(text)
+    held_out = splits.pop() if splits else is_held_out(client_id) or (bool(test) and not train)
     return ClientTexts(client_id, group, bool(held_out), train, test)
 
 
@@ -338,7 +339,7 @@ def _count(job: Job, cutting: _Cutting) -> _Counted:
     """Split and number a chunk of clients, and count."""
     clients = [joined(key.decode(), _decoded(key.decode(), parts), cutting.where) for key, parts in job]
     sides = [side for client in clients for side in (client.train, client.test)]
-    pieces = [["\n".join(side)] if cutting.continuous and side else side for side in sides]
+    pieces = [[cutting.separator.join(side)] if cutting.continuous and side else side for side in sides]
     numbering = Numbering()
     if cutting.from_file is None:
         split, number = SPLITTERS[cutting.tokenizer], numbering.__getitem__

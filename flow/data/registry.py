@@ -66,7 +66,7 @@ def source_of(data: str) -> Source:
         UserError: no source recognises the value.
     """
     known = sources()
-    for source in known:
+    for source in known if data else ():  # the path '' would be the working directory
         if source.recognises(data):
             if source.inner is None or source.wrapped is None:
                 return source
@@ -74,7 +74,9 @@ def source_of(data: str) -> Source:
             if not rest:
                 source.content(data)  # which says what the form is
             return source.wrapped(data, source_of(rest))
-    names = ", ".join(source.name for source in known if not source.suffixes and source.matches is None)
+    names = ", ".join(
+        source.form or source.name for source in known if source.form or (not source.suffixes and source.matches is None)
+    )
     *before, last = dict.fromkeys(suffix for source in known for suffix in source.suffixes)
     suffixes = f"{', '.join(before)} or {last}"
     wanted = f"a file whose name ends in {suffixes}"
@@ -87,6 +89,6 @@ def source_of(data: str) -> Source:
     if data.endswith((*before, last)):
         paths.check_file(Path(data), "data", wanted)
     raise UserError(
-        f"data={data!r}: no such data set; give one of the known names ({names}), or the path of a "
+        f"data={data!r}: no such data set; give one of these ({names}), or the path of a "
         f"file of your own, which must end in {suffixes} and exist"
     )

@@ -11,6 +11,9 @@ from flow.data.population import Population
 from flow.data.streams import Stream
 from flow.data.tokens import SPECIALS
 
+BY_FILE = "by file"
+"""The tokenizer of a source whose files are of several forms: each has its own."""
+
 
 class Content(NamedTuple):
     """What tells the content of a data set apart from any other."""
@@ -85,9 +88,11 @@ class Source(NamedTuple):
     """Refuse options that this source cannot have."""
     least: Callable[[DataOptions], Size] = shared_ids
     """What the data set will take at least."""
+    form: str = ""
+    """How a value of `data` for this source is written, where it is neither the name nor a path: ``"git:PATH"``."""
     tokenizer: str = ""
     """How its texts are cut where the options do not say: "words", "characters" or "spaces" (see
-    :class:`flow.data.streams.Stream`); empty for a source without text."""
+    :class:`flow.data.streams.Stream`); ``BY_FILE`` where the files decide; empty for a source without text."""
 
     def recognises(self, data: str) -> bool:
         """Whether this value of `data` selects the source."""

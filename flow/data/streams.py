@@ -39,7 +39,8 @@ class Part(NamedTuple):
     group: str = ""
     """A label of these texts, such as a play, a project or a subreddit. A client's group is the label of most of its texts."""
     held_out: bool | None = None
-    """Whether the client is never trained on; None: decided by its id. Parts of one client may not disagree."""
+    """Whether the client is never trained on. Parts of one client may not disagree. None: it is where it has texts on the test
+    side alone; otherwise its id decides."""
     side: str = ""
     """``"train"`` or ``"test"`` where the data set is published in two parts; empty: the client's texts without a side are
     split by time, the first 80 % to train on."""
@@ -67,8 +68,7 @@ class Stream(NamedTuple):
     """The published vocabulary, the most frequent token first and without special tokens: the first ``vocabulary_size`` are
     taken. None: counted on the training texts."""
     continuous: bool = False
-    """Whether the texts of a side are joined by line breaks into one, without an end; otherwise each stands alone and ends with
-    EOS."""
+    """Whether the texts of a side are joined into one, without an end; otherwise each stands alone and ends with EOS."""
     first_only: bool = False
     """Whether a text that is longer than a sequence is cut off after its first one, as TensorFlow Federated does: BOS, as many
     tokens as the sequence has targets, and EOS only where it fits. Otherwise a long text becomes several sequences."""
@@ -78,3 +78,5 @@ class Stream(NamedTuple):
     """How many bytes the texts have, at least: what is put aside on disk; 0 where it is not known."""
     path: str = ""
     """Of the file or folder, for messages."""
+    separator: str = "\n"
+    """What stands between the texts of a side that are joined; empty for pieces of a text that was cut before."""

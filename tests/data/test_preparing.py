@@ -84,14 +84,21 @@ def tiny(monkeypatch):
 def test_a_population_is_that_of_a_plain_preparation(tiny, tokenizer, seed):
     parts = made_up(seed, times=seed % 2 == 0, sides=seed > 1)
     for length, size, buckets, most in ((3, 5, 1, 0), (1, 100, 3, 4), (20, 2, 2, 1)):
-        for continuous, first_only in ((False, False), (True, False), (False, True)):
+        for continuous, separator, first_only in (
+            (False, "\n", False),
+            (True, "\n", False),
+            (True, "", False),
+            (False, "\n", True),
+        ):
             options = DataOptions(
                 tokenizer=tokenizer, sequence_length=length, vocabulary_size=size, oov_buckets=buckets, max_clients=most
             )
-            expected = preparation.prepared(parts, tokenizer, length, size, buckets, continuous, first_only, None, most)
+            expected = preparation.prepared(
+                parts, tokenizer, length, size, buckets, continuous, first_only, None, most, separator
+            )
             if not any(not held_out and train for _, held_out, _, train, _ in expected[1].values()):
                 continue
-            given = stream(parts, continuous=continuous, first_only=first_only)
+            given = stream(parts, continuous=continuous, separator=separator, first_only=first_only)
             assert plain(in_memory(given, options)) == expected
 
 
@@ -100,6 +107,20 @@ def test_ids_come_in_the_order_of_utf_8_and_awkward_clients_stay(tiny):
     population = in_memory(stream(parts), DataOptions())
     assert [client.id for client in population.clients] == sorted(IDS, key=str.encode)
     assert plain(population) == preparation.prepared(parts, "words", 20, 10_000, 1)
+
+
+def test_a_client_without_texts_to_train_on_is_held_out():
+    """One that only the test split has, as in the files of TensorFlow Federated."""
+    parts = [
+        Part("in both", ["a b", "c"], side="train"),
+        Part("in both", ["d"], side="test"),
+        Part("new", ["e f"], side="test"),
+    ]
+    by_id = {client.id: client for client in in_memory(stream(parts), DataOptions()).clients}
+    assert not by_id["in both"].held_out and by_id["new"].held_out
+    assert len(by_id["new"].train.tokens) == 0 and len(by_id["new"].test.tokens) == 1
+    stated = in_memory(stream([*parts, Part("mine", ["g"], side="test", held_out=False)]), DataOptions()).clients
+    assert [client.held_out for client in stated] == [False, False, True]
 
 
 def test_the_same_bytes_for_any_number_of_processes_and_size_of_memory(tmp_path, monkeypatch):

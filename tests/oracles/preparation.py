@@ -31,7 +31,9 @@ def sides(parts):
     return train, test
 
 
-def prepared(parts, tokenizer, length, size, buckets, continuous=False, first_only=False, vocabulary=None, most=0):
+def prepared(
+    parts, tokenizer, length, size, buckets, continuous=False, first_only=False, vocabulary=None, most=0, separator="\n"
+):
     """(vocabulary, {id: (group, held_out, texts, train windows, test windows)}); a window is (tokens, length)."""
     by_client = defaultdict(list)
     for part in parts:
@@ -46,11 +48,12 @@ def prepared(parts, tokenizer, length, size, buckets, continuous=False, first_on
             if part.group:
                 labels[part.group] += len(part.texts)
         group = max(labels, key=lambda label: labels[label]) if labels else ""
-        held_out = said[0] if said else zlib.crc32(name.encode()) % 10 == 0
-        clients[name] = (group, held_out, *sides(by_client[name]))
+        train, test = sides(by_client[name])
+        held_out = said[0] if said else bool(zlib.crc32(name.encode()) % 10 == 0 or (test and not train))
+        clients[name] = (group, held_out, train, test)
 
     def pieces(side):
-        texts = ["\n".join(side)] if continuous and side else side
+        texts = [separator.join(side)] if continuous and side else side
         return [SPLIT[tokenizer](text) for text in texts]
 
     counts = Counter()

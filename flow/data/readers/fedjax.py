@@ -17,7 +17,7 @@ from flow.data import digests, formats, paths
 from flow.data.options import DataOptions
 from flow.data.readers import hdf5, needs, sqlite, stackoverflow
 from flow.data.readers.stackoverflow import FORMS, Form, Texts
-from flow.data.source import Content, Source
+from flow.data.source import BY_FILE, Content, Source
 from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
@@ -207,5 +207,5 @@ def _stream(options: DataOptions) -> Stream:
 
 
 SOURCE = Source(
-    "fedjax", _content, stream=_stream, matches=recognises, options=("protocol",), check=stackoverflow.check, tokenizer="spaces"
+    "fedjax", _content, stream=_stream, matches=recognises, options=("protocol",), check=stackoverflow.check, tokenizer=BY_FILE
 )

@@ -319,5 +319,13 @@ def _located(data: str) -> str:
 
 
 SOURCE = Source(
-    "git", _content, stream=_stream, matches=_recognises, located=_located, options=("authors",), check=check, tokenizer="words"
+    "git",
+    _content,
+    stream=_stream,
+    matches=_recognises,
+    located=_located,
+    options=("authors",),
+    check=check,
+    form="git:PATH",
+    tokenizer="words",
 )

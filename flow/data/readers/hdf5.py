@@ -18,7 +18,7 @@ from flow.data import digests, formats, paths
 from flow.data.options import DataOptions
 from flow.data.readers import needs, pfl, published, stackoverflow
 from flow.data.readers.stackoverflow import Form, Texts
-from flow.data.source import Content, Source
+from flow.data.source import BY_FILE, Content, Source
 from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
@@ -223,5 +223,5 @@ def _stream(options: DataOptions) -> Stream:
 
 
 SOURCE = Source(
-    "hdf5", _content, stream=_stream, matches=recognises, options=("protocol",), check=stackoverflow.check, tokenizer="spaces"
+    "hdf5", _content, stream=_stream, matches=recognises, options=("protocol",), check=stackoverflow.check, tokenizer=BY_FILE
 )

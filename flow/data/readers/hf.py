@@ -363,6 +363,6 @@ def _stream(options: DataOptions) -> Stream:
 
 
 SOURCE = Source(
-    "hf", _content, stream=_stream, matches=recognises, located=_located, tokenizer="words",
+    "hf", _content, stream=_stream, matches=recognises, located=_located, tokenizer="words", form="hf:OWNER/NAME[:SPLIT]",
     options=("client_column", "text_column", "time_column", "group_column"),
 )  # fmt: skip

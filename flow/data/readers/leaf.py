@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from flow.data import digests, formats, paths
 from flow.data.options import DataOptions
 from flow.data.readers import pieces
-from flow.data.source import Content, Source
+from flow.data.source import BY_FILE, Content, Source
 from flow.data.streams import TEST, TRAIN, Part, Stream
 from flow.data.tabular import seconds
 from flow.errors import UserError, say
@@ -353,4 +353,4 @@ def _stream(options: DataOptions) -> Stream:
     )  # fmt: skip
 
 
-SOURCE = Source("leaf", _content, stream=_stream, matches=recognises, tokenizer="characters")
+SOURCE = Source("leaf", _content, stream=_stream, matches=recognises, tokenizer=BY_FILE)

@@ -19,7 +19,7 @@ from flow.data import digests, formats, paths
 from flow.data.options import DataOptions
 from flow.data.readers import example, published, sqlite, stackoverflow, unpacking
 from flow.data.readers.stackoverflow import Form, Texts
-from flow.data.source import Content, Source
+from flow.data.source import BY_FILE, Content, Source
 from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
@@ -221,5 +221,5 @@ def _stream(options: DataOptions) -> Stream:
 
 SOURCE = Source(
     "tff_sqlite", _content, stream=_stream, matches=recognises, options=("protocol",), check=stackoverflow.check,
-    tokenizer="spaces",
+    tokenizer=BY_FILE,
 )  # fmt: skip
