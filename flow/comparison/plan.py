@@ -118,6 +118,8 @@ def planned(
     for what, value, low in (("seeds", seeds, 1), ("tune", tune, 0), ("tune_rounds", tune_rounds, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise UserError(f"{what} must be an integer of at least {low}, got {value!r}; leave it out for the default")
+    if tune_rounds > LARGEST_INTEGER:
+        raise UserError(f"tune_rounds must be at most {LARGEST_INTEGER}, got {tune_rounds}; leave it out for the default")
     if tune > MOST:
         raise UserError(f"tune must be at most {MOST} tries of every algorithm, got {tune}; give fewer")
     if seeds > MOST:

@@ -104,6 +104,10 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
         (["flow", "--tune-by", "loss"], "tune_by='loss' does nothing without --tune"),
         (["flow", "--tune", "--trials", "0"], "trials must be at least 1, got 0"),
         (["flow", "--tune", "--trials", "1001"], "trials must be at most 1000, got 1001"),
+        (
+            ["flow", "--tune", "--tune-rounds", str(2**63)],
+            "tune_rounds must be at most 9223372036854775807, got 9223372036854775808",
+        ),
         (["flow", "--tune", "--tune-by", "magic"], "tune_by='magic' must be the name of a metric, accuracy"),
         (["flow", "--validation-share", "1"], "flow: validation_share must be at least 0 and below 1, got 1.0"),
         (

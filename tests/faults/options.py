@@ -86,10 +86,24 @@ def campaign(count: int | None = None, seed: int = 0, algorithms: bool = True) -
         small.warm()
         if (ended := small.start(place / "run")).code:
             raise AssertionError(ended.err)
-        pairs = [(one, option, value) for one in _commands(algorithms) for option in one.options for value in _values(option)]
+        commands = list(_commands(algorithms))
+        for one in commands if count is None else ():
+            _check_base(place / "base", one)
+        pairs = [(one, option, value) for one in commands for option in one.options for value in _values(option)]
         for number, (one, option, value) in enumerate(pairs if count is None else draw.sample(pairs, count)):
             counts.add(_trial(place / f"trial{number}", one, option, value), _shown(one, option, value))
     return counts
+
+
+def _check_base(place: Path, one: Command) -> None:
+    """A command whose own options were wrong would be refused whatever the value that is tried."""
+    if not one.rest:
+        return
+    place.mkdir()
+    ended = _ended(place, (*one.words, *one.rest))
+    if ended.code:
+        raise AssertionError(f"flow {' '.join(one.words)} fails before an option is changed: {ended.said}")
+    shutil.rmtree(place)
 
 
 def _shown(one: Command, option: Option, value: str) -> str:
@@ -115,7 +129,9 @@ def _commands(algorithms: bool) -> Iterator[Command]:
     own = tuple(option for option in _options(Compare) if option.name not in shared or option.name in ("folder", "resume"))
     yield Command(("compare", "fedavg"), own, compared, "comparison.json")
     tuning = tuple(option for option in own if option.name in ("trials", "tune_rounds", "tune_by"))
-    yield Command(("compare", "fedavg"), tuning, (*compared, "--tune", "--validation-share", "0.5"), "comparison.json")
+    few = _without(compared, ["cohort", "validation_share"])  # of six clients five are set aside
+    tuned = (*few, "--tune", "--validation-share", "0.5", "--cohort", "1")
+    yield Command(("compare", "fedavg"), tuning, tuned, "comparison.json")
     yield Command(("prepare",), tuple(_options(Prepare)), ("--data", "mine.jsonl"), "")
     yield Command(("prepare",), tuple(_options(Prepare)), ("--data", "synthetic", "--clients", "20"), "")
     yield Command(("report",), (Option("", (str,)),), (), "")
@@ -164,9 +180,16 @@ def _values(option: Option) -> list[str]:
 def _trial(place: Path, one: Command, option: Option, value: str) -> str:
     """One value of one option in a new working directory: "refused", "accepted", or what is wrong."""
     place.mkdir()
-    shutil.copy(place.parent / "mine.jsonl", place)
     arguments = [] if option.name == "resume" else _without(one.rest, [option.name])  # that one stands alone
     given = [f"{option.flag}={value}"] if option.name else [value]
+    verdict = _verdict(place, one, option, value, _ended(place, (*one.words, *arguments, *given)))
+    shutil.rmtree(place)
+    return verdict
+
+
+def _ended(place: Path, arguments: Iterable[str]) -> Ended:
+    """A command in a working directory with a file of data, a link to itself and a pipe."""
+    shutil.copy(place.parent / "mine.jsonl", place)
 
     def prepare() -> None:
         import os
@@ -176,10 +199,7 @@ def _trial(place: Path, one: Command, option: Option, value: str) -> str:
         os.symlink("loop", "loop")
         os.mkfifo("pipe")
 
-    ended = command(*one.words, *arguments, *given, seconds=SECONDS, memory=MEMORY, prepare=prepare)
-    verdict = _verdict(place, one, option, value, ended)
-    shutil.rmtree(place)
-    return verdict
+    return command(*arguments, seconds=SECONDS, memory=MEMORY, prepare=prepare)
 
 
 def _verdict(place: Path, one: Command, option: Option, value: str, ended: Ended) -> str:
