@@ -45,7 +45,7 @@ def test_a_new_source_is_one_record_in_the_registry(monkeypatch, tmp_path, mine)
         load(DataOptions(data=mine, clients=7))
     with pytest.raises(
         UserError,
-        match=r"one of these \(dirichlet:ALPHA.*, git:PATH, hf:.*, synthetic, .*lines\), or .* in \.jsonl, .* or \.abc and exist",
+        match=r"one of these \(dirichlet:ALPHA.*, git:PATH, hf:.*, synthetic, lines\), or .* in \.jsonl, .* or \.abc and exist",
     ):
         load(DataOptions(data="nothing"))
 
