@@ -3,6 +3,7 @@
 from flow.comparison.run import Comparison, SharedOptions, compare, resume_comparison
 from flow.config import Config, ModelOptions
 from flow.errors import Diverged, UserError
+from flow.presets import preset
 from flow.simulation.loop import Result, resume, simulate
 from flow.version import __version__
 
@@ -16,6 +17,7 @@ __all__ = [
     "UserError",
     "__version__",
     "compare",
+    "preset",
     "resume",
     "resume_comparison",
     "simulate",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import errno
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from flow.checks import check_text
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
+from flow.presets import PRESETS, preset
 
 RUNS = Path("runs")
 
@@ -45,6 +47,22 @@ def named_folder(option: str, folder: str) -> Path:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"{option}={folder!r} is longer than the file system allows; give a shorter name") from error
     return path
+
+
+def sized(arguments: Sequence[str]) -> dict[str, Any]:
+    """The parts of a configuration that ``--preset`` among the arguments sets, by field; options beside it take precedence.
+
+    A value that is no preset's name changes nothing; the parser of options refuses it.
+    """
+    name = None
+    for argument, following in zip_longest(arguments, arguments[1:]):
+        flag, _, value = argument.partition("=")
+        if flag == "--preset":
+            name = value if "=" in argument else following
+    if name not in PRESETS:
+        return {}
+    config = preset(name)
+    return {"model": config.model, "data": config.data}
 
 
 @contextmanager

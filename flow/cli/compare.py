@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from flow.cli.command import Command, default_folder, named_folder
+from flow.cli.command import Command, default_folder, named_folder, sized
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.comparison.tuning import MOST, metric_names
 from flow.config import Config
 from flow.data import paths
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
+from flow.presets import Name as Preset
 
 DECIDES = f"With --tune: the metric that decides: {' or '.join(metric_names())}."
 
@@ -27,6 +28,9 @@ class Compare(Config[SharedOptions]):
     """The options of `flow compare`: what the runs share, and how they are tuned and kept."""
 
     algorithm: SharedOptions = field(default_factory=SharedOptions)
+
+    preset: Preset | None = None
+    """Sizes of a published model, as `flow run --help` says. Other options take precedence."""
 
     seeds: int = 1
     """Runs of every algorithm, with the seeds --seed, --seed + 1, ..."""
@@ -103,6 +107,7 @@ def _result(names: list[str], chosen: Compare, folder: Path, moved: bool) -> Com
 def _parsed(names: list[str], arguments: list[str]) -> Compare:
     chosen = tyro.cli(
         Compare,
+        default=Compare(**sized(arguments)),
         prog="flow compare",
         description="Run several algorithms on the same clients and write one table.\n\n"
         "flow compare [ALGORITHM ...] [OPTIONS], names first; none means all of them:\n"

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from flow.algorithms import DEFAULT, NAMES, algorithm_of
-from flow.cli.command import Command, default_folder, named_folder
+from flow.cli.command import Command, default_folder, named_folder, sized
 from flow.config import Config, read_config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
+from flow.presets import Name as Preset
 from flow.simulation.loop import Result, resume, simulate
 
 Options = TypeVar("Options")
@@ -23,6 +24,11 @@ Options = TypeVar("Options")
 @dataclass(frozen=True)
 class Run(Config[Options], Generic[Options]):
     """The options of `flow run`: a configuration and where the run is kept."""
+
+    preset: Preset | None = None
+    """Sizes of a published model: "stackoverflow" (embedding 96, 670 units, projection 96, 10,000 words), "shakespeare"
+    (embedding 8, 2 layers of 256 units) or "reddit" (embedding 256, 2 layers of 256 units, 10 words in a sequence). Other
+    options take precedence."""
 
     # Strings, not paths: Path("") is the working directory.
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -77,7 +83,7 @@ def _parsed(name: str, arguments: list[str]) -> Run[Any]:
     algorithm = NAMES[name].algorithm
     run: Run[Any] = tyro.cli(
         Run[algorithm.options],  # type: ignore[name-defined]
-        default=Run(algorithm=algorithm.options(), server=NAMES[name].server),
+        default=Run(algorithm=algorithm.options(), server=NAMES[name].server, **sized(arguments)),
         prog=f"flow run {name}",
         description=_describe(name),
         args=arguments,
