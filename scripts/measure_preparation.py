@@ -56,7 +56,7 @@ def _clients(nbytes: float, clients: int) -> Iterator[tuple[str, list[str], list
     )
     mean = MEAN if not clients else max(1.0, nbytes / 55 / clients)
     number, written = 0, 0
-    while written < nbytes and (not clients or number < clients):
+    while number < clients if clients else written < nbytes:
         count = max(1, int(np.exp(np.log(mean) - 0.5 + draw.standard_normal())))
         lengths = draw.integers(4, 24, count)
         ranks = np.minimum(np.power(WORDS + 1.0, draw.random(int(lengths.sum()))).astype(np.int64) - 1, WORDS - 1)
