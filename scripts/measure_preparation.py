@@ -5,6 +5,9 @@ file is generated in the folder where it is not there yet, and stays. Its senten
 has 397 on average, lognormal; words follow Zipf's law. Then ``flow prepare`` runs in a process of its own with a new cache in
 the folder. Printed are clients and sentences a second, the largest RssAnon (memory of its own, without mapped files) of that
 process and of all of its processes together, and the most that lay on disk.
+
+For sqlite with ``--against plain`` the same file is prepared again, by what users write themselves: one process that reads the
+rows client by client, parses every message with the package protobuf, counts words, and cuts sequences of 20 words.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,7 +40,10 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("gigabytes", type=float)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clients", type=int, default=0, help="exactly so many, of any size; default: as StackOverflow's")
+    parser.add_argument("--against", choices=["plain"], help="with sqlite: also by a plain loop, after flow")
     options = parser.parse_args(given)
+    if options.against and options.format != "sqlite":
+        parser.error("--against is for sqlite")
     options.folder.mkdir(parents=True, exist_ok=True)
     suffix = f"-{options.clients}" if options.clients else ""
     path = options.folder / f"made-{options.gigabytes:g}{suffix}.{options.format}"
@@ -45,7 +52,9 @@ def main(given: Sequence[str] | None = None) -> None:
         made.unlink(missing_ok=True)
         {"jsonl": _jsonl, "csv": _csv, "sqlite": _sqlite}[options.format](made, options.gigabytes * 1e9, options.clients)
         made.rename(path)
-    _measure(path, options.folder)
+    seconds = _measure(path, options.folder)
+    if options.against:
+        _measure_plain(path, options.folder, seconds)
 
 
 def _clients(nbytes: float, clients: int) -> Iterator[tuple[str, list[str], list[int]]]:
@@ -123,7 +132,8 @@ def _field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + size + bytes([length]) + content
 
 
-def _measure(path: Path, folder: Path) -> None:
+def _measure(path: Path, folder: Path) -> float:
+    """Prepare with flow, print what it took, and return the seconds."""
     cache = folder / "cache"
     shutil.rmtree(cache, ignore_errors=True)
     environment = os.environ | {"FLOW_CACHE": str(cache)}
@@ -147,6 +157,52 @@ def _measure(path: Path, folder: Path) -> None:
     print(f"{clients / seconds:,.0f} clients/s, {texts / seconds:,.0f} sentences/s")
     print(f"largest RssAnon {own / 1e6:,.0f} MB, with all processes {everybody / 1e6:,.0f} MB; on disk {disk / 1e9:.2f} GB")
     shutil.rmtree(cache)
+    return seconds
+
+
+def _measure_plain(path: Path, folder: Path, flow_seconds: float) -> None:
+    begin = time.monotonic()
+    process = subprocess.Popen([sys.executable, __file__, "--plain", str(path), str(folder)], stdout=subprocess.PIPE, text=True)
+    own = 0
+    while process.poll() is None:
+        own = max(own, _anonymous(process.pid))
+        time.sleep(0.2)
+    seconds = time.monotonic() - begin
+    if process.returncode:
+        raise SystemExit(process.returncode)
+    clients, texts = map(int, process.communicate()[0].split())
+    print(f"plain loop: {clients:,} clients, {texts:,} sentences in {seconds:.0f} s, largest RssAnon {own / 1e6:,.0f} MB")
+    print(f"flow takes {flow_seconds / seconds:.2f} of that time")
+
+
+def plain(path: Path, folder: Path) -> tuple[int, int]:
+    """(clients, sentences) of the splits train and heldout, written as int32 arrays of 21 tokens, one file for each split."""
+    from flow.data.readers import example
+
+    message = example.message("measure_preparation", "a plain loop")
+    query = "SELECT client_id, serialized_example_proto FROM examples WHERE split_name = ? ORDER BY client_id"
+
+    def sentences(split: str) -> Iterator[tuple[str, list[str]]]:
+        with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as base:
+            for client, content in base.execute(query, (split,)):
+                feature = message.FromString(content).features.feature
+                yield client, feature["tokens"].bytes_list.value[0].decode().split(" ")
+
+    counts: Counter[str] = Counter()
+    for _, words in sentences("train"):
+        counts.update(words)
+    ids = {word: number for number, (word, _) in enumerate(counts.most_common(10_000), 4)}
+    clients, texts = set(), 0
+    for split in ("train", "heldout"):
+        out = folder / f"plain-{split}"
+        with out.open("wb") as file:
+            for client, words in sentences(split):
+                tokens = [2, *(ids.get(word, 1) for word in words[:20]), 3][:21]
+                file.write(np.array(tokens + [0] * (21 - len(tokens)), dtype=np.int32).tobytes())
+                clients.add(client)
+                texts += 1
+        out.unlink()
+    return len(clients), texts
 
 
 def _anonymous(process: int) -> int:
@@ -175,4 +231,7 @@ def _on_disk(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--plain"]:
+        print(*plain(*map(Path, sys.argv[2:])))
+    else:
+        main()

@@ -12,6 +12,7 @@ import secrets
 import shutil
 import struct
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from operator import itemgetter
@@ -31,6 +32,10 @@ READ = 1 << 26
 LEAST_READ = 1 << 14
 OVERHEAD = 160  # of a record in memory: a tuple and two objects
 ENDING = ".spool"
+NEW = ".new"
+"""The ending of a folder that its process has not locked yet."""
+UNLOCKED = 60
+"""Seconds after which such a folder was left by a process that was killed."""
 _LENGTHS = struct.Struct("<IQ")
 
 
@@ -65,7 +70,7 @@ class Place:
             self.parent.mkdir(parents=True, exist_ok=True)
             _remove_left(self.parent)
             name = f".flow-{os.getpid()}-{secrets.token_hex(4)}"
-            self._folder = self.parent / f"{name}.new"  # until it is locked, nobody takes it for one that was left
+            self._folder = self.parent / f"{name}{NEW}"  # until it is locked, nobody takes it for one that was left
             self._folder.mkdir()
             self._lock = (self._folder / "lock").open("wb")
             if fcntl is not None:
@@ -90,10 +95,19 @@ def _remove_left(parent: Path) -> None:
     """Remove the folders of processes that are gone."""
     if fcntl is None:
         return
-    for folder in parent.glob(f".flow-*{ENDING}"):
-        with suppress(OSError), (folder / "lock").open("rb") as lock:
+    unlocked = (folder for folder in parent.glob(f".flow-*{NEW}") if _age(folder) > UNLOCKED)
+    for folder in (*parent.glob(f".flow-*{ENDING}"), *unlocked):
+        with suppress(OSError), (folder / "lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _age(folder: Path) -> float:
+    """Seconds since the folder was changed; 0 where it is gone."""
+    try:
+        return time.time() - folder.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 class Sorted:

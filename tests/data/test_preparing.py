@@ -298,3 +298,16 @@ def test_positions_lead_to_the_total(tmp_path):
         places = [part.position for part in opened.parts()]
         assert places == sorted(places) and places[-1] == opened.total == Path(data).stat().st_size
         assert isinstance(opened, streams.Stream)
+
+
+def test_a_folder_whose_process_was_killed_before_it_locked_it_is_removed(tmp_path):
+    """Not one that another process has just made."""
+    left, made = tmp_path / ".flow-1-00.new", tmp_path / ".flow-2-00.new"
+    for folder in (left, made):
+        folder.mkdir()
+    long_ago = time.time() - 2 * spool.UNLOCKED
+    os.utime(left, (long_ago, long_ago))
+    with spool.Place(tmp_path / "data") as place:
+        place.new_file()
+        assert not left.exists() and made.exists()
+    assert list(tmp_path.iterdir()) == [made]
