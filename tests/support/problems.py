@@ -22,7 +22,8 @@ class Problem:
 
     tensors: dict[str, Tensor]
     options: dict[str, Any]
-    output_grads: tuple[Tensor, Tensor, Tensor]
+    output_grads: tuple[Tensor, ...]
+    """of the output, h_n and q"""
     frozen: frozenset[str] = field(default_factory=frozenset)
     redraw: Any = None  # seed -> the same kind of problem with other numbers
 
