@@ -30,9 +30,11 @@ class CellLoop(nn.Module):
     def step(self, x: Tensor, h: Tensor) -> Tensor:
         """x [B, I], h [B, H] -> the next h."""
         if self.router is None:
-            return self.experts[0](x, h)
+            state: Tensor = self.experts[0](x, h)
+            return state
         q = torch.softmax(self.router(torch.cat([x, h], dim=1)), dim=1)
-        return q[:, :1] * self.experts[0](x, h) + q[:, 1:] * self.experts[1](x, h)
+        mixed: Tensor = q[:, :1] * self.experts[0](x, h) + q[:, 1:] * self.experts[1](x, h)
+        return mixed
 
     def forward(self, x: Tensor) -> Tensor:
         h = x.new_zeros(x.shape[1], self.hidden)
@@ -87,8 +89,8 @@ class PlainGRUs(nn.Module):
         copy(self, weights[: 4 * len(self.layers)])
 
     def forward(self, x: Tensor) -> Tensor:
-        first, *second = (layer(x)[0] for layer in self.layers)
-        return first + second[0] if second else first
+        outputs: list[Tensor] = [layer(x)[0] for layer in self.layers]
+        return outputs[0] + outputs[1] if len(outputs) > 1 else outputs[0]
 
 
 class PerClient(nn.Module):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 # Whatever the compiler takes first: x86 and most others know -march=native, some only -mcpu=native, some neither.
-NATIVE = (["-march=native"], ["-mcpu=native"], [])
+NATIVE: tuple[list[str], ...] = (["-march=native"], ["-mcpu=native"], [])
 
 
 class Missing(RuntimeError):

@@ -123,7 +123,8 @@ class Net(torch.nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """[B, T] -> [B, T, V]"""
-        return self.head(self.gru(self.embedding(tokens.t()))[0]).transpose(0, 1)
+        logits: torch.Tensor = self.head(self.gru(self.embedding(tokens.t()))[0]).transpose(0, 1)
+        return logits
 
 
 def plain_fedavg(size: Size, where: torch.device, options: FedAvgOptions) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from benchmarks.gpu.names import NAMES, OURS, OURS_GRAPH, SIDE_BY_SIDE
 from benchmarks.gpu.problem import Problem, Wrong
 from benchmarks.gpu.rivals import SideBySide, StackedLoop
 from flow.storage.files import write_json
-from flow_kernels.backends import load
+from flow_kernels.backends.gpu import cuda
 
 GOAL, SWEEP = Effort(seconds=0.04, turns=(3, 9), budget=5.0), Effort(seconds=0.015, turns=(3, 5), budget=0.8)
 STAND_IN = Effort(seconds=0.002, turns=(2, 2), budget=0.0)
@@ -120,7 +121,7 @@ def row(group: str, problem: Problem, against: Sequence[str], effort: Effort) ->
     if plan.backend == "cuda":
         add("ours, triton, CUDA graph", own("triton"))
     for kind in against:
-        add(NAMES[kind], lambda kind=kind: rivals.contender(kind))
+        add(NAMES[kind], partial(rivals.contender, kind))
     compared = compare(ours, others, effort)
     spent = {} if group == "sweep" else device.kernels(ours.call, problem.where)
     return {
@@ -142,7 +143,7 @@ def division(problem: Problem) -> dict[str, int] | None:
     """How the CUDA backend lays the problem on the chip; None for the others."""
     if problem.explain().backend != "cuda":
         return None
-    case, cuda = problem.case, load("cuda")
+    case = problem.case
     tile = cuda.batch_tile(case.clients, case.batch, case.hidden, case.mode == "training")
     return {"clusters": case.clients * -(-case.batch // tile), "blocks": cuda.cluster_size(case.hidden), "tile": tile}
 
@@ -152,6 +153,7 @@ def measure(group: str, todo: Sequence[tuple[Case, Sequence[str]]], effort: Effo
     where, started, slowest = device.device(), time.monotonic(), 0.0
     report: dict[str, Any] = {"rows": [], "failed": [], "too_large": [], "cases": len(todo), "done": 0}
     report["backends"] = flow_kernels.backends()
+    problem: Problem | None = None
     for case, against in todo:
         begun = time.monotonic()
         if begun - started + 1.5 * slowest > seconds:
@@ -173,7 +175,7 @@ def measure(group: str, todo: Sequence[tuple[Case, Sequence[str]]], effort: Effo
         finally:
             report["done"] += 1
             write_json(file, report)
-            problem = None  # type: ignore[assignment]  # its memory, before the next
+            problem = None  # its memory, before the next
             if where.type == "cuda":
                 torch.cuda.empty_cache()
             slowest = max(slowest, time.monotonic() - begun)

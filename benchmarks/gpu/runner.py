@@ -131,13 +131,13 @@ class Run:
                         running.append(Running(step, min(step.seconds, left), self.work, self.root))
                 while running:
                     time.sleep(0.05)
-                    for step in list(running):
-                        if (outcome := step.outcome()) is not None:
-                            running.remove(step)
-                            self._note(outcome, step)
+                    for started in list(running):
+                        if (outcome := started.outcome()) is not None:
+                            running.remove(started)
+                            self._note(outcome, started)
             finally:  # interrupted: nothing outlives the run
-                for step in running:
-                    step.stop()
+                for started in running:
+                    started.stop()
             self._report(self.outcomes, self.parts, "\n".join(self._logs))
 
     def _note(self, outcome: Outcome, ended: Running | None = None) -> None:

@@ -43,8 +43,8 @@ def run(backend: str, sizes: tuple[int, ...], route: str, dtype: torch.dtype, wh
     def outcome(leaves: list[Tensor], place: torch.device, backend: str) -> list[Tensor]:
         leaves = [leaf.requires_grad_() for leaf in leaves]
         outputs = flow_kernels.routed_gru(*leaves, route=route, lengths=lengths.to(place), backend=backend)
-        loss = sum((o * g.to(place, o.dtype)).sum() for o, g in zip(outputs, grads, strict=True))
-        gradients = torch.autograd.grad(loss, leaves, allow_unused=True)
+        first, *others = ((o * g.to(place, o.dtype)).sum() for o, g in zip(outputs, grads, strict=True))
+        gradients = torch.autograd.grad(sum(others, first), leaves, allow_unused=True)
         parts = [t.detach().cpu().double().flatten() for t in (*outputs, *gradients[:2])]
         return [*parts, torch.cat([t.cpu().double().flatten() for t in gradients[2:] if t is not None])]
 

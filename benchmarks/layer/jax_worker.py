@@ -81,12 +81,13 @@ def prepare(request: dict[str, Any]) -> Callable[[], object]:
     tensors = load_file(request["file"])
     x, grad = tensors.pop("x"), tensors.pop("grad")
     weights = [tensors[name] for name in sorted(tensors)]
+    call: Callable[[], Any]
     if request["mode"] == "step":
         run = jax.jit(step)
         call = lambda: jax.block_until_ready(run(weights, grad, x))  # noqa: E731 (grad is the state)
         results = [call()]
     else:
-        form = FORMS[request["what"]]
+        form: Callable[[Weights, jax.Array], jax.Array] = FORMS[request["what"]]
         if weights[0].ndim == 3:  # one client after the other: side by side, products stay as small and are slower
             per_client = form
             form = lambda w, x: jax.lax.map(lambda client: per_client(*client), (w, x))  # noqa: E731

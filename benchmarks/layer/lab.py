@@ -65,9 +65,9 @@ class Lab:
         ours = problem.ours()
         expected = _as_list(ours.call())
         others: list[Contender] = []
-        for other in own(problem) if own else ():
-            problem.check(other.name, _as_list(other.call()), expected)
-            others.append(other)
+        for variant in own(problem) if own else ():
+            problem.check(variant.name, _as_list(variant.call()), expected)
+            others.append(variant)
         missing: dict[str, str] = {}
         for kind in against:
             if self.quick and kind not in LOCAL and group not in ("training", "step"):

@@ -16,7 +16,9 @@ import os
 import resource
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -79,18 +81,18 @@ def main() -> None:
 
     torch.set_num_threads(args.threads)
 
-    def prepare(*sizes: int) -> tuple[Problem, object]:
-        problem = Problem(Case(*sizes, threads=args.threads))
+    def prepare(batch: int, steps: int, inputs: int, hidden: int) -> tuple[Problem, Callable[[], Any]]:
+        problem = Problem(Case(batch, steps, inputs, hidden, threads=args.threads))
         if args.what.startswith("ours"):
             problem.layer.recompute = args.what != "ours"
             return problem, problem.ours().call
         module = build(args.what, problem.weights)
         return problem, task(module, list(module.parameters()), problem.x, problem.grad, "training")
 
-    prepare(4, 4, 16, 16)[1]()  # type: ignore[operator]
+    prepare(4, 4, 16, 16)[1]()
     _, call = prepare(*map(int, args.sizes.split(",")))
     before = _settle()
-    results = call()  # type: ignore[operator]
+    results = call()
     peak = _highest() - before
     print(json.dumps({"bytes": peak, "output": float(results[0].double().norm())}))
 

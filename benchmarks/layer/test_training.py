@@ -28,7 +28,7 @@ def run(lab: Lab, group: str, case: Case, against: tuple[str, ...], benchmark: A
 
 @pytest.mark.parametrize("mode", ["training", "forward"])
 @pytest.mark.parametrize("shape", SHAPES, ids=name)
-def test_shapes(shape: tuple[int, ...], mode: str, threads: int, lab: Lab, benchmark: Any) -> None:
+def test_shapes(shape: tuple[int, int, int, int], mode: str, threads: int, lab: Lab, benchmark: Any) -> None:
     if lab.quick and shape[3] > 256:
         pytest.skip("quick: too long")
     case = Case(*shape, mode=mode, threads=threads)
@@ -49,11 +49,11 @@ def test_one_expert(mode: str, threads: int, lab: Lab, benchmark: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", CLIENTS, ids=name)
-def test_clients(shape: tuple[int, ...], threads: int, lab: Lab, benchmark: Any) -> None:
-    clients, *sizes = shape
+def test_clients(shape: tuple[int, int, int, int, int], threads: int, lab: Lab, benchmark: Any) -> None:
+    clients, batch, steps, inputs, hidden = shape
     if lab.quick and clients > 8:
         pytest.skip("quick: too long")
-    case = Case(*sizes, clients=clients, threads=threads)
+    case = Case(batch, steps, inputs, hidden, clients=clients, threads=threads)
     run(lab, "clients", case, WITHOUT_COMPILING, benchmark)
 
 
@@ -61,6 +61,6 @@ def test_clients(shape: tuple[int, ...], threads: int, lab: Lab, benchmark: Any)
 def test_two_threads_against_one(shape: tuple[int, ...], lab: Lab, benchmark: Any) -> None:
     if lab.machine["cores"] < 2:
         pytest.skip("one core")
-    clients, sizes = (shape[0], shape[1:]) if len(shape) == 5 else (0, shape)
-    two = lab.measure_threads(Case(*sizes, clients=clients))
+    *clients, batch, steps, inputs, hidden = shape
+    two = lab.measure_threads(Case(batch, steps, inputs, hidden, clients=clients[0] if clients else 0))
     benchmark.pedantic(two.call, rounds=3, iterations=1)

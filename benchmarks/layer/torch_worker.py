@@ -14,8 +14,9 @@ if __name__ == "__main__":
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from benchmarks.common.baselines import build, task
+from benchmarks.common.baselines import CellLoop, build, task
 
 
 def prepare(request: dict[str, Any]) -> Callable[[], object]:
@@ -30,7 +31,10 @@ def prepare(request: dict[str, Any]) -> Callable[[], object]:
     x, grad = tensors.pop("x"), tensors.pop("grad")
     weights = [tensors[name] for name in sorted(tensors)]
     module = build(what.removeprefix("compiled "), weights)
-    timed: Callable[..., Any] = module.step if request["mode"] == "step" else module
+    timed: Callable[..., Tensor] = module
+    if request["mode"] == "step":
+        assert isinstance(module, CellLoop), f"what={what!r}: one step alone is computed by a loop of cells without clients"
+        timed = module.step
     if what.startswith("compiled "):
         timed = torch.compile(timed, dynamic=False)
     run = task(timed, list(module.parameters()), x, grad, request["mode"])

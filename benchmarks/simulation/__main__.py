@@ -92,8 +92,8 @@ def populations(arena: Arena, quick: bool) -> list[dict[str, Any]]:
 
 
 def start(arena: Arena, quick: bool) -> list[dict[str, Any]]:
-    runs = {"flow run": [], "flow run fedavg --data synthetic": ["fedavg", "--data", "synthetic"]}
-    starts = []
+    runs: dict[str, list[str]] = {"flow run": [], "flow run fedavg --data synthetic": ["fedavg", "--data", "synthetic"]}
+    starts: list[dict[str, Any]] = []
     for name, arguments in list(runs.items())[: 1 if quick else None]:
         times = []
         for n in range(2 if quick else 5):

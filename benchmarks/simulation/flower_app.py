@@ -1,6 +1,9 @@
 """FedAvg in Flower's simulation (ServerApp, ClientApp, Ray): one actor for every process asked for, each with one thread. An
 actor keeps its data and its model; Flower moves the weights and takes the mean."""
 
+# mypy: disallow-subclassing-any=False, disallow-untyped-decorators=False
+# (flwr is checked for its types only where it is installed)
+
 from __future__ import annotations
 
 import os
@@ -26,7 +29,7 @@ from benchmarks.simulation.runner import Turn, arguments, serve
 from benchmarks.simulation.torch_loop import Words, batches, loss_of
 from benchmarks.simulation.workload import Plan
 
-_LOADED: dict[str, Any] = {}
+_LOADED: dict[str, tuple[Plan, Words]] = {}
 client_app = ClientApp()
 
 
@@ -60,14 +63,15 @@ class Scheduled(FedAvg):
 
     def __init__(self, plan: Plan, path: str) -> None:
         super().__init__(fraction_evaluate=0.0)
-        self.plan, self.path, self.seconds = plan, path, []
+        self.plan, self.path = plan, path
+        self.seconds: list[float] = []
 
     def configure_train(self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid) -> list[Message]:
         nodes = sorted(grid.get_node_ids())
         while len(nodes) < self.plan.sizes.clients:  # they come up one by one
             time.sleep(0.05)
             nodes = sorted(grid.get_node_ids())
-        self.start = time.perf_counter()
+        self.begun = time.perf_counter()
         messages = []
         for place, number in enumerate(self.plan.cohorts[server_round - 1]):
             order = ConfigRecord({"plan": self.path, "round": server_round - 1, "place": place})
@@ -77,7 +81,7 @@ class Scheduled(FedAvg):
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
         done = super().aggregate_train(server_round, replies)
-        self.seconds.append(time.perf_counter() - self.start)
+        self.seconds.append(time.perf_counter() - self.begun)
         return done
 
     def configure_evaluate(self, *given: Any, **more: Any) -> list[Message]:

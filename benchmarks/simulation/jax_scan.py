@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 from benchmarks.common import worker
@@ -61,19 +62,18 @@ def make(plan: Plan, algorithm: str) -> rounds.Train:
 
     @jax.jit
     def client(weights: Tree, sequences: jax.Array) -> Tree:
-        return jax.lax.scan(descend, weights, sequences.reshape(-1, sizes.batch, sizes.steps + 1))[0]
+        trained: Tree = jax.lax.scan(descend, weights, sequences.reshape(-1, sizes.batch, sizes.steps + 1))[0]
+        return trained
 
     @jax.jit
     def add(total: Tree, term: Tree) -> Tree:
-        return jax.tree.map(jnp.add, total, term)
+        added: Tree = jax.tree.map(jnp.add, total, term)
+        return added
 
     def train(weights: Weights, round: int, places: Sequence[int]) -> Weights:
         received = {name: jnp.asarray(array) for name, array in weights.items()}
-        total = None
-        for place in places:
-            sequences = plan.tokens[plan.cohorts[round, place]][plan.order[round, place]]
-            trained = client(received, sequences)
-            total = trained if total is None else add(total, trained)
+        sequences = (plan.tokens[plan.cohorts[round, place]][plan.order[round, place]] for place in places)
+        total: Tree = reduce(add, (client(received, own) for own in sequences))
         return {name: np.asarray(array) for name, array in total.items()}
 
     return train

@@ -45,8 +45,7 @@ def config(sizes: Sizes, algorithm: str, rounds: int, threads: int, **more: Any)
     """One epoch of plain SGD without clipping; of Flow the published variant, with random halves."""
     own = {"variant": "neurips", "personal_lr": sizes.lr} if algorithm == "flow" else {}
     options = REGISTRY[algorithm].options(lr=sizes.lr, epochs=1, batch_size=sizes.batch, clip=0.0, **own)
-    projection = {"projection_dim": sizes.projection} if sizes.projection else {}
-    model = ModelOptions(embedding_dim=sizes.embedding, hidden_size=sizes.hidden, **projection)
+    model = ModelOptions(embedding_dim=sizes.embedding, hidden_size=sizes.hidden, projection_dim=sizes.projection or None)
     return flow.Config(
         algorithm=options,
         model=model,
@@ -71,7 +70,8 @@ def make_plan(sizes: Sizes, rounds: int) -> Plan:
         state = task.algorithm.init(task.config.algorithm, task.model, SEED, len(task.clients))
         weights |= {("flow:" if name == "flow" else "") + key: tensor.numpy().copy() for key, tensor in state.items()}
     number = {client.id: n for n, client in enumerate(clients.clients)}
-    cohorts, by_phase = [], {"order": [], "support": [], "query": []}
+    cohorts: list[list[int]] = []
+    by_phase: dict[str, list[list[Array]]] = {"order": [], "support": [], "query": []}
     for round in range(1, rounds + 1):
         cohort = sample(clients.clients, sizes.cohort, Draw(SEED, round, "cohort"))
         cohorts.append([number[client.id] for client in cohort])
@@ -80,13 +80,13 @@ def make_plan(sizes: Sizes, rounds: int) -> Plan:
         for name, phase, part in (("order", "global", data), ("support", "local", support), ("query", "global", query)):
             by_phase[name].append(_orders(part, draw, phase, sizes.sequences))
     gamma = tasks["flow"].config.algorithm.gamma
-    orders = {name: np.array(rows) for name, rows in by_phase.items()}
+    orders: dict[str, Array] = {name: np.array(rows) for name, rows in by_phase.items()}
     return Plan(sizes, tokens, workload.heldout(sizes), np.array(cohorts), weights=weights, gamma=gamma, **orders)
 
 
 def _orders(data: Data, draw: Draw, phase: str, sequences: int) -> list[Array]:
     """Every client's sequences, numbered from 0, as the batches of this phase take them."""
-    orders = []
+    orders: list[Array] = []
     for n, (id, rows) in enumerate(zip(data.ids, data.rows, strict=True)):
         orders.append(rows[draw.stream("shuffle", phase, id).permutation(len(rows))] - n * sequences)
     return orders

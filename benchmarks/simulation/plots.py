@@ -84,10 +84,11 @@ def scaling(report: Row) -> Figure | None:
     if populations:
         points = sorted(by_population(populations).items())
         sequences = sum(sum(row["sequences"]) / len(row["sequences"]) for row in populations) / len(populations)
-        sizes = [size for size, _ in points]
-        middle.plot(sizes, [sequences / rate for _, (rate, _) in points], "o-", color=OURS, linewidth=2)
-        memory = [peak / 2**20 for _, (_, peak) in points]
-        right.plot(sizes, memory, "s-", color=MUTED, linewidth=2, label="population on disk")
+        populated = [size for size, _ in points]
+        middle.plot(populated, [sequences / rate for _, (rate, _) in points], "o-", color=OURS, linewidth=2)
+        right.plot(
+            populated, [peak / 2**20 for _, (_, peak) in points], "s-", color=MUTED, linewidth=2, label="population on disk"
+        )
         middle.set_ylim(0, 1.4 * max(sequences / rate for _, (rate, _) in points))
     middle.set(xscale="log", xlabel="clients in the population", title="seconds a round of 100 clients")
     right.set(xscale="log", xlabel="clients", title="peak resident memory, MiB")

@@ -65,7 +65,8 @@ def serve(turn: Runner, versions: dict[str, str], requests: Any, replies: Any) -
         try:
             seconds, weights, more = turn(request["rounds"])
             cores = (busy() - before) / (time.perf_counter() - start)
-            np.savez(request["out"], **weights)
+            arrays: dict[str, Any] = {**weights}
+            np.savez(request["out"], **arrays)
         except Exception as error:  # reported, and raised on the other side
             say({"error": f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"})
         else:

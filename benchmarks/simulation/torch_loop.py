@@ -7,7 +7,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from benchmarks.common import worker
 
@@ -34,7 +34,8 @@ class Words(nn.Module):
         self.head = nn.Linear(sizes.projection or sizes.hidden, sizes.vocabulary)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.head(self.projection(self.gru(self.embedding(tokens))[0]))
+        logits: Tensor = self.head(self.projection(self.gru(self.embedding(tokens))[0]))
+        return logits
 
 
 class RoutedWords(nn.Module):
@@ -56,7 +57,8 @@ class RoutedWords(nn.Module):
         for x in self.embedding(tokens).unbind(1):
             h = self.local_cell(x, h)
             states.append(h)
-        return self.local_head(self.projection(torch.stack(states, 1)))
+        logits: Tensor = self.local_head(self.projection(torch.stack(states, 1)))
+        return logits
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, list[Tensor]]:
         """[B, T] -> logits [B, T, V], and of both layers the weights [B, T, 2] of the experts."""
@@ -72,10 +74,10 @@ class RoutedWords(nn.Module):
         return logits, [torch.stack(weights, 1), p]
 
 
-def _flow_names(model: RoutedWords) -> dict[str, nn.Parameter]:
+def _flow_names(model: RoutedWords) -> dict[str, Tensor]:
     """The uploaded parameters under the names of the plan."""
     cell, router = model.cell, model.router
-    parameters = {f"embedding.{n}": p for n, p in model.embedding.named_parameters()}
+    parameters: dict[str, Tensor] = {f"embedding.{n}": p for n, p in model.embedding.named_parameters()}
     parameters |= dict(zip(GRU, (cell.weight_ih, cell.weight_hh, cell.bias_ih, cell.bias_hh), strict=True))
     parameters |= {"gru.router_weight_l0": router.weight, "gru.router_bias_l0": router.bias}
     parameters |= {f"projection.{n}": p for n, p in model.projection.named_parameters()}
@@ -122,7 +124,7 @@ def flow(plan: Plan) -> rounds.Train:
     world = [p for name, p in uploaded.items() if "router" not in name]
     local = [*model.local_cell.parameters(), *model.local_head.parameters()]
 
-    def step(loss: Tensor, parameters: list[nn.Parameter]) -> None:
+    def step(loss: Tensor, parameters: Sequence[Tensor]) -> None:
         with torch.no_grad():
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.sub_(gradient, alpha=sizes.lr)
@@ -145,9 +147,7 @@ def flow(plan: Plan) -> rounds.Train:
     return train
 
 
-def _sum(
-    parameters: dict[str, nn.Parameter], weights: Weights, places: Sequence[int], client: Callable[[int], None]
-) -> Weights:
+def _sum(parameters: Mapping[str, Tensor], weights: Weights, places: Sequence[int], client: Callable[[int], None]) -> Weights:
     """Every client from the server's weights; the sum of what they end with."""
     received = {name: torch.from_numpy(array) for name, array in weights.items()}
     total = {name: torch.zeros_like(tensor) for name, tensor in received.items()}

@@ -6,11 +6,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[np.generic]
+Array = npt.NDArray[Any]
 Weights = dict[str, Array]
 GRU = ("gru.weight_ih_l0", "gru.weight_hh_l0", "gru.bias_ih_l0", "gru.bias_hh_l0")
 
@@ -104,7 +105,8 @@ ARRAYS = ("tokens", "heldout", "cohorts", "order", "support", "query")
 def unigram(sizes: Sizes) -> npt.NDArray[np.float64]:
     """Frequencies that fall about as those of words do."""
     p = 1.0 / (np.arange(sizes.vocabulary) + 10.0)
-    return p / p.sum()
+    frequencies: npt.NDArray[np.float64] = p / p.sum()
+    return frequencies
 
 
 def tokens(sizes: Sizes) -> Array:

@@ -34,8 +34,8 @@ class Ended(NamedTuple):
     """Whether it was killed because its time was over."""
 
     @property
-    def said(self) -> str:
-        """The last thing that it said on stderr; bars of progress write over their line."""
+    def last_line(self) -> str:
+        """The last line of stderr; bars of progress write over their line."""
         lines = [line.strip() for line in self.err.replace("\r", "\n").split("\n")]
         return next((line for line in reversed(lines) if line), "")
 
@@ -94,10 +94,11 @@ def _become(
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(streams[1], 1)
         os.dup2(streams[2], 2)
-        sys.stdout = sys.__stdout__ = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (as long as the process)
-        sys.stderr = sys.__stderr__ = open(  # noqa: SIM115
+        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115 (as long as the process)
+        sys.stderr = open(  # noqa: SIM115
             2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False
         )
+        vars(sys).update(__stdout__=sys.stdout, __stderr__=sys.stderr)  # by name they are final
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))
         if memory is not None:
@@ -136,9 +137,9 @@ def judged_refusal(ended: Ended) -> str:
     if ended.late:
         return "it has not ended in time"
     if ended.code != 2:
-        return f"exit {ended.code}: {ended.said[:300]}"
+        return f"exit {ended.code}: {ended.last_line[:300]}"
     if "Traceback" in ended.err:
-        return f"a traceback: {ended.said[:300]}"
-    if not ended.said.startswith("flow: "):
-        return f"the last line is not what flow says: {ended.said[:300]!r}"
+        return f"a traceback: {ended.last_line[:300]}"
+    if not ended.last_line.startswith("flow: "):
+        return f"the last line is not what flow says: {ended.last_line[:300]!r}"
     return "refused"

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
@@ -41,7 +42,12 @@ class Calls:
         self.count = 0
         self.synced: dict[str, int] = {}  # by path, what a loss of power leaves of a file that was written
         self._fsync, self._pwrite, self._open, self._busy = os.fsync, os.pwrite, io.open, False
-        os.fsync, os.pwrite, io.open, builtins.open = self._syncing, self._pwriting, self._opening, self._opening
+        counted: list[tuple[ModuleType, str, Callable[..., Any]]] = [
+            (os, "fsync", self._syncing), (os, "pwrite", self._pwriting),
+            (io, "open", self._opening), (builtins, "open", self._opening),
+        ]  # fmt: skip
+        for module, name, function in counted:
+            setattr(module, name, function)
         sys.addaudithook(self._heard)
 
     def _inside(self, path: Any) -> str | None:
@@ -112,9 +118,13 @@ class Calls:
 
     def _pwriting(self, number: int, content: bytes, place: int) -> int:
         path = self._inside(number)
+
+        def half() -> None:
+            self._pwrite(number, content[: len(content) // 2], place)
+
         if path is not None:
             self._step("write", path)
-            self._step("half of a write", path, lambda: self._pwrite(number, content[: len(content) // 2], place) and None)
+            self._step("half of a write", path, half)
         return self._pwrite(number, content, place)
 
     def _opening(self, file: Any, mode: str = "r", *rest: Any, **named: Any) -> Any:
@@ -145,7 +155,7 @@ class _Written:
     def write(self, content: Any) -> int:
         """As that of the file."""
 
-        written = 0
+        written: int = 0
 
         def half() -> None:
             nonlocal written

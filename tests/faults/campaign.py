@@ -118,19 +118,19 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print counts instead of a table")
     parser.add_argument("--corpus", type=Path, default=HERE.parents[1] / "build" / "campaign")
     chosen = parser.parse_args()
-    found = []
+    results = []
     for kind in chosen.kinds:
         started = time.monotonic()
-        found.append(guided(chosen.minutes, chosen.corpus) if kind == "guided" else KINDS[kind](chosen.small, chosen.seed))
+        results.append(guided(chosen.minutes, chosen.corpus) if kind == "guided" else KINDS[kind](chosen.small, chosen.seed))
         print(f"{kind}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
     if chosen.json:
-        print(json.dumps([counts.content() for counts in found]))
+        print(json.dumps([counts.content() for counts in results]))
     else:
-        print(table(found))
-        for counts in found:
+        print(table(results))
+        for counts in results:
             for fault in counts.faults:
                 print(f"{counts.kind}: {fault}")
-    return 1 if any(counts.faults for counts in found) else 0
+    return 1 if any(counts.faults for counts in results) else 0
 
 
 if __name__ == "__main__":

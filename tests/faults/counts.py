@@ -22,12 +22,12 @@ class Counts:
     faults: list[str] = field(default_factory=list)
     """What happened and how to bring it about again, one for each fault."""
 
-    def add(self, verdict: str, how: str) -> None:
+    def add(self, verdict: str, trial: str) -> None:
         """Count a trial.
 
         Args:
             verdict: "refused", "accepted", or what was wrong.
-            how: what was done, so that a reader can do it again.
+            trial: what was done, so that a reader can do it again.
         """
         self.tried += 1
         if verdict == "refused":
@@ -35,7 +35,7 @@ class Counts:
         elif verdict == "accepted":
             self.accepted += 1
         else:
-            self.faults.append(f"{how}: {verdict}")
+            self.faults.append(f"{trial}: {verdict}")
             print(f"{self.kind}: {self.faults[-1]}", file=sys.stderr, flush=True)
 
     def content(self) -> dict[str, Any]:
@@ -43,9 +43,9 @@ class Counts:
         return asdict(self)
 
 
-def table(found: Iterable[Counts]) -> str:
+def table(results: Iterable[Counts]) -> str:
     """A line for each kind, with the sums below it."""
-    rows = [(c.kind, c.tried, c.refused, c.accepted, len(c.faults)) for c in found]
+    rows = [(c.kind, c.tried, c.refused, c.accepted, len(c.faults)) for c in results]
     rows.append(("all", *(sum(column) for column in list(zip(*rows, strict=True))[1:])) if rows else ("all", 0, 0, 0, 0))
     head = ("kind", "tried", "refused clearly", "accepted", "faults")
     width = max(len(str(row[0])) for row in [head, *rows])

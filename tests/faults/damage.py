@@ -43,9 +43,9 @@ def campaign(each: int = 3, seed: int = 0, share: float = 1.0) -> Counts:
         for victim in _victims(place):
             expected = victim.numbers(victim.folder)
             for path in sorted(path for path in victim.folder.rglob("*") if path.is_file()):
-                for how, damaged in _damages(path.read_bytes(), each, draw):
+                for change, damaged in _damages(path.read_bytes(), each, draw):
                     if draw.random() < share:
-                        _trial(place, victim, expected, path.relative_to(victim.folder), how, damaged, counts)
+                        _trial(place, victim, expected, path.relative_to(victim.folder), change, damaged, counts)
     return counts
 
 
@@ -80,7 +80,7 @@ def _damages(content: bytes, each: int, draw: random.Random) -> Iterator[tuple[s
             yield name, mutation(content, draw)
 
 
-def _trial(place: Path, victim: Victim, expected: Any, path: Path, how: str, damaged: bytes | None, counts: Counts) -> None:
+def _trial(place: Path, victim: Victim, expected: Any, path: Path, change: str, damaged: bytes | None, counts: Counts) -> None:
     """Damage one file of a copy, and judge what the command makes of it."""
     folder = victim.folder if victim.name == "prepared data" else place / "damaged"
     copy = place / "copy"
@@ -92,7 +92,7 @@ def _trial(place: Path, victim: Victim, expected: Any, path: Path, how: str, dam
     before = small.contents(folder)
     ended = victim.read(folder)
     verdict = _verdict(victim, folder, path, ended, before, expected)
-    counts.add(verdict, f"{victim.name}: {how} in {path} (content now {_shown(damaged)})")
+    counts.add(verdict, f"{victim.name}: {change} in {path} (content now {_excerpt(damaged)})")
     shutil.rmtree(folder)
     if copy.exists():
         copy.rename(folder)
@@ -102,15 +102,15 @@ def _verdict(victim: Victim, folder: Path, path: Path, ended: Ended, before: dic
     if ended.code == 0 and "Traceback" not in ended.err:
         if victim.name == "run, reported":  # it only reads; what it says nothing of must not decide what it draws
             return "accepted" if small.contents(folder) | _REPORT == before | _REPORT else "a report changed other files"
-        found = victim.numbers(folder)
-        wrong = [key for key in expected if found[key] != expected[key]]
+        numbers = victim.numbers(folder)
+        wrong = [key for key in expected if numbers[key] != expected[key]]
         return f"other {wrong}" if wrong else "accepted"
     verdict = judged_refusal(ended)
     if verdict != "refused":
         return verdict
-    named = str(path) in ended.said or path.name in ended.said or str(folder / path.parts[0]) in ended.said
+    named = str(path) in ended.last_line or path.name in ended.last_line or str(folder / path.parts[0]) in ended.last_line
     if not named:
-        return f"the file is not named: {ended.said}"
+        return f"the file is not named: {ended.last_line}"
     after = small.contents(folder)
     changed = sorted(name for name in before.keys() | after.keys() if before.get(name) != after.get(name))
     return f"refused, but changed are {changed}" if changed else "refused"
@@ -119,5 +119,5 @@ def _verdict(victim: Victim, folder: Path, path: Path, ended: Ended, before: dic
 _REPORT = {"report.html": ""}
 
 
-def _shown(content: bytes | None) -> str:
+def _excerpt(content: bytes | None) -> str:
     return "none" if content is None else repr(content if len(content) < 80 else content[:30] + b" ... " + content[-30:])

@@ -9,17 +9,24 @@ import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import small
 import torch
 from apart import command, judged_refusal
 from counts import Counts
+from torch import Tensor
 
 from flow.storage import files
 
-Tensors = dict[str, torch.Tensor]
+Tensors = dict[str, Tensor]
 Change = Callable[[Tensors], Tensors]
+Put = Callable[[Path], object]
+"""Puts a forgery into a folder."""
+Make = Callable[[Path, Path], object]
+"""(path, a file of the run) -> something that is no file of a run, at this path"""
 
 
 def campaign(servers: tuple[str, ...] = ("average", "adam"), share: float = 1.0, seed: int = 0) -> Counts:
@@ -61,8 +68,8 @@ def campaign(servers: tuple[str, ...] = ("average", "adam"), share: float = 1.0,
                     before = _listed(folder)
                     ended = command("run", "--resume", str(folder), seconds=10)
                     if ended.code == 0:
-                        found = small.numbers(folder)
-                        wrong = [key for key in expected if found[key] != expected[key]]
+                        numbers = small.numbers(folder)
+                        wrong = [key for key in expected if numbers[key] != expected[key]]
                         verdict = f"other {wrong}" if wrong else "accepted"
                     else:
                         verdict = judged_refusal(ended)
@@ -76,14 +83,14 @@ def campaign(servers: tuple[str, ...] = ("average", "adam"), share: float = 1.0,
 
 def _listed(folder: Path) -> dict[str, object]:
     """Kind and content of everything in a folder."""
-    found: dict[str, object] = {}
+    listed: dict[str, object] = {}
     for path in sorted(folder.rglob("*")):
         kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "file" if path.is_file() else "other"
-        found[str(path.relative_to(folder))] = (kind, path.read_bytes() if kind == "file" else None)
-    return found
+        listed[str(path.relative_to(folder))] = (kind, path.read_bytes() if kind == "file" else None)
+    return listed
 
 
-def _forgeries(whole: Path, foreign: bool) -> Iterator[tuple[str, Callable[[Path], object]]]:
+def _forgeries(whole: Path, foreign: bool) -> Iterator[tuple[str, Put]]:
     checkpoint = str(max((whole / "checkpoints").iterdir()).relative_to(whole))
     tensors, _ = _read(whole / checkpoint)
     for name, change in _changes(tensors, True):
@@ -117,20 +124,30 @@ def _changes(tensors: Tensors, of_server: bool) -> Iterator[tuple[str, Change]]:
         whole = not tensor.is_floating_point()
         for kind in (torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.bool):
             if kind != tensor.dtype:
-                yield f"{name} as {kind}", lambda own, name=name, kind=kind: own | {name: own[name].to(kind)}
-        yield f"without {name}", lambda own, name=name: {other: tensor for other, tensor in own.items() if other != name}
-        yield f"{name} without dimensions", lambda own, name=name: own | {name: own[name].reshape(-1)[0].clone()}
-        yield f"{name} with a dimension more", lambda own, name=name: own | {name: own[name][None]}
-        yield f"{name} empty", lambda own, name=name: own | {name: own[name].reshape(-1)[:0]}
-        yield f"{name} longer", lambda own, name=name: own | {name: torch.cat([own[name].reshape(-1)] * 2)}
+                yield f"{name} as {kind}", _changed(name, partial(Tensor.to, dtype=kind))
+        yield f"without {name}", _without(name)
+        yield f"{name} without dimensions", _changed(name, lambda t: t.reshape(-1)[0].clone())
+        yield f"{name} with a dimension more", _changed(name, lambda t: t[None])
+        yield f"{name} empty", _changed(name, lambda t: t.reshape(-1)[:0])
+        yield f"{name} longer", _changed(name, lambda t: torch.cat([t.reshape(-1)] * 2))
         if whole:
             for value in (-1, -(2**63), 2**63 - 1, 10**7, 4):
-                yield f"{name} of {value}", lambda own, name=name, v=value: own | {name: torch.full_like(own[name], v)}
+                yield f"{name} of {value}", _changed(name, partial(torch.full_like, fill_value=value))
             if tensor.dim() and len(tensor) > 1:
-                yield f"{name} the other way round", lambda own, name=name: own | {name: own[name].flip(0)}
+                yield f"{name} the other way round", _changed(name, lambda t: t.flip(0))
         elif of_server and not name.startswith(("moments:", "clients:")):  # what clients keep may have diverged
-            for value in (float("nan"), float("inf")):
-                yield f"{name} of {value}", lambda own, name=name, v=value: own | {name: torch.full_like(own[name], v)}
+            for special in (float("nan"), float("inf")):
+                yield f"{name} of {special}", _changed(name, partial(torch.full_like, fill_value=special))
+
+
+def _changed(name: str, change: Callable[[Tensor], Tensor]) -> Change:
+    """The tensors with another of this name."""
+    return lambda own: own | {name: change(own[name])}
+
+
+def _without(name: str) -> Change:
+    """The tensors without that of this name."""
+    return lambda own: {other: tensor for other, tensor in own.items() if other != name}
 
 
 def _read(path: Path) -> tuple[Tensors, files.Labels]:
@@ -139,7 +156,7 @@ def _read(path: Path) -> tuple[Tensors, files.Labels]:
     return {name: tensor.clone() for name, tensor in tensors.items()}, labels
 
 
-def _rewriting(name: str, change: Change) -> Callable[[Path], object]:
+def _rewriting(name: str, change: Change) -> Put:
     """Writes a file of tensors anew, with a right checksum."""
 
     def put(folder: Path) -> None:
@@ -149,7 +166,7 @@ def _rewriting(name: str, change: Change) -> Callable[[Path], object]:
     return put
 
 
-def _labelled(name: str, place: str | None = None, **labels: object) -> Callable[[Path], object]:
+def _labelled(name: str, place: str | None = None, **labels: Any) -> Put:
     """Writes a file of tensors with other labels, and perhaps under another name."""
 
     def put(folder: Path) -> None:
@@ -160,7 +177,7 @@ def _labelled(name: str, place: str | None = None, **labels: object) -> Callable
     return put
 
 
-def _foreign(checkpoint: str, clients: list[str]) -> Iterator[tuple[str, Callable[[Path], object]]]:
+def _foreign(checkpoint: str, clients: list[str]) -> Iterator[tuple[str, Put]]:
     """Things that are no files of a run, beside or in the place of its own."""
     for own in (checkpoint, *clients):
         place = Path(own)
@@ -180,29 +197,32 @@ def _foreign(checkpoint: str, clients: list[str]) -> Iterator[tuple[str, Callabl
         ]
         names += ["0000001--00001.safetensors", "9" * 100 + "-000001.safetensors", "-1-1.safetensors"]
         for name in names:
-            yield (
-                f"a copy of {own} named {name[:40]!r}",
-                lambda folder, own=own, name=name: shutil.copy(folder / own, (folder / own).with_name(name)),
-            )
+            yield f"a copy of {own} named {name[:40]!r}", _copying(own, name)
         for kind, make in MADE.items():
-            yield (
-                f"{kind} beside {own}",
-                lambda folder, own=own, make=make: make((folder / own).with_name("foreign"), folder / own),
-            )
-            yield f"{kind} in the place of {own}", lambda folder, own=own, make=make: make(_freed(folder / own), folder / own)
+            yield f"{kind} beside {own}", _making(make, str(place.with_name("foreign")), own)
+            yield f"{kind} in the place of {own}", _replacing(make, own, own)
     for folder in ["checkpoints", *(["clients"] if clients else [])]:
         for kind, make in MADE.items():
-            yield (
-                f"{kind} in {folder}",
-                lambda place, folder=folder, make=make: make(place / folder / "foreign", place / checkpoint),
-            )
-            yield (
-                f"{kind} in the place of {folder}",
-                lambda place, folder=folder, make=make: make(_freed(place / folder), place / checkpoint),
-            )
+            yield f"{kind} in {folder}", _making(make, f"{folder}/foreign", checkpoint)
+            yield f"{kind} in the place of {folder}", _replacing(make, folder, checkpoint)
 
 
-MADE: dict[str, Callable[[Path, Path], object]] = {
+def _copying(own: str, name: str) -> Put:
+    """Copies a file to another name beside it."""
+    return lambda folder: shutil.copy(folder / own, (folder / own).with_name(name))
+
+
+def _making(make: Make, path: str, own: str) -> Put:
+    """Makes something where nothing is."""
+    return lambda folder: make(folder / path, folder / own)
+
+
+def _replacing(make: Make, path: str, own: str) -> Put:
+    """Makes something in the place of what is there."""
+    return lambda folder: make(_freed(folder / path), folder / own)
+
+
+MADE: dict[str, Make] = {
     "a folder": lambda path, own: path.mkdir(),
     "a pipe": lambda path, own: os.mkfifo(path),
     "a link to itself": lambda path, own: path.symlink_to(path.name),

@@ -28,7 +28,11 @@ COMPARISON = Work("comparison", small.compare, small.compare, small.compared_num
 
 def watched(folder: Path, stop: int | None, act: str) -> Callable[[], None]:
     """What a child does before its command, so that it comes to an end at a call."""
-    return lambda: Calls(str(folder), stop, act) and None
+
+    def watch() -> None:
+        Calls(str(folder), stop, act)
+
+    return watch
 
 
 def calls_of(work: Callable[..., Ended], folder: Path) -> list[str]:
@@ -76,8 +80,8 @@ def _twice(place: Path, first: int, step: int, counts: Counts) -> None:
     for number in range(1, len(names) + 1, step):
         folder = Path(shutil.copytree(place / "once", place / "broken"))
         _broken(RUN.go_on, folder, number, "kill", counts, names)
-        how = f"run: kill at call {first}, and when it goes on at call {number} ({names[number - 1]})"
-        _finish(RUN, folder, expected, counts, how)
+        trial = f"run: kill at call {first}, and when it goes on at call {number} ({names[number - 1]})"
+        _finish(RUN, folder, expected, counts, trial)
         shutil.rmtree(folder)
     for name in ("once", "counting"):
         shutil.rmtree(place / name)
@@ -87,20 +91,21 @@ def _broken(work: Callable[..., Ended], folder: Path, number: int, act: str, cou
     ended = work(folder, prepare=watched(folder, number, act))
     if ended.code != -9:
         counts.add(
-            f"it was not killed, but ended with {ended.code}: {ended.said}", f"{act} at call {number} of {len(names or [])}"
+            f"it was not killed, but ended with {ended.code}: {ended.last_line}",
+            f"{act} at call {number} of {len(names or [])}",
         )
 
 
-def _finish(work: Work, folder: Path, expected: Any, counts: Counts, how: str) -> None:
+def _finish(work: Work, folder: Path, expected: Any, counts: Counts, trial: str) -> None:
     """Let what was killed go on, and hold what comes of it against the unbroken one."""
     before = small.contents(folder) if folder.exists() else {}
     ended = work.go_on(folder)
     if ended.code == 0:
-        found, left = work.numbers(folder), [path.name for path in folder.rglob(".*")]
-        wrong = [key for key in expected if found[key] != expected[key]]
+        numbers, left = work.numbers(folder), [path.name for path in folder.rglob(".*")]
+        wrong = [key for key in expected if numbers[key] != expected[key]]
         verdict = "accepted" if not wrong and not left else f"other {wrong}, left behind {left}"
     else:
         verdict = judged_refusal(ended)
         if verdict == "refused" and before:
-            verdict = f"it cannot go on: {ended.said}"
-    counts.add(verdict, how)
+            verdict = f"it cannot go on: {ended.last_line}"
+    counts.add(verdict, trial)

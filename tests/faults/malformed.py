@@ -80,7 +80,7 @@ class Draft:
     def _record(self, number: int) -> dict[str, Any]:
         random = self.random
         texts = [" ".join(random.choices(WORDS, k=random.randint(1, 8))) for _ in range(random.randint(2, 6))]
-        record = {
+        record: dict[str, Any] = {
             "id": f"client {number} {random.choice(WORDS)}",
             "texts": texts,
             "split": "train" if number < 3 else "heldout",
@@ -348,18 +348,18 @@ def verdict(case: Case, folder: Path) -> str:
     path = folder / case.name
     path.write_bytes(case.content)
     try:
-        with contextlib.redirect_stderr(io.StringIO()) as said:
+        with contextlib.redirect_stderr(io.StringIO()) as messages:
             population = load(DataOptions(data=str(path)))
     except UserError as error:
         return _wrong_sentence(str(error), path, case) or "refused"
     except Exception as error:
         return f"{type(error).__name__}: {error}"
-    found = [(client.id, client.group, client.held_out, client.texts) for client in population.clients]
+    clients = [(client.id, client.group, client.held_out, client.texts) for client in population.clients]
     if case.clients is None:
-        return f"accepted, with {len(found)} clients"
-    if found != case.clients:
-        return f"the clients are {found}"
-    lines = said.getvalue().splitlines()
+        return f"accepted, with {len(clients)} clients"
+    if clients != case.clients:
+        return f"the clients are {clients}"
+    lines = messages.getvalue().splitlines()
     return "accepted" if all(line.startswith("flow: data=") for line in lines) else f"stderr has {lines}"
 
 
@@ -380,10 +380,10 @@ def campaign(count: int, seed: int = 0) -> Counts:
     refused, accepted, faults = 0, 0, []
     with tempfile.TemporaryDirectory() as folder, mock.patch.dict(os.environ, FLOW_CACHE=""):
         for number, case in enumerate(cases(count, seed)):
-            found = verdict(case, Path(folder))
-            refused += found == "refused"
-            accepted += found == "accepted"
-            if found not in ("refused", "accepted"):
-                faults.append(f"file {number} of cases({count}, {seed}), {case.kind}: {found}")
+            judgement = verdict(case, Path(folder))
+            refused += judgement == "refused"
+            accepted += judgement == "accepted"
+            if judgement not in ("refused", "accepted"):
+                faults.append(f"file {number} of cases({count}, {seed}), {case.kind}: {judgement}")
             (Path(folder) / case.name).unlink()
     return Counts(count, refused, accepted, faults)

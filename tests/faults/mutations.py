@@ -45,8 +45,8 @@ def remove(content: bytes, draw: random.Random) -> bytes:
 def exchange(content: bytes, draw: random.Random) -> bytes:
     """Two lines have changed their places."""
     lines = content.split(b"\n")
-    one, other = draw.randrange(len(lines)), draw.randrange(len(lines))
-    lines[one], lines[other] = lines[other], lines[one]
+    first, second = draw.randrange(len(lines)), draw.randrange(len(lines))
+    lines[first], lines[second] = lines[second], lines[first]
     return b"\n".join(lines)
 
 
@@ -61,7 +61,7 @@ def number(content: bytes, draw: random.Random) -> bytes:
 
 
 MUTATIONS: dict[str, Callable[[bytes, random.Random], bytes]] = {
-    one.__name__: one for one in (flip, zero, truncate, extend, duplicate, remove, exchange, number)
+    mutation.__name__: mutation for mutation in (flip, zero, truncate, extend, duplicate, remove, exchange, number)
 }
 
 

@@ -87,28 +87,28 @@ def campaign(count: int | None = None, seed: int = 0, algorithms: bool = True) -
         if (ended := small.start(place / "run")).code:
             raise AssertionError(ended.err)
         commands = list(_commands(algorithms))
-        for one in commands if count is None else ():
-            _check_base(place / "base", one)
-        pairs = [(one, option, value) for one in commands for option in one.options for value in _values(option)]
-        for number, (one, option, value) in enumerate(pairs if count is None else draw.sample(pairs, count)):
-            counts.add(_trial(place / f"trial{number}", one, option, value), _shown(one, option, value))
+        for run in commands if count is None else ():
+            _check_base(place / "base", run)
+        pairs = [(run, option, value) for run in commands for option in run.options for value in _values(option)]
+        for number, (run, option, value) in enumerate(pairs if count is None else draw.sample(pairs, count)):
+            counts.add(_trial(place / f"trial{number}", run, option, value), _label(run, option, value))
     return counts
 
 
-def _check_base(place: Path, one: Command) -> None:
+def _check_base(place: Path, run: Command) -> None:
     """A command whose own options were wrong would be refused whatever the value that is tried."""
-    if not one.rest:
+    if not run.rest:
         return
     place.mkdir()
-    ended = _ended(place, (*one.words, *one.rest))
+    ended = _ended(place, (*run.words, *run.rest))
     if ended.code:
-        raise AssertionError(f"flow {' '.join(one.words)} fails before an option is changed: {ended.said}")
+        raise AssertionError(f"flow {' '.join(run.words)} fails before an option is changed: {ended.last_line}")
     shutil.rmtree(place)
 
 
-def _shown(one: Command, option: Option, value: str) -> str:
+def _label(run: Command, option: Option, value: str) -> str:
     text = value if len(value) < 60 else f"{value[:20]}... ({len(value)} characters)"
-    return f"flow {' '.join(one.words)} {option.flag}={text!r}"
+    return f"flow {' '.join(run.words)} {option.flag}={text!r}"
 
 
 def _commands(algorithms: bool) -> Iterator[Command]:
@@ -149,13 +149,13 @@ def _without(arguments: Iterable[str], names: Iterable[str]) -> list[str]:
 def _options(part: Any) -> Iterator[Option]:
     """The fields of a dataclass and of those in it."""
     hints = get_type_hints(part)
-    for one in fields(part):
-        hint = hints[one.name]
+    for attribute in fields(part):
+        hint = hints[attribute.name]
         kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
         if any(is_dataclass(kind) for kind in kinds):
             yield from _options(kinds[0])
         elif not isinstance(hint, TypeVar) and not any(isinstance(kind, TypeVar) for kind in kinds):
-            yield Option(one.name, tuple(kind for kind in kinds if kind is not type(None)))
+            yield Option(attribute.name, tuple(kind for kind in kinds if kind is not type(None)))
 
 
 def _values(option: Option) -> list[str]:
@@ -177,12 +177,12 @@ def _values(option: Option) -> list[str]:
     return NUMBERS
 
 
-def _trial(place: Path, one: Command, option: Option, value: str) -> str:
+def _trial(place: Path, run: Command, option: Option, value: str) -> str:
     """One value of one option in a new working directory: "refused", "accepted", or what is wrong."""
     place.mkdir()
-    arguments = [] if option.name == "resume" else _without(one.rest, [option.name])  # that one stands alone
+    arguments = [] if option.name == "resume" else _without(run.rest, [option.name])  # that one stands alone
     given = [f"{option.flag}={value}"] if option.name else [value]
-    verdict = _verdict(place, one, option, value, _ended(place, (*one.words, *arguments, *given)))
+    verdict = _verdict(place, run, option, value, _ended(place, (*run.words, *arguments, *given)))
     shutil.rmtree(place)
     return verdict
 
@@ -202,12 +202,12 @@ def _ended(place: Path, arguments: Iterable[str]) -> Ended:
     return command(*arguments, seconds=SECONDS, memory=MEMORY, prepare=prepare)
 
 
-def _verdict(place: Path, one: Command, option: Option, value: str, ended: Ended) -> str:
-    begun = [path for path in place.rglob(one.made)] if one.made else []
+def _verdict(place: Path, run: Command, option: Option, value: str, ended: Ended) -> str:
+    begun = [path for path in place.rglob(run.made)] if run.made else []
     if ended.late:
-        return "accepted" if begun else f"no word in {SECONDS:.0f} s: {ended.said[:200]}"
+        return "accepted" if begun else f"no word in {SECONDS:.0f} s: {ended.last_line[:200]}"
     if "Traceback" in ended.err or ended.code not in (0, 2):
-        return f"exit {ended.code}: {ended.said[:300]}"
+        return f"exit {ended.code}: {ended.last_line[:300]}"
     if ended.code == 0:
         return "accepted"
     left = sorted(str(path.relative_to(place)) for path in place.rglob("*") if path.relative_to(place).parts[0] != "cache")
@@ -216,15 +216,15 @@ def _verdict(place: Path, one: Command, option: Option, value: str, ended: Ended
         return f"refused, but left behind {left}"
     if unfinished:
         return f"refused, but left behind {unfinished} in the cache"
-    return _said(option, value, ended, bool(begun))
+    return _judged_sentence(option, value, ended, bool(begun))
 
 
-def _said(option: Option, value: str, ended: Ended, begun: bool) -> str:
+def _judged_sentence(option: Option, value: str, ended: Ended, begun: bool) -> str:
     """Whether a refusal is a sentence, or a box of the parser, that names the option and its value."""
     box = "╭" in ended.err
-    text = re.sub(r"[│╭╮╰╯─\s]+", " ", ended.err) if box else ended.said
-    if not box and not ended.said.startswith("flow: "):
-        return f"the last line is not what flow says: {ended.said[:300]!r}"
+    text = re.sub(r"[│╭╮╰╯─\s]+", " ", ended.err) if box else ended.last_line
+    if not box and not ended.last_line.startswith("flow: "):
+        return f"the last line is not what flow says: {ended.last_line[:300]!r}"
     if (
         not box
         and len([line for line in ended.err.replace("\r", "\n").split("\n") if line.startswith("flow: ")]) > 1
@@ -252,5 +252,5 @@ def _said(option: Option, value: str, ended: Ended, begun: bool) -> str:
             f"{float(number) if abs(number) < 1e300 else 0:g}",
         }
     unbroken = re.sub(r"\s", "", text)  # the parser's box breaks lines within a value, after a comma
-    named = any(shown in text or (shown.strip() and re.sub(r"\s", "", shown) in unbroken) for shown in known)
+    named = any(form in text or (form.strip() and re.sub(r"\s", "", form) in unbroken) for form in known)
     return "refused" if named else f"the value is not named: {text[:300]!r}"

@@ -108,7 +108,7 @@ def numbers(folder: Path) -> dict[str, Any]:
 
 def compared_numbers(folder: Path) -> dict[str, Any]:
     """Likewise of a finished comparison."""
-    kept = {}
+    kept: dict[str, Any] = {}
     for path in sorted((folder / "kept").glob("*")):
         if path.suffix == ".csv":
             kept[path.name] = path.read_text(encoding="utf-8")

@@ -61,11 +61,15 @@ def _helped(counts: Counts, interpreters: bool) -> None:
         for name, prepare in _streams():
             ended = command(*arguments, prepare=prepare, seconds=10)
             good = "Traceback" not in ended.err and ended.code in ((141, expected) if name == "a broken pipe" else (expected,))
-            counts.add("accepted" if good else f"exit {ended.code}: {ended.said}", f"flow {' '.join(arguments)}, with {name}")
+            counts.add(
+                "accepted" if good else f"exit {ended.code}: {ended.last_line}", f"flow {' '.join(arguments)}, with {name}"
+            )
         for name, environment in ENVIRONMENTS.items() if interpreters else ():
             ended = _interpreted(arguments, environment)
             good = "Traceback" not in ended.err and "Exception ignored" not in ended.err and ended.code == expected
-            counts.add("accepted" if good else f"exit {ended.code}: {ended.said}", f"flow {' '.join(arguments)}, with {name}")
+            counts.add(
+                "accepted" if good else f"exit {ended.code}: {ended.last_line}", f"flow {' '.join(arguments)}, with {name}"
+            )
         for name, shell in SHELLS.items() if interpreters else ():
             ended = _shelled(arguments, shell)
             good = not any(word in ended.err for word in ("Traceback", "Exception ignored"))
@@ -112,7 +116,7 @@ def _interpreted(arguments: list[str], environment: dict[str, str]) -> Ended:
         **{k: v for k, v in environment.items() if k},
         "PYTHONPATH": str(ROOT),
     }
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-m", "flow", *arguments],
         env=given,
         capture_output=True,
@@ -120,12 +124,12 @@ def _interpreted(arguments: list[str], environment: dict[str, str]) -> Ended:
         errors="replace",
         check=False,
     )
-    return Ended(None, found.returncode, found.stdout, found.stderr)
+    return Ended(None, done.returncode, done.stdout, done.stderr)
 
 
 def _shelled(arguments: list[str], shell: str) -> Ended:
     line = shell.format(f"{sys.executable} -m flow {' '.join(arguments)}")
-    found = subprocess.run(
+    done = subprocess.run(
         ["bash", "-c", f"set -o pipefail; {line}"],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
@@ -133,7 +137,7 @@ def _shelled(arguments: list[str], shell: str) -> Ended:
         errors="replace",
         check=False,
     )
-    return Ended(None, found.returncode, found.stdout, found.stderr)
+    return Ended(None, done.returncode, done.stdout, done.stderr)
 
 
 # ---- places that cannot be written -----------------------------------------------------------------------------------
@@ -163,6 +167,10 @@ def _refused(place: Path, counts: Counts) -> None:
         for name in ("HOME", "FLOW_CACHE", "XDG_CACHE_HOME"):
             os.environ.pop(name, None)
 
+    def locked_out() -> None:
+        _nobody()
+        os.environ["FLOW_CACHE"] = str(locked / "cache")
+
     trials: dict[str, tuple[list[str], Callable[[], None], set[str]]] = {
         "a run that may not be written": (["run", "--resume", str(locked)], _nobody, {"refused"}),
         "a report that may not be written": (["report", str(locked)], _nobody, {"refused"}),
@@ -178,7 +186,7 @@ def _refused(place: Path, counts: Counts) -> None:
         ),
         "a cache that may not be written": (
             ["prepare", *data],
-            lambda: (_nobody(), os.environ.update(FLOW_CACHE=str(locked / "cache")))[0],
+            locked_out,
             {"refused"},
         ),
         "no home": (["prepare", *data], homeless, {"refused", "accepted"}),
@@ -204,20 +212,20 @@ def _stopped(place: Path, counts: Counts, every: int) -> None:
     for act, code in codes.items():
         for number in range(1, len(calls) + 1, every):
             folder = place / "broken"
-            how = f"run: {act} at call {number} ({calls[number - 1]})"
+            trial = f"run: {act} at call {number} ({calls[number - 1]})"
             ended = small.start(folder, prepare=kills.watched(folder, number, act))
             verdict = _ended_well(ended, code, folder)
             if verdict == "accepted":
-                kills._finish(kills.RUN, folder, expected, counts, how)
+                kills._finish(kills.RUN, folder, expected, counts, trial)
             else:
-                counts.add(verdict, how)
+                counts.add(verdict, trial)
             shutil.rmtree(folder, ignore_errors=True)
     for size in (3000, 5000, 20_000):
         folder = place / "broken"
         ended = small.start(folder, prepare=_limited(size))
         verdict = "accepted" if ended.code == 0 else _ended_well(ended, 2, folder)
-        if verdict == "accepted" and ended.code == 2 and str(folder) not in ended.said:
-            verdict = f"the file is not named: {ended.said}"
+        if verdict == "accepted" and ended.code == 2 and str(folder) not in ended.last_line:
+            verdict = f"the file is not named: {ended.last_line}"
         counts.add(verdict, f"run: no file may be larger than {size} bytes")
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -234,8 +242,8 @@ def _ended_well(ended: Ended, code: int, folder: Path) -> str:
     if ended.code == 0:  # the call was the last one
         return "accepted"
     if "Traceback" in ended.err or ended.code != code:
-        return f"exit {ended.code}: {ended.said[:300]}"
+        return f"exit {ended.code}: {ended.last_line[:300]}"
     begun = (folder / "config.json").is_file()
-    if (code == 2 or begun) and not ended.said.startswith("flow: "):
-        return f"it says {ended.said[:200]!r}"
+    if (code == 2 or begun) and not ended.last_line.startswith("flow: "):
+        return f"it says {ended.last_line[:200]!r}"
     return "accepted"

@@ -11,14 +11,14 @@ PATHS = [str(Path(ROOT) / "tests" / name) for name in ("faults", "support", "")]
 KINDS = ["kills", "damage", "forged", "options", "surroundings", "readers"]
 BROKEN = {
     "kills": "from flow.storage import files; files.write = lambda path, content: path.open('wb').write(content) and None; "
-    "import kills; found = kills.campaign(29, (), 1)",
+    "import kills; counts = kills.campaign(29, (), 1)",
     "forged": "from flow.storage import files; files.unlike = lambda tensors, expected: ''; import forged; "
-    "found = forged.campaign(('adam',), 0.03)",
+    "counts = forged.campaign(('adam',), 0.03)",
 }
 """Programs that put a fault in, files written in place and tensors that nobody looks at, and try some of a kind."""
 
 
-def test_a_little_of_the_campaign_finds_no_fault():
+def test_a_little_of_the_campaign_finds_no_fault() -> None:
     path = str(Path(ROOT) / "tests" / "faults" / "campaign.py")
     process = Forked([path, "--kinds", *KINDS, "--small", "--json"], paths=PATHS)
     output, messages = process.communicate()
@@ -30,14 +30,14 @@ def test_a_little_of_the_campaign_finds_no_fault():
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_faults_that_were_put_in_are_found(kind):
-    ended = python(BROKEN[kind] + "; print(len(found.faults), found.tried)", paths=PATHS)
+def test_faults_that_were_put_in_are_found(kind: str) -> None:
+    ended = python(BROKEN[kind] + "; print(len(counts.faults), counts.tried)", paths=PATHS)
     assert ended.stdout, ended.stderr
     faults, tried = map(int, ended.stdout.splitlines()[-1].split())
     assert 0 < faults <= tried
 
 
-def test_the_table_has_a_line_for_each_kind_and_the_sums():
+def test_the_table_has_a_line_for_each_kind_and_the_sums() -> None:
     first, second = Counts("one"), Counts("another kind")
     for verdict in ("refused", "accepted", "a traceback"):
         first.add(verdict, "how")

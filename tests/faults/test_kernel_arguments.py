@@ -113,7 +113,7 @@ HARMLESS: dict[str, Callable[[Tensor], Any]] = {
     "far": first_changed(2**62), "lowest": first_changed(-(2**63)), "minus one": first_changed(-1), "ten": first_changed(10),
 }  # fmt: skip
 """Some calls take these for some arguments, and then compute the right thing."""
-SCALARS = {
+SCALARS: dict[str, list[Any]] = {
     "threads": [0, -1, 2, 2**31 - 1, 2**31, -(2**63), 2**70, None, "two", 1.5],
     "temperature": [0.0, -1.0, float("nan"), float("inf"), 1e300, None, "warm"],
     "route": ["global", "local", "", "x" * 100_000, None, 1, "mixture\0"],
@@ -131,7 +131,7 @@ def overlapping(problem: Problem, name: str, rng: random.Random) -> Tensor | Non
     ]
     if not others:
         return None
-    other = rng.choice(others)
+    other: Tensor = rng.choice(others)
     start = rng.randint(0, other.numel() - mine.numel())
     return other.flatten()[start : start + mine.numel()].view(mine.shape)
 
@@ -162,10 +162,10 @@ def break_one(problem: Problem, name: str, rng: random.Random) -> str:
 # ---- the calls ------------------------------------------------------------------------------------------------------
 
 
-def assert_right(found: dict[str, Any], expected: dict[str, Tensor], dtype: torch.dtype, why: str) -> None:
+def assert_right(results: dict[str, Any], expected: dict[str, Tensor], dtype: torch.dtype, why: str) -> None:
     tolerance = 3e-4 if dtype == torch.float32 else 1e-9
     for name, want in expected.items():
-        got = found.get(name)
+        got = results.get(name)
         if got is None:
             continue  # not wanted
         got = got.detach().sum(0) if name == "total" else got.detach()
@@ -193,8 +193,8 @@ def outcome(problem: Problem, draw: Draw, why: str) -> str:
             assert (now[:GUARD] == 0xA5).all() and (now[-GUARD:] == 0xA5).all(), f"{why}: written past an end"
     if refused:
         return str(result)
-    found = {n: a[n] for n in problem.written} | (result if isinstance(result, dict) else {})
-    assert_right(found, problem.expected(copies), draw.dtype, why)
+    results = {n: a[n] for n in problem.written} | (result if isinstance(result, dict) else {})
+    assert_right(results, problem.expected(copies), draw.dtype, why)
     return "right"
 
 
@@ -259,9 +259,9 @@ def test_strange_inputs_are_read_right_or_refused(name: str, kind: str) -> None:
         if kind == "expanded" and argument in problem.fixed:  # other numbers than an earlier call had
             continue
         problem.arguments[argument] = STRANGE[kind](value)
-        found = outcome(problem, draw, f"{argument}: {kind}")
+        verdict = outcome(problem, draw, f"{argument}: {kind}")
         if name in ("head_loss", "route", "route_backward"):
-            assert found == "right" or kind == "expanded", f"{argument}: {found}"
+            assert verdict == "right" or kind == "expanded", f"{argument}: {verdict}"
 
 
 def test_sentences() -> None:
@@ -302,8 +302,9 @@ def test_sentences() -> None:
     total = torch.zeros(3, 2, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="total is written and shares memory with uploads"):
         accumulate_(total, [total[:2]], [torch.ones(2, dtype=torch.float64)])
+    numbers: list[Any] = [[1.0, 2.0]]
     with pytest.raises(TypeError, match="uploads must be a tensor, got list"):
-        accumulate_(total, [[1.0, 2.0]], [torch.ones(1, dtype=torch.float64)])  # type: ignore[list-item]
+        accumulate_(total, numbers, [torch.ones(1, dtype=torch.float64)])
 
 
 # ---- versions -------------------------------------------------------------------------------------------------------
@@ -390,7 +391,7 @@ def test_kernels_without_a_constructor_are_refused() -> None:
                 with pytest.raises(ValueError, match=r"made without its constructor; make it by Kernels\(torch\.Tensor\)"):
                     problem.call(problem.arguments)
 
-    class Own(_C.Kernels):  # type: ignore[misc, name-defined]
+    class Own(_C.Kernels):  # type: ignore[misc, name-defined]  # the extension has no annotations
         def __init__(self) -> None:
             pass
 
@@ -398,9 +399,9 @@ def test_kernels_without_a_constructor_are_refused() -> None:
         Own()
 
 
-def copy_of(how: Callable[[Any], Any]) -> Any:
+def copy_of(copier: Callable[[Any], Any]) -> Any:
     try:
-        return how(cpu._kernels)
+        return copier(cpu._kernels)
     except (TypeError, pickle.PicklingError):
         return None
 
@@ -523,8 +524,9 @@ def test_several_threads_at_once() -> None:
 
 @pytest.mark.parametrize("name", ["lr", "clip", "mu", "weight_decay", "momentum"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_a_step_of_sgd_refuses_options_that_are_no_steps(name, value):
+def test_a_step_of_sgd_refuses_options_that_are_no_steps(name: str, value: float) -> None:
     parameter = torch.ones(1, 3)
+    options: dict[str, Any] = {"lr": 0.1, name: value}
     with pytest.raises(ValueError, match=f"sgd_: {name} must be a finite number of at least 0, got {value!r}"):
-        sgd_([Step(parameter, torch.ones(1, 3))], **{"lr": 0.1, name: value})
+        sgd_([Step(parameter, torch.ones(1, 3))], **options)
     assert (parameter == 1).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -100,7 +101,7 @@ def test_odd_tensors_of_routed_gru(kind: str, name: str) -> None:
     given: dict[str, Any] = {"input": torch.randn(T, B, N), "hx": torch.randn(B, H), **parameters(requires_grad=True)}
     given[name] = makeable(kind, given[name].detach())
     for backend in BACKENDS:
-        says(lambda backend=backend: flow_kernels.routed_gru(**given, backend=backend), ODD[kind], name)
+        says(partial(flow_kernels.routed_gru, **given, backend=backend), ODD[kind], name)
     with torch.no_grad():
         says(lambda: flow_kernels.routed_gru(**given), ODD[kind], name)
 
@@ -124,9 +125,9 @@ def test_odd_inputs_of_layers_and_cells(kind: str, layer: str, name: str) -> Non
     given[name] = makeable(kind, given[name])
     for backend in ("auto", "reference"):
         module = make(backend)
-        says(lambda module=module: module(**given), ODD[kind], name)
+        says(partial(module, **given), ODD[kind], name)
         with torch.no_grad():
-            says(lambda module=module: module(**given), ODD[kind], name)
+            says(partial(module, **given), ODD[kind], name)
 
 
 @pytest.mark.parametrize("layer", LAYERS)
@@ -134,8 +135,9 @@ def test_no_input_at_all(layer: str) -> None:
     module = LAYERS[layer][0]("auto")
     with pytest.raises(TypeError, match=f"{type(module).__name__}: input must be a torch.Tensor, got None; pass the sequences"):
         module(None)
+    nothing: Any = None
     with pytest.raises(TypeError, match=r"routed_gru: input must be a torch.Tensor, got None"):
-        flow_kernels.routed_gru(None, None, **parameters())  # type: ignore[arg-type]
+        flow_kernels.routed_gru(nothing, None, **parameters())
 
 
 def test_the_state_of_an_lstm() -> None:
@@ -164,8 +166,8 @@ def test_odd_batch_sizes(batch_sizes: Any, backend: str) -> None:
 
 
 def test_a_packed_sequence_where_it_does_not_belong() -> None:
-    packed = nn.utils.rnn.pack_sequence([torch.randn(4, N), torch.randn(2, N)])
-    for call in (lambda: RoutedGRUCell(N, H)(packed), lambda: flow_kernels.routed_gru(packed, None, **parameters())):  # type: ignore[arg-type]
+    packed: Any = nn.utils.rnn.pack_sequence([torch.randn(4, N), torch.randn(2, N)])
+    for call in (lambda: RoutedGRUCell(N, H)(packed), lambda: flow_kernels.routed_gru(packed, None, **parameters())):
         with pytest.raises(TypeError, match=r"got PackedSequence; pass its data as input and its batch_sizes to routed_gru"):
             call()
     with pytest.raises(TypeError, match=r"RoutedGRU: hx must be a torch.Tensor, got list"):
@@ -259,7 +261,7 @@ def test_vmap_over_empty_batches(backend: str) -> None:
     for name, gradient in vmap(torch.func.grad(loss))(weights, x).items():
         assert gradient.shape == weights[name].shape and not gradient.any()
     assert vmap(lambda x: layer(x)[0])(torch.randn(0, T, B, N)).shape == (0, T, B, H)
-    (output, _), leaf = layer(x[0]), layer.weight_hh_l0
+    (output, _), leaf = layer(x[0]), layer.get_parameter("weight_hh_l0")
     (gradient,) = torch.autograd.grad(output, leaf, torch.randn(7, T, 0, H), is_grads_batched=True)
     assert gradient.shape == (7, *leaf.shape) and not gradient.any()
 

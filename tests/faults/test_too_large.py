@@ -2,6 +2,8 @@
 
 import itertools
 import re
+from pathlib import Path
+from typing import Any, NoReturn
 
 import forked
 import numpy as np
@@ -46,28 +48,34 @@ FILE, SYNTHETIC = ["--data", "mine.jsonl.gz"], ["--data", "synthetic"]
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else value,
 )
-def test_an_option_that_no_machine_can_hold(here, capsys, monkeypatch, arguments, named):
+def test_an_option_that_no_machine_can_hold(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], named: str
+) -> None:
     refused(here, capsys, monkeypatch, ["run", *arguments], named)
 
 
-def test_a_comparison_of_which_one_algorithm_is_too_large(here, capsys, monkeypatch):
+def test_a_comparison_of_which_one_algorithm_is_too_large(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (here / "own.toml").write_text("[hypcluster]\nclusters = 10000000000\n")
     refused(here, capsys, monkeypatch, ["compare", "fedavg", "hypcluster", *FILE, "--settings", "own.toml"], "clusters")
 
 
-def refused(folder, capsys, monkeypatch, arguments, named):
+def refused(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], named: str
+) -> None:
     """The command ends with one sentence that names the option, its value and the remedy, and leaves nothing behind."""
     monkeypatch.setenv("FLOW_CACHE", str(folder / "cache"))
     before = sorted(folder.rglob("*"))
     assert main([*arguments, "--cohort", "2", "--folder", "new"]) == 2
-    said = capsys.readouterr().err.strip().splitlines()
-    assert len(said) == 1
-    assert re.match(rf"flow: .*{named}(=| must be at most )\d+", said[0])
-    assert re.search(rf"; lower .*{named}|; leave it out|; lower sequence_length or", said[0])
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert re.match(rf"flow: .*{named}(=| must be at most )\d+", lines[0])
+    assert re.search(rf"; lower .*{named}|; leave it out|; lower sequence_length or", lines[0])
     assert [path for path in sorted(folder.rglob("*")) if "cache" not in path.parts] == before
 
 
-def test_the_numbers_of_a_model_are_counted_without_making_it():
+def test_the_numbers_of_a_model_are_counted_without_making_it() -> None:
     generator = torch.Generator().manual_seed(0)
     for projection, routed, layers in itertools.product((None, 3), (False, True), (1, 2, 3)):
         model = LanguageModel(11, 5, 7, num_layers=layers, projection_dim=projection, routed_head=routed, generator=generator)
@@ -75,7 +83,7 @@ def test_the_numbers_of_a_model_are_counted_without_making_it():
         assert counted == {name: parameter.numel() for name, parameter in model.named_parameters()}
 
 
-def test_options_that_count_models_are_options_of_the_algorithm():
+def test_options_that_count_models_are_options_of_the_algorithm() -> None:
     for algorithm in REGISTRY.values():
         options = algorithm.resolve(algorithm.options(), 10)
         assert algorithm.models(options) == {name: getattr(options, name) for name in algorithm.models(options)}
@@ -103,24 +111,29 @@ print(peaks[1] - peaks[0], estimate.copies(config(1500), REGISTRY[sys.argv[1]]).
 
 
 @pytest.mark.parametrize(("algorithm", "threads"), [("fedavg", "2"), ("ditto", "1")])
-def test_the_estimate_is_at_most_what_a_run_takes_and_not_far_below(algorithm, threads):
+def test_the_estimate_is_at_most_what_a_run_takes_and_not_far_below(algorithm: str, threads: str) -> None:
     done = forked.python(MEASURED, algorithm, threads)
     assert done.returncode == 0, done.stderr
-    taken, said = map(int, done.stdout.split())
-    assert taken / 2.5 < said <= taken
+    taken, estimated = map(int, done.stdout.split())
+    assert taken / 2.5 < estimated <= taken
 
 
-def test_prepared_data_take_at_least_what_was_said():
-    for given in ({"clients": 300, "sequences": 1}, {"clients": 120, "sequences": 9}, {"clients": 5, "sequences": 400}):
+def test_prepared_data_take_at_least_what_was_said() -> None:
+    sizes: list[dict[str, Any]] = [
+        {"clients": 300, "sequences": 1}, {"clients": 120, "sequences": 9}, {"clients": 5, "sequences": 400},
+    ]  # fmt: skip
+    for given in sizes:
         for words in (100, 70_000):
             options = DataOptions(data="synthetic", vocabulary_size=words, sequence_length=7, **given)
             population, least = load(options), least_size(options)
-            taken = sum((loading.prepared_folder(options) / name).stat().st_size for name in ("tokens", "lengths"))
+            folder = loading.prepared_folder(options)
+            assert folder is not None
+            taken = sum((folder / name).stat().st_size for name in ("tokens", "lengths"))
             assert least.tokens == len(population.vocabulary)
             assert taken / 10 < least.prepared <= taken
 
 
-def test_what_clients_keep_is_held_against_the_disk(tmp_path, monkeypatch):
+def test_what_clients_keep_is_held_against_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "free_disk", lambda folder: 10**6)
     config = flow.Config(
         algorithm=REGISTRY["ditto"].options(),
@@ -138,7 +151,7 @@ def test_what_clients_keep_is_held_against_the_disk(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_free_memory_is_the_least_of_all_bounds(tmp_path, monkeypatch):
+def test_the_free_memory_is_the_least_of_all_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = tmp_path / "a" / "b"
     inner.mkdir(parents=True)
     monkeypatch.setattr(resources, "CGROUPS", tmp_path)
@@ -171,7 +184,7 @@ def test_the_free_memory_is_the_least_of_all_bounds(tmp_path, monkeypatch):
     assert free_memory() == 12
 
 
-def test_the_limit_of_a_process_counts():
+def test_the_limit_of_a_process_counts() -> None:
     code = "import resource as r, flow.resources as f; r.setrlimit(r.RLIMIT_AS, (1 << 36, r.RLIM_INFINITY)); "
     done = forked.python(code + "a = f._within_limit(); b = bytearray(1 << 28); print(a, a - f._within_limit())")
     left, taken = map(int, done.stdout.split())
@@ -179,8 +192,9 @@ def test_the_limit_of_a_process_counts():
     assert abs(taken - (1 << 28)) < 1 << 24
 
 
-def test_here_and_now_something_is_free(tmp_path):
-    assert 1 << 20 < free_memory() < 1 << 50
+def test_here_and_now_something_is_free(tmp_path: Path) -> None:
+    free = free_memory()
+    assert free is not None and 1 << 20 < free < 1 << 50
     assert free_disk(tmp_path / "not" / "there") == pytest.approx(free_disk(tmp_path), rel=0.1)
     require_memory([Need("a page", 4096, (("one", 1),))])
 
@@ -196,11 +210,11 @@ def test_here_and_now_something_is_free(tmp_path):
         (10**40, "1.0e+25 PB"),
     ],
 )
-def test_sizes(nbytes, text):
+def test_sizes(nbytes: int, text: str) -> None:
     assert size(nbytes) == text
 
 
-def test_the_message_names_what_is_largest(monkeypatch):
+def test_the_message_names_what_is_largest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "free_memory", lambda: 100)
     needs = [Need("a", 30, (("x", 1),)), Need("the model", 80, (("y", 2), ("z", None), ("w", 3)))]
     require_memory(needs[:1])
@@ -214,7 +228,7 @@ def test_the_message_names_what_is_largest(monkeypatch):
     require_memory(needs)
 
 
-def test_an_allocation_that_fails_all_the_same(capsys, monkeypatch):
+def test_an_allocation_that_fails_all_the_same(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError) as of_torch:
         torch.empty(2**55, dtype=torch.float64)
     with pytest.raises(MemoryError) as of_numpy:
@@ -222,12 +236,12 @@ def test_an_allocation_that_fails_all_the_same(capsys, monkeypatch):
     for error in (of_torch.value, of_numpy.value, MemoryError()):
         assert short_of_memory(error)
 
-        def failing(*_, error=error):
+        def failing(*_: object, error: BaseException = error) -> NoReturn:
             raise error
 
         monkeypatch.setitem(command_line.COMMANDS, "run", command_line.COMMANDS["run"]._replace(call=failing))
         assert main(["run"]) == 2
-        said = capsys.readouterr().err
-        assert said.startswith("flow: there is not enough memory (")
-        assert said.count("\n") == 1
+        message = capsys.readouterr().err
+        assert message.startswith("flow: there is not enough memory (")
+        assert message.count("\n") == 1
     assert short_of_memory(RuntimeError("a fault of ours")) is None

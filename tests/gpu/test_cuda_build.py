@@ -40,8 +40,8 @@ def configure(folder: Path, option: str) -> subprocess.CompletedProcess[str]:
 
 def test_insisting_without_nvcc_is_an_error(tmp_path: Path) -> None:
     done = configure(tmp_path, "1")
-    said = " ".join(done.stderr.split())
-    assert done.returncode and "FLOW_CUDA=1 needs a working nvcc" in said and "or set FLOW_CUDA=0" in said
+    message = " ".join(done.stderr.split())
+    assert done.returncode and "FLOW_CUDA=1 needs a working nvcc" in message and "or set FLOW_CUDA=0" in message
 
 
 def test_auto_without_nvcc_builds_the_rest(tmp_path: Path) -> None:

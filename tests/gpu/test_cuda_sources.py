@@ -20,6 +20,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from cuda_model import CSRC, Model, build, use
+from optional import present
 from problems import make
 from torch import Tensor
 
@@ -39,10 +40,10 @@ class Compiled(NamedTuple):
 
 
 def tool(name: str) -> str:
-    found = shutil.which(name)
-    if found is None:
+    path = shutil.which(name)
+    if path is None:
         pytest.skip(f"{name} is not on PATH")
-    return found
+    return path
 
 
 def nvcc() -> str:
@@ -80,9 +81,9 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> Compiled:
 
 
 def identity(mangled: str) -> tuple[str, str, tuple[int, ...]]:
-    found = KERNEL.search(mangled)
-    assert found, mangled
-    return found[2], found[1], tuple(map(int, re.findall(r"Li(\d+)E", found[3])))
+    kernel = KERNEL.search(mangled)
+    assert kernel, mangled
+    return kernel[2], kernel[1], tuple(map(int, re.findall(r"Li(\d+)E", kernel[3])))
 
 
 @pytest.mark.nvcc
@@ -137,9 +138,9 @@ def test_the_extension_builds_and_is_imported_without_a_driver(tmp_path: Path) -
         [
             "cmake",
             "-S",
-            ROOT,
+            str(ROOT),
             "-B",
-            tmp_path,
+            str(tmp_path),
             "-G",
             "Ninja",
             "-DFLOW_CUDA=1",
@@ -147,7 +148,7 @@ def test_the_extension_builds_and_is_imported_without_a_driver(tmp_path: Path) -
             f"-DPython_EXECUTABLE={sys.executable}",
             "-DCMAKE_BUILD_TYPE=Release",
         ],
-        ["cmake", "--build", tmp_path, "--target", "_cuda"],
+        ["cmake", "--build", str(tmp_path), "--target", "_cuda"],
     ):
         done = subprocess.run(command, env=env, capture_output=True, text=True)
         assert not done.returncode, done.stdout + done.stderr
@@ -203,10 +204,10 @@ def test_a_change_in_the_kernels_text_is_noticed(unchanged: Model, tmp_path: Pat
 
     def run_on(model: Model, order: int) -> dict[str, Tensor | None]:
         model.set(order=order)
-        found: dict[str, Tensor | None] = {}
+        results: dict[str, Tensor | None] = {}
         for _ in use(model):
-            found = problem.run("cuda", torch.bfloat16)
-        return found
+            results = problem.run("cuda", torch.bfloat16)
+        return results
 
     right = run_on(unchanged, 0)
     changed = Model(build(tmp_path, tmp_path))
@@ -217,6 +218,6 @@ def test_a_change_in_the_kernels_text_is_noticed(unchanged: Model, tmp_path: Pat
             if "the cluster kernel did not start" not in str(error):
                 raise
             return
-        if any(not torch.equal(got[n], t) for n, t in right.items() if t is not None):  # type: ignore[arg-type]
+        if any(not torch.equal(present(got[n]), t) for n, t in right.items() if t is not None):
             return
     pytest.fail("the model gave the same bits in every order")

@@ -120,7 +120,7 @@ def script(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "env", "said"),
+    ("arguments", "env", "message"),
     [
         ((), {}, "usage"),
         (("out", "swep"), {}, "no step is called 'swep'; the steps are build, machine"),
@@ -128,9 +128,9 @@ def script(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         (("out",), {"FLOW_GPU_SECONDS": "soon"}, "FLOW_GPU_SECONDS='soon'"),
     ],
 )
-def test_wrong_arguments_are_named(tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], said: str) -> None:
+def test_wrong_arguments_are_named(tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], message: str) -> None:
     done = script(*(str(tmp_path / a) if a == "out" else a for a in arguments), **env)
-    assert done.returncode and said in done.stderr and not (tmp_path / "out").exists()
+    assert done.returncode and message in done.stderr and not (tmp_path / "out").exists()
 
 
 def test_one_step_from_the_shell(tmp_path: Path) -> None:
@@ -173,10 +173,10 @@ def test_every_rival_has_the_numbers_of_the_reference() -> None:
     """In float64, so that nothing hides in rounding."""
     for clients in (1, 3):
         problem = Problem(replace(cases.TINY, clients=clients, dtype="float64", mode="training"), CPU)
-        found = measure.row("cohort", problem, ("loop", "stacked", "GRU"), measure.STAND_IN)
-        assert len(found["contenders"]) == 4 and not found["wrong"]
-        assert all(error < 1e-13 for errors in found["errors"].values() for error in errors.values()), found["errors"]
-        assert all(len(errors) == 3 for errors in found["errors"].values())
+        measured = measure.row("cohort", problem, ("loop", "stacked", "GRU"), measure.STAND_IN)
+        assert len(measured["contenders"]) == 4 and not measured["wrong"]
+        assert all(error < 1e-13 for errors in measured["errors"].values() for error in errors.values()), measured["errors"]
+        assert all(len(errors) == 3 for errors in measured["errors"].values())
 
 
 def test_the_stacked_form_compiles() -> None:
@@ -311,9 +311,9 @@ def test_probes_are_compiled_run_and_read(tmp_path: Path, monkeypatch: pytest.Mo
     for name, text in sources.items():
         (tmp_path / f"{name}.cu").write_text(f"#!/bin/sh\n{text}\n")
     monkeypatch.setattr(latencies, "SECONDS", 1)
-    found = latencies.run([tmp_path / f"{name}.cu" for name in sources], str(nvcc), tmp_path)
-    assert found.pop("good") == {"lines": [{"gap_us": 1.5}, {"gap_us": 2}]}
-    why = {name: result["failed"] for name, result in found.items()}
+    results = latencies.run([tmp_path / f"{name}.cu" for name in sources], str(nvcc), tmp_path)
+    assert results.pop("good") == {"lines": [{"gap_us": 1.5}, {"gap_us": 2}]}
+    why = {name: result["failed"] for name, result in results.items()}
     assert "JSON lines" in why["bad"] and why["dead"] == "exit status 4: oh" and why["slow"] == "no end within 1 s"
     assert why["broken"] == "nvcc: exit status 1: no good"
 
@@ -400,13 +400,14 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
 
 
 def test_runs_on_one_machine_become_one(tmp_path: Path) -> None:
-    run = {"device": "cuda", "date": "2026-01-01", "minutes": 1.0, "machine": {"gpu": "A", "versions": {}, "stand_in": False}}
+    machine = {"gpu": "A", "versions": {}, "stand_in": False}
+    run: dict[str, Any] = {"device": "cuda", "date": "2026-01-01", "minutes": 1.0, "machine": machine}
     first = run | {"steps": [{"step": "sweep", "status": "out of time"}, {"step": "build"}], "sweep": 1, "probes": 2}
     second = run | {"steps": [{"step": "sweep", "status": "passed"}], "sweep": 3}
-    found = draw.merged([first, second])
-    assert (found["sweep"], found["probes"], found["minutes"]) == (3, 2, 2.0)
-    assert [(s["step"], s.get("status")) for s in found["steps"]] == [("sweep", "passed"), ("build", None)]
-    for other in (second | {"machine": run["machine"] | {"gpu": "B"}}, {k: v for k, v in second.items() if k != "machine"}):
+    merged = draw.merged([first, second])
+    assert (merged["sweep"], merged["probes"], merged["minutes"]) == (3, 2, 2.0)
+    assert [(s["step"], s.get("status")) for s in merged["steps"]] == [("sweep", "passed"), ("build", None)]
+    for other in (second | {"machine": machine | {"gpu": "B"}}, {k: v for k, v in second.items() if k != "machine"}):
         with pytest.raises(SystemExit, match="the runs differ in gpu: A and"):
             draw.merged([first, other])
 
@@ -416,8 +417,8 @@ def test_the_bounds_are_the_arithmetic_of_the_step() -> None:
     row = report["cohort"]["rows"][0]
     row["case"] |= {"hidden": 256, "clients": 32, "batch": 16, "steps": 20}
     row["division"] = {"clusters": 32, "blocks": 4, "tile": 16}  # 128 blocks on 100 multiprocessors: two waves
-    found = tables.bounds(row, report)
-    assert found["shared memory as divided"] == pytest.approx(20 * 2 * (6 * 256 * 256 / 4) * 2 / (128 * 1e9))
+    bounds = tables.bounds(row, report)
+    assert bounds["shared memory as divided"] == pytest.approx(20 * 2 * (6 * 256 * 256 / 4) * 2 / (128 * 1e9))
     weights = 32 * 2 * 3 * 256 * 256
-    assert found["shared memory of the whole chip"] == pytest.approx(20 * weights * 2 / (100 * 128 * 1e9))
-    assert found["tensor cores"] == pytest.approx(20 * weights * 2 * 16 / 1e12)
+    assert bounds["shared memory of the whole chip"] == pytest.approx(20 * weights * 2 / (100 * 128 * 1e9))
+    assert bounds["tensor cores"] == pytest.approx(20 * weights * 2 * 16 / 1e12)

@@ -37,17 +37,18 @@ def test_kernels_in_the_interpreter() -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-o", "addopts=", "-p", "no:cacheprovider", cases]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=HERE.parents[1])
     assert done.returncode == 0, done.stdout + done.stderr
-    assert int(re.search(r"(\d+) passed", done.stdout)[1]) >= 50 and "skipped" not in done.stdout  # type: ignore[index]
+    passed = re.search(r"(\d+) passed", done.stdout)
+    assert passed and int(passed[1]) >= 50 and "skipped" not in done.stdout
 
 
 @pytest.mark.triton
-@pytest.mark.parametrize("how", ["step", "sequence"])
+@pytest.mark.parametrize("mode", ["step", "sequence"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_one_configuration_of_every_kernel_compiles_for_hopper(direction: str, how: str) -> None:
+def test_one_configuration_of_every_kernel_compiles_for_hopper(direction: str, mode: str) -> None:
     """All of the table: test_triton_table.py, which takes minutes."""
     from triton_aot import check
 
-    if how == "sequence":
+    if mode == "sequence":
         check(direction, "sequence", tiles.SEQUENCE[direction, "half"][32], "bf16", 90, hidden=32)
     else:
         check(direction, "step", tiles.STEP[direction, "half"][1], "bf16", 90, hidden=256)
@@ -59,9 +60,9 @@ def test_imports_and_says_why_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> 
     assert forked.python(code).returncode == 0
     cuda = torch.device("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    for found, why in ((None, "triton is not installed"), (object(), "no GPU: torch.cuda.is_available() is False")):
+    for spec, why in ((None, "triton is not installed"), (object(), "no GPU: torch.cuda.is_available() is False")):
         triton._why_missing.cache_clear()
-        monkeypatch.setattr(importlib.util, "find_spec", lambda _, found=found: found)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda _, spec=spec: spec)
         assert why in flow_kernels.backends()["triton"] and why in triton.refusal(torch.float32, cuda)
     tensors = make(1, 2, 2, 3, 5).tensors
     with pytest.raises(

@@ -54,7 +54,9 @@ def test_forward_and_every_gradient(sizes: tuple[int, ...], flags: dict[str, boo
 
 
 @pytest.mark.parametrize(
-    ("sizes", "tile", "route", "routing"), [(sizes, tile, *how) for sizes, tile, routes in STEPWISE for how in routes], ids=str
+    ("sizes", "tile", "route", "routing"),
+    [(sizes, tile, *pair) for sizes, tile, routes in STEPWISE for pair in routes],
+    ids=str,
 )
 def test_the_kernel_of_one_step(
     sizes: tuple[int, ...], tile: Tile, route: str, routing: str, monkeypatch: pytest.MonkeyPatch
@@ -77,13 +79,13 @@ def either(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("how", ["step", "sequence"])
-def test_either_kernel_at_the_same_size(how: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("mode", ["step", "sequence"])
+def test_either_kernel_at_the_same_size(mode: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes of one kernel run in the other, and tiles that are larger than the problem on both sides."""
-    tile = Tile(64, 32, 32) if how == "step" else Tile(64, 16)
-    if DEVICE == "cuda" and how == "sequence" and dtype == torch.float32:
+    tile = Tile(64, 32, 32) if mode == "step" else Tile(64, 16)
+    if DEVICE == "cuda" and mode == "sequence" and dtype == torch.float32:
         pytest.skip("float32 does not fit into registers at H = 64")
-    monkeypatch.setattr(tiles, "choose_tile", lambda *_: (how, tile))
+    monkeypatch.setattr(tiles, "choose_tile", lambda *_: (mode, tile))
     check(put(make(2, 3, 5, 3, 35, lengths=True, routing="straight_through")), dtype)
 
 
@@ -113,10 +115,10 @@ def test_frozen_parameters_change_nothing_else() -> None:
         assert_same_bits(some_grads, all_grads, tuple(f"d{n}" for n in frozen))
 
 
-@pytest.mark.parametrize("how", ["step", "sequence"])
-def test_the_same_bits_twice_and_with_gates_computed_again(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    h = 34 if how == "step" else 7
-    monkeypatch.setattr(tiles, "choose_tile", lambda *_: (how, Tile(32, 16, 32)))
+@pytest.mark.parametrize("mode", ["step", "sequence"])
+def test_the_same_bits_twice_and_with_gates_computed_again(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    h = 34 if mode == "step" else 7
+    monkeypatch.setattr(tiles, "choose_tile", lambda *_: (mode, Tile(32, 16, 32)))
     problem = put(make(1, 2, 4, 5, h, lengths=True))
     first = problem.run("triton", torch.float32)
     for other in (problem, dataclasses.replace(problem, options=problem.options | {"recompute": True})):
@@ -176,11 +178,11 @@ def test_opcheck(k: int) -> None:
     problem = put(make(max(k, 1), 2, 2, 3, 5))
     tensors = [problem.tensors[n].float() for n in NAMES]
     # no lengths: gates of rows that do not exist are never written, so two runs would differ there
-    args = [*(t if k else t[0] for t in tensors), None, None, "mixture", "soft", 0.9, False, False, True]
+    args = (*(t if k else t[0] for t in tensors), None, None, "mixture", "soft", 0.9, False, False, True)
     torch.library.opcheck(triton.family.forward_op, args)
     y, h_n, q, gates = triton.family.forward_op(*args)
     wanted = [n % 2 == 0 for n in range(12)]
-    torch.library.opcheck(triton.family.backward_op, [y, h_n, q, y, q, gates, *args[:-1], wanted])
+    torch.library.opcheck(triton.family.backward_op, (y, h_n, q, y, q, gates, *args[:-1], wanted))
 
 
 def test_transforms_and_compile() -> None:

@@ -15,8 +15,8 @@ from flow_kernels.backends.gpu.triton.tiles import Tile
 pytestmark = [pytest.mark.slow, pytest.mark.triton]
 DTYPES = {"half": ("bf16", "fp16"), "tf32": ("fp32",), "ieee": ("fp32",)}
 LINES = [
-    (direction, how, tile, dtype, hidden)
-    for how, table in (
+    (direction, mode, tile, dtype, hidden)
+    for mode, table in (
         ("step", {key: [(256, tile) for tile in line] for key, line in tiles.STEP.items()}),
         ("sequence", {key: line.items() for key, line in tiles.SEQUENCE.items()}),
     )
@@ -34,14 +34,14 @@ def ids(value: Any) -> str:
 
 
 @pytest.mark.parametrize("arch", [80, 90])
-@pytest.mark.parametrize(("direction", "how", "tile", "dtype", "hidden"), LINES, ids=ids)
-def test_line(direction: str, how: str, tile: Tile, dtype: str, hidden: int, arch: int) -> None:
+@pytest.mark.parametrize(("direction", "mode", "tile", "dtype", "hidden"), LINES, ids=ids)
+def test_line(direction: str, mode: str, tile: Tile, dtype: str, hidden: int, arch: int) -> None:
     from triton_aot import check, compile_tile
 
-    if how == "sequence" and arch == 80:  # what is not a power of two costs more registers
+    if mode == "sequence" and arch == 80:  # what is not a power of two costs more registers
         hidden -= 1
-    print(direction, how, ids(tile), dtype, f"sm_{arch}", compile_tile(direction, how, tile, dtype, arch, hidden))
-    check(direction, how, tile, dtype, arch, hidden)
+    print(direction, mode, ids(tile), dtype, f"sm_{arch}", compile_tile(direction, mode, tile, dtype, arch, hidden))
+    check(direction, mode, tile, dtype, arch, hidden)
 
 
 @pytest.mark.parametrize("direction", ["forward", "backward"])
@@ -52,11 +52,11 @@ def test_variants_of_the_step_kernels(changes: dict[str, Any], direction: str) -
     check(direction, "step", tiles.STEP[direction, "half"][0], "bf16", 90, 256, **changes)
 
 
-@pytest.mark.parametrize("how", ["step", "sequence"])
+@pytest.mark.parametrize("mode", ["step", "sequence"])
 @pytest.mark.parametrize("direction", ["forward", "backward"])
-def test_packed_rows(direction: str, how: str) -> None:
+def test_packed_rows(direction: str, mode: str) -> None:
     from triton_aot import compile_tile
 
-    lines = tiles.STEP[direction, "half"] if how == "step" else list(tiles.SEQUENCE[direction, "half"].values())
+    lines = tiles.STEP[direction, "half"] if mode == "step" else list(tiles.SEQUENCE[direction, "half"].values())
     for arch in (80, 90):
-        compile_tile(direction, how, lines[-1], "bf16", arch, 64, PACKED=True)
+        compile_tile(direction, mode, lines[-1], "bf16", arch, 64, PACKED=True)

@@ -61,8 +61,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 
 def isa_of(output: str) -> str | None:
-    found = re.search(r"flow_(\w+)\.dir/csrc/cpu/(?:routed_gru|training)/isa\.cpp\.o$", output)
-    return found and found[1]
+    kernel = re.search(r"flow_(\w+)\.dir/csrc/cpu/(?:routed_gru|training)/isa\.cpp\.o$", output)
+    return kernel and kernel[1]
 
 
 def test_only_the_kernels_are_compiled_for_an_instruction_set(here: dict[str, list[str]]) -> None:
@@ -75,18 +75,18 @@ def test_only_the_kernels_are_compiled_for_an_instruction_set(here: dict[str, li
 
 def test_no_x86_flag_on_another_processor(tmp_path: Path) -> None:
     """A cross build as far as CMake goes: no compiler for the other processor is needed to see what it would be told."""
-    there = commands(tmp_path, "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
-    assert [isa_of(output) for output in there if isa_of(output)] == ["baseline"] * 2  # routed_gru/isa.cpp and training/isa.cpp
-    for output, arguments in there.items():
+    cross = commands(tmp_path, "-DCMAKE_SYSTEM_NAME=Linux", "-DCMAKE_SYSTEM_PROCESSOR=aarch64")
+    assert [isa_of(output) for output in cross if isa_of(output)] == ["baseline"] * 2  # routed_gru/isa.cpp and training/isa.cpp
+    for output, arguments in cross.items():
         assert not [a for a in arguments if a.startswith("-m") or "X86" in a], output
 
 
 def test_objects_of_instruction_sets_share_nothing(here: dict[str, list[str]], tmp_path: Path) -> None:
     """An inline function that two of these objects have would be linked once, with whichever instructions came first: on an
     older processor the baseline would then run into them. Without optimisation every function that is used is in the object."""
-    found = [(isa, output, arguments) for output, arguments in here.items() if (isa := isa_of(output))]
-    assert sum(isa == "baseline" for isa, _, _ in found) == 2
-    for isa, output, arguments in found:
+    kernels = [(isa, output, arguments) for output, arguments in here.items() if (isa := isa_of(output))]
+    assert sum(isa == "baseline" for isa, _, _ in kernels) == 2
+    for isa, output, arguments in kernels:
         exported = f"flow_training_{isa}" if "/training/" in output else f"flow_kernels_{isa}"
         obj = tmp_path / f"{exported}.o"
         slow = [a for a in arguments if not a.startswith("-O")]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from optional import present
 from problems import NAMES, Problem, assert_as_exact_as_torch, make
 from torch import Tensor
 
@@ -42,7 +43,7 @@ def assert_same_bits(a: dict[str, Tensor | None], b: dict[str, Tensor | None], l
     for name, left in a.items():
         right = b[name]
         assert (left is None) == (right is None), f"{label}: {name}"
-        assert left is None or torch.equal(left, right), f"{label}: {name}"  # type: ignore[arg-type]
+        assert left is None or torch.equal(left, present(right)), f"{label}: {name}"
 
 
 @pytest.mark.parametrize(("route", "routing"), ROUTES)
@@ -120,7 +121,7 @@ def test_frozen_parameters_change_nothing_else(k: int, frozen: set[str]) -> None
         if name.removeprefix("d") in frozen:
             assert got is None
         else:
-            assert got is not None and torch.equal(got, all_grads[name])  # type: ignore[arg-type]
+            assert got is not None and torch.equal(got, present(all_grads[name]))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -148,8 +149,9 @@ def test_same_bits_whatever_the_workspace_held(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(("k", "t", "b", "i", "h"), [(1, 7, 17, 9, 33), (3, 5, 5, 16, 48), (1, 40, 43, 5, 7)])
 def test_gates_computed_again_change_no_bit(isa: str, k: int, t: int, b: int, i: int, h: int) -> None:
     cpu._C.select_isa(isa)
-    for options in ({"lengths": True}, {"reverse": True, "batch_first": True}, {"route": "local", "bias": False}):
-        problem = make(k, t, b, i, h, **options)  # type: ignore[arg-type]
+    cases: list[dict[str, Any]] = [{"lengths": True}, {"reverse": True, "batch_first": True}, {"route": "local", "bias": False}]
+    for options in cases:
+        problem = make(k, t, b, i, h, **options)
         saved = problem.run("cpu", torch.float32)
         problem.options["recompute"] = True
         for threads in (1, 2):
@@ -163,24 +165,24 @@ def test_a_client_does_not_see_its_company(isa: str) -> None:
     problem = make(5, 6, 4, 3, 20, lengths=True)
     together = problem.run("cpu", torch.float32)
     for client in range(5):
-        one = slice(client, client + 1)
+        own = slice(client, client + 1)
         alone = Problem(
-            {n: t[one] for n, t in problem.tensors.items()},
-            problem.options | {"lengths": problem.options["lengths"][one]},
-            tuple(g[one] for g in problem.output_grads),  # type: ignore[arg-type]
+            {n: t[own] for n, t in problem.tensors.items()},
+            problem.options | {"lengths": problem.options["lengths"][own]},
+            tuple(g[own] for g in problem.output_grads),
         ).run("cpu", torch.float32)
-        assert_same_bits(alone, {n: None if t is None else t[one] for n, t in together.items()}, f"client {client}")
+        assert_same_bits(alone, {n: None if t is None else t[own] for n, t in together.items()}, f"client {client}")
 
 
 def test_a_sequence_does_not_see_its_batch() -> None:
     problem = make(1, 6, 19, 3, 20, batch_first=True)
     together = problem.run("cpu", torch.float32)
     for b in range(19):
-        one = problem.tensors | {"input": problem.tensors["input"][:, b : b + 1], "hx": problem.tensors["hx"][:, b : b + 1]}
+        tensors = problem.tensors | {"input": problem.tensors["input"][:, b : b + 1], "hx": problem.tensors["hx"][:, b : b + 1]}
         grads = tuple(g[:, b : b + 1] for g in problem.output_grads)
-        alone = Problem(one, problem.options, grads).run("cpu", torch.float32)  # type: ignore[arg-type]
+        alone = Problem(tensors, problem.options, grads).run("cpu", torch.float32)
         for name in ("output", "h_n", "q", "dinput", "dhx"):
-            assert torch.equal(alone[name], together[name][:, b : b + 1]), name  # type: ignore[arg-type,index]
+            assert torch.equal(present(alone[name]), present(together[name])[:, b : b + 1]), name
 
 
 def test_what_lies_past_the_length_is_never_read() -> None:
@@ -194,9 +196,9 @@ def test_what_lies_past_the_length_is_never_read() -> None:
     outputs = flow_kernels.routed_gru(*(leaves[n] for n in NAMES), **problem.options, backend="cpu")
     torch.autograd.backward(outputs, problem.output_grads)
     for name, output in zip(("output", "h_n", "q"), outputs, strict=True):
-        assert torch.equal(output, clean[name])  # type: ignore[arg-type]
+        assert torch.equal(output, present(clean[name]))
     for name, leaf in leaves.items():
-        assert leaf.grad is not None and torch.equal(leaf.grad, clean[f"d{name}"])  # type: ignore[arg-type]
+        assert leaf.grad is not None and torch.equal(leaf.grad, present(clean[f"d{name}"]))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -215,10 +217,10 @@ def test_packed_is_padded_without_the_padding(sizes: tuple[int, ...], reverse: b
     dy, dh_n, dq = (g[0] for g in problem.output_grads)
     torch.autograd.backward(outputs, (dy[valid], dh_n, dq[valid]))
     for name, output in zip(("output", "h_n", "q"), outputs, strict=True):
-        want = padded[name][0]  # type: ignore[index]
+        want = present(padded[name])[0]
         assert torch.equal(output, want if name == "h_n" else want[valid]), name
     for name, leaf in leaves.items():
-        want = padded[f"d{name}"][0]  # type: ignore[index]
+        want = present(padded[f"d{name}"])[0]
         torch.testing.assert_close(leaf.grad, want[valid] if name == "input" else want, rtol=1e-12, atol=1e-12)
 
 

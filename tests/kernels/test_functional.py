@@ -75,7 +75,7 @@ def test_bad_arguments(changes: dict[str, Any], error: type[Exception], message:
 )
 def test_bad_packed_arguments(changes: dict[str, Any], error: type[Exception], message: str, backend: str) -> None:
     tensors = {n: t[0] for n, t in make(1, 1, 3, 5, 6).tensors.items()}
-    good = tensors | {"input": torch.zeros(5, 5).double(), "batch_sizes": torch.tensor([3, 2])}
+    good: dict[str, Any] = tensors | {"input": torch.zeros(5, 5).double(), "batch_sizes": torch.tensor([3, 2])}
     arguments = dict(good)
     flow_kernels.routed_gru(*[arguments.pop(n) for n in NAMES], **arguments, backend=backend)
     arguments = good | changes
@@ -84,7 +84,7 @@ def test_bad_packed_arguments(changes: dict[str, Any], error: type[Exception], m
 
 
 def test_what_a_route_does_not_use_may_be_missing_or_wrong() -> None:
-    local = {n: None for n in NAMES if n.startswith(("local_", "router_"))}
+    local: dict[str, Any] = {n: None for n in NAMES if n.startswith(("local_", "router_"))}
     torch.testing.assert_close(call(route="global", **local), call(route="global", backend="reference"))
 
 
@@ -102,14 +102,14 @@ def test_a_backend_asked_for_by_name_never_falls_back() -> None:
 
 
 def test_plan_is_pure_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    problem = dict(clients=1, batch=1, steps=1, inputs=1, hidden=1)
+    problem: dict[str, Any] = dict(clients=1, batch=1, steps=1, inputs=1, hidden=1)
     device = torch.device("cpu")
     assert plan.choose_plan(**problem, dtype=torch.float32, device=device).backend == "cpu"
     fallback = plan.choose_plan(**problem, dtype=torch.float16, device=device)
     assert fallback.backend == "reference" and "float16" in fallback.reason
-    said = flow_kernels.backends()
-    assert set(said) == {"reference", "cpu", "triton", "cuda"}
-    assert said["reference"] == "available" and said["cpu"] == f"available ({cpu._C.isa()})"
+    states = flow_kernels.backends()
+    assert set(states) == {"reference", "cpu", "triton", "cuda"}
+    assert states["reference"] == "available" and states["cpu"] == f"available ({cpu._C.isa()})"
     monkeypatch.setattr(cpu, "_C", None)
     monkeypatch.setattr(cpu, "_missing", "not built", raising=False)
     assert flow_kernels.backends()["cpu"] == "not built"
@@ -123,9 +123,9 @@ def test_meta_tensors_have_shapes() -> None:
 
 
 def test_explain() -> None:
-    sizes = dict(batch_size=17, seq_len=20, input_size=50, hidden_size=60)
-    said = flow_kernels.explain(**sizes)
-    assert said.backend == "cpu" and "1 client x 1 batch tile on 1 thread" in str(said) and cpu._C.isa() in str(said)
+    sizes: dict[str, Any] = dict(batch_size=17, seq_len=20, input_size=50, hidden_size=60)
+    chosen = flow_kernels.explain(**sizes)
+    assert chosen.backend == "cpu" and "1 client x 1 batch tile on 1 thread" in str(chosen) and cpu._C.isa() in str(chosen)
     torch.set_num_threads(2)
     assert "3 clients x 2 batch tiles on 2 threads" in flow_kernels.explain(**sizes, num_clients=3).details
     assert "4 clients x 1 batch tile on 2 threads" in flow_kernels.explain(**sizes, num_clients=4).details

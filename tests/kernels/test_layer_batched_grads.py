@@ -3,6 +3,7 @@ the numbers of a loop over the float64 reference."""
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -30,9 +31,10 @@ def outputs_of(k: int | None, route: str, backend: str, **options: Any) -> tuple
     """Leaves by name and the outputs of one call with awkward sizes; k None: no leading K."""
     problem = make(k or 1, 5, 3, 2, 7, lengths=bool(options.pop("padded", False)), route=route, **options)
     tensors = {n: t.clone() if k else t[0].clone() for n, t in problem.tensors.items()}
-    given = {n: v if k or not isinstance(v, Tensor) else v[0] for n, v in problem.options.items()}
+    given: dict[str, Any] = {n: v if k or not isinstance(v, Tensor) else v[0] for n, v in problem.options.items()}
     leaves = {n: t.requires_grad_() for n, t in tensors.items()}
-    return leaves, flow_kernels.routed_gru(*(leaves.get(n) for n in NAMES), **given, backend=backend)  # type: ignore[arg-type]
+    arguments: list[Any] = [leaves.get(n) for n in NAMES]
+    return leaves, flow_kernels.routed_gru(*arguments, **given, backend=backend)
 
 
 def compare(k: int | None, route: str, wanted: str, backend: str = "cpu", create_graph: bool = False, **options: Any) -> None:
@@ -52,10 +54,10 @@ def compare(k: int | None, route: str, wanted: str, backend: str = "cpu", create
         create_graph=create_graph,
     )
     for j in range(4):
-        one = [grads[i][j] for i in use]
-        want = torch.autograd.grad([exact[i] for i in use], [exact_leaves[n] for n in names], one, retain_graph=True)
+        own = [grads[i][j] for i in use]
+        want = torch.autograd.grad([exact[i] for i in use], [exact_leaves[n] for n in names], own, retain_graph=True)
         for name, a, b in zip(names, got, want, strict=True):
-            torch.testing.assert_close(a[j], b, rtol=1e-10, atol=1e-12, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(a[j], b, rtol=1e-10, atol=1e-12, msg=partial("{}: {}".format, name))
 
 
 @pytest.mark.parametrize("wanted", WANTED)
@@ -123,12 +125,12 @@ def test_vmap_of_the_backward_op(mapped: str, k: int | None, batch_first: bool, 
     stacks: list[Any] = list(args)
     for n, (name, tensor) in enumerate(zip(names, args, strict=True)):
         if name in chosen and tensor is not None and tensor.numel():
-            dims[n] = n % (tensor.dim() + 1) - (0 if n % 2 else tensor.dim() + 1)  # from the left and from the right
+            dim = n % (tensor.dim() + 1) - (0 if n % 2 else tensor.dim() + 1)  # from the left and from the right
             several = [tensor.flip(-1) if name == "lengths" else tensor, tensor.roll(1, -1), tensor]
             if name not in ("lengths", "gates", "y", "q"):
                 several = [x * (1 + 0.1 * m) for m, x in enumerate(several)]
-            stacks[n] = torch.stack(several, dims[n])
-    if all(dim is None for dim in dims):
+            dims[n], stacks[n] = dim, torch.stack(several, dim)
+    if all(along is None for along in dims):
         return  # gates that were not saved
 
     def backward(*tensors: Any) -> Any:
@@ -136,8 +138,8 @@ def test_vmap_of_the_backward_op(mapped: str, k: int | None, batch_first: bool, 
 
     got = vmap(backward, in_dims=tuple(dims))(*stacks)
     for m in range(3):
-        one = [x if dim is None else x.select(dim, m) for x, dim in zip(stacks, dims, strict=True)]
-        for a, b_ in zip(got, backward(*one), strict=True):
+        single = [x if along is None else x.select(along, m) for x, along in zip(stacks, dims, strict=True)]
+        for a, b_ in zip(got, backward(*single), strict=True):
             torch.testing.assert_close(a[m], b_, rtol=1e-10, atol=1e-12)
 
 

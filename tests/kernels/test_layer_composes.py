@@ -10,9 +10,9 @@ import forked
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
 from flow_kernels import RoutedGRU, RoutedGRUCell
@@ -21,7 +21,8 @@ from flow_kernels import RoutedGRU, RoutedGRUCell
 def loss_of(layer: RoutedGRU) -> Any:
     def loss(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
         y, h_n, q = functional_call(layer, parameters, (x,), {"return_routing": True})
-        return y.square().sum() + h_n.sum() + q.square().sum()
+        total: Tensor = y.square().sum() + h_n.sum() + q.square().sum()
+        return total
 
     return loss
 
@@ -34,8 +35,8 @@ def test_vmap_of_grad_is_grad_one_by_one(options: dict[str, Any]) -> None:
     x = torch.randn(3, 4, 2, 5, dtype=torch.float64)
     many = vmap(grad(loss))(stacked, x)
     for k in range(3):
-        for name, one in grad(loss)({n: p[k] for n, p in stacked.items()}, x[k]).items():
-            torch.testing.assert_close(many[name][k], one)
+        for name, want in grad(loss)({n: p[k] for n, p in stacked.items()}, x[k]).items():
+            torch.testing.assert_close(many[name][k], want)
 
 
 @pytest.mark.parametrize("fullgraph", [False, True])
@@ -64,7 +65,8 @@ def test_second_derivatives_by_the_reference() -> None:
     x = torch.randn(5, 2, 3, dtype=torch.float64, requires_grad=True)
     (first,) = torch.autograd.grad(layer(x)[0].square().sum(), x, create_graph=True)
     first.square().sum().backward()
-    assert layer.weight_hh_l0.grad is not None and layer.weight_hh_l0.grad.any()
+    weight = layer.get_parameter("weight_hh_l0")
+    assert weight.grad is not None and weight.grad.any()
     layer.backend = "cpu"
     (first,) = torch.autograd.grad(layer(x)[0].square().sum(), x, create_graph=True)
     with pytest.raises(RuntimeError, match="backend='reference'"):
@@ -102,14 +104,14 @@ def test_distributed_data_parallel() -> None:
         port = free.getsockname()[1]
     with forked.context().Manager() as manager:
         results = manager.dict()
-        mp.start_processes(_train_a_part, (2, port, results), nprocs=2, start_method="forkserver")
-        found = dict(results)
+        start_processes(_train_a_part, (2, port, results), nprocs=2, start_method="forkserver")
+        averaged = dict(results)
     torch.manual_seed(0)
     model = Tagger()
     model(torch.randn(5, 4, 3)).square().mean().backward()
-    assert found.keys() == dict(model.named_parameters()).keys()
+    assert averaged.keys() == dict(model.named_parameters()).keys()
     for name, parameter in model.named_parameters():
-        torch.testing.assert_close(torch.tensor(found[name]), parameter.grad)
+        torch.testing.assert_close(torch.tensor(averaged[name]), parameter.grad)
 
 
 @pytest.mark.parametrize("change", ["+=", "relu_", "setitem", "dropout", "detach_"])

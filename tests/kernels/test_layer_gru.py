@@ -63,17 +63,17 @@ def test_float32_is_as_exact_as_torch_gru(batch: int, steps: int, inputs: int, h
         ours.load_state_dict(theirs.state_dict())
         exact = copy.deepcopy(theirs).double()
         x = torch.randn(steps, batch, inputs)
-        found = []
+        results: list[dict[str, Any]] = []
         for module, dtype in ((ours, torch.float32), (theirs, torch.float32), (exact, torch.float64)):
             leaf = x.to(dtype).detach().clone().requires_grad_()
             output, h_n = module(leaf)
             (output.square().sum() + h_n.sum()).backward()
             named = {n: p.grad for n, p in module.named_parameters()}
-            found.append({"output": output.detach(), "h_n": h_n.detach(), "x": leaf.grad, **named})
-        for name, want in found[2].items():
+            results.append({"output": output.detach(), "h_n": h_n.detach(), "x": leaf.grad, **named})
+        for name, want in results[2].items():
             sums = errors.setdefault(name, [0.0, 0.0, 0.0])
             for side in (0, 1):
-                sums[side] += float((found[side][name].double() - want).square().mean())
+                sums[side] += float((results[side][name].double() - want).square().mean())
             sums[2] = max(sums[2], float(want.abs().max()))
     for name, (mine, other, scale) in errors.items():
         assert mine <= (2 * other**0.5 + 4 * 6**0.5 * torch.finfo(torch.float32).eps * scale) ** 2, name
@@ -113,13 +113,13 @@ def test_state_dicts_go_both_ways_in_silence(assign: bool, recwarn: pytest.Warni
 def test_checkpoints_between_one_expert_and_two() -> None:
     routed: Any = RoutedGRU(3, 4)
     plain: Any = GRU(3, 4)
-    said = "GRU: the checkpoint is one of a RoutedGRU or RoutedGRUCell, with two experts and a router"
-    with pytest.warns(UserWarning, match=said), pytest.raises(RuntimeError, match=r"Unexpected key.*local_weight_ih_l0"):
+    warning = "GRU: the checkpoint is one of a RoutedGRU or RoutedGRUCell, with two experts and a router"
+    with pytest.warns(UserWarning, match=warning), pytest.raises(RuntimeError, match=r"Unexpected key.*local_weight_ih_l0"):
         plain.load_state_dict(routed.state_dict())
     plain.load_state_dict({n: v for n, v in routed.state_dict().items() if not n.startswith(("local_", "router_"))})
     x = torch.randn(5, 2, 3)
     assert torch.equal(plain(x)[0], routed(x, route="global")[0])
-    with pytest.warns(UserWarning, match=said):
+    with pytest.warns(UserWarning, match=warning):
         plain.load_state_dict(routed.state_dict(), strict=False)
     with pytest.warns(UserWarning, match="plain GRU"):
         RoutedGRU(3, 4).load_state_dict(plain.state_dict())
@@ -235,14 +235,14 @@ def test_cell_from_a_layer() -> None:
     layer = GRU(3, 4, 2, bidirectional=True, backend="reference")
     cell = GRUCell.from_layer(layer, 1, reverse=True)
     assert repr(cell) == "GRUCell(8, 4, backend=reference)"
-    assert torch.equal(cell.weight_hh, layer.weight_hh_l1_reverse)
+    assert torch.equal(cell.get_parameter("weight_hh"), layer.get_parameter("weight_hh_l1_reverse"))
     routed = RoutedGRU(3, 4)
     x = torch.randn(2, 3)
     torch.testing.assert_close(GRUCell.from_layer(routed)(x), routed(x.unsqueeze(0), route="global")[0][0])
     with pytest.raises(TypeError, match=r"RoutedGRUCell.from_layer: layer is a GRU without 'temperature'; pass a .*RoutedGRU"):
-        RoutedGRUCell.from_layer(layer)  # type: ignore[arg-type]
+        RoutedGRUCell.from_layer(layer)
     with pytest.raises(TypeError, match=r"GRUCell.from_layer: layer is a GRU without 'num_clients'; pass a flow_kernels.GRU"):
-        GRUCell.from_layer(nn.GRU(3, 4))  # type: ignore[arg-type]
+        GRUCell.from_layer(nn.GRU(3, 4))
 
 
 @pytest.mark.parametrize(

@@ -30,9 +30,9 @@ def test_checkpoint_of_torch_gru_loads(bias: bool, assign: bool) -> None:
     layer = RoutedGRU(3, 4, 2, bias=bias, bidirectional=True)
     router = {n: p.detach().clone() for n, p in layer.named_parameters() if n.startswith("router_")}
     checkpoint = gru.state_dict()
-    with pytest.warns(UserWarning, match="checkpoint is one of a plain GRU; the local expert starts as a copy") as said:
+    with pytest.warns(UserWarning, match="checkpoint is one of a plain GRU; the local expert starts as a copy") as warned:
         result = layer.load_state_dict(checkpoint, assign=assign)
-    assert [w.filename for w in said] == [__file__]
+    assert [w.filename for w in warned] == [__file__]
     assert not result.missing_keys
     assert list(checkpoint) == list(gru.state_dict()), "the caller's dict was changed"
     state = layer.state_dict()
@@ -109,27 +109,27 @@ def test_load_that_is_not_strict_reports_what_is_missing() -> None:
 def test_checkpoint_of_one_model_goes_to_every_client() -> None:
     many: Any = RoutedGRU(3, 4, num_clients=3)
     gru: Any = nn.GRU(3, 4)
-    one: Any = RoutedGRU(3, 4)
-    with pytest.warns(UserWarning, match="each of the 3 clients starts from a copy of it") as said:
-        many.load_state_dict(one.state_dict())
-    assert len(said) == 1
+    single: Any = RoutedGRU(3, 4)
+    with pytest.warns(UserWarning, match="each of the 3 clients starts from a copy of it") as warned:
+        many.load_state_dict(single.state_dict())
+    assert len(warned) == 1
     for name, parameter in many.named_parameters():
-        assert torch.equal(parameter, torch.stack([one.state_dict()[name]] * 3)), name
+        assert torch.equal(parameter, torch.stack([single.state_dict()[name]] * 3)), name
         assert parameter.is_contiguous()
     router = many.router_weight_l0.detach().clone()
-    with pytest.warns(UserWarning, match="RoutedGRU: the checkpoint") as said:
+    with pytest.warns(UserWarning, match="RoutedGRU: the checkpoint") as warned:
         many.load_state_dict(gru.state_dict())
-    assert len(said) == 2
+    assert len(warned) == 2
     assert torch.equal(many.local_weight_hh_l0[2], gru.weight_hh_l0)
     assert torch.equal(many.router_weight_l0, router)
     with pytest.warns(UserWarning, match="each of the 3 clients"):
-        many.load_state_dict(one.state_dict(), assign=True)
+        many.load_state_dict(single.state_dict(), assign=True)
     with torch.no_grad():
         many.weight_ih_l0[0].zero_()  # the clients share no memory with each other, nor with the checkpoint
-    assert torch.equal(many.weight_ih_l0[1], one.weight_ih_l0)
-    assert one.weight_ih_l0.all()
+    assert torch.equal(many.weight_ih_l0[1], single.weight_ih_l0)
+    assert single.weight_ih_l0.all()
     with pytest.raises(RuntimeError, match="size mismatch"):
-        one.load_state_dict(many.state_dict())
+        single.load_state_dict(many.state_dict())
 
 
 # ---------------------------------------------------------------- copies, dtypes, attributes
@@ -152,12 +152,12 @@ def test_half_precision(dtype: torch.dtype) -> None:
     layer = PLAIN.layer().to(dtype)
     x, hx = PLAIN.data()
     assert hx is not None
-    one = RoutedGRU(3, 4, bidirectional=True, dtype=dtype)
-    one.load_state_dict({n: v for n, v in layer.state_dict().items() if "_l0" in n})
+    single = RoutedGRU(3, 4, bidirectional=True, dtype=dtype)
+    single.load_state_dict({n: v for n, v in layer.state_dict().items() if "_l0" in n})
     x, hx = x.to(dtype), hx[:2].to(dtype)
-    output, h_n, q = one(x, hx, return_routing=True)
+    output, h_n, q = single(x, hx, return_routing=True)
     assert {output.dtype, h_n.dtype, q.dtype} == {dtype}
-    exact = copy.deepcopy(one).double()(x.double(), hx.double(), return_routing=True)
+    exact = copy.deepcopy(single).double()(x.double(), hx.double(), return_routing=True)
     for mine, theirs in zip((output, h_n, q), exact, strict=True):
         torch.testing.assert_close(mine.double(), theirs, rtol=0, atol=torch.finfo(dtype).eps)
 
@@ -198,10 +198,10 @@ def test_parametrizations_and_pruning() -> None:
     with torch.no_grad():
         layer.router_weight_l0.div_(3)
     close(layer(x, hx)[0], expected)
-    prune.l1_unstructured(layer, "local_weight_hh_l0", amount=0.5)  # type: ignore[no-untyped-call]
+    prune.l1_unstructured(layer, "local_weight_hh_l0", amount=0.5)
     pruned = layer(x, hx)[0]
     assert not torch.allclose(pruned, expected)
-    prune.remove(layer, "local_weight_hh_l0")  # type: ignore[no-untyped-call]
+    prune.remove(layer, "local_weight_hh_l0")
     close(layer(x, hx)[0], pruned)
 
 
@@ -288,7 +288,7 @@ def test_on_the_meta_device() -> None:
     output, h_n = layer(torch.randn(5, 2, 3, device="meta"))
     assert output.shape == (5, 2, 4)
     assert h_n.shape == (1, 2, 4)
-    real = skip_init(RoutedGRU, 3, 4)  # type: ignore[no-untyped-call]
+    real = skip_init(RoutedGRU, 3, 4)
     real.load_state_dict(RoutedGRU(3, 4).state_dict())
     assert real(torch.randn(5, 2, 3))[0].shape == (5, 2, 4)
 

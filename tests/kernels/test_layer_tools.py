@@ -68,9 +68,10 @@ class Only(nn.Module):
 @pytest.mark.parametrize("kind", KINDS)
 def test_onnx_by_the_older_exporter(kind: Any) -> None:
     """A fused backend is refused in a sentence. The reference passes every conversion; only the package onnx may be missing."""
+    file: Any = io.BytesIO()  # torch takes an open file too, which its annotation leaves out
     with pytest.raises(RuntimeError, match="an operator of its own, which ONNX does not have; export with backend='reference'"):
-        torch.onnx.export(Only(kind(3, 4).eval()), (sample(kind),), io.BytesIO(), dynamo=False)
-    model, file = Only(kind(3, 4, backend="reference").eval()), io.BytesIO()
+        torch.onnx.export(Only(kind(3, 4).eval()), (sample(kind),), file, dynamo=False)
+    model = Only(kind(3, 4, backend="reference").eval())
     if importlib.util.find_spec("onnx") is None:  # asked for after the graph is converted
         with pytest.raises(torch.onnx.errors.OnnxExporterError, match=r"^Module onnx is not installed!$"):
             torch.onnx.export(model, (sample(kind),), file, dynamo=False)
@@ -96,9 +97,9 @@ def test_dynamic_quantization_says_that_it_leaves_the_layer_in_float(kind: Any) 
     model = nn.Sequential(nn.Linear(3, 3), kind(3, 4))
     with pytest.warns(
         UserWarning, match=rf"^{kind.__name__} is not quantized: .* so its weights stay float32; load one"
-    ) as said:
+    ) as warned:
         quantized = torch.ao.quantization.quantize_dynamic(model)
-    assert len([w for w in said if "is not quantized" in str(w.message)]) == 1
+    assert len([w for w in warned if "is not quantized" in str(w.message)]) == 1
     assert type(quantized[0]) is not nn.Linear
     x = sample(kind)
     assert torch.equal(first(quantized[1](x)), first(model[1](x)))

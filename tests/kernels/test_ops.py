@@ -44,13 +44,13 @@ def op_arguments(k: int, bias: bool, lengths: bool, route: str, save: bool, requ
 def test_opcheck(k: int, bias: bool, lengths: bool, route: str) -> None:
     for save in (False, True):
         args = op_arguments(k, bias, lengths, route, save, requires_grad=False)
-        torch.library.opcheck(torch.ops.flow_kernels.routed_gru.default, args)
+        torch.library.opcheck(torch.ops.flow_kernels.routed_gru.default, tuple(args))
     y, h_n, q, gates = torch.ops.flow_kernels.routed_gru(*args)
     given = [t is not None for t in args[:12]]
     for wanted in (given, [w and n % 2 == 0 for n, w in enumerate(given)]):
         for dq in (torch.ones_like(q), None):
             backward = [torch.ones_like(y), torch.ones_like(h_n), dq, y, q, gates, *args[:-1], wanted]
-            torch.library.opcheck(torch.ops.flow_kernels.routed_gru_backward.default, backward)
+            torch.library.opcheck(torch.ops.flow_kernels.routed_gru_backward.default, tuple(backward))
 
 
 TENSORS = (
@@ -106,7 +106,8 @@ def test_jacobian() -> None:
     input, tensors = one_client()
 
     def run(backend: str) -> Tensor:
-        return jacrev(lambda x: flow_kernels.routed_gru(x, *tensors, backend=backend)[0])(input)
+        jacobian: Tensor = jacrev(lambda x: flow_kernels.routed_gru(x, *tensors, backend=backend)[0])(input)
+        return jacobian
 
     torch.testing.assert_close(run("cpu"), run("reference"))
 
@@ -150,8 +151,9 @@ def test_second_derivative_is_refused_by_name() -> None:
     input, tensors = one_client()
     leaves = [t.clone().requires_grad_() for t in tensors]
     first = torch.autograd.grad(loss(tuple(leaves), input), leaves, create_graph=True)
+    total, *others = (g.sum() for g in first)
     with pytest.raises(RuntimeError, match="backend='reference'"):
-        sum(g.sum() for g in first).backward()  # type: ignore[union-attr]
+        sum(others, total).backward()
 
 
 def test_backward_twice_through_one_graph() -> None:

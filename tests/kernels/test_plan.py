@@ -61,8 +61,8 @@ EVERYTHING = installed("cuda", "triton", "cpu")
 def test_the_fastest_that_runs(
     dtype: Any, device: Any, capability: Any, hidden: int, refusal: plan.Refusal, backend: str
 ) -> None:
-    given = dict(**SIZES, hidden=hidden, dtype=dtype, device=device, capability=capability, refusal=refusal)
-    chosen = plan.choose_plan(**given)  # type: ignore[arg-type]
+    given: dict[str, Any] = dict(**SIZES, hidden=hidden, dtype=dtype, device=device, capability=capability, refusal=refusal)
+    chosen = plan.choose_plan(**given)
     assert chosen.backend == backend
     assert chosen.details == load(backend).describe(3, 7, 5, 9, hidden, dtype) and chosen.details in str(chosen)
     order = plan.ORDER.get(device.type, ("reference",))
@@ -72,20 +72,20 @@ def test_the_fastest_that_runs(
         if name in skipped or name not in order:
             if name != "reference":
                 with pytest.raises(RuntimeError, match=f"backend='{name}' cannot run here"):
-                    plan.choose_plan(**given, backend=name)  # type: ignore[arg-type]
+                    plan.choose_plan(**given, backend=name)
         else:
-            assert plan.choose_plan(**given, backend=name).backend == name  # type: ignore[arg-type]
+            assert plan.choose_plan(**given, backend=name).backend == name
 
 
 def test_explained_for_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = dict(batch_size=16, seq_len=20, input_size=96, hidden_size=700, num_clients=4)
+    sizes: dict[str, Any] = dict(batch_size=16, seq_len=20, input_size=96, hidden_size=700, num_clients=4)
     if not torch.cuda.is_available():
-        said = flow_kernels.explain(**sizes, device="cuda")
-        assert said.backend == "reference" and "cuda: " in said.reason and "triton: " in said.reason
+        here = flow_kernels.explain(**sizes, device="cuda")
+        assert here.backend == "reference" and "cuda: " in here.reason and "triton: " in here.reason
     monkeypatch.setattr(triton, "_why_missing", lambda: "")
-    said = flow_kernels.explain(**sizes, device="cuda", capability=(9, 0), dtype=torch.bfloat16)
-    assert said.backend == "triton"
-    assert "forward one kernel a step, 176 programs of 16 units x 16 sequences" in said.details
+    chosen = flow_kernels.explain(**sizes, device="cuda", capability=(9, 0), dtype=torch.bfloat16)
+    assert chosen.backend == "triton"
+    assert "forward one kernel a step, 176 programs of 16 units x 16 sequences" in chosen.details
     sizes["hidden_size"] = 33
     assert (
         "4 programs of 64 units"
@@ -105,8 +105,8 @@ def test_tiles() -> None:
             line = tiles.STEP[direction, kind]
             assert [t.units * t.sequences for t in line] == sorted((t.units * t.sequences for t in line), reverse=True)
             for k, b, h in ((1, 1, 1), (1, 16, 65), (5, 3, 128), (32, 64, 256), (128, 16, 1000)):
-                how, tile = tiles.choose_tile(direction, kind, k, b, h)
-                if how == "sequence":
+                kernel, tile = tiles.choose_tile(direction, kind, k, b, h)
+                if kernel == "sequence":
                     assert h <= tile.units < 2 * max(h, 9), "one program has all units"
                     continue
                 assert h > max(tiles.SEQUENCE[direction, kind]) and tile.sequences < 2 * max(b, 9)

@@ -1,6 +1,7 @@
 """The reference against a loop written from the equations, one client, one sequence, one number at a time."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,9 @@ def sigmoid(v: float) -> float:
     return 1 / (1 + math.exp(-v))
 
 
-def naive(tensors: dict[str, Tensor], k: int, b: int, length: int, route: str, routing: str, temperature: float):
+def naive(
+    tensors: dict[str, Tensor], k: int, b: int, length: int, route: str, routing: str, temperature: float
+) -> tuple[list[list[float]], list[list[float]]]:
     """h of every valid step and q, in Python floats."""
     p = {n: t[k].tolist() for n, t in tensors.items() if n not in ("input", "hx")}
     x, h = tensors["input"][k, :, b].tolist(), tensors["hx"][k, b].tolist()
@@ -58,7 +61,8 @@ def naive(tensors: dict[str, Tensor], k: int, b: int, length: int, route: str, r
 def test_equations(route: str, routing: str, bias: bool) -> None:
     k, t, b, i, h = 2, 4, 3, 5, 3
     problem = make(k, t, b, i, h, bias=bias, lengths=True, route=route, routing=routing, temperature=0.6)
-    y, h_n, q = flow_kernels.routed_gru(*(problem.tensors.get(n) for n in NAMES), **problem.options, backend="reference")
+    arguments: list[Any] = [problem.tensors.get(n) for n in NAMES]
+    y, h_n, q = flow_kernels.routed_gru(*arguments, **problem.options, backend="reference")
     for client in range(k):
         for row in range(b):
             length = int(problem.options["lengths"][client, row])
@@ -74,7 +78,7 @@ def test_equations(route: str, routing: str, bias: bool) -> None:
 def test_one_expert_is_torch_gru(route: str) -> None:
     gru = torch.nn.GRU(5, 7)
     x, h0 = torch.randn(6, 3, 5), torch.randn(1, 3, 7)
-    weights = [gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0]
+    weights: list[Any] = [gru.weight_ih_l0, gru.weight_hh_l0, gru.bias_ih_l0, gru.bias_hh_l0]
     args = weights if route == "global" else [None] * 4 + weights
     y, h_n, q = flow_kernels.routed_gru(x, h0[0], *args, route=route, backend="reference")
     want_y, want_h = gru(x, h0)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from optional import present
 from problems import make
 from torch import Tensor
 
@@ -24,7 +25,7 @@ def problem(route: str = "mixture", lengths: bool = True) -> tuple[Tensor, Tenso
     return made.tensors["input"], made.tensors["hx"], weights, made.options.get("lengths")
 
 
-def buffers(x: Tensor, route: str = "mixture") -> dict[str, Tensor]:
+def buffers(x: Tensor, route: str = "mixture") -> dict[str, Any]:
     return dict(
         y=x.new_empty(K, B, T, H),
         h_n=x.new_empty(K, B, H),
@@ -42,8 +43,8 @@ def test_the_bits_of_the_op(route: str, routing: str, lengths: bool) -> None:
     out = buffers(x, route)
     gru.forward(x, h0, weights, **options, **out)
 
-    leaves = [None if t is None else t.clone().requires_grad_() for t in (x, h0, *weights)]
-    want = flow_kernels.routed_gru(*leaves, **options, batch_first=True, backend="cpu")  # type: ignore[arg-type]
+    leaves: list[Any] = [None if t is None else t.clone().requires_grad_() for t in (x, h0, *weights)]
+    want = flow_kernels.routed_gru(*leaves, **options, batch_first=True, backend="cpu")
     for name, value in zip(("y", "h_n", "q"), want, strict=True):
         assert torch.equal(out[name], value), name
 
@@ -54,13 +55,13 @@ def test_the_bits_of_the_op(route: str, routing: str, lengths: bool) -> None:
     saved = {name: out[name] for name in ("y", "q", "gates")}
     gru.backward(x, h0, weights, **options, **saved, dy=dy, dh_n=dh_n, dq=dq, dx=dx, dh0=dh0, gradients=gradients)
     for name, leaf, got in zip(NAMES, leaves, (dx, dh0, *gradients), strict=True):
-        assert leaf is got is None or torch.equal(leaf.grad, got), name  # type: ignore[union-attr, arg-type]
+        assert leaf is got is None or torch.equal(leaf.grad, present(got)), name
 
     # without what was saved, and only what is wanted
     alone = Weights(bias_hh=x.new_empty(K, 3 * H))
     if route != "local":
         gru.backward(x, h0, weights, **options, **saved | {"gates": None}, dy=dy, dh_n=dh_n, dq=dq, gradients=alone)
-        assert torch.equal(alone.bias_hh, gradients.bias_hh)  # type: ignore[arg-type]
+        assert torch.equal(present(alone.bias_hh), present(gradients.bias_hh))
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -92,7 +93,7 @@ def run_ragged(tensors: dict[str, Tensor], lengths: Tensor, dy: Tensor, route: s
     x, h0, weights = tensors["input"], tensors["hx"], Weights(*(tensors[n] for n in Weights._fields)).used_by(route)
     k, b, t, _ = x.shape
     hidden = h0.shape[-1]
-    out = dict(y=x.new_empty(k, b, t, hidden), h_n=torch.empty_like(h0), q=x.new_empty(k, b, t, 2))
+    out: dict[str, Any] = dict(y=x.new_empty(k, b, t, hidden), h_n=torch.empty_like(h0), q=x.new_empty(k, b, t, 2))
     gates = x.new_empty(gru.gates_shape(k, b, t, hidden, route)) if saved else None
     options: dict[str, Any] = dict(lengths=lengths, route=route, temperature=0.7)
     gru.forward(x, h0, weights, **options, **out, gates=gates)
@@ -150,9 +151,9 @@ def test_long_sums_keep_their_digits() -> None:
     tensors = {name: t.float().double() for name, t in made.tensors.items()}
     lengths, dy = torch.full((1, 9), 60), torch.randn(1, 9, 60, 160).double()
     exact = run_ragged(tensors, lengths, dy, "global", True)
-    found = run_ragged({name: t.float() for name, t in tensors.items()}, lengths, dy.float(), "global", True)
+    rounded = run_ragged({name: t.float() for name, t in tensors.items()}, lengths, dy.float(), "global", True)
     for name, bound in {"dx": 2.5e-7, "dh0": 1.4e-7, "dweight_ih": 2.5e-7, "dweight_hh": 3e-7, "dbias_ih": 2e-7}.items():
-        assert (found[name].double() - exact[name]).norm() <= bound * exact[name].norm(), name
+        assert (rounded[name].double() - exact[name]).norm() <= bound * exact[name].norm(), name
 
 
 def test_lengths_of_zero_come_last() -> None:
@@ -167,7 +168,11 @@ def test_lengths_of_zero_come_last() -> None:
 def test_negated_views_are_refused() -> None:
     x, h0, weights, valid = problem()
     out, options = buffers(x), dict[str, Any](lengths=valid, route="mixture", temperature=1.0)
-    for given, buffer in (({"x": torch._neg_view(x)}, {}), ({}, {"y": torch._neg_view(out["y"])})):
+    cases: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        ({"x": torch._neg_view(x)}, {}),
+        ({}, {"y": torch._neg_view(out["y"])}),
+    ]
+    for given, buffer in cases:
         with pytest.raises(RuntimeError, match=r"pass tensor\.resolve_neg"):
             gru.forward(**{"x": x, **given}, h0=h0, weights=weights, **options, **out | buffer)
     gru.forward(x, h0, weights, **options, **out)

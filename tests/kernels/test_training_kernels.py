@@ -1,39 +1,44 @@
 """The head with its loss, SGD and sums of uploads, against the same written plainly in float64."""
 
 import math
+from collections.abc import Callable, Iterator
 from fractions import Fraction
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from optional import present
+from torch import Tensor
 
 from flow_kernels.backends import cpu
 from flow_kernels.training import Head, Step, accumulate_, head_loss, route, route_backward, sgd_, split, total_of
 
-# clients, rows, inputs, projection, vocabulary, experts
-SHAPES = [
+Shape = tuple[int, int, int, int | None, int, int]
+"""clients, rows, inputs, projection, vocabulary, experts"""
+SHAPES: list[Shape] = [
     (1, 1, 1, 1, 1, 1), (2, 5, 7, 3, 9, 1), (3, 50, 8, None, 300, 2), (2, 129, 33, 17, 515, 2), (1, 700, 20, None, 1030, 1),
 ]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def poisoned():
+def poisoned() -> Iterator[None]:
     cpu._kernels.poison = True
     yield
     cpu._kernels.poison = False
 
 
 @pytest.fixture(params=[isa for isa in cpu.ISAS[:3] if cpu._C.has_isa(isa)])
-def each_isa(request):
+def each_isa(request: pytest.FixtureRequest) -> None:
     """conftest puts the instruction set back."""
     assert cpu._C.select_isa(request.param) == 0
 
 
-def draw(shape, dtype, seed=0):
+def draw(shape: Shape, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Head, Tensor | None]:
     k, n, i, d, v, experts = shape
     g = torch.Generator().manual_seed(seed)
 
-    def random(*size, scale=1.0):
+    def random(*size: int, scale: float = 1.0) -> Tensor:
         return (torch.randn(size, generator=g, dtype=torch.float64) * scale).to(dtype)
 
     width = i if d is None else d
@@ -42,15 +47,21 @@ def draw(shape, dtype, seed=0):
     if k == 2:
         targets[1] = -1  # a client with nothing to predict
     table = (random(k, v, width, scale=width**-0.5), random(k, v))
-    projection = (None, None) if d is None else (random(k, d, i, scale=i**-0.5), random(k, d))
-    second = (random(k, v, width, scale=width**-0.5), random(k, v)) if experts == 2 else (None, None)
+    projection: tuple[Tensor | None, Tensor | None] = (
+        (None, None) if d is None else (random(k, d, i, scale=i**-0.5), random(k, d))
+    )
+    second: tuple[Tensor | None, Tensor | None] = (
+        (random(k, v, width, scale=width**-0.5), random(k, v)) if experts == 2 else (None, None)
+    )
     q = torch.rand(k, n, 1, generator=g, dtype=torch.float64).to(dtype)
     return random(k, n, i), targets, Head(*projection, *table, *second), torch.cat((q, 1 - q), -1) if experts == 2 else None
 
 
-def plainly(x, targets, head, q, dtype=torch.float64):
+def plainly(
+    x: Tensor, targets: Tensor, head: Head, q: Tensor | None, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
     """nats [K], logits, gradients by x, q and the weights: autograd through the whole logits."""
-    given = [None if t is None else t.to(dtype).requires_grad_() for t in (x, q, *head)]
+    given: list[Any] = [None if t is None else t.to(dtype).requires_grad_() for t in (x, q, *head)]
     x, q, pw, pb, w, b, lw, lb = given
     f = x if pw is None else x @ pw.mT + pb.unsqueeze(1)
     logits = f @ w.mT + b.unsqueeze(1)
@@ -63,68 +74,66 @@ def plainly(x, targets, head, q, dtype=torch.float64):
     return nats.sum(1).detach(), logits.detach(), [None if t is None else next(grads) for t in given]
 
 
-def by_row(logits, targets):
+def by_row(logits: Tensor, targets: Tensor) -> list[Tensor]:
     """Cross-entropy of every row, and the probability of its most likely token; 0 without a target."""
     log_p = logits.log_softmax(-1)
     both = -log_p.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1), log_p.amax(-1).exp()
     return [torch.where(targets >= 0, values, 0.0) for values in both]
 
 
-def poison(head):
+def poison(head: Head) -> tuple[Tensor | None, ...]:
     return tuple(None if t is None else torch.full_like(t, float("nan")) for t in head)
 
 
-def error(found, exact):
-    return float((found.double() - exact.double()).abs().max() / exact.double().abs().max().clamp_min(1e-30))
+def error(got: Tensor, exact: Tensor) -> float:
+    return float((got.double() - exact.double()).abs().max() / exact.double().abs().max().clamp_min(1e-30))
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_head_loss_and_all_gradients(shape, dtype, threads, each_isa):
+def test_head_loss_and_all_gradients(shape: Shape, dtype: torch.dtype, threads: int, each_isa: None) -> None:
     torch.set_num_threads(threads)
     x, targets, head, q = draw(shape, dtype)
     out = poison(head)
-    found = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=out, best=True)
+    result = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=out, best=True)
     nats, logits, exact = plainly(x, targets, head, q)
     torch_nats, torch_logits, torch_grads = plainly(x, targets, head, q, dtype)
-    assert torch.equal(found.counts, (targets >= 0).sum(1))
-    assert torch.equal(found.best, torch.where(targets >= 0, logits.argmax(-1), -1)) or dtype == torch.float32
+    assert torch.equal(result.counts, (targets >= 0).sum(1))
+    assert torch.equal(present(result.best), torch.where(targets >= 0, logits.argmax(-1), -1)) or dtype == torch.float32
     floor = 20 * torch.finfo(dtype).eps
-    for got, want, same in zip(
-        (found.row_nats, found.probability), by_row(logits, targets), by_row(torch_logits, targets), strict=True
-    ):
-        assert error(got, want) <= max(2 * error(same, want), floor)
-        assert not got[targets < 0].any()
-    assert error(found.nats, nats) <= max(2 * error(torch_nats, nats), floor)
-    for got, want, same in zip((found.x, found.q, *out), exact, torch_grads, strict=True):
+    by_hand = zip(by_row(logits, targets), by_row(torch_logits, targets), strict=True)
+    for values, (wanted, theirs) in zip((present(result.row_nats), present(result.probability)), by_hand, strict=True):
+        assert error(values, wanted) <= max(2 * error(theirs, wanted), floor)
+        assert not values[targets < 0].any()
+    assert error(result.nats, nats) <= max(2 * error(torch_nats, nats), floor)
+    for got, want, same in zip((result.x, result.q, *out), exact, torch_grads, strict=True):
         assert (got is None) == (want is None)
         if got is not None:
-            assert error(got, want) <= max(2 * error(same, want), floor)
+            assert error(got, present(want)) <= max(2 * error(present(same), present(want)), floor)
 
 
-def test_a_head_twice_gives_the_same_bits_and_writes_what_was_asked_for():
+def test_a_head_twice_gives_the_same_bits_and_writes_what_was_asked_for() -> None:
     x, targets, head, q = draw(SHAPES[3], torch.float32)
     first, second = poison(head), poison(head)
-    one = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=first)
-    two = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=second)
-    assert all(
-        torch.equal(a, b) for a, b in zip((one.x, one.q, one.nats, *first), (two.x, two.q, two.nats, *second), strict=True)
-    )
+    left = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=first)
+    right = head_loss(x, targets, head, q, x_grad=True, q_grad=True, out=second)
+    both = zip((left.x, left.q, left.nats, *first), (right.x, right.q, right.nats, *second), strict=True)
+    assert all(torch.equal(present(a), present(b)) for a, b in both)
     alone = torch.full_like(head.weight, float("nan"))
     only = head_loss(x, targets, head, q, out=(None, None, alone, None, None, None))
-    assert only.x is None and only.q is None and only[2:5] == (None, None, None) and torch.equal(alone, first[2])
+    assert only.x is None and only.q is None and only[2:5] == (None, None, None) and torch.equal(alone, present(first[2]))
 
 
-def test_the_first_of_equal_logits_is_chosen_and_large_ones_do_not_overflow():
+def test_the_first_of_equal_logits_is_chosen_and_large_ones_do_not_overflow() -> None:
     head = Head(None, None, torch.zeros(1, 40, 3), torch.zeros(1, 40))
     head.bias[0, 7] = head.bias[0, 33] = 1000.0
-    found = head_loss(torch.ones(1, 5, 3), torch.tensor([[7, 33, 0, -1, 7]]), head, best=True)
-    assert found.best.tolist() == [[7, 7, 7, -1, 7]]
-    assert float(found.nats) == pytest.approx(4 * torch.tensor(2.0).log().item() + 1000, rel=1e-6)
+    result = head_loss(torch.ones(1, 5, 3), torch.tensor([[7, 33, 0, -1, 7]]), head, best=True)
+    assert present(result.best).tolist() == [[7, 7, 7, -1, 7]]
+    assert float(result.nats) == pytest.approx(4 * torch.tensor(2.0).log().item() + 1000, rel=1e-6)
 
 
-def test_a_target_beyond_the_vocabulary_is_named():
+def test_a_target_beyond_the_vocabulary_is_named() -> None:
     x, targets, head, q = draw(SHAPES[2], torch.float32)
     targets[0, 3] = 300
     with pytest.raises(ValueError, match="targets: every target must be below the V=300 rows of the head's weight, got 300"):
@@ -132,7 +141,7 @@ def test_a_target_beyond_the_vocabulary_is_named():
 
 
 @pytest.mark.parametrize("name", ["weight", "bias", "local_weight"])
-def test_a_weight_that_does_not_fit_is_refused(name):
+def test_a_weight_that_does_not_fit_is_refused(name: str) -> None:
     x, targets, head, q = draw(SHAPES[2], torch.float32)
     wrong = head._replace(**{name: getattr(head, name)[:, 1:]})
     with pytest.raises(
@@ -145,19 +154,19 @@ def test_a_weight_that_does_not_fit_is_refused(name):
 @pytest.mark.parametrize(
     "options", [{}, {"clip": 0.7}, {"clip": 1e9}, {"mu": 0.1, "weight_decay": 0.2, "momentum": 0.9, "clip": 2.0}]
 )
-def test_sgd(dtype, options, each_isa):
+def test_sgd(dtype: torch.dtype, options: dict[str, float], each_isa: None) -> None:
     g = torch.Generator().manual_seed(1)
     shapes = [(3, 7), (3, 129, 5), (3, 1)]
     tensors = [[torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for _ in range(4)] for s in shapes]
     rows = torch.randint(-1, 11, (3, 30), generator=g)
     table, dense = (torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in ((3, 11, 5), (3, 30, 5)))
-    present = torch.tensor([True, False, True])
+    taking_part = torch.tensor([True, False, True])
     pulled = "mu" in options
     exact = [[t.double().clone() for t in four] for four in tensors]
     exact_table, spread = table.double().clone(), torch.zeros(3, 11, 5, dtype=torch.float64)
     for k, n in (rows >= 0).nonzero().tolist():
         spread[k, rows[k, n]] += dense[k, n].double()
-    square = sum(four[1].flatten(1).square().sum(1) for four in exact)
+    square = sum((four[1].flatten(1).square().sum(1) for four in exact), torch.zeros(3, dtype=torch.float64))
     square = square if pulled else square + spread.flatten(1).square().sum(1)
     clip = options.get("clip", 0.0)
     scale = clip / square.sqrt().clamp_min(clip) if clip else torch.ones(3, dtype=torch.float64)
@@ -174,7 +183,7 @@ def test_sgd(dtype, options, each_isa):
         steps.append(Step(table, dense, rows=rows))
         for k in (0, 2):
             exact_table[k] -= 0.3 * scale[k] * spread[k]
-    sgd_(steps, lr=0.3, present=present, **options)
+    sgd_(steps, lr=0.3, present=taking_part, **options)
     tolerance = 20 * torch.finfo(dtype).eps
     for four, wanted in zip(tensors, exact, strict=True):
         torch.testing.assert_close(four[0].double(), wanted[0], rtol=tolerance, atol=tolerance)
@@ -182,7 +191,7 @@ def test_sgd(dtype, options, each_isa):
     torch.testing.assert_close(table.double(), exact_table, rtol=tolerance, atol=tolerance)
 
 
-def test_sgd_refuses_what_it_would_get_wrong():
+def test_sgd_refuses_what_it_would_get_wrong() -> None:
     p, g, rows = torch.zeros(2, 4, 3), torch.zeros(2, 5, 3), torch.zeros(2, 5, dtype=torch.int64)
     # rows that no gradient names would have to move too
     with pytest.raises(RuntimeError, match="rows go with mu, weight_decay and momentum 0"):
@@ -199,7 +208,8 @@ def test_sgd_refuses_what_it_would_get_wrong():
     ):
         with pytest.raises(RuntimeError, match="one shape and dtype"):
             sgd_([turned], lr=1.0)
-    for parameter in (None, torch.tensor(1.0)):
+    no_parameters: tuple[Any, ...] = (None, torch.tensor(1.0))
+    for parameter in no_parameters:
         with pytest.raises(RuntimeError, match=r"parameter must be a tensor \[K, \.\.\]"):
             sgd_([Step(parameter, g)], lr=1.0)
     with pytest.raises(RuntimeError, match="at least one row"):
@@ -207,13 +217,14 @@ def test_sgd_refuses_what_it_would_get_wrong():
     assert not p.any()
 
 
-def test_negated_views_are_read_with_their_sign():
+def test_negated_views_are_read_with_their_sign() -> None:
     """What .imag of a conjugate is: the numbers in memory have the other one."""
-    x, targets, head, q = draw(SHAPES[3], torch.float64)
+    x, targets, head, weights = draw(SHAPES[3], torch.float64)
+    q = present(weights)
     given = torch.complex(torch.zeros_like(x), -x).conj().imag, torch._neg_view(-head.bias), torch._neg_view(-q)
     assert all(t.is_neg() for t in given) and torch.equal(given[0], x)
-    found = head_loss(given[0], targets, head._replace(bias=given[1]), given[2])
-    assert torch.equal(found.nats, head_loss(x, targets, head, q).nats)
+    result = head_loss(given[0], targets, head._replace(bias=given[1]), given[2])
+    assert torch.equal(result.nats, head_loss(x, targets, head, q).nats)
     router, dq = (torch.randn(2, 2, 33).double(), torch.randn(2, 2).double()), torch.randn(2, 129, 2).double()
     routed = route(given[0], targets, torch._neg_view(-router[0]), router[1])
     assert torch.equal(routed, route(x, targets, *router))
@@ -226,11 +237,11 @@ def test_negated_views_are_read_with_their_sign():
     torch.testing.assert_close(total_of(total), uploads.double().sum(0), rtol=1e-15, atol=1e-15)
 
 
-def test_negated_views_are_not_written():
+def test_negated_views_are_not_written() -> None:
     x, targets, head, q = draw(SHAPES[1], torch.float64)
     router, p, total = (torch.randn(2, 2, 7).double(), torch.randn(2, 2).double()), torch.zeros(2, 4, 3), torch.zeros(3, 4, 3)
     negated = torch._neg_view
-    for call in (
+    calls: tuple[Callable[[], object], ...] = (
         lambda: head_loss(x, targets, head, q, x_grad=True, x_out=negated(x.clone())),
         lambda: head_loss(x, targets, head, q, out=(None, None, negated(head.weight.clone()), None, None, None)),
         lambda: route_backward(
@@ -239,12 +250,13 @@ def test_negated_views_are_not_written():
         lambda: sgd_([Step(negated(p.clone()), p)], lr=1.0),
         lambda: sgd_([Step(p, negated(p.clone()))], lr=1.0),
         lambda: accumulate_(negated(total.double()), [p], [torch.ones(2, dtype=torch.float64)]),
-    ):
+    )
+    for call in calls:
         with pytest.raises(RuntimeError, match=r"pass tensor\.resolve_neg"):
             call()
 
 
-def test_a_gradient_of_what_is_not_there_is_refused():
+def test_a_gradient_of_what_is_not_there_is_refused() -> None:
     x, targets, head, _ = draw(SHAPES[4], torch.float32)
     assert head.local_weight is None and head.projection_weight is None
     for place, like in ((4, head.weight), (5, head.bias)):
@@ -253,19 +265,20 @@ def test_a_gradient_of_what_is_not_there_is_refused():
             head_loss(x, targets, head, out=out)
 
 
-def test_sums_are_of_one_shape():
+def test_sums_are_of_one_shape() -> None:
     for shape in ((2, 3, 4), (2, 12), (2,)):
         with pytest.raises(RuntimeError, match=r"uploads must be \[K, \.\.\] of a total"):
             accumulate_(torch.zeros(3, 4, 3, dtype=torch.float64), [torch.zeros(shape)], [torch.ones(2, dtype=torch.float64)])
 
 
-def test_sums_need_their_weights():
+def test_sums_need_their_weights() -> None:
+    no_weights: Any = None
     with pytest.raises(RuntimeError, match="a tensor is missing"):
-        accumulate_(torch.zeros(3, 3, dtype=torch.float64), [torch.zeros(2, 3)], [None])
+        accumulate_(torch.zeros(3, 3, dtype=torch.float64), [torch.zeros(2, 3)], [no_weights])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_accumulate(dtype):
+def test_accumulate(dtype: torch.dtype) -> None:
     g = torch.Generator().manual_seed(2)
     uploads = torch.randn(5, 3000, 3, generator=g, dtype=torch.float64).to(dtype)
     weights, total = torch.rand(5, generator=g, dtype=torch.float64), torch.zeros(3, 3000, 3, dtype=torch.float64)
@@ -275,13 +288,14 @@ def test_accumulate(dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_sums_of_uploads_know_no_order(dtype, each_isa):
+def test_sums_of_uploads_know_no_order(dtype: torch.dtype, each_isa: None) -> None:
     """Numbers of very different sizes, whose plain sum depends on the order; against exact fractions."""
     g = torch.Generator().manual_seed(3)
     sizes = 10.0 ** torch.randint(-9, 4, (40, 257), generator=g)
     uploads = (torch.randn(40, 257, generator=g, dtype=torch.float64) * sizes).to(dtype)
     weights = torch.randint(1, 2000, (40,), generator=g).double()
-    plain, sums = set(), []
+    plain: set[float] = set()
+    sums: list[Tensor] = []
     for seed in range(5):
         order = torch.randperm(40, generator=torch.Generator().manual_seed(seed))
         total = torch.zeros(3, 257, dtype=torch.float64)
@@ -297,12 +311,15 @@ def test_sums_of_uploads_know_no_order(dtype, each_isa):
     for weight, upload in zip(weights.tolist(), uploads, strict=True):
         other += split(weight * upload.double())
     assert torch.equal(other, sums[0]), "the same parts in plain PyTorch"
-    exact = [sum(Fraction(float(w * u)) for w, u in zip(weights, uploads[:, i].double(), strict=True)) for i in range(257)]
-    for found, wanted in zip(total_of(sums[0]).tolist(), exact, strict=True):
-        assert abs(Fraction(found) - wanted) <= Fraction(40, 2**78) + abs(wanted) / 2**52
+    exact = [
+        sum((Fraction(float(w * u)) for w, u in zip(weights, uploads[:, i].double(), strict=True)), Fraction())
+        for i in range(257)
+    ]
+    for number, wanted in zip(total_of(sums[0]).tolist(), exact, strict=True):
+        assert abs(Fraction(number) - wanted) <= Fraction(40, 2**78) + abs(wanted) / 2**52
 
 
-def test_what_is_no_number_stays_so():
+def test_what_is_no_number_stays_so() -> None:
     total = torch.zeros(3, 2, dtype=torch.float64)
     accumulate_(total, [torch.tensor([[1.0, float("nan")], [float("inf"), 1.0]])], [torch.ones(2, dtype=torch.float64)])
     assert not total_of(total).isfinite().any()
@@ -311,10 +328,11 @@ def test_what_is_no_number_stays_so():
 # ---- the router -----------------------------------------------------------------------------------------------------
 
 
-def router_problem(k, n, h, dtype, seed=0):
+def router_problem(k: int, n: int, h: int, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """x, targets, the router's weight and bias, and a gradient by q."""
     g = torch.Generator().manual_seed(seed)
 
-    def random(*size):
+    def random(*size: int) -> Tensor:
         return torch.randn(size, generator=g, dtype=torch.float64).to(dtype)
 
     targets = torch.randint(-1, 4, (k, n), generator=g)
@@ -323,7 +341,7 @@ def router_problem(k, n, h, dtype, seed=0):
 
 @pytest.mark.parametrize("sizes", [(1, 1, 1), (3, 70, 7), (2, 5, 65)], ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_the_router_against_autograd(sizes, dtype, each_isa):
+def test_the_router_against_autograd(sizes: tuple[int, int, int], dtype: torch.dtype, each_isa: None) -> None:
     x, targets, weight, bias, dq = router_problem(*sizes, dtype)
     q = route(x, targets, weight, bias, temperature=0.7)
     wide = [t.double().requires_grad_() for t in (x, weight, bias)]
@@ -333,16 +351,16 @@ def test_the_router_against_autograd(sizes, dtype, each_isa):
     before = torch.randn_like(x)
     dx, dweight, dbias = before.clone(), torch.full_like(weight, torch.nan), torch.full_like(bias, torch.nan)
     route_backward(x, targets, weight, bias, q, dq, temperature=0.7, dx=dx, dweight=dweight, dbias=dbias)
-    tight = {"rtol": 1e-12, "atol": 1e-12} if dtype == torch.float64 else {"rtol": 2e-5, "atol": 2e-6 * sizes[1]}
-    for found, wanted in ((q, expected), (dx - before, wide[0].grad), (dweight, wide[1].grad), (dbias, wide[2].grad)):
-        torch.testing.assert_close(found.double(), wanted, **tight)
+    rtol, atol = (1e-12, 1e-12) if dtype == torch.float64 else (2e-5, 2e-6 * sizes[1])
+    for got, wanted in ((q, expected), (dx - before, wide[0].grad), (dweight, wide[1].grad), (dbias, wide[2].grad)):
+        torch.testing.assert_close(got.double(), wanted, rtol=rtol, atol=atol)
     hard = route(x, targets, weight, bias, temperature=0.7, routing="hard")
     valid = targets >= 0
     assert torch.equal(hard[valid].argmax(-1), expected[valid].argmax(-1)) and (hard[~valid] == 0).all()
     route_backward(x, targets, weight, bias, q, dq, temperature=0.7)  # nothing is wanted
 
 
-def test_rows_without_a_target_leave_no_trace(each_isa):
+def test_rows_without_a_target_leave_no_trace(each_isa: None) -> None:
     x, targets, weight, bias, dq = router_problem(1, 90, 33, torch.float32)
     rows = (targets[0] >= 0).nonzero().squeeze(1)
     some = [t[:, rows].contiguous() for t in (x, targets, dq)]
@@ -354,7 +372,7 @@ def test_rows_without_a_target_leave_no_trace(each_isa):
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
-def test_what_a_router_refuses():
+def test_what_a_router_refuses() -> None:
     x, targets, weight, bias, _ = router_problem(2, 3, 5, torch.float32)
     with pytest.raises(RuntimeError, match=r"router bias is float32 \[2\] and must be float32 \[2, 2\]"):
         route(x, targets, weight, bias[0])

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from optional import present
 from torch import Tensor
 
 import flow_kernels
@@ -21,7 +22,8 @@ class Problem:
 
     tensors: dict[str, Tensor]
     options: dict[str, Any]
-    output_grads: tuple[Tensor, Tensor, Tensor]
+    output_grads: tuple[Tensor, ...]
+    """of the output, h_n and q"""
     frozen: frozenset[str] = field(default_factory=frozenset)
     redraw: Any = None  # seed -> the same kind of problem with other numbers
 
@@ -46,10 +48,11 @@ class Problem:
 
     def to(self, device: torch.device | str) -> Problem:
         """The same problem on a device."""
+        dy, dh_n, dq = (g.to(device) for g in self.output_grads)
         return Problem(
             {n: t.to(device) for n, t in self.tensors.items()},
             {n: v.to(device) if isinstance(v, Tensor) else v for n, v in self.options.items()},
-            tuple(g.to(device) for g in self.output_grads),  # type: ignore[arg-type]
+            (dy, dh_n, dq),
             self.frozen,
             lambda seed: self.redraw(seed).to(device),
         )
@@ -80,7 +83,8 @@ def make(
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     def weight(*shape: int) -> Tensor:
-        return (torch.rand(*shape, generator=g, dtype=torch.float64) * 2 - 1) * h**-0.5
+        uniform = torch.rand(*shape, generator=g, dtype=torch.float64) * 2 - 1
+        return uniform * float(h**-0.5)
 
     steps = (b, t) if options.get("batch_first") else (t, b)
     tensors = {"input": normal(k, *steps, i), "hx": normal(k, b, h)}
@@ -151,8 +155,8 @@ def _assert_whole(label: str, ours: dict[str, Tensor | None], exact: dict[str, T
     for name, want in exact.items():
         got = ours[name]
         if want is None or got is None:
-            one = want if got is None else got
-            assert one is None or not one.any(), f"{label}: {name}: a gradient on one side only"
+            lone = want if got is None else got
+            assert lone is None or not lone.any(), f"{label}: {name}: a gradient on one side only"
             continue
         assert got.dtype == dtype and got.shape == want.shape, f"{label}: {name}"
         assert got.isfinite().all(), f"{label}: {name} has elements that were never written"
@@ -163,7 +167,7 @@ def _too_far(label: str, ours: dict[str, Tensor | None], yardstick: Yardstick, d
     eps = torch.finfo(dtype).eps
     factor = 2.0 if dtype == torch.float32 else 4 * eps / torch.finfo(torch.float32).eps
     for name, error in _errors(ours, yardstick.exact).items():
-        scale = float(yardstick.exact[name].abs().max())  # type: ignore[union-attr]
+        scale = float(present(yardstick.exact[name]).abs().max())
         allowed = factor * yardstick.errors[name] + 4 * eps * scale
         if not error <= allowed:
             return f"{label}: {name}: error {error:.3g}, allowed {allowed:.3g}, largest value {scale:.3g}"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
+from optional import present
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -57,12 +58,12 @@ def compiled(kernel: Any, dtype: str, arch: int, warps: int, **constants: Any) -
             subprocess.run([BIN / tool, option, cubin], check=True, capture_output=True, text=True).stdout
             for tool, option in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
         )
-    registers, stack = (int(re.search(rf"\b{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
+    registers, stack = (int(present(re.search(rf"\b{what}:(\d+)", usage))[1]) for what in ("REG", "STACK"))
     products = {kind: len(re.findall(rf"\b{kind}\b", code)) for kind in ("HGMMA", "HMMA", "FFMA")}
     return Used(registers, stack, len(re.findall(r"\b(?:LDL|STL)\b", code)), made.metadata.shared, products)
 
 
-def compile_tile(direction: str, how: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> Used:
+def compile_tile(direction: str, mode: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> Used:
     """A line of the table as a problem with all that costs registers: both experts, biases, lengths, reverse, saved gates."""
     given: dict[str, Any] = dict(
         H=hidden,
@@ -81,18 +82,18 @@ def compile_tile(direction: str, how: str, tile: Tile, dtype: str, arch: int, hi
         given |= dict(ROUTING="soft", HAS_BIAS0=True, HAS_BIAS1=True, ROUTER_BIAS=True, SAVE=True)
     else:
         given |= dict(ROUTED=True, HAS_DY=True, HAS_DQ=True)
-    if how == "step":
+    if mode == "step":
         given |= dict(BK=tile.sum, STAGES=tile.stages)
         if direction == "forward":
             given |= dict(ROW=-(-changes.get("H", hidden) // 8) * 8)
         else:
             given |= dict(TILES=tiles.power_of_two(-(-hidden // tile.units), 1))
-    return compiled(KERNELS[direction, how], dtype, arch, tile.warps, **given | changes)
+    return compiled(KERNELS[direction, mode], dtype, arch, tile.warps, **given | changes)
 
 
-def check(direction: str, how: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> None:
+def check(direction: str, mode: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> None:
     """Nothing is spilled, it fits, and products are made where they should be."""
-    used = compile_tile(direction, how, tile, dtype, arch, hidden, **changes)
+    used = compile_tile(direction, mode, tile, dtype, arch, hidden, **changes)
     assert used.stack == 0 and used.spills == 0, used
     assert used.registers <= 255 and used.registers * 32 * tile.warps <= 65536, used
     assert used.shared <= SHARED[arch], used
