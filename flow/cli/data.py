@@ -23,7 +23,7 @@ SCORED = 200
 """Clients whose test texts are predicted, and at most so many again to learn from: the first by the crc32 of their ids."""
 LEARNT = 2_000_000  # tokens of training texts of which the global n-grams are counted
 SHARE = 0.3  # of the client's own n-grams, as the algorithm ngram mixes them
-SHOWN = 300  # characters of a text
+MOST_CHARACTERS = 300  # characters of a text
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,11 @@ def headroom(population: Population, clients: int = SCORED, learnt: int = LEARNT
         return Headroom(float("nan"), float("nan"), 0, 0)
     size, counted = len(population.vocabulary), population.vocabulary.scored
     general = Memory(
-        np.concatenate([one.tokens for one in others]), np.concatenate([one.lengths for one in others]).astype(np.int64),
-        size, learnt,
-    )  # fmt: skip
+        np.concatenate([train.tokens for train in others]),
+        np.concatenate([train.lengths for train in others]).astype(np.int64),
+        size,
+        learnt,
+    )
     bits = np.zeros((2, len(scored)))
     number = 0
     for row, place in enumerate(scored):
@@ -155,7 +157,9 @@ def _describe(arguments: list[str], ranks: Ranks) -> None:
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            page = write_page(folder / NAME, population.name, lines, [(_heading(one), _shortened(one.text)) for one in samples])
+            page = write_page(
+                folder / NAME, population.name, lines, [(_heading(sample), _shortened(sample.text)) for sample in samples]
+            )
         except OSError as error:
             raise UserError(
                 f"folder={str(folder)!r}: the page cannot be written there ({error}); name another folder"
@@ -168,7 +172,7 @@ def _heading(sample: Sample) -> str:
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]} ..."
+    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
 
 
 USAGE = "  data SOURCE         describe a data set before anything is trained on it; `--sample 3` shows texts\n"

@@ -72,5 +72,5 @@ def cut_flat(
     lengths = np.minimum(tokens[owner] - 1 - begins, sequence_length)
     columns = np.arange(sequence_length + 1)
     places = (origins[owner] + begins)[:, None] + columns
-    found = np.where(columns <= lengths[:, None], flat[np.minimum(places, len(flat) - 1)], PAD)
-    return Sequences(found.astype(np.int32), lengths.astype(np.int32))
+    windowed = np.where(columns <= lengths[:, None], flat[np.minimum(places, len(flat) - 1)], PAD)
+    return Sequences(windowed.astype(np.int32), lengths.astype(np.int32))

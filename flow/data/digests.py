@@ -21,8 +21,8 @@ def of_file(path: Path, wanted: str = "a file") -> str:
         UserError: the file cannot be read.
     """
     with paths.readable(path, "data", wanted):
-        found = os.stat(path)
-        return _sha256(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns))
+        status = os.stat(path)
+        return _sha256(path, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
 
 
 def of_files(files: Sequence[Path], wanted: str = "a file") -> str:

@@ -48,22 +48,22 @@ def deal(counts: npt.NDArray[np.int64], alpha: float, clients: int, stream: np.r
     """
     total = int(counts.sum())
     shares, left = counts / total, counts.copy()
-    found: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]] = []
+    draws: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], int]] = []
     for client in range(clients):
         wanted = total // clients + (client < total % clients)
-        likely = stream.dirichlet(alpha * shares)
+        distribution = stream.dirichlet(alpha * shares)
         while wanted:
-            weights = np.where(left > 0, likely, 0.0)
+            weights = np.where(left > 0, distribution, 0.0)
             if not (np.isfinite(weights).all() and weights.sum() > 0):  # none of the labels that it likes is left
                 weights = left.astype(np.float64)
             drawn = np.minimum(stream.multinomial(wanted, weights / weights.sum()), left)
             labels = np.flatnonzero(drawn)
-            found.append((labels, drawn[labels], client))
+            draws.append((labels, drawn[labels], client))
             left -= drawn
             wanted -= int(drawn.sum())
-    label = np.concatenate([labels for labels, _, _ in found])
-    number = np.concatenate([drawn for _, drawn, _ in found])
-    client_of = np.repeat(np.array([client for _, _, client in found], np.int32), [len(labels) for labels, _, _ in found])
+    label = np.concatenate([labels for labels, _, _ in draws])
+    number = np.concatenate([drawn for _, drawn, _ in draws])
+    client_of = np.repeat(np.array([client for _, _, client in draws], np.int32), [len(labels) for labels, _, _ in draws])
     order = np.argsort(label, kind="stable")
     dealt = np.repeat(client_of[order], number[order])
     return [stream.permutation(own) for own in np.split(dealt, np.cumsum(counts)[:-1])]
@@ -131,8 +131,8 @@ def wrapped(data: str, base: Source) -> Source:
 
     def content(data: str) -> Content:
         _, rest = inner(data)
-        found = base.content(rest)
-        return Content(f"{NAME}-{found.name}", f"{data.removesuffix(rest)}{found.digest}")
+        dealt_out = base.content(rest)
+        return Content(f"{NAME}-{dealt_out.name}", f"{data.removesuffix(rest)}{dealt_out.digest}")
 
     def stream(options: DataOptions) -> Stream:
         asked, seed = _asked(options.data), options.data_seed or 0

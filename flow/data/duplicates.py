@@ -17,17 +17,17 @@ def kept(texts: Sequence[str], threshold: float = THRESHOLD) -> list[int]:
     """
     holders: dict[tuple[str, ...], list[int]] = defaultdict(list)
     sizes: list[int] = []
-    found = []
+    distinct = []
     for place, text in enumerate(texts):
         own = triples(text)
-        common = Counter(other for one in own for other in holders[one])
+        common = Counter(other for triple in own for other in holders[triple])
         near = any(shared / (len(own) + sizes[other] - shared) >= threshold for other, shared in common.items())
         if not near:
-            found.append(place)
-        for one in own:
-            holders[one].append(place)
+            distinct.append(place)
+        for triple in own:
+            holders[triple].append(place)
         sizes.append(len(own))
-    return found
+    return distinct
 
 
 def triples(text: str) -> set[tuple[str, ...]]:

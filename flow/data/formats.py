@@ -56,7 +56,9 @@ ZIP = Format("a zip archive", "unpack it with `unzip`, and give a file of what c
 TAR = Format("a tar archive", "unpack it with `tar -xf`, and give a file of what comes out")
 PDF = Format("a PDF document")
 PAGE = Format("a web page or XML, as a failed download leaves", "download the file itself again")
-ZSTD, XZ, BZIP2 = (_compressed(*one) for one in (("zstd", "zstd -d"), ("xz", "xz -d"), ("bzip2", "bzip2 -d")))
+ZSTD, XZ, BZIP2 = (
+    _compressed(name, command) for name, command in (("zstd", "zstd -d"), ("xz", "xz -d"), ("bzip2", "bzip2 -d"))
+)
 
 # In this order: the mark of UTF-32 begins with that of UTF-16.
 _MARKS = (

@@ -161,10 +161,10 @@ class _Doubled(dict[str, Any]):
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    doubled, seen = _Doubled(found), set[str]()
+    fields = dict(pairs)
+    if len(fields) == len(pairs):
+        return fields
+    doubled, seen = _Doubled(fields), set[str]()
     for name, _ in pairs:
         if name in seen:
             doubled.name = name
@@ -204,9 +204,9 @@ def _say_alike(path: Path, first_line: dict[str, int]) -> None:
         if plain != client_id:
             other = plain if plain in first_line else seen.setdefault(plain, client_id)
             if other != client_id:
-                one, two = (f"{_SHORT.repr(name)} in line {first_line[name]}" for name in (other, client_id))
+                earlier, later = (f"{_SHORT.repr(name)} in line {first_line[name]}" for name in (other, client_id))
                 say(
-                    f"data={str(path)!r}: the ids {one} and {two} differ in white space or the form of characters alone; "
+                    f"data={str(path)!r}: the ids {earlier} and {later} differ in white space or the form of characters alone; "
                     "they are taken as two clients"
                 )
                 return

@@ -86,13 +86,13 @@ def is_file(data: str) -> bool:
 
 def located(data: str) -> str:
     """A value of `data`, with an absolute path where it names a file, so that it holds in every working directory."""
-    found = next((source for source in registry.sources() if source.recognises(data)), None)
-    if found is None:
+    source = next((known for known in registry.sources() if known.recognises(data)), None)
+    if source is None:
         return str(Path(data).absolute()) if is_file(data) else data
-    if found.inner is not None:
-        before, rest = found.inner(data)
+    if source.inner is not None:
+        before, rest = source.inner(data)
         return before + (located(rest) if rest else "")
-    return found.placed(data)
+    return source.placed(data)
 
 
 def placed(options: DataOptions) -> DataOptions:
@@ -116,11 +116,11 @@ def prepared_folder(options: DataOptions) -> Path | None:
 
 def _check(source: Source, options: DataOptions) -> None:
     """Raise UserError for an option out of range, for one of another source, and for a vocabulary that memory cannot hold."""
-    for one in fields(options):
-        value = getattr(options, one.name)
+    for field in fields(options):
+        value = getattr(options, field.name)
         if isinstance(value, int) and value > LARGEST_INTEGER:
             raise UserError(
-                f"{one.name}={value!r} must be at most {LARGEST_INTEGER}; leave it out for the default, {one.default!r}"
+                f"{field.name}={value!r} must be at most {LARGEST_INTEGER}; leave it out for the default, {field.default!r}"
             )
     if options.sequence_length != 0:
         check_at_least_one("sequence_length", options.sequence_length, "or 0 for the source's own default")
@@ -129,12 +129,12 @@ def _check(source: Source, options: DataOptions) -> None:
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
     tokenizer.check(options, source.tokenizer)
-    for one in fields(options):
-        value = getattr(options, one.name)
-        if one.default is None and one.name != "tokenizer" and value is not None and one.name not in source.options:
-            owners = [repr(owner.name) for owner in registry.sources() if one.name in owner.options]
+    for field in fields(options):
+        value = getattr(options, field.name)
+        if field.default is None and field.name != "tokenizer" and value is not None and field.name not in source.options:
+            owners = [repr(owner.name) for owner in registry.sources() if field.name in owner.options]
             known = f"is an option of data={' and '.join(owners)}, not" if owners else "is no option"
-            raise UserError(f"{one.name}={value!r} {known} of data={options.data!r}; leave it out")
+            raise UserError(f"{field.name}={value!r} {known} of data={options.data!r}; leave it out")
     source.check(options)
     least = source.least(options)
     require_memory([Need("the vocabulary", NAME_BYTES * least.tokens, _given(options, least.decide_tokens))])

@@ -85,7 +85,7 @@ def _refusal(path: Path, error: OSError) -> str:
         case errno.ENOENT:
             return ": there is no such file"
         case errno.ENOTDIR:
-            above = next((str(one) for one in path.parents if one.is_file()), str(path.parent))
+            above = next((str(parent) for parent in path.parents if parent.is_file()), str(path.parent))
             return f" leads through {above!r}, which is a file and not a folder"
         case errno.ELOOP:
             return " is a symbolic link that leads back to itself"

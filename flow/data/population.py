@@ -187,10 +187,10 @@ class Population:
         """The same clients, of which this share of those that are not held out validates; from 0, and below 1."""
         if share == self.validation_share:
             return self
-        found = replace(self, validation_share=share)
+        population = replace(self, validation_share=share)
         if "survey" in self.__dict__:  # the clients are the same, so nobody has to read them again
-            found.__dict__["survey"] = self.survey
-        return found
+            population.__dict__["survey"] = self.survey
+        return population
 
     @cached_property
     def survey(self) -> "Survey":
@@ -231,8 +231,8 @@ class Population:
         """int64 [n]: the clients' numbers among those that may train, in the order of their ids; -1 for one that may not."""
         find = self.clients.position if isinstance(self.clients, Indexed) else self._places.__getitem__
         places = np.array([find(client.id) for client in clients], dtype=np.int64)
-        found = np.searchsorted(self.training, places)
-        return np.where(self.table.held_out[places] | self.validation[places], -1, found)
+        numbers = np.searchsorted(self.training, places)
+        return np.where(self.table.held_out[places] | self.validation[places], -1, numbers)
 
     @cached_property
     def _ids(self) -> Sequence[str]:

@@ -202,8 +202,8 @@ class StoredClients(Indexed):
         path = self._folder / name
         try:
             with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
-                if found != sha256:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                if digest != sha256:
                     raise _damaged(path, "damaged, its content does not have the SHA-256 stored with it", self._folder)
                 return self._mapped(file, kind)
         except OSError as error:
@@ -275,14 +275,14 @@ class StoredClients(Indexed):
         tokens, lengths = self._tokens[rows], self._lengths[rows]
         if _check(tokens, lengths) != self._checks[n]:
             raise _damaged(self._folder / "tokens", f"damaged, client {self._ids[n]!r} is not what was written", self._folder)
-        found = tokens.astype(np.int32), lengths.astype(np.int32)
+        copies = tokens.astype(np.int32), lengths.astype(np.int32)
         self._unreleased += 1
         if self._unreleased >= RELEASE and hasattr(mmap, "MADV_DONTNEED"):
             # Pages that were looked at count as memory of this process until it gives them back; the system keeps them.
             self._unreleased = 0
             for mapped in self._maps:
                 mapped.madvise(mmap.MADV_DONTNEED)
-        return found
+        return copies
 
 
 class _Own:

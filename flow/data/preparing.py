@@ -154,16 +154,16 @@ def preparing(
         chosen = _spool(stream, texts, options.max_clients, progress)
         if processes is None:
             processes = min(MOST_PROCESSES, cores()) if texts.nbytes > ALONE and _FORKS else 1
-        count, held_out, sequences, counted, spoken, run_on = np.zeros(6, np.int64).tolist()
+        count, held_out, sequences, counted, nonempty, run_on = np.zeros(6, np.int64).tolist()
         with _bar("counting", texts.nbytes, progress, "B") as bar:
             jobs = _chunks(texts, chosen, cutting.where, bar)
-            for found in _mapped(_count, jobs, cutting, processes):
-                for blob in found.blobs:
+            for chunk in _mapped(_count, jobs, cutting, processes):
+                for blob in chunk.blobs:
                     blobs.add(blob)
-                counts.add(found.counts)
-                count, held_out = count + found.clients, held_out + found.held_out
-                sequences, counted = sequences + found.sequences, counted + found.counted
-                spoken, run_on = spoken + found.texts, run_on + found.run_on
+                counts.add(chunk.counts)
+                count, held_out = count + chunk.clients, held_out + chunk.held_out
+                sequences, counted = sequences + chunk.sequences, counted + chunk.counted
+                nonempty, run_on = nonempty + chunk.texts, run_on + chunk.run_on
         texts.close()
         if not counted:
             raise UserError(
@@ -171,9 +171,9 @@ def preparing(
                 "train on; give at least one client that is not held out and has a text that is not empty (and raise "
                 "max_clients where it is set)"
             )
-        if cutting.tokenizer == "words" and 2 * run_on > spoken:
+        if cutting.tokenizer == "words" and 2 * run_on > nonempty:
             say(
-                f"{cutting.where}: {run_on} of {spoken} texts have long runs of letters without a space, each of them one "
+                f"{cutting.where}: {run_on} of {nonempty} texts have long runs of letters without a space, each of them one "
                 "word; give --tokenizer characters, or --tokenizer FILE.json (docs/data.md)"
             )
         names = _names(stream, cutting, counts, options)
@@ -181,8 +181,8 @@ def preparing(
         frame = Population(stream.name, (), names.vocabulary, cutting.sequence_length, about)
         yield Prepared(frame, _clients(blobs, cutting, names, processes), count, sequences)
     finally:
-        for one in (texts, blobs, counts):
-            one.close()
+        for store in (texts, blobs, counts):
+            store.close()
 
 
 def in_memory(stream: Stream, options: DataOptions, progress: bool = False, processes: int | None = None) -> Population:
@@ -254,10 +254,10 @@ class _First:
 
     def takes(self, client_id: str) -> bool:
         """Whether the client may be one of them, by what was seen so far."""
-        one = client_hash(client_id), client_id
-        if self._last is not None and one > self._last:
+        candidate = client_hash(client_id), client_id
+        if self._last is not None and candidate > self._last:
             return False
-        self._held.add(one)
+        self._held.add(candidate)
         if len(self._held) >= 2 * self._count:
             kept = heapq.nsmallest(self._count, self._held)
             self._held, self._last = set(kept), kept[-1]
@@ -304,9 +304,9 @@ def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> Client
             "of its texts one split"
         )
     texts = [(text, part.side) for part in parts for text in part.texts]
-    spoken = [part for part in parts if part.texts]
-    if all(part.times is not None for part in spoken):
-        times = [time for part in spoken for time in part.times or ()]
+    with_texts = [part for part in parts if part.texts]
+    if all(part.times is not None for part in with_texts):
+        times = [time for part in with_texts for time in part.times or ()]
         if any(later < earlier for earlier, later in pairwise(times)):
             texts = [texts[place] for place in sorted(range(len(texts)), key=times.__getitem__)]
     groups: Counter[str] = Counter()
@@ -317,11 +317,11 @@ def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> Client
     by_time = boundary(sum(not side for _, side in texts))
     train: list[str] = []
     test: list[str] = []
-    seen = 0
+    without_side = 0
     for text, side in texts:
         if not side:
-            seen += 1
-        (train if side == TRAIN or (side != TEST and seen <= by_time) else test).append(text)
+            without_side += 1
+        (train if side == TRAIN or (side != TEST and without_side <= by_time) else test).append(text)
     held_out = splits.pop() if splits else is_held_out(client_id) or (bool(test) and not train)
     return ClientTexts(client_id, group, bool(held_out), train, test)
 
@@ -354,7 +354,7 @@ def _count(job: Job, cutting: _Cutting) -> _Counted:
     else:
         encoded = cutting.from_file.encode([piece for side in pieces for piece in side])
         flat = np.concatenate([np.zeros(0, np.int32), *encoded])
-        sizes = np.array([len(one) for one in encoded], dtype=np.int64)
+        sizes = np.array([len(piece) for piece in encoded], dtype=np.int64)
     in_chunk = list(numbering)
     per_side = np.array([len(side) for side in pieces], dtype=np.int64)
     held_out = np.array([client.held_out for client in clients])
@@ -396,12 +396,15 @@ def _blobs(
         used, numbers = np.unique(own, return_inverse=True) if words else (np.zeros(0, np.int64), own)
         head = json.dumps(
             [
-                [(one.id, one.group, one.held_out, len(one.train) + len(one.test)) for one in clients[begin:end]],
+                [
+                    (client.id, client.group, client.held_out, len(client.train) + len(client.test))
+                    for client in clients[begin:end]
+                ],
                 [words[number] for number in used.tolist()],
             ]
         ).encode()
         arrays = (per_side[2 * begin : 2 * end], sizes[part], numbers.astype(np.int32))
-        yield _COUNTS.pack(len(head), *map(len, arrays)) + head + b"".join(one.tobytes() for one in arrays)
+        yield _COUNTS.pack(len(head), *map(len, arrays)) + head + b"".join(array.tobytes() for array in arrays)
         begin = end
 
 
@@ -451,10 +454,10 @@ def _names(stream: Stream, cutting: _Cutting, counts: _Counts, options: DataOpti
     extra = tuple(f"<oov-{n}>" for n in range(2, options.oov_buckets + 1))
     reserved = {*SPECIALS, *extra}
     if cutting.counted:
-        found = counts.most_frequent(min(options.vocabulary_size + len(reserved), 2**62))
+        candidates = counts.most_frequent(min(options.vocabulary_size + len(reserved), 2**62))
     else:
-        found = list(dict.fromkeys(stream.vocabulary or ()))
-    chosen = [token for token in found if token not in reserved][: options.vocabulary_size]
+        candidates = list(dict.fromkeys(stream.vocabulary or ()))
+    chosen = [token for token in candidates if token not in reserved][: options.vocabulary_size]
     vocabulary = Vocabulary((*SPECIALS, *chosen, *extra), UNITS[cutting.tokenizer], options.oov_buckets)
     return _Names({token: number for number, token in enumerate(chosen, len(SPECIALS))}, vocabulary)
 
@@ -467,9 +470,9 @@ def _clients(blobs: Blobs, cutting: _Cutting, names: _Names, processes: int) -> 
             yield Client(client_id, group, held_out, texts, train, test)
 
 
-def _cut(blob: bytes, knows: tuple[_Cutting, _Names]) -> tuple[list[Any], Array, Array, Array]:
+def _cut(blob: bytes, shared: tuple[_Cutting, _Names]) -> tuple[list[Any], Array, Array, Array]:
     """(id, group, held_out, texts) of every client; int64 [2 N + 1], where its sides end; tokens; lengths."""
-    cutting, names = knows
+    cutting, names = shared
     of_head, sides, pieces, count = _COUNTS.unpack_from(blob)
     at = _COUNTS.size + of_head
     clients, words = json.loads(blob[_COUNTS.size : at])
@@ -493,14 +496,14 @@ def _cut(blob: bytes, knows: tuple[_Cutting, _Names]) -> tuple[list[Any], Array,
     if not cutting.continuous:
         inner[ends - 1] = False
     flat[inner] = numbers
-    found = cut_flat(flat, sizes + edges, cutting.sequence_length, cutting.first_only)
+    sequences = cut_flat(flat, sizes + edges, cutting.sequence_length, cutting.first_only)
     windows = count_windows(sizes + edges, cutting.sequence_length)
     if cutting.first_only:
         windows = np.minimum(windows, 1)
     of_pieces = np.concatenate([[0], np.cumsum(windows)])
     side_ends = of_pieces[np.concatenate([[0], np.cumsum(per_side)])]
     small = np.dtype("uint16" if len(names.vocabulary) <= 1 << 16 else "int32")
-    return clients, side_ends, found.tokens.astype(small), found.lengths
+    return clients, side_ends, sequences.tokens.astype(small), sequences.lengths
 
 
 # --- on all cores -----------------------------------------------------------------------------------------------------

@@ -42,7 +42,7 @@ def sources() -> tuple[Source, ...]:
 
 @cache
 def _brought() -> tuple[Source, ...]:
-    found: dict[str, Source] = {}
+    brought: dict[str, Source] = {}
     for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
         package = point.dist.name if point.dist else point.value
         where = f"the package {package} brings the data source {point.name!r} ({point.value})"
@@ -53,10 +53,10 @@ def _brought() -> tuple[Source, ...]:
             raise UserError(f"{where}, which cannot be loaded ({type(error).__name__}: {error}); {remedy}") from error
         if not isinstance(source, Source):
             raise UserError(f"{where}, which is a {type(source).__name__} and not a flow.data.source.Source; {remedy}")
-        if source.name in found or source.name in {own.name for own in SOURCES}:
+        if source.name in brought or source.name in {own.name for own in SOURCES}:
             raise UserError(f"{where}, and there is another source of the name {source.name!r}; {remedy}")
-        found[source.name] = source
-    return tuple(found.values())
+        brought[source.name] = source
+    return tuple(brought.values())
 
 
 def source_of(data: str) -> Source:

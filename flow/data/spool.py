@@ -226,9 +226,9 @@ class Blobs:
     def _write(self) -> None:
         if self._file is None:
             self._file = self._place.new_file().open("w+b", buffering=1 << 20)
-        for one in self._held:
-            self._file.write(one)
-            self._ends.append(self._ends[-1] + len(one))
+        for blob in self._held:
+            self._file.write(blob)
+            self._ends.append(self._ends[-1] + len(blob))
         self._held = []
 
     def __len__(self) -> int:

@@ -63,8 +63,8 @@ class SyntheticClients(Sequence[Client]):
         size = np.exp(np.log(mean) - SPREAD**2 / 2 + SPREAD * stream.standard_normal())
         train = int(np.clip(np.rint(size), 1, MOST * mean))
         topic, count = int(stream.integers(TOPICS)), train + max(1, train // 4)
-        all_of_them = self._sequences(stream, count, topic)
-        sides = [Sequences(all_of_them.tokens[part], all_of_them.lengths[part]) for part in (slice(train), slice(train, None))]
+        sequences = self._sequences(stream, count, topic)
+        sides = [Sequences(sequences.tokens[part], sequences.lengths[part]) for part in (slice(train), slice(train, None))]
         name = f"client-{n:0{self._digits}d}"
         return Client(name, "", is_held_out(name), count, *sides)
 

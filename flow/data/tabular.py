@@ -80,7 +80,7 @@ def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
         UserError: a column that is given does not exist, client or text has no column of a usual name, one has several, or one
             column is both.
     """
-    found: dict[str, str | None] = {}
+    column_of: dict[str, str | None] = {}
     guessed = []
     for role, usual in ROLES.items():
         option, given = f"{role}_column", getattr(options, f"{role}_column")
@@ -90,7 +90,7 @@ def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
                 if given in names:
                     raise _same_name(where, given, names)
                 raise UserError(f"{where}: {option}={given!r} is no column of {_listed(names)}; give {flag} one of these names")
-            found[role] = given
+            column_of[role] = given
             continue
         candidates = [name for name in names if name.strip().lower() in usual] if given is None else []
         if len(candidates) > len(set(candidates)):
@@ -104,18 +104,18 @@ def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
         if not candidates and role in ("client", "text"):
             what = "client, such as a user," if role == "client" else "text"
             raise UserError(f"{where}: no column has a usual name for the {what} of {_listed(names)}; give {flag} NAME")
-        found[role] = candidates[0] if candidates else None
+        column_of[role] = candidates[0] if candidates else None
         if candidates:
             guessed.append(f"{role}: {candidates[0]!r}")
-    if found["client"] == found["text"]:
+    if column_of["client"] == column_of["text"]:
         raise UserError(
-            f"{where}: the column {found['client']!r} holds both the client and the text, of {_listed(names)}; say which "
+            f"{where}: the column {column_of['client']!r} holds both the client and the text, of {_listed(names)}; say which "
             "column is which with --client-column NAME and --text-column NAME"
         )
     if guessed:
-        said = f"columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others"
-        say(f"data={options.data!r}: {said}")
-    return Columns(str(found["client"]), str(found["text"]), found["time"], found["group"])
+        guess = f"columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others"
+        say(f"data={options.data!r}: {guess}")
+    return Columns(str(column_of["client"]), str(column_of["text"]), column_of["time"], column_of["group"])
 
 
 def _same_name(where: str, name: str, names: Sequence[str]) -> UserError:
@@ -156,9 +156,9 @@ def files_of(data: str) -> list[Path]:
     path = Path(data)
     with suppress(OSError, ValueError):
         if path.is_dir():
-            return sorted(one for one in path.iterdir() if _is_named_table(one) and not one.name.startswith("."))
+            return sorted(entry for entry in path.iterdir() if _is_named_table(entry) and not entry.name.startswith("."))
         if paths.PATTERN.search(data) and not path.exists():
-            return sorted(one for one in map(Path, glob.glob(data, recursive=True)) if _is_named_table(one))
+            return sorted(entry for entry in map(Path, glob.glob(data, recursive=True)) if _is_named_table(entry))
     return [path]
 
 

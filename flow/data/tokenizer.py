@@ -55,13 +55,13 @@ class FileTokenizer:
         encoded: list[npt.NDArray[np.int32]] = []
         for start in range(0, len(texts), BATCH):
             try:
-                found = self._library.encode_batch_fast(list(texts[start : start + BATCH]), add_special_tokens=False)
+                encodings = self._library.encode_batch_fast(list(texts[start : start + BATCH]), add_special_tokens=False)
             except BaseException as error:
                 if not _is_of_library(error):
                     raise
                 raise _refused(error, f"tokenizer={str(self._path)!r} cannot cut a text") from error
-            ends = np.cumsum([len(one) for one in found])[:-1]
-            flat = np.fromiter(chain.from_iterable(one.ids for one in found), np.int64)
+            ends = np.cumsum([len(encoding) for encoding in encodings])[:-1]
+            flat = np.fromiter(chain.from_iterable(encoding.ids for encoding in encodings), np.int64)
             encoded += np.split(self._ids[np.searchsorted(self._known, flat)], ends)
         return encoded
 
@@ -92,7 +92,7 @@ def check(options: DataOptions, own: str) -> None:
         raise UserError(f"tokenizer={name!r} cuts text, and data={options.data!r} has none; leave it out")
     if is_file(name):
         paths.check_file(Path(name), "tokenizer", WANTED)
-        defaults = {one.name: one.default for one in fields(DataOptions)}
+        defaults = {field.name: field.default for field in fields(DataOptions)}
         for option in ("vocabulary_size", "oov_buckets"):
             value = getattr(options, option)
             if value != defaults[option]:
@@ -177,5 +177,5 @@ def _is_of_library(error: BaseException) -> bool:
 
 
 def _refused(error: BaseException, what: str) -> UserError:
-    said = " ".join(str(error).split())[:200]
-    return UserError(f"{what} ({said}); give {WANTED}, as its Tokenizer.save writes it")
+    reason = " ".join(str(error).split())[:200]
+    return UserError(f"{what} ({reason}); give {WANTED}, as its Tokenizer.save writes it")

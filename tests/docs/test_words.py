@@ -70,7 +70,7 @@ def test_sentences_are_short(page: str) -> None:
 
 
 def test_names_say_what_a_thing_is() -> None:
-    """Variables, arguments, attributes and functions of packages, benchmarks and scripts; those of flow/data are left out."""
+    """Variables, arguments, attributes and functions of packages, benchmarks and scripts; flow/data/readers is left out."""
     empty = {"found", "said", "shown", "fully", "picked", "there", "how"}
     named = []
     paths = [
@@ -78,7 +78,7 @@ def test_names_say_what_a_thing_is() -> None:
     ]
     assert len(paths) > 100
     for path in paths:
-        if ROOT / "flow" / "data" in path.parents:
+        if ROOT / "flow" / "data" / "readers" in path.parents:
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = next((getattr(node, field) for field in ("id", "arg", "attr", "name") if hasattr(node, field)), None)

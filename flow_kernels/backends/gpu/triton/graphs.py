@@ -46,7 +46,7 @@ class Recorder:
 
 def _record(launch: Callable[[], None]) -> Any:
     graph = torch.cuda.CUDAGraph()
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side = torch.cuda.Stream()
     with torch.cuda.stream(side):  # the default stream cannot be recorded; nothing runs while recording
         graph.capture_begin(capture_error_mode="thread_local")
         try:
