@@ -6,13 +6,16 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any, NoReturn
 
 import oracles  # noqa: F401 (one thread)
 import pytest
 import torch
 from comparisons import plain_fixture, tree  # noqa: F401
+from optional import present
 
 import flow
 import flow_kernels
@@ -26,24 +29,24 @@ TINY = ["--embedding-dim", "4", "--hidden-size", "5", "--cohort", "3", "--rounds
 
 
 @pytest.mark.parametrize("option", ["--version", "-V"])
-def test_the_version_is_that_of_the_distribution(option, capsys):
+def test_the_version_is_that_of_the_distribution(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([option]) == 0
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"flow {flow.__version__}" == f"flow {flow_kernels.__version__}" == f"flow {version('flow-fl')}"
-    assert torch.__version__ in said[1] and "cpu: available" in said[2]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"flow {flow.__version__}" == f"flow {flow_kernels.__version__}" == f"flow {version('flow-fl')}"
+    assert torch.__version__ in lines[1] and "cpu: available" in lines[2]
     citation = (Path(__file__).parents[2] / "CITATION.cff").read_text()
     assert f"\nversion: {flow.__version__}\n" in citation
 
 
-def fails(arguments, capsys):
+def fails(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     """Run what must fail; returns what was said on stderr."""
     with pytest.raises(SystemExit) as stopped:
         raise SystemExit(main(arguments))
     assert stopped.value.code == 2
-    said = capsys.readouterr().err
-    assert "Traceback" not in said
-    assert said.strip()
-    return said
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert message.strip()
+    return message
 
 
 @pytest.mark.parametrize(
@@ -55,12 +58,12 @@ def fails(arguments, capsys):
     ],
     ids=["flow", "workshop", "fedavg"],
 )
-def test_a_run_from_the_command_to_the_report(here, capsys, arguments):
+def test_a_run_from_the_command_to_the_report(here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str]) -> None:
     assert main(arguments) == 0
     (folder,) = (here / "runs").iterdir()
-    shown = capsys.readouterr().out.strip().splitlines()
-    assert "seen clients" in shown[0]
-    assert shown[-1] == f"report: {(folder / 'report.html').relative_to(here)}"
+    lines = capsys.readouterr().out.strip().splitlines()
+    assert "seen clients" in lines[0]
+    assert lines[-1] == f"report: {(folder / 'report.html').relative_to(here)}"
     assert (folder / "report.html").stat().st_size > 10_000
     config = json.loads((folder / "config.json").read_text())
     assert folder.name.startswith(f"{config['algorithm']['name']}-mine-")
@@ -77,11 +80,13 @@ def test_a_run_from_the_command_to_the_report(here, capsys, arguments):
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in ("flow", "fedavg")])
-def test_every_algorithm_runs_from_the_command_to_the_report(here, capsys, monkeypatch, name):
+def test_every_algorithm_runs_from_the_command_to_the_report(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     assert main(["run", name, *MINE, *TINY, "--folder", "mine", "--evaluate-every", "1", "--client-memory", "0"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     algorithm = NAMES[name].algorithm
-    assert "seen clients" in shown
+    assert "seen clients" in output
     config = json.loads((here / "mine" / "config.json").read_text())
     assert config["algorithm"]["name"] == algorithm.name
     assert config["server"]["server"] == NAMES[name].server.server
@@ -91,12 +96,12 @@ def test_every_algorithm_runs_from_the_command_to_the_report(here, capsys, monke
     evaluation = json.loads((here / "mine" / "evaluation.json").read_text())
     page = (here / "mine" / "report.html").read_text(encoding="utf-8")
     if evaluation["summary"]["seen"]["global_token"] is None:
-        assert "global, over tokens" not in shown and "personal, over tokens" in shown
+        assert "global, over tokens" not in output and "personal, over tokens" in output
         assert f"There is no gain to show: {algorithm.name} has no global model." in page
     before = tree(here / "mine")
     monkeypatch.setattr(loop, "_write_report", lambda folder: folder / "report.html")  # a second one of the same files
     assert main(["run", "--resume", "mine"]) == 0
-    assert capsys.readouterr().out == shown
+    assert capsys.readouterr().out == output
     assert tree(here / "mine") | {"run.json": before["run.json"]} == before  # but for memory and time
 
 
@@ -105,7 +110,7 @@ def tensors(safetensors: bytes) -> bytes:
     return safetensors[8 + int.from_bytes(safetensors[:8], "little") :]
 
 
-def test_a_reader_that_leaves_early_gets_no_traceback():
+def test_a_reader_that_leaves_early_gets_no_traceback() -> None:
     """As `flow run --help | head`."""
     read, write = os.pipe()
     os.close(read)
@@ -115,8 +120,10 @@ def test_a_reader_that_leaves_early_gets_no_traceback():
 
 
 @pytest.mark.usefixtures("plain")
-def test_an_interrupted_run_says_how_to_go_on(here, capsys, monkeypatch):
-    def interrupted(folder, row):
+def test_an_interrupted_run_says_how_to_go_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(folder: Path, row: dict[str, Any]) -> NoReturn:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -127,7 +134,7 @@ def test_an_interrupted_run_says_how_to_go_on(here, capsys, monkeypatch):
 
 
 @pytest.mark.usefixtures("plain")
-def test_resume_from_the_command(here, capsys):
+def test_resume_from_the_command(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--data", "mine.jsonl.gz", *TINY, "--folder", "mine", "--checkpoint-every", "1"]) == 0
     whole = capsys.readouterr().out
     before = (here / "mine" / "evaluation.json").read_text()
@@ -146,7 +153,7 @@ def test_resume_from_the_command(here, capsys):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["fly"], "there is no command 'fly'; the commands are run, report"),
         (["run", "", "--rounds", "1"], "there is no algorithm ''; the algorithms are flow, local, fedavg, "),
@@ -197,34 +204,42 @@ def test_resume_from_the_command(here, capsys):
     ],
     ids=lambda value: " ".join(value)[:60] if isinstance(value, list) else "",
 )
-def test_mistakes_give_one_message_and_exit_code_2(here, capsys, arguments, said):
-    assert said in fails(arguments, capsys)
+def test_mistakes_give_one_message_and_exit_code_2(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    assert message in fails(arguments, capsys)
     assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_a_gpu_that_is_not_there_is_refused(here, capsys):
-    said = fails(["run", *MINE, "--device", "cuda"], capsys)
-    assert said.startswith("flow: device='cuda' must be one on which torch can compute here") and said.count("\n") == 1
+def test_a_gpu_that_is_not_there_is_refused(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(["run", *MINE, "--device", "cuda"], capsys)
+    assert message.startswith("flow: device='cuda' must be one on which torch can compute here") and message.count("\n") == 1
     assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
 
 
-def test_a_folder_that_may_not_be_written_to_is_named(here, capsys, monkeypatch):
+def test_a_folder_that_may_not_be_written_to_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By a refusal put into mkdir: permissions do not bind the superuser, who may run this."""
 
-    def refused(path, *arguments, mkdir=os.mkdir):
+    def refused(path: str | os.PathLike[str], *arguments: Any, mkdir: Callable[..., None] = os.mkdir) -> None:
         if str(path).endswith("new"):
             raise PermissionError(13, "Permission denied", str(path))
         mkdir(path, *arguments)
 
     monkeypatch.setattr(os, "mkdir", refused)
-    said = fails(["run", *MINE, *TINY, "--folder", "parent/new"], capsys)
-    assert said.startswith("flow: folder='parent/new' cannot be created ([Errno 13] Permission denied: 'parent/new'); give a")
+    message = fails(["run", *MINE, *TINY, "--folder", "parent/new"], capsys)
+    assert message.startswith(
+        "flow: folder='parent/new' cannot be created ([Errno 13] Permission denied: 'parent/new'); give a"
+    )
     assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
 
 
-def test_a_disk_that_is_full_at_the_start_leaves_nothing(here, capsys, monkeypatch):
-    def full(file):
+def test_a_disk_that_is_full_at_the_start_leaves_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: int) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
@@ -233,46 +248,48 @@ def test_a_disk_that_is_full_at_the_start_leaves_nothing(here, capsys, monkeypat
 
 
 @pytest.mark.usefixtures("plain")
-def test_a_disk_that_fills_up_later_leaves_a_run_to_go_on_with(here, capsys, monkeypatch):
-    def full(folder, row):
+def test_a_disk_that_fills_up_later_leaves_a_run_to_go_on_with(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(folder: Path, row: dict[str, Any]) -> NoReturn:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
         patched.setattr(run_folder, "append_metrics", full)
-        said = fails(["run", *MINE, *TINY, "--folder", "mine"], capsys)
-    assert "No space left on device; put that right, then go on with `flow run --resume mine`" in said
+        message = fails(["run", *MINE, *TINY, "--folder", "mine"], capsys)
+    assert "No space left on device; put that right, then go on with `flow run --resume mine`" in message
     assert main(["run", "--resume", "mine"]) == 0
 
 
 @pytest.mark.usefixtures("plain")
-def test_an_existing_run_and_any_other_folder_get_their_own_advice(here, capsys):
-    assert "give another folder" in (said := fails(["run", *MINE, "--folder", "."], capsys)) and "--resume" not in said
+def test_an_existing_run_and_any_other_folder_get_their_own_advice(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "give another folder" in (message := fails(["run", *MINE, "--folder", "."], capsys)) and "--resume" not in message
     assert main(["run", *MINE, *TINY, "--folder", "mine"]) == 0
     assert "continue that run with `flow run --resume mine`, or give" in fails(["run", *MINE, "--folder", "mine"], capsys)
 
 
-def test_the_terminal_says_why_nobody_was_scored(here, capsys):
+def test_the_terminal_says_why_nobody_was_scored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", *MINE, *TINY, "--min-texts", "1000"]) == 0
-    shown = capsys.readouterr().out.splitlines()
-    assert shown[:2] == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [
         f"{kind} clients: no accuracy, none of the {count} could be scored ({count} with fewer than min_texts=1000 texts); "
         "lower min_texts, or give clients more text"
         for kind, count in (("seen", 7), ("unseen", 2))
     ]
-    assert shown[2].startswith("report: ")
+    assert lines[2].startswith("report: ")
     assert main(["run", *MINE, *TINY, "--min-texts", "12", "--folder", "other"]) == 0
-    shown = capsys.readouterr().out
-    assert "global, over tokens" in shown and "seen clients: no accuracy, none of the 7" in shown
-    assert "unseen clients: " not in shown
+    output = capsys.readouterr().out
+    assert "global, over tokens" in output and "seen clients: no accuracy, none of the 7" in output
+    assert "unseen clients: " not in output
 
 
-def test_the_message_of_a_user_error_is_one_line(here, capsys):
-    said = fails(["run", "--data", "mine.jsonl.gz", "--cohort", "99"], capsys)
-    assert said.startswith("flow: cohort=99")
-    assert said.count("\n") == 1
+def test_the_message_of_a_user_error_is_one_line(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    message = fails(["run", "--data", "mine.jsonl.gz", "--cohort", "99"], capsys)
+    assert message.startswith("flow: cohort=99")
+    assert message.count("\n") == 1
 
 
-def test_help(capsys):
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == main([]) == 0
     assert "flow run fedavg --rounds 50" in capsys.readouterr().out
     for arguments, expected in (
@@ -283,46 +300,48 @@ def test_help(capsys):
         with pytest.raises(SystemExit) as stopped:
             main(arguments)
         assert stopped.value.code == 0
-        shown = capsys.readouterr().out
-        assert all(text in shown for text in expected), shown
-    assert "--gamma" not in shown
+        output = capsys.readouterr().out
+        assert all(text in output for text in expected), output
+    assert "--gamma" not in output
 
 
-def test_the_help_says_what_may_stand_beside_resume(capsys):
+def test_the_help_says_what_may_stand_beside_resume(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "or with --rounds N lengthen one; --data FILE: its file moved" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         main(["run", "--help"])
-    shown = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
-    assert "--rounds, the number of rounds that the run has from now on, and --data, the path to which its file moved." in shown
-    assert "runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is taken." in shown
+    output = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
+    assert (
+        "--rounds, the number of rounds that the run has from now on, and --data, the path to which its file moved." in output
+    )
+    assert "runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is taken." in output
 
 
-def test_every_command_has_a_usage_line_and_a_help_text(capsys):
+def test_every_command_has_a_usage_line_and_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(COMMANDS) == ["run", "report", "compare", "prepare", "data"]
     assert main(["--help"]) == 0
-    shown = capsys.readouterr().out
+    output = capsys.readouterr().out
     for name, command in COMMANDS.items():
         assert command.name == name
-        assert all(line.startswith(f"  {name} ") for line in command.usage.splitlines()) and f"\n{command.usage}" in shown
+        assert all(line.startswith(f"  {name} ") for line in command.usage.splitlines()) and f"\n{command.usage}" in output
         with pytest.raises(SystemExit) as stopped:
             main([name, "--help"])
         assert stopped.value.code == 0
         assert f"usage: flow {name} " in capsys.readouterr().out
 
 
-def test_every_option_has_a_help_text_and_a_default(capsys):
+def test_every_option_has_a_help_text_and_a_default(capsys: pytest.CaptureFixture[str]) -> None:
     for name in NAMES:
         with pytest.raises(SystemExit):
             main(["run", name, "--help"])
-        shown = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
-        options = re.findall(r" (--[a-z][a-z-]*) (?:[A-Z]+|{[^ ]+) (.*?)(?= --[a-z][a-z-]* (?:[A-Z]|{)|$)", shown)
+        output = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
+        options = re.findall(r" (--[a-z][a-z-]*) (?:[A-Z]+|{[^ ]+) (.*?)(?= --[a-z][a-z-]* (?:[A-Z]|{)|$)", output)
         assert len(options) > 20
         for option, text in options:
             assert re.match(r".{20,}\(default: .+\)", text), f"{option}: {text!r}"
 
 
-def test_python_m_flow_is_the_same_command(here):
+def test_python_m_flow_is_the_same_command(here: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     ran = subprocess.run(
         [sys.executable, "-m", "flow", "run", "--data", "mine.jsonl.gz", "--cohort", "99"],
@@ -336,13 +355,13 @@ def test_python_m_flow_is_the_same_command(here):
     assert not ran.stdout
 
 
-def test_a_slice_of_shakespeare(tmp_path, monkeypatch, capsys):
+def test_a_slice_of_shakespeare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """The main job, small: the real data, all defaults but the sizes."""
     monkeypatch.chdir(tmp_path)
     sizes = ["--max-clients", "60", "--rounds", "2", "--cohort", "4", "--hidden-size", "16", "--evaluate-every", "0"]
     assert main(["run", *sizes, "--epochs", "1"]) == 0
     out = capsys.readouterr().out
-    report = Path(re.search(r"^report: (.+)$", out, re.MULTILINE)[1])
+    report = Path(present(re.search(r"^report: (.+)$", out, re.MULTILINE))[1])
     page = report.read_text(encoding="utf-8")
     assert "global, over tokens" in out and "<svg" in page and "shakespeare" in page
     evaluation = json.loads((report.parent / "evaluation.json").read_text())
@@ -351,13 +370,15 @@ def test_a_slice_of_shakespeare(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.usefixtures("plain")
-def test_data_prepared_ahead_of_a_run_are_found_by_it(here, capsys, monkeypatch):
+def test_data_prepared_ahead_of_a_run_are_found_by_it(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLOW_CACHE", str(here / "cache"))
     options = ["--data", "synthetic", "--clients", "30", "--sequences", "3", "--vocabulary-size", "20"]
     assert main(["prepare", *options]) == 0
     (folder,) = (here / "cache").iterdir()
-    said = capsys.readouterr().out
-    assert re.fullmatch(r"30 clients, 2\d of them not held out: .*\n", said) and said.endswith(f"{folder}\n")
+    output = capsys.readouterr().out
+    assert re.fullmatch(r"30 clients, 2\d of them not held out: .*\n", output) and output.endswith(f"{folder}\n")
     before = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     assert main(["run", "fedavg", *options, *TINY, "--folder", "mine"]) == 0
     assert {path: path.stat().st_mtime_ns for path in folder.iterdir()} == before and len(list((here / "cache").iterdir())) == 1
@@ -368,16 +389,22 @@ def test_data_prepared_ahead_of_a_run_are_found_by_it(here, capsys, monkeypatch)
     assert "FLOW_CACHE='' keeps nothing prepared" in fails(["prepare", *options], capsys)
 
 
-def test_an_environment_of_several_processes_without_a_launcher_is_named(here, capsys, monkeypatch):
+def test_an_environment_of_several_processes_without_a_launcher_is_named(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("WORLD_SIZE", "4")
     for name in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    said = fails(["report", "nowhere"], capsys)
-    assert "WORLD_SIZE='4' is in the environment and RANK, MASTER_ADDR, MASTER_PORT is not; start several" in said
+    message = fails(["report", "nowhere"], capsys)
+    assert "WORLD_SIZE='4' is in the environment and RANK, MASTER_ADDR, MASTER_PORT is not; start several" in message
 
 
-def test_a_request_to_end_leaves_a_run_that_goes_on(here, monkeypatch, capsys):
-    def asked(folder, row, append=run_folder.append_metrics):
+def test_a_request_to_end_leaves_a_run_that_goes_on(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asked(
+        folder: Path, row: dict[str, Any], append: Callable[[Path, dict[str, Any]], None] = run_folder.append_metrics
+    ) -> None:
         append(folder, row)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -390,12 +417,12 @@ def test_a_request_to_end_leaves_a_run_that_goes_on(here, monkeypatch, capsys):
     assert main(["run", "--resume", "asked"]) == 0
 
 
-def test_a_name_that_breaks_the_line_leaves_one_sentence(here, capsys):
+def test_a_name_that_breaks_the_line_leaves_one_sentence(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["run", "--resume", "a\nb\x1b"]) == 2
     assert capsys.readouterr().err.startswith("flow: a\\nb\\x1b: not the folder of a run, there is no config.json; ")
 
 
-def test_a_terminal_of_one_column_shows_the_help(monkeypatch, capsys):
+def test_a_terminal_of_one_column_shows_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "1")
     with pytest.raises(SystemExit) as stopped:
         main(["report", "--help"])
