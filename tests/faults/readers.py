@@ -52,8 +52,8 @@ def campaign(each: int = 300, seed: int = 0) -> Counts:
         seed: of places and values.
     """
     counts, draw = Counts("bytes for every reader"), random.Random(seed)
-    with readers() as found:
-        for reader in found:
+    with readers() as every_reader:
+        for reader in every_reader:
             for content in reader.whole:
                 counts.add(verdict(reader, content), f"{reader.name}: a whole file")
             for _ in range(each):
@@ -84,7 +84,7 @@ def readers() -> Iterator[list[Reader]]:
         for work in (small.start(place / "run"), small.compare(place / "compared")):
             if work.code:
                 raise AssertionError(work.err)
-        yield [one(place) for one in (_data, _configuration, _rows, _results, _checkpoint, _client, _record, _about, _table)]
+        yield [make(place) for make in (_data, _configuration, _rows, _results, _checkpoint, _client, _record, _about, _table)]
 
 
 def _signed(content: bytes) -> bytes | None:
@@ -145,9 +145,9 @@ def _rows(place: Path) -> Reader:
         return b"\n".join(_signed(line) or line for line in content.split(b"\n"))
 
     def read() -> None:
-        found = metrics.read(path.parent, identity)
-        metrics.cut(found, len(found.rows))
-        found.until(2), found.end()
+        log = metrics.read(path.parent, identity)
+        metrics.cut(log, len(log.rows))
+        log.until(2), log.end()
         report_files.read_metrics(path.parent)
 
     return Reader("metrics.jsonl", _reading(path, read, sign), [path.read_bytes()])
@@ -230,13 +230,13 @@ def _table(place: Path) -> Reader:
     return Reader("kept CSV", read, [table.read_bytes()])
 
 
-def _use(found: kept.Kept) -> None:
+def _use(results: kept.Kept) -> None:
     """All that tables and pictures ask of what is kept."""
     from flow.comparison.table import run_of
 
-    found.summary("seen"), found.summary("unseen"), found.curve(), found.predicted
-    if found.diverged is None:
-        run_of(found)
+    results.summary("seen"), results.summary("unseen"), results.curve(), results.predicted
+    if results.diverged is None:
+        run_of(results)
 
 
 def guided(name: str, seconds: int, corpus: Path) -> None:
@@ -245,14 +245,14 @@ def guided(name: str, seconds: int, corpus: Path) -> None:
 
     corpus: the folder in which such bytes are kept from one time to the next, and what brings a fault to light is written.
     """
-    with readers() as found:
+    with readers() as every_reader:
         import atheris  # after the processes that make whole files
 
-        for module in [one for one in sys.modules.values() if re.match(COVERED, one.__name__)]:
-            for function in [one for one in vars(module).values() if getattr(one, "__module__", "") == module.__name__]:
+        for module in [loaded for loaded in sys.modules.values() if re.match(COVERED, loaded.__name__)]:
+            for function in [value for value in vars(module).values() if getattr(value, "__module__", "") == module.__name__]:
                 if hasattr(function, "__code__"):
                     atheris.instrument_func(function)
-        reader = next(one for one in found if one.name == name)
+        reader = next(candidate for candidate in every_reader if candidate.name == name)
         own = corpus / re.sub(r"\W+", "-", name)
         own.mkdir(parents=True, exist_ok=True)
         for number, content in enumerate(reader.whole):
@@ -260,7 +260,7 @@ def guided(name: str, seconds: int, corpus: Path) -> None:
 
         seen = {"refused": 0, "accepted": 0}
 
-        def one(content: bytes) -> None:
+        def read(content: bytes) -> None:
             outcome = verdict(reader, content)
             if outcome not in seen:
                 raise AssertionError(outcome)
@@ -271,7 +271,7 @@ def guided(name: str, seconds: int, corpus: Path) -> None:
 
         until = time.monotonic() + seconds
         limits = [f"-max_len={MOST}", "-timeout=20", f"-artifact_prefix={own}/fault-", "-verbosity=0"]
-        atheris.Setup(["readers", *limits, str(own)], one)
+        atheris.Setup(["readers", *limits, str(own)], read)
         atheris.Fuzz()
 
 
