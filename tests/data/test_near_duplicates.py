@@ -5,29 +5,31 @@ import importlib.util
 import json
 import random
 from pathlib import Path
+from types import ModuleType
 
 import pytest
+from optional import present
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "drop_near_duplicates.py"
 
 
 @pytest.fixture(scope="module")
-def script():
+def script() -> ModuleType:
     spec = importlib.util.spec_from_file_location("drop_near_duplicates", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = importlib.util.module_from_spec(present(spec))
+    present(present(spec).loader).exec_module(module)
     return module
 
 
-def jaccard(a, b):
-    def cut(text):
+def jaccard(a: str, b: str) -> float:
+    def cut(text: str) -> set[str]:
         words = text.lower().split()
         return {" ".join(words[i : i + 3]) for i in range(len(words) - 2)} or {" ".join(words)}
 
     return len(cut(a) & cut(b)) / len(cut(a) | cut(b))
 
 
-def series(seed):
+def series(seed: int) -> list[str]:
     """Texts of one client, some of them an earlier one with a word changed."""
     rng = random.Random(seed)
     texts = ["", "one", "Fix it"]
@@ -43,23 +45,23 @@ def series(seed):
 
 
 @pytest.mark.parametrize("threshold", [0.2, 0.5, 0.8, 1.0])
-def test_a_text_stays_where_no_earlier_one_is_near(script, threshold):
-    found = 0
+def test_a_text_stays_where_no_earlier_one_is_near(script: ModuleType, threshold: float) -> None:
+    dropped = 0
     for seed in range(5):
         texts = series(seed)
         expected = [n for n, text in enumerate(texts) if all(jaccard(text, other) < threshold for other in texts[:n])]
         assert script.kept(texts, threshold) == expected
-        found += len(texts) - len(expected)
-    assert found > 5
+        dropped += len(texts) - len(expected)
+    assert dropped > 5
 
 
-def test_files_keep_what_belongs_to_each_text(script, tmp_path, capsys):
+def test_files_keep_what_belongs_to_each_text(script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     clients = [
         {"id": "a", "split": "train", "texts": ["x y z w", "X y z w", "other words here"], "ts": [1, 2, 3]},
         {"id": "b", "split": "heldout", "texts": ["é", "é", "u v"]},
     ]
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl.gz"
-    source.write_text("".join(json.dumps(one) + "\n" for one in clients), encoding="utf-8")
+    source.write_text("".join(json.dumps(client) + "\n" for client in clients), encoding="utf-8")
     script.main([str(source), str(target)])
     with gzip.open(target, "rt", encoding="utf-8") as file:
         a, b = map(json.loads, file)
@@ -72,7 +74,9 @@ def test_files_keep_what_belongs_to_each_text(script, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("faulty", ["", "{", "[1]", '{"id": "a"}', '{"id": "a", "texts": ["x", 3]}'])
-def test_a_faulty_line_is_named_and_leaves_no_file_behind(script, tmp_path, capsys, faulty):
+def test_a_faulty_line_is_named_and_leaves_no_file_behind(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str], faulty: str
+) -> None:
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"id": "b", "texts": ["u"]}\n' + faulty + "\n", encoding="utf-8")
     with pytest.raises(SystemExit):

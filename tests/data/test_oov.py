@@ -2,6 +2,8 @@
 
 import json
 import zlib
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ RARE = ["zebra", "yak", "xerus", "wombat", "vole", "urial", "tapir", "skunk"]
 
 
 @pytest.fixture
-def path(tmp_path):
+def path(tmp_path: Path) -> str:
     """Clients who say the same two words, and every one a rare word of its own."""
     lines = [
         {"id": f"c{n}", "split": "heldout" if n > 5 else "train", "group": "g", "texts": [f"red blue red {RARE[n]} blue"] * 10}
@@ -27,7 +29,7 @@ def path(tmp_path):
     return str(file)
 
 
-def test_unknown_words_share_as_many_ids_as_asked_for(path):
+def test_unknown_words_share_as_many_ids_as_asked_for(path: str) -> None:
     population = load(DataOptions(data=path, vocabulary_size=2, oov_buckets=3))
     vocabulary = population.vocabulary
     assert vocabulary.tokens == (*SPECIALS, "blue", "red", "<oov-2>", "<oov-3>")
@@ -40,21 +42,24 @@ def test_unknown_words_share_as_many_ids_as_asked_for(path):
     assert vocabulary.scored.tolist() == [False] * 4 + [True] * 2 + [False] * 2
 
 
-def test_one_id_is_the_default_and_changes_nothing(path):
-    one, same = load(DataOptions(data=path, vocabulary_size=2)), load(DataOptions(data=path, vocabulary_size=2, oov_buckets=1))
-    assert one.vocabulary == same.vocabulary and one.vocabulary.oov == (OOV,)
+def test_one_id_is_the_default_and_changes_nothing(path: str) -> None:
+    default, same = (
+        load(DataOptions(data=path, vocabulary_size=2)),
+        load(DataOptions(data=path, vocabulary_size=2, oov_buckets=1)),
+    )
+    assert default.vocabulary == same.vocabulary and default.vocabulary.oov == (OOV,)
     with pytest.raises(ValueError, match="oov_buckets=0 must be at least 1"):
         load(DataOptions(data=path, oov_buckets=0))
 
 
-def config(path, options, **changes):
+def config(path: str, options: DittoOptions | FedReconOptions, **changes: Any) -> Config[Any]:
     return Config(
         algorithm=options, data=DataOptions(data=path, vocabulary_size=2, oov_buckets=3), rounds=2, cohort=4, evaluate_every=0,
         model=ModelOptions(embedding_dim=3, hidden_size=4), **changes,
     )  # fmt: skip
 
 
-def test_fedrecon_sends_all_but_the_rows_of_unknown_words(path):
+def test_fedrecon_sends_all_but_the_rows_of_unknown_words(path: str) -> None:
     task = prepare(config(path, FedReconOptions()))
     assert task.model.oov == (OOV, 6, 7)
     result = simulate(config(path, FedReconOptions()), progress=False)
@@ -64,7 +69,7 @@ def test_fedrecon_sends_all_but_the_rows_of_unknown_words(path):
     assert result.state["head.weight"].shape == (8, 4)
 
 
-def test_more_state_than_memory_needs_a_folder(path, tmp_path):
+def test_more_state_than_memory_needs_a_folder(path: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"client_memory=0 MB does not hold what 6 clients keep, .*; give the run a folder"):
         simulate(config(path, DittoOptions(), client_memory=0), progress=False)
     simulate(config(path, DittoOptions(), client_memory=0), tmp_path / "run", progress=False)

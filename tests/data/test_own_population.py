@@ -2,23 +2,23 @@
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import harness
 import numpy as np
 import oracles
 import pytest
+from data_cases import Counting, Mapped
 
 from flow import Config, ModelOptions, SharedOptions, UserError, compare, resume, simulate
 from flow.algorithms.ditto import DittoOptions
-from flow.data import Client, DataOptions, Population, Sequences, Vocabulary, load, prepared, validated, validation
-from flow.data.population import Indexed, Table
+from flow.data import DataOptions, Population, Sequences, Vocabulary, load, prepared, validated, validation
 from flow.data.synthetic import Shape, SyntheticClients
 from flow.simulation import loop
 
 GOOD = oracles.population()
-CONFIG = Config(
+CONFIG: Config[Any] = Config(
     algorithm=DittoOptions(lr=0.5, batch_size=4), model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=1, cohort=4,
     min_texts=1, evaluate_every=0, threads=1, validation_share=0.0,
 )  # fmt: skip
@@ -32,6 +32,11 @@ def changed(place: int = 2, side: str | None = None, **values: Any) -> Populatio
     return dataclasses.replace(GOOD, clients=tuple(clients))
 
 
+def broken(**fields: Any) -> Population:
+    """The good population with other fields, of any type."""
+    return dataclasses.replace(GOOD, **fields)
+
+
 def poked(name: str, index: tuple[int, ...], value: int, side: str = "train", place: int = 2) -> Population:
     """The good population with one other number."""
     array = getattr(getattr(GOOD.clients[place], side), name).copy()
@@ -41,7 +46,7 @@ def poked(name: str, index: tuple[int, ...], value: int, side: str = "train", pl
 
 T, V = GOOD.sequence_length, len(GOOD.vocabulary)
 TRAIN = GOOD.clients[2].train
-FAULTS = {
+FAULTS: dict[str, tuple[Any, str]] = {
     "no population": ([], r"population must be a flow.data.Population, got \[\]; leave it out to load config.data"),
     "token too large": (
         poked("tokens", (4, 3), V),
@@ -72,7 +77,7 @@ FAULTS = {
         r"population.clients\[3\].id='client 2' follows 'client 2': every client needs an id of its own; give distinct ids",
     ),
     "order": (
-        dataclasses.replace(GOOD, clients=GOOD.clients[::-1]),
+        broken(clients=GOOD.clients[::-1]),
         r"population.clients\[1\].id='client 7' follows 'client 8': clients must be sorted by id; .*sorted\(clients, key=",
     ),
     "number for an id": (changed(0, id=7), r"population.clients\[0\].id=7 must be a string"),
@@ -82,17 +87,17 @@ FAULTS = {
     "no group": (changed(0, group=None), r"client 'client 0', group=None must be a string"),
     "held out": (changed(1, held_out="yes"), r"client 'client 1', held_out='yes' must be True or False"),
     "texts": (changed(1, texts=-1), r"client 'client 1', texts=-1 must be an integer of at least 0"),
-    "no client": (dataclasses.replace(GOOD, clients=("a",)), r"population.clients\[0\] must be a flow.data.Client, got 'a'"),
-    "an iterator": (dataclasses.replace(GOOD, clients=iter(())), r"population.clients must be a sequence .* tuple\(clients\)"),
-    "width": (dataclasses.replace(GOOD, sequence_length=0), r"population.sequence_length=0 must be an integer of at least 1"),
-    "vocabulary": (dataclasses.replace(GOOD, vocabulary=("a",)), r"population.vocabulary must be a flow.data.Vocabulary"),
-    "name": (dataclasses.replace(GOOD, name=None), "population.name=None must be a string"),
-    "about": (dataclasses.replace(GOOD, about="\udcff"), r"population.about='\\udcff' is not text"),
+    "no client": (broken(clients=("a",)), r"population.clients\[0\] must be a flow.data.Client, got 'a'"),
+    "an iterator": (broken(clients=iter(())), r"population.clients must be a sequence .* tuple\(clients\)"),
+    "width": (broken(sequence_length=0), r"population.sequence_length=0 must be an integer of at least 1"),
+    "vocabulary": (broken(vocabulary=("a",)), r"population.vocabulary must be a flow.data.Vocabulary"),
+    "name": (broken(name=None), "population.name=None must be a string"),
+    "about": (broken(about="\udcff"), r"population.about='\\udcff' is not text"),
 }
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_population_that_breaks_a_rule_is_named_before_anything_is_written(name: str, tmp_path: Any) -> None:
+def test_a_population_that_breaks_a_rule_is_named_before_anything_is_written(name: str, tmp_path: Path) -> None:
     population, message = FAULTS[name]
     for _ in range(2):  # what was refused is not taken the second time
         with pytest.raises(UserError, match=message):
@@ -104,7 +109,7 @@ def test_a_population_that_breaks_a_rule_is_named_before_anything_is_written(nam
     assert not list(tmp_path.iterdir())
 
 
-def test_a_run_that_goes_on_checks_its_population_too(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_goes_on_checks_its_population_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_write_report", lambda folder: None)
     simulate(CONFIG, tmp_path / "run", population=GOOD, progress=False)
     with pytest.raises(UserError, match=r"client 'client 2', train\.lengths, sequence 3: length 0"):
@@ -136,22 +141,8 @@ def test_other_whole_numbers_give_the_same_run(kind: Any) -> None:
         return Sequences(side.tokens.astype(kind), side.lengths.astype(kind))
 
     clients = [dataclasses.replace(c, train=cast(c.train), test=cast(c.test)) for c in GOOD.clients]
-    one, other = (simulate(CONFIG, population=p, progress=False) for p in (GOOD, dataclasses.replace(GOOD, clients=clients)))
-    assert one.evaluation == other.evaluation
-
-
-class Counting(Sequence[Client]):
-    """Clients made when they are asked for, with a count of who was read."""
-
-    def __init__(self, clients: Sequence[Client]) -> None:
-        self._clients, self.reads = clients, Counter[int]()
-
-    def __len__(self) -> int:
-        return len(self._clients)
-
-    def __getitem__(self, place: Any) -> Any:
-        self.reads[place] += 1
-        return self._clients[place]
+    first, second = (simulate(CONFIG, population=p, progress=False) for p in (GOOD, dataclasses.replace(GOOD, clients=clients)))
+    assert first.evaluation == second.evaluation
 
 
 def test_clients_made_on_demand_are_read_once_before_the_first_round() -> None:
@@ -163,17 +154,6 @@ def test_clients_made_on_demand_are_read_once_before_the_first_round() -> None:
     assert np.array_equal(np.array(population.table), np.array(GOOD.table))
     validated(population)
     assert clients.reads == Counter(range(len(clients)))
-
-
-class Mapped(Counting, Indexed):  # type: ignore[misc]
-    """Clients whose table is known without reading any."""
-
-    def __init__(self, clients: Sequence[Client], table: Table) -> None:
-        super().__init__(clients)
-        self.table, self.fingerprint = table, "known"
-
-    def position(self, client_id: str) -> int:
-        return [client.id for client in self._clients].index(client_id)
 
 
 def test_of_clients_with_a_table_the_table_alone_is_checked() -> None:
@@ -199,7 +179,7 @@ def surveyed(monkeypatch: pytest.MonkeyPatch) -> list[Population]:
 
 @pytest.mark.parametrize("cache", ["cache", ""])
 def test_what_flow_data_loaded_is_not_checked(
-    surveyed: list[Population], cache: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    surveyed: list[Population], cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOW_CACHE", cache and str(tmp_path / cache))
     loaded = load(DataOptions(data="synthetic", clients=30, sequences=3, vocabulary_size=20))
@@ -212,9 +192,9 @@ def test_what_flow_data_loaded_is_not_checked(
 
 
 def test_a_comparison_checks_its_population_once(
-    surveyed: list[Population], tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+    surveyed: list[Population], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def plain(folder: Any) -> Any:
+    def plain(folder: Path) -> Path:
         (folder / "report.html").write_text("report")
         return folder / "report.html"
 

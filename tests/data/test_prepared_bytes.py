@@ -249,8 +249,8 @@ def prepare(name: str, folder: Path) -> dict[str, str]:
         load(options)
         made = prepared_folder(options)
     assert made is not None and [made] == list((folder / "cache").iterdir())
-    found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())}
-    return {"folder": made.name} | found
+    hashes = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(made.iterdir())}
+    return {"folder": made.name} | hashes
 
 
 def test_every_source_has_a_case() -> None:

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
-from data_cases import fingerprint, write_jsonl
+from data_cases import fingerprint, plain, write_jsonl
 from oracles import preparation
 
 from flow.data import DataOptions, load, loading, preparing, spool, streams
@@ -39,37 +41,26 @@ WORDS = [
 IDS = ["b", "a", "ab", "a\u00a0", "é", "e\u0301", "日", "\U0001f600", "\uffee", "a" * 300, "Z", "z\n", "\x00"]
 
 
-def made_up(seed, parts=60, times=True, sides=False):
+def made_up(seed: int, parts: int = 60, times: bool = True, sides: bool = False) -> list[Part]:
     draw = random.Random(seed)
     splits = {name: draw.choice([None, True, False, False]) for name in IDS}
     splits["b"] = False
-    found = [Part("b", ["red blue red"], [5.0] if times else None, "g", False)]
+    made = [Part("b", ["red blue red"], [5.0] if times else None, "g", False)]
     for _ in range(parts):
         name = draw.choice(IDS)
         texts = [" ".join(draw.choices(WORDS, k=draw.choice([0, 1, 2, 9]))) for _ in range(draw.choice([0, 1, 1, 1, 5]))]
         when = [float(draw.randrange(8)) for _ in texts] if times else None
         side = draw.choice(["", "train", "test"]) if sides else ""
-        found.append(Part(name, texts, when, draw.choice(["", "g", "h"]), splits[name], side, f"row {len(found)}"))
-    return found
+        made.append(Part(name, texts, when, draw.choice(["", "g", "h"]), splits[name], side, f"row {len(made)}"))
+    return made
 
 
-def stream(parts, **more):
+def stream(parts: Sequence[Part], **more: Any) -> Stream:
     return Stream("made", "made up", lambda: iter(parts), **more)
 
 
-def plain(population):
-    """A population as the oracle has it."""
-    return population.vocabulary.tokens, {
-        client.id: (
-            client.group, client.held_out, client.texts,
-            *(list(zip(side.tokens.tolist(), side.lengths.tolist(), strict=True)) for side in (client.train, client.test)),
-        )
-        for client in population.clients
-    }  # fmt: skip
-
-
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything is put aside on disk, in many runs and chunks."""
     monkeypatch.setattr(spool, "BUFFER", 700)
     monkeypatch.setattr(spool, "READ", 1)
@@ -81,7 +72,7 @@ def tiny(monkeypatch):
 
 @pytest.mark.parametrize("tokenizer", ["words", "characters", "spaces"])
 @pytest.mark.parametrize("seed", range(4))
-def test_a_population_is_that_of_a_plain_preparation(tiny, tokenizer, seed):
+def test_a_population_is_that_of_a_plain_preparation(tiny: None, tokenizer: str, seed: int) -> None:
     parts = made_up(seed, times=seed % 2 == 0, sides=seed > 1)
     for length, size, buckets, most in ((3, 5, 1, 0), (1, 100, 3, 4), (20, 2, 2, 1)):
         for continuous, separator, first_only in (
@@ -102,14 +93,14 @@ def test_a_population_is_that_of_a_plain_preparation(tiny, tokenizer, seed):
             assert plain(in_memory(given, options)) == expected
 
 
-def test_ids_come_in_the_order_of_utf_8_and_awkward_clients_stay(tiny):
+def test_ids_come_in_the_order_of_utf_8_and_awkward_clients_stay(tiny: None) -> None:
     parts = [Part(name, texts, held_out=False) for name, texts in zip(IDS, [["x"], [], [""], ["x", "y"]] * 4, strict=False)]
     population = in_memory(stream(parts), DataOptions())
     assert [client.id for client in population.clients] == sorted(IDS, key=str.encode)
     assert plain(population) == preparation.prepared(parts, "words", 20, 10_000, 1)
 
 
-def test_a_client_without_texts_to_train_on_is_held_out():
+def test_a_client_without_texts_to_train_on_is_held_out() -> None:
     """One that only the test split has, as in the files of TensorFlow Federated."""
     parts = [
         Part("in both", ["a b", "c"], side="train"),
@@ -123,7 +114,7 @@ def test_a_client_without_texts_to_train_on_is_held_out():
     assert [client.held_out for client in stated] == [False, False, True]
 
 
-def test_the_same_bytes_for_any_number_of_processes_and_size_of_memory(tmp_path, monkeypatch):
+def test_the_same_bytes_for_any_number_of_processes_and_size_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parts = made_up(7, 400)
     options = DataOptions(sequence_length=4, vocabulary_size=9, oov_buckets=2)
     whole = fingerprint(in_memory(stream(parts), options))
@@ -139,19 +130,19 @@ def test_the_same_bytes_for_any_number_of_processes_and_size_of_memory(tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_a_published_vocabulary_keeps_its_order(tiny):
+def test_a_published_vocabulary_keeps_its_order(tiny: None) -> None:
     parts = made_up(3)
     published = ("blue", "yellow", "<pad>", "Red", "blue", "red")
     given = stream(parts, tokenizer="spaces", vocabulary=published)
     names, clients = preparation.prepared(parts, "spaces", 20, 3, 2, vocabulary=("blue", "yellow", "Red", "red"))
-    found = in_memory(given, DataOptions(vocabulary_size=3, oov_buckets=2))
-    assert found.vocabulary.tokens == names == ("<pad>", "<oov>", "<bos>", "<eos>", "blue", "yellow", "Red", "<oov-2>")
-    assert plain(found)[1] == clients
+    population = in_memory(given, DataOptions(vocabulary_size=3, oov_buckets=2))
+    assert population.vocabulary.tokens == names == ("<pad>", "<oov>", "<bos>", "<eos>", "blue", "yellow", "Red", "<oov-2>")
+    assert plain(population)[1] == clients
     # Words of another tokenizer are counted.
     assert plain(in_memory(given, DataOptions(tokenizer="words"))) == preparation.prepared(parts, "words", 20, 10_000, 1)
 
 
-def test_a_sort_on_disk_is_stable_and_complete(tmp_path, monkeypatch):
+def test_a_sort_on_disk_is_stable_and_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "READ", 1)
     draw = random.Random(0)
     records = [(draw.choice([b"", b"a", b"ab", b"b"]), str(n).encode() * draw.choice([0, 1, 40])) for n in range(999)]
@@ -167,12 +158,13 @@ def test_a_sort_on_disk_is_stable_and_complete(tmp_path, monkeypatch):
             for _, content in records:
                 blobs.add(content)
             assert list(blobs) == [content for _, content in records]
-            kept.close(), blobs.close()
+            kept.close()
+            blobs.close()
         assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
-    ("parts", "said"),
+    ("parts", "message"),
     [
         ([Part("a", ["x"], held_out=True, place="row 1"), Part("a", ["y"], held_out=False, place="row 2")],
          r"^data='made', row 2: client 'a' is held out here and trains elsewhere, or the other way round; give all of its"),
@@ -181,12 +173,12 @@ def test_a_sort_on_disk_is_stable_and_complete(tmp_path, monkeypatch):
         ([Part("a", ["", " "], held_out=False)], r"^data='made': no training clients: of 1 clients 0 are held out"),
     ],
 )  # fmt: skip
-def test_faulty_parts_are_named(parts, said):
-    with pytest.raises(UserError, match=said):
+def test_faulty_parts_are_named(parts: Sequence[Part], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         in_memory(stream(parts), DataOptions())
 
 
-def test_an_error_in_another_process_is_the_same_sentence(monkeypatch):
+def test_an_error_in_another_process_is_the_same_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "CHUNK", 1)
     parts = [Part(f"c{n}", ["x y"], held_out=False) for n in range(20)]
     parts += [Part("c7", ["y"], held_out=True, place="row 21")]
@@ -194,18 +186,18 @@ def test_an_error_in_another_process_is_the_same_sentence(monkeypatch):
         in_memory(stream(parts), DataOptions(), processes=2)
 
 
-def killed(job, cutting):
+def killed(job: object, cutting: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_process_that_is_killed_is_said(monkeypatch):
+def test_a_process_that_is_killed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(preparing, "CHUNK", 1)
     monkeypatch.setattr(preparing, "_count", killed)
     with pytest.raises(MemoryError, match="a process that prepares data was killed"):
         in_memory(stream(made_up(1)), DataOptions(), processes=2)
 
 
-def test_a_failure_leaves_nothing_beside_the_prepared_data(tmp_path, monkeypatch, tiny):
+def test_a_failure_leaves_nothing_beside_the_prepared_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: None) -> None:
     monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
     lines = [{"id": f"c{n}", "texts": ["red blue", "blue"] * 9, "split": "train"} for n in range(30)]
     path = Path(write_jsonl(tmp_path / "mine.jsonl", lines))
@@ -224,23 +216,25 @@ def test_a_failure_leaves_nothing_beside_the_prepared_data(tmp_path, monkeypatch
             load(DataOptions(data=str(path)))
     assert not list((tmp_path / "cache").iterdir())
     assert len(load(DataOptions(data=str(path))).clients) == 30
-    assert [one.name.partition("-")[0] for one in (tmp_path / "cache").iterdir()] == ["mine"]
+    assert [folder.name.partition("-")[0] for folder in (tmp_path / "cache").iterdir()] == ["mine"]
 
 
-@pytest.mark.parametrize(("buffer", "said"), [(0, "text put aside"), (1 << 26, "prepared data")])
-def test_data_that_do_not_fit_on_the_disk_are_refused_before_they_are_written(tmp_path, monkeypatch, buffer, said):
+@pytest.mark.parametrize(("buffer", "message"), [(0, "text put aside"), (1 << 26, "prepared data")])
+def test_data_that_do_not_fit_on_the_disk_are_refused_before_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, buffer: int, message: str
+) -> None:
     monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(loading, "free_disk", lambda folder: 50)
     monkeypatch.setattr(spool, "BUFFER", buffer)
     path = write_jsonl(tmp_path / "mine.jsonl", [{"id": "a", "texts": ["red blue", "blue"], "split": "train"}])
     with pytest.raises(
-        UserError, match=rf"^data='.*': {said} would take at least \d+ bytes of disk .*, and 50 bytes are free; "
+        UserError, match=rf"^data='.*': {message} would take at least \d+ bytes of disk .*, and 50 bytes are free; "
     ):
         load(DataOptions(data=path))
     assert not list((tmp_path / "cache").glob("*"))
 
 
-def test_what_a_killed_process_left_is_removed_and_what_lives_stays(tmp_path):
+def test_what_a_killed_process_left_is_removed_and_what_lives_stays(tmp_path: Path) -> None:
     with spool.Place(tmp_path / "one") as living:
         living.new_file().write_text("in use")
         left = tmp_path / f".flow-1-0{spool.ENDING}"
@@ -267,7 +261,7 @@ sys.exit(main(["prepare", "--data", sys.argv[1]]))
 """
 
 
-def test_a_process_that_is_asked_to_end_leaves_nothing(tmp_path):
+def test_a_process_that_is_asked_to_end_leaves_nothing(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl", [{"id": f"c{n}", "texts": ["red blue"] * 9} for n in range(200)])
     cache = tmp_path / "cache"
     environment = os.environ | {"FLOW_CACHE": str(cache), "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -286,7 +280,7 @@ def test_a_process_that_is_asked_to_end_leaves_nothing(tmp_path):
     assert not list(cache.iterdir())
 
 
-def test_positions_lead_to_the_total(tmp_path):
+def test_positions_lead_to_the_total(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl", [{"id": f"c{n}", "texts": ["red blue"]} for n in range(9)])
     for data in (
         path,
@@ -300,7 +294,7 @@ def test_positions_lead_to_the_total(tmp_path):
         assert isinstance(opened, streams.Stream)
 
 
-def test_a_folder_whose_process_was_killed_before_it_locked_it_is_removed(tmp_path):
+def test_a_folder_whose_process_was_killed_before_it_locked_it_is_removed(tmp_path: Path) -> None:
     """Not one that another process has just made."""
     left, made = tmp_path / ".flow-1-00.new", tmp_path / ".flow-2-00.new"
     for folder in (left, made):

@@ -88,13 +88,13 @@ def test_a_direction_inside_a_speech_does_not_end_it_and_an_empty_speech_is_none
 
 
 def test_counts_of_the_real_plays(plays: list[Part]) -> None:
-    spoken = Counter(
+    speeches = Counter(
         (play, role) for play, markdown in shakespeare.read_plays().items() for role, _ in shakespeare.parse_play(markdown)
     )
-    assert len({play for play, _ in spoken}) == 38
-    assert len(spoken) == 1419
-    assert len(plays) == sum(n >= 2 for n in spoken.values()) == 1154
-    assert sum(n >= 10 for n in spoken.values()) == 630
+    assert len({play for play, _ in speeches}) == 38
+    assert len(speeches) == 1419
+    assert len(plays) == sum(n >= 2 for n in speeches.values()) == 1154
+    assert sum(n >= 10 for n in speeches.values()) == 630
     lengths = {client.client: sum(map(len, client.texts)) for client in plays}
     assert sorted(lengths.values())[len(lengths) // 2] == 1241
     assert max(lengths.values()) == lengths["hamlet/HAMLET"] == 60931

@@ -4,11 +4,15 @@ import csv
 import gzip
 import random
 import sys
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pyarrow
 import pyarrow.parquet
 import pytest
+from data_cases import plain
 from oracles import preparation
 
 from flow.cli.main import main
@@ -16,11 +20,14 @@ from flow.data import DataOptions, is_file, load, located, registry, tabular
 from flow.data.streams import Part
 from flow.errors import UserError
 
+Row = tuple[str, str, float, str]
+"""Client, text, time, group."""
+
 HEADER = ["user_id", "body", "created_utc", "subreddit"]
 TEXTS = ["red, blue", 'he said "red"', "two\nlines", "two\r\nlines", "", "日本 zoë", "tab\there", "semi;colon", " blank ", "'"]
 
 
-def made_up(seed, rows=200):
+def made_up(seed: int, rows: int = 200) -> list[Row]:
     draw = random.Random(seed)
     names = ["ann", "bob", "zoë", "user, 3", "7", 'q"q']
     return [
@@ -28,7 +35,9 @@ def made_up(seed, rows=200):
     ]
 
 
-def write_table(path, rows, header=HEADER, delimiter=",", end="\r\n"):
+def write_table(
+    path: Path, rows: Sequence[Sequence[Any]], header: Sequence[str] = HEADER, delimiter: str = ",", end: str = "\r\n"
+) -> str:
     path.parent.mkdir(exist_ok=True)
     opener = gzip.open if path.suffix == ".gz" else open
     with opener(path, "wt", newline="", encoding="utf-8") as file:
@@ -38,50 +47,42 @@ def write_table(path, rows, header=HEADER, delimiter=",", end="\r\n"):
     return str(path)
 
 
-def write_parquet(path, rows, header=HEADER, **columns):
+def write_parquet(path: Path, rows: Sequence[Sequence[Any]], header: Sequence[str] = HEADER, **columns: Any) -> str:
     columns = {name: list(values) for name, values in zip(header, zip(*rows, strict=True), strict=True)} | columns
     pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=33)
     return str(path)
 
 
-def expected(rows):
+def expected(rows: Iterable[Row]) -> preparation.Plain:
     parts = [Part(client, [text], [time], group) for client, text, time, group in rows]
     return preparation.prepared(parts, "words", 20, 10_000, 1)
-
-
-def plain(population):
-    return population.vocabulary.tokens, {
-        client.id: (
-            client.group, client.held_out, client.texts,
-            *(list(zip(side.tokens.tolist(), side.lengths.tolist(), strict=True)) for side in (client.train, client.test)),
-        )
-        for client in population.clients
-    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("name", "delimiter"), [("a.csv", ","), ("a.csv.gz", ","), ("a.tsv", "\t"), ("A.CSV", ";"), ("b.csv", "|"), ("a", ",")]
 )
 @pytest.mark.parametrize("end", ["\n", "\r\n"])
-def test_a_table_gives_the_clients_of_its_rows(tmp_path, name, delimiter, end):
+def test_a_table_gives_the_clients_of_its_rows(tmp_path: Path, name: str, delimiter: str, end: str) -> None:
     rows = made_up(1)
     assert plain(load(DataOptions(data=write_table(tmp_path / name, rows, delimiter=delimiter, end=end)))) == expected(rows)
 
 
-def test_parquet_gives_the_same_whatever_its_types(tmp_path):
+def test_parquet_gives_the_same_whatever_its_types(tmp_path: Path) -> None:
     rows = made_up(2)
-    found = load(DataOptions(data=write_parquet(tmp_path / "a.parquet", rows)))
-    assert plain(found) == expected(rows)
+    population = load(DataOptions(data=write_parquet(tmp_path / "a.parquet", rows)))
+    assert plain(population) == expected(rows)
     times = [datetime.fromtimestamp(row[2], UTC) for row in rows]
     groups = pyarrow.array([row[3] or None for row in rows]).dictionary_encode()
     texts = pyarrow.array([row[1] for row in rows], pyarrow.large_string())
     other = write_parquet(tmp_path / "renamed", rows, created_utc=times, subreddit=groups, body=texts)
-    assert load(DataOptions(data=other)).fingerprint == found.fingerprint
+    assert load(DataOptions(data=other)).fingerprint == population.fingerprint
     numbers = write_parquet(tmp_path / "numbers.parquet", rows, user_id=[float(len(row[0])) for row in rows])
     assert plain(load(DataOptions(data=numbers))) == expected([(str(len(row[0])), *row[1:]) for row in rows])
 
 
-def test_a_folder_and_a_pattern_are_several_tables(tmp_path, monkeypatch, capfd):
+def test_a_folder_and_a_pattern_are_several_tables(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     rows = made_up(3)
     for number, own in enumerate((rows[:50], rows[50:51], rows[51:])):
         write_table(tmp_path / "posts" / f"part-{number}.csv", own)
@@ -89,8 +90,8 @@ def test_a_folder_and_a_pattern_are_several_tables(tmp_path, monkeypatch, capfd)
     monkeypatch.chdir(tmp_path)
     folder, pattern = (load(DataOptions(data=data)) for data in ("posts", "posts/part-*.csv"))
     assert plain(folder) == plain(pattern) == expected(rows)
-    said = capfd.readouterr().err.splitlines()
-    assert [line.partition(": columns")[0] for line in said] == ["flow: data='posts'", "flow: data='posts/part-*.csv'"]
+    lines = capfd.readouterr().err.splitlines()
+    assert [line.partition(": columns")[0] for line in lines] == ["flow: data='posts'", "flow: data='posts/part-*.csv'"]
     assert is_file("posts") and not is_file("posts/part-*.csv") and is_file("gone.csv") and not is_file("gone-*.csv")
     assert located("posts/part-*.csv") == str(tmp_path / "posts" / "part-*.csv")
     write_table(tmp_path / "posts" / "part-4.csv", [["ann", "x"]], ["user_id", "other"])
@@ -102,21 +103,23 @@ def test_a_folder_and_a_pattern_are_several_tables(tmp_path, monkeypatch, capfd)
         load(DataOptions(data="other-*.csv"))
 
 
-def test_columns_are_given_or_guessed_and_the_guess_is_said(tmp_path, capfd):
+def test_columns_are_given_or_guessed_and_the_guess_is_said(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [("ann", "red blue", 2, "g"), ("ann", "blue", 1, "h"), ("bob", "red", 3, "g")]
     path = write_table(tmp_path / "a.csv", rows)
     load(DataOptions(data=path))
-    said = "columns by their names, client: 'user_id', text: 'body', time: 'created_utc', group: 'subreddit'; --client-column"
-    assert said in capfd.readouterr().err
+    message = (
+        "columns by their names, client: 'user_id', text: 'body', time: 'created_utc', group: 'subreddit'; --client-column"
+    )
+    assert message in capfd.readouterr().err
     given = DataOptions(data=path, client_column="subreddit", text_column="user_id", time_column="", group_column="")
-    found = load(given)
-    assert [(client.id, client.group, client.texts) for client in found.clients] == [("g", "", 2), ("h", "", 1)]
+    population = load(given)
+    assert [(client.id, client.group, client.texts) for client in population.clients] == [("g", "", 2), ("h", "", 1)]
     assert not capfd.readouterr().err
     assert main(["prepare", "--data", path, "--client-column", "subreddit", "--time-column", "", "--text-column", "body"]) == 0
 
 
 @pytest.mark.parametrize(
-    ("content", "options", "said"),
+    ("content", "options", "message"),
     [
         ("user,author,text\na,b,c\n", {}, r"the columns 'user' and 'author' may each hold the client, of the columns 'user', "
          r"'author', 'text'; say which with --client-column NAME$"),
@@ -142,26 +145,28 @@ def test_columns_are_given_or_guessed_and_the_guess_is_said(tmp_path, capfd):
         ("user,text\na,\ud800\n".encode("utf-8", "surrogatepass"), {}, r"line 2: not UTF-8"),
     ],
 )  # fmt: skip
-def test_faulty_tables_are_refused_by_name_and_line(tmp_path, content, options, said):
+def test_faulty_tables_are_refused_by_name_and_line(
+    tmp_path: Path, content: str | bytes, options: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=rf"^data='.*a\.csv'.*{said}"):
+    with pytest.raises(UserError, match=rf"^data='.*a\.csv'.*{message}"):
         load(DataOptions(data=str(path), **options))
 
 
-def test_faulty_parquet_is_refused_by_name_and_row(tmp_path, monkeypatch):
+def test_faulty_parquet_is_refused_by_name_and_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [("ann", "red", 1.0, ""), ("bob", "blue", 2.0, "")]
-    for columns, said in (
+    path = tmp_path / "a.parquet"
+    for columns, message in (
         ({"body": ["x", None]}, r"row 2: nothing \(null\) in the column 'body', which holds the text; fill it in or remove"),
         ({"user_id": ["a", None]}, r"row 2: nothing in the column 'user_id', which names the client"),
         ({"body": [1, 2]}, r"the column 'body' holds int64, where a text is a string; give --text-column NAME"),
         ({"user_id": [["a"], ["b"]]}, r"the column 'user_id' holds list<.*>, where a client is a string or a number"),
         ({"created_utc": [1, None]}, r"row 2: None in the column 'created_utc' is no time"),
     ):
-        path = write_parquet(tmp_path / "a.parquet", rows, **columns)
-        with pytest.raises(UserError, match=rf"^data='.*a\.parquet'.*{said}"):
-            load(DataOptions(data=path))
-    path = tmp_path / "a.parquet"
+        write_parquet(path, rows, **columns)
+        with pytest.raises(UserError, match=rf"^data='.*a\.parquet'.*{message}"):
+            load(DataOptions(data=str(path)))
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(UserError, match=r"a\.parquet': a Parquet file that cannot be read \(.*\); copy or write it again"):
         load(DataOptions(data=str(path)))
@@ -170,7 +175,7 @@ def test_faulty_parquet_is_refused_by_name_and_row(tmp_path, monkeypatch):
         load(DataOptions(data=str(path)))
 
 
-def test_truncated_gzip(tmp_path):
+def test_truncated_gzip(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     write_table(path, made_up(1, 2000))
     path.write_bytes(path.read_bytes()[:-20])
@@ -179,18 +184,18 @@ def test_truncated_gzip(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("value", "found"),
+    ("value", "expected"),
     [
         ("12", 12), ("1.5e3", 1500), (7, 7), ("2010-01-08 09:34:05 UTC", 1262943245),
         ("2010-01-08T09:34:05.25Z", 1262943245.25),
         ("2010-01-08T10:34:05+01:00", 1262943245), ("2010-01-08", 1262908800), (datetime(2010, 1, 8), 1262908800),
     ],
 )  # fmt: skip
-def test_times(value, found):
-    assert tabular.seconds(value) == found
+def test_times(value: object, expected: float) -> None:
+    assert tabular.seconds(value) == expected
 
 
-def test_a_package_brings_a_source(tmp_path, monkeypatch):
+def test_a_package_brings_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "tales-1.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: tales\nVersion: 1.0\n")
@@ -207,7 +212,7 @@ def test_a_package_brings_a_source(tmp_path, monkeypatch):
     registry._brought.cache_clear()
     try:
         assert [client.id for client in load(DataOptions(data="tales")).clients] == ["ann"]
-        for line, said in (
+        for line, message in (
             (
                 "tales = gone_of:SOURCE",
                 r"the package tales brings the data source 'tales' \(gone_of:SOURCE\), which cannot be",
@@ -220,7 +225,7 @@ def test_a_package_brings_a_source(tmp_path, monkeypatch):
         ):
             (folder / "entry_points.txt").write_text(f"[flow.data]\n{line}\n")
             registry._brought.cache_clear()
-            with pytest.raises(UserError, match=said):
+            with pytest.raises(UserError, match=message):
                 load(DataOptions(data="tales"))
     finally:
         registry._brought.cache_clear()

@@ -2,11 +2,12 @@
 
 import dataclasses
 import hashlib
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import oracles
 import pytest
+from data_cases import Mapped
 
 from flow.data import DataOptions, Population, load
 from flow.data.corpus import client_hash
@@ -24,7 +25,7 @@ def fraction(client_id: str) -> float:
 
 
 def ids(population: Population) -> list[str]:
-    return [client.id for client, one in zip(population.clients, population.validation, strict=True) if one]
+    return [client.id for client, validates in zip(population.clients, population.validation, strict=True) if validates]
 
 
 def test_the_same_ids_validate_for_ever() -> None:
@@ -39,15 +40,15 @@ def test_roles_are_nested_disjoint_and_follow_the_share() -> None:
     population = oracles.population(sizes=(2,) * 400, held_out=(2,) * 50)
     before: set[str] = set()
     for share in (0.0, 0.05, 0.1, 0.5, 0.99):
-        found = population.setting_aside(share)
-        assert found.clients is population.clients and found.survey is population.survey
-        chosen = set(ids(found))
+        aside = population.setting_aside(share)
+        assert aside.clients is population.clients and aside.survey is population.survey
+        chosen = set(ids(aside))
         expected = {client.id for client in population.clients if not client.held_out and fraction(client.id) < share}
         assert chosen == expected and before <= chosen
         assert abs(len(chosen) - 400 * share) < 4 * (400 * share * (1 - share)) ** 0.5 + 1
-        trains = [client.id for client in found.trainable()]
+        trains = [client.id for client in aside.trainable()]
         assert trains == [client.id for client in population.clients if not client.held_out and client.id not in chosen]
-        numbers = dict(zip((client.id for client in population.clients), found.numbers(population.clients), strict=True))
+        numbers = dict(zip((client.id for client in population.clients), aside.numbers(population.clients), strict=True))
         assert [numbers[name] for name in trains] == list(range(len(trains)))
         assert {number for name, number in numbers.items() if name not in trains} == {-1}
         before = chosen
@@ -62,7 +63,7 @@ def test_who_validates_says_nothing_of_who_is_held_out() -> None:
 
 
 @pytest.mark.parametrize("cache", ["cache", ""])
-def test_no_text_is_read_to_know_them(cache: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_text_is_read_to_know_them(cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOW_CACHE", cache and str(tmp_path / cache))
     population = load(DataOptions(data="synthetic", clients=150, sequences=3, vocabulary_size=20))
     expected = [client.id for client in population.clients if not client.held_out and fraction(client.id) < 0.2]
@@ -70,16 +71,14 @@ def test_no_text_is_read_to_know_them(cache: str, tmp_path: Any, monkeypatch: py
     if cache:
         monkeypatch.setattr(StoredClients, "load", None)
         monkeypatch.setattr(StoredClients, "__getitem__", None)
-    found = population.setting_aside(0.2)
-    assert len(found.validation) == 150 and found.validation.sum() == len(expected) > 10
-    assert (found.numbers(everybody) < 0).tolist() == [client.held_out or client.id in expected for client in everybody]
+    aside = population.setting_aside(0.2)
+    assert len(aside.validation) == 150 and aside.validation.sum() == len(expected) > 10
+    assert (aside.numbers(everybody) < 0).tolist() == [client.held_out or client.id in expected for client in everybody]
     monkeypatch.undo()
-    assert ids(found) == expected and found.fingerprint == population.fingerprint
+    assert ids(aside) == expected and aside.fingerprint == population.fingerprint
 
 
 def test_clients_of_an_index_of_ones_own_are_asked_for_their_ids() -> None:
-    from test_own_population import Mapped  # clients with a table, and with no method ids of their own
-
     plain = oracles.population(sizes=(2,) * 60)
     mapped = dataclasses.replace(plain, clients=Mapped(plain.clients, plain.table))
     assert ids(mapped.setting_aside(0.3)) == ids(plain.setting_aside(0.3)) != []
