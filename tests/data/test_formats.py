@@ -95,7 +95,7 @@ def refused(path: object) -> str:
     return str(caught.value)
 
 
-def test_a_format_is_recognised_by_its_first_bytes_whatever_the_name(tmp_path):
+def test_a_format_is_recognised_by_its_first_bytes_whatever_the_name(tmp_path: Path) -> None:
     for name, (content, said) in _contents(tmp_path).items():
         for file in (f"{name}.jsonl", f"{name}.jsonl.gz", f"{name}.data", f"{name}.json.gz"):
             if (file.endswith(".data") and name in OWN) or (file.endswith(".json.gz") and name in PACKED):  # whatever the name
@@ -112,7 +112,7 @@ def test_a_format_is_recognised_by_its_first_bytes_whatever_the_name(tmp_path):
                 assert inside in refused(path)
 
 
-def test_names_that_promise_something_else(tmp_path):
+def test_names_that_promise_something_else(tmp_path: Path) -> None:
     """The first bytes of these tell nothing, or the content is right and the name is not."""
     for name, content, said in (
         ("noise.csv", b"only one column", r"noise\.csv', line 1: one column, 'only one column', where one for the client"),
@@ -137,7 +137,7 @@ def test_names_that_promise_something_else(tmp_path):
         assert re.search(said, refused(tmp_path / name)), refused(tmp_path / name)
 
 
-def test_a_first_line_that_is_meant_as_a_client_gets_its_own_sentence(tmp_path):
+def test_a_first_line_that_is_meant_as_a_client_gets_its_own_sentence(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
     for line, said in (
         (b'{"id": "a", "texts": ["x"]', r"line 1: not JSON \(Expecting ',' delimiter at column 27\)"),
@@ -152,7 +152,7 @@ def test_a_first_line_that_is_meant_as_a_client_gets_its_own_sentence(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", "", ".csv"])
-def test_what_is_no_file_is_named(tmp_path, monkeypatch, ending):
+def test_what_is_no_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending) -> None:
     monkeypatch.chdir(tmp_path)
     made = {kind: Path(kind + ending) for kind in ("folder", "pipe", "socket", "loop", "dangling", "file", "device")}
     made["folder"].mkdir()
@@ -184,7 +184,7 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch, ending):
 
 
 @pytest.mark.parametrize("name", ["mine.jsonl", "mine.csv"])
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name) -> None:
     path = tmp_path / name
     path.write_bytes(LINES)
 
@@ -229,7 +229,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
     ids=["mark", "CR LF", "no end", "blank lines", "white space", "wide blanks", "joined", "other fields"],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_editors_leave_changes_no_client(tmp_path, content, packed):
+def test_what_editors_leave_changes_no_client(tmp_path: Path, content, packed) -> None:
     ending = ".jsonl.gz" if packed else ".jsonl"
     for name, written in (("plain", LINES), ("other", content)):
         (tmp_path / (name + ending)).write_bytes(gzip.compress(written) if packed else written)
@@ -238,12 +238,12 @@ def test_what_editors_leave_changes_no_client(tmp_path, content, packed):
     assert other.vocabulary == plain.vocabulary and other.fingerprint == plain.fingerprint
 
 
-def test_gzip_files_that_were_joined(tmp_path):
+def test_gzip_files_that_were_joined(tmp_path: Path) -> None:
     (tmp_path / "joined.jsonl.gz").write_bytes(b"".join(gzip.compress(line + b"\n") for line in LINES.splitlines()))
     assert len(load(DataOptions(data=str(tmp_path / "joined.jsonl.gz"))).clients) == 2
 
 
-def test_a_blank_line_above_a_client_is_named(tmp_path):
+def test_a_blank_line_above_a_client_is_named(tmp_path: Path) -> None:
     path = tmp_path / "gap.jsonl"
     first, second = LINES.splitlines()
     path.write_bytes(first + b"\n\n \n" + second + b"\n\n")
@@ -252,13 +252,13 @@ def test_a_blank_line_above_a_client_is_named(tmp_path):
     assert "line 1: a blank line above the client of line 2" in refused(path)
 
 
-def test_a_gzip_file_with_other_bytes_behind_it(tmp_path):
+def test_a_gzip_file_with_other_bytes_behind_it(tmp_path: Path) -> None:
     path = tmp_path / "tail.jsonl.gz"
     path.write_bytes(gzip.compress(LINES) + b"rubbish")
     assert re.search(r"damaged gzip file, or one with other bytes behind it, unreadable after line 2 \(Not", refused(path))
 
 
-def test_ids_that_look_the_same_are_two_clients_and_named(tmp_path, capfd):
+def test_ids_that_look_the_same_are_two_clients_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for number, (one, two) in enumerate((("zoë", "zoe\u0308"), ("ann", "ann "), ("a b", "a\u00a0b"), (" x", "x\t"))):
         path = tmp_path / f"alike{number}.jsonl"
         write_jsonl(path, [{"id": name, "texts": ["a b", "c"], "split": "train"} for name in (one, "other", two)])
@@ -275,7 +275,7 @@ def test_ids_that_look_the_same_are_two_clients_and_named(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("what", ["one line", "a client", "blank lines", "an array", "zeros"])
-def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(tmp_path, monkeypatch, what):
+def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what) -> None:
     monkeypatch.setattr(jsonl, "LONGEST", 1 << 20)
     size = 1 << 25
     start, filling, said = {
@@ -296,7 +296,7 @@ def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(tmp
         tracemalloc.stop()
 
 
-def test_messages_stay_short_whatever_a_line_holds(tmp_path):
+def test_messages_stay_short_whatever_a_line_holds(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     for record in (
         {"id": ["x" * 10**6]}, {"id": "a", "texts": [], "group": [1] * 10**5}, {"id": "a", "texts": [], "split": "y" * 10**6},

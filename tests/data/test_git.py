@@ -27,7 +27,7 @@ SUBJECTS = ["fix: red", "blue, again", "add green", "日本 zoë", "Fix typo"]
 BODIES = ["", "\n\nA second paragraph.\nIt has two lines.", "\n\nSee below.\n\nSigned-off-by: Ann Lee <ann@a.org>"]
 
 
-def run(folder, *arguments, text=""):
+def run(folder: Path, *arguments, text=""):
     isolated = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
         ["git", *arguments], cwd=folder, env=isolated, input=text if isinstance(text, bytes) else text.encode(), check=True,
@@ -36,7 +36,7 @@ def run(folder, *arguments, text=""):
     return done.stdout.decode()
 
 
-def repository(folder, commits, mailmap=""):
+def repository(folder: Path, commits, mailmap=""):
     """A repository in which every commit is (author, e-mail, time, message, ...), with an encoding and whether it merges."""
     folder.mkdir(parents=True, exist_ok=True)
     run(folder, "init", "-q", "-b", "main")
@@ -99,7 +99,7 @@ def read(data, authors="names"):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_messages_by_author(tmp_path, seed):
+def test_messages_by_author(tmp_path: Path, seed) -> None:
     commits = made_up(seed)
     data = repository(tmp_path / "project", commits, MAILMAP)
     stream = registry.source_of(data).stream(DataOptions(data=data, authors="names"))
@@ -113,7 +113,7 @@ def test_messages_by_author(tmp_path, seed):
     )
 
 
-def test_authors_are_hashed_unless_asked(tmp_path):
+def test_authors_are_hashed_unless_asked(tmp_path: Path) -> None:
     commits = made_up(4)
     data = repository(tmp_path / "project", commits, MAILMAP)
     hashed = [part.client for part in registry.source_of(data).stream(DataOptions(data=data)).parts()]
@@ -148,11 +148,11 @@ def test_authors_are_hashed_unless_asked(tmp_path):
         ("", ""), (" \n\n ", ""),
     ],
 )  # fmt: skip
-def test_what_is_taken_out_of_a_message(message, text):
+def test_what_is_taken_out_of_a_message(message, text) -> None:
     assert git.clean(message) == text
 
 
-def test_trailers_are_those_of_git(tmp_path):
+def test_trailers_are_those_of_git(tmp_path: Path) -> None:
     """Lines of the last paragraph that git itself calls trailers, and no others, are gone."""
     draw = random.Random(5)
     lines = ["Signed-off-by: A", "Fixes: 12", "no trailer", "Key : value", "a-b: c", "  goes on", "two words: x",
@@ -167,7 +167,7 @@ def test_trailers_are_those_of_git(tmp_path):
         assert [re.sub(" ?: ?", ":", line) for line in taken] == [re.sub(" ?: ?", ":", line) for line in only], block
 
 
-def test_encodings(tmp_path):
+def test_encodings(tmp_path: Path) -> None:
     commits = [
         ("Ann", "a@b.c", 1, "caf\xe9 one".encode("latin-1"), "ISO-8859-1"),
         ("Ann", "a@b.c", 2, "caf\xe9 two".encode("latin-1")),
@@ -179,7 +179,7 @@ def test_encodings(tmp_path):
     assert found == [("Ann", text) for text in ("caf\xe9 one", "caf\xe9 two", "caf\xe9 three", "far away")]
 
 
-def test_the_commit_alone_decides(tmp_path, monkeypatch):
+def test_the_commit_alone_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the working tree nor settings change what is read, no program that they name is run, and no other repository."""
     commits = made_up(6)
     data = repository(tmp_path / "project", commits, MAILMAP)
@@ -210,7 +210,7 @@ def test_the_commit_alone_decides(tmp_path, monkeypatch):
     assert registry.source_of(shallow).content(shallow).digest != digest and len(read(shallow)) <= 5
 
 
-def test_paths_and_the_command_line(tmp_path, monkeypatch, capsys):
+def test_paths_and_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     repository(tmp_path / "my project", made_up(7), MAILMAP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -222,7 +222,7 @@ def test_paths_and_the_command_line(tmp_path, monkeypatch, capsys):
     assert len(dealt.clients) == 5
 
 
-def test_a_reader_that_is_left_ends_git(tmp_path, monkeypatch):
+def test_a_reader_that_is_left_ends_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = repository(tmp_path / "project", made_up(8))
     started = []
     popen = subprocess.Popen
@@ -237,7 +237,7 @@ def test_a_reader_that_is_left_ends_git(tmp_path, monkeypatch):
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_paths_that_lead_to_no_repository(tmp_path, monkeypatch):
+def test_paths_that_lead_to_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = repository(tmp_path / "project", made_up(9))
     (tmp_path / "project" / "sub").mkdir()
     (tmp_path / "file").write_text("x")
@@ -263,7 +263,7 @@ def test_paths_that_lead_to_no_repository(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder to another user")
-def test_a_repository_of_another_user(tmp_path, monkeypatch):
+def test_a_repository_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = repository(tmp_path / "project", made_up(10))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
@@ -275,7 +275,7 @@ def test_a_repository_of_another_user(tmp_path, monkeypatch):
         load(DataOptions(data=data))
 
 
-def test_damaged_histories(tmp_path):
+def test_damaged_histories(tmp_path: Path) -> None:
     data = repository(tmp_path / "project", made_up(11))
     folder = tmp_path / "project"
     for pack in (folder / ".git" / "objects" / "pack").glob("*.pack"):
@@ -299,7 +299,7 @@ def test_damaged_histories(tmp_path):
         load(DataOptions(data=data))
 
 
-def test_histories_without_messages_and_authors(tmp_path, capfd):
+def test_histories_without_messages_and_authors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"of 2 commits that are no merges none has a message; give another repository"):
         load(DataOptions(data=repository(tmp_path / "silent", [("Ann", "a@b.c", 1, ""), ("Ann", "a@b.c", 2, "\n")])))
     found = read(repository(tmp_path / "nameless", [("", "", 1, "one"), ("Ann", "a@b.c", 2, "two")]))

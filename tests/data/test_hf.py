@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import sys
+from pathlib import Path
 from datetime import UTC, datetime
 
 import pytest
@@ -23,7 +24,7 @@ TEXTS = ["red, blue", 'he said "red"', "two\nlines", "", "日本 zoë", "tab\the
 
 
 @pytest.fixture(autouse=True)
-def _nowhere(tmp_path, monkeypatch):
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A cache of the test's own, and no network."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
@@ -68,7 +69,7 @@ def plain(population):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_saved_folder_gives_the_clients_of_its_rows(tmp_path, monkeypatch, shards):
+def test_a_saved_folder_gives_the_clients_of_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards) -> None:
     monkeypatch.setattr(hf, "BATCH", 7)
     rows = made_up(1)
     data = saved(tmp_path / "posts", dataset(rows), num_shards=shards)
@@ -83,7 +84,7 @@ def test_a_saved_folder_gives_the_clients_of_its_rows(tmp_path, monkeypatch, sha
         number += len(part.texts)
 
 
-def test_types_make_no_difference(tmp_path):
+def test_types_make_no_difference(tmp_path: Path) -> None:
     rows = made_up(2)
     features = datasets.Features({
         "user_id": datasets.Value("large_string"), "body": datasets.Value("large_string"),
@@ -101,7 +102,7 @@ def test_types_make_no_difference(tmp_path):
     assert plain(load(DataOptions(data=saved(tmp_path / "floats", floats)))) == expected(numbered)
 
 
-def test_columns_are_given_or_guessed(tmp_path, capfd):
+def test_columns_are_given_or_guessed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [("ann", "red blue", 2.0, "g"), ("ann", "blue", 1.0, "h"), ("bob", "red", 3.0, "g")]
     data = saved(tmp_path / "posts", dataset(rows, subreddit=["g", None, "g"]))
     load(DataOptions(data=data))
@@ -115,7 +116,7 @@ def test_columns_are_given_or_guessed(tmp_path, capfd):
     assert [(client.id, client.group, client.texts) for client in found.clients] == [("g", "", 2), ("h", "", 1)]
 
 
-def test_splits_are_named(tmp_path, monkeypatch):
+def test_splits_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made_up(3)
     both = datasets.DatasetDict({"train": dataset(rows[:90]), "late.r": dataset(rows[90:])})
     data = saved(tmp_path / "posts", both)
@@ -144,7 +145,7 @@ def test_splits_are_named(tmp_path, monkeypatch):
     assert plain(load(DataOptions(data=alone))) == expected(rows)
 
 
-def test_the_content_decides_and_neither_place_nor_split_of_others(tmp_path):
+def test_the_content_decides_and_neither_place_nor_split_of_others(tmp_path: Path) -> None:
     rows = made_up(4)
     one, two = (saved(tmp_path / name / "posts", dataset(rows)) for name in ("a", "b"))
     other = saved(tmp_path / "c" / "posts", dataset(rows[::-1]))
@@ -157,7 +158,7 @@ def test_the_content_decides_and_neither_place_nor_split_of_others(tmp_path):
     assert digests[0] == digests[1] == digests[2] and len(set(digests)) == 4
 
 
-def test_a_folder_is_recognised_without_the_library(tmp_path, monkeypatch):
+def test_a_folder_is_recognised_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(tmp_path / "posts", dataset(made_up(5)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", None)
@@ -169,7 +170,7 @@ def test_a_folder_is_recognised_without_the_library(tmp_path, monkeypatch):
         load(DataOptions(data="posts"))
 
 
-def cached(tmp_path, rows, name="posts"):
+def cached(tmp_path: Path, rows, name="posts"):
     """The cache of the library as it is after ann/NAME was downloaded: what it makes of files, under the name of the Hub."""
     source = tmp_path / "source" / name
     source.mkdir(parents=True)
@@ -179,7 +180,7 @@ def cached(tmp_path, rows, name="posts"):
     (tmp_path / "hf-cache" / name).rename(tmp_path / "hf-cache" / f"ann___{name}")
 
 
-def test_a_name_is_taken_from_the_cache(tmp_path, monkeypatch):
+def test_a_name_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made_up(6)
     cached(tmp_path, rows)
     monkeypatch.chdir(tmp_path)
@@ -195,7 +196,7 @@ def test_a_name_is_taken_from_the_cache(tmp_path, monkeypatch):
         load(DataOptions(data="hf:ann/posts:train"))
 
 
-def test_a_name_that_is_downloaded(tmp_path, monkeypatch):
+def test_a_name_that_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the cache has nothing, the library is asked once more, and may use the network."""
     rows, asked = made_up(7), []
 
@@ -215,7 +216,7 @@ def test_a_name_that_is_downloaded(tmp_path, monkeypatch):
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_names_that_lead_nowhere(monkeypatch):
+def test_names_that_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     said = (
         r"data='hf:ann/gone:train' cannot be read from the cache of the library datasets \(.+\), and was not to be had from "
         r"http://127\.0\.0\.1:9 \(ConnectionRefusedError: .*\); correct the name, connect this machine and try again, or save"
@@ -246,13 +247,13 @@ def test_names_that_lead_nowhere(monkeypatch):
         ({"character_id": ["A", "A"], "x": ["ab", "bc"], "y": ["c", "d"]}, {}, r"the rows of 'x' are windows that overlap"),
     ],
 )  # fmt: skip
-def test_faulty_rows_are_refused_by_column_and_row(tmp_path, columns, options, said):
+def test_faulty_rows_are_refused_by_column_and_row(tmp_path: Path, columns, options, said) -> None:
     made = dataset([("ann", "red", 1.0, "g"), ("bob", "blue", 2.0, "h")], **columns)
     with pytest.raises(UserError, match=rf"^data='.*posts'.*{said}"):
         load(DataOptions(data=saved(tmp_path / "posts", made), **options))
 
 
-def test_damaged_folders(tmp_path):
+def test_damaged_folders(tmp_path: Path) -> None:
     rows = made_up(8, 3000)
     saved(tmp_path / "whole", dataset(rows))
     arrow = "data-00000-of-00001.arrow"

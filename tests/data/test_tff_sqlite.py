@@ -395,6 +395,7 @@ def test_a_database_of_something_else_is_none_of_these(tmp_path: Path) -> None:
         ("DELETE FROM client_metadata", r"table client_metadata: there is no row"),
         ("DELETE FROM examples", r"table examples: there is no row"),
         ("DROP TABLE client_metadata", ""),
+        ("UPDATE examples SET client_id = CAST(X'0a1bff' AS TEXT) WHERE rowid = 4", r"row 3: the SQLite database is damaged"),
         ("ALTER TABLE examples RENAME COLUMN client_id TO user", r"the columns client_id are missing \(there are .*user\)"),
     ],
 )  # fmt: skip
@@ -408,7 +409,7 @@ def test_faulty_rows_are_named(file: Path, change: str, message: str) -> None:
         return
     with pytest.raises(UserError, match=message) as refused:
         list(stream_of(file).parts())
-    assert str(file) in str(refused.value) and "; " in str(refused.value)
+    assert str(file) in str(refused.value) and "; " in str(refused.value) and str(refused.value).isprintable()
 
 
 @pytest.mark.parametrize("features", [{"title": "x"}, {"tokens": b"\xff", "creation_date": date(0)}, {"tokens": "a"},

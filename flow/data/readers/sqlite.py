@@ -94,8 +94,13 @@ def opened(path: Path, where: str, at: Callable[[], str] = str) -> Iterator[sqli
         if connected and is_of_temporary_file(error):
             raise temporary(f"{where}{at()}", error) from error
         raise UserError(
-            f"{where}{at()}: the SQLite database is damaged or incomplete ({error}); copy or download it again"
+            f"{where}{at()}: the SQLite database is damaged or incomplete ({_line(error)}); copy or download it again"
         ) from error
+
+
+def _line(error: BaseException) -> str:
+    """What SQLite says, which may quote any bytes of the file, in one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(error).split()))[:300]
 
 
 def is_of_temporary_file(error: BaseException) -> bool:
@@ -108,7 +113,7 @@ def temporary(where: str, error: BaseException) -> UserError:
     name = "SQLITE_TMPDIR" if os.environ.get("SQLITE_TMPDIR") else "TMPDIR"
     folder = os.environ.get(name) or tempfile.gettempdir()
     return UserError(
-        f"{where}: SQLite cannot write its temporary files ({error}); free some disk, or set {name}, which is {folder!r}, to a "
+        f"{where}: SQLite cannot write its temporary files ({_line(error)}); free some disk, or set {name}, which is {folder!r}, to a "
         "folder on a disk with more room"
     )
 
