@@ -16,7 +16,6 @@ from flow.data.readers import hdf5, pfl
 from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
-
 Clients = dict[str, dict[str, dict[str, Any]]]
 
 
@@ -176,7 +175,10 @@ def huge(group: h5py.Group, name: str, shape: tuple[int, ...], kind: str | np.dt
         (lambda file: file.create_dataset("examples", data=3), r"examples: there must be a group, and there is a Dataset"),
         (lambda file: file.create_dataset("examples/ann", data=3), r"client 'ann': there must be a group, and there is a Dat"),
         (lambda file: file.create_group("examples/ann/snippets"), r"there must be a data set 'snippets' of one dimension"),
-        (lambda file: file.create_dataset("examples/ann/snippets", data=h5py.Empty(h5py.string_dtype())), r"a data set 'snippets' of one dim"),
+        (
+            lambda file: file.create_dataset("examples/ann/snippets", data=h5py.Empty(h5py.string_dtype())),
+            r"a data set 'snippets' of one dimension",
+        ),
         (
             lambda file: huge(file, "examples/ann/snippets", (1 << 50,), h5py.string_dtype()),
             r"'snippets' has 1125899906842624 examples, and a client may have 4194304",

@@ -5,6 +5,7 @@ import json
 import random
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,17 +13,17 @@ from flow.data.readers import pieces
 from flow.errors import UserError
 
 
-def read(path):
-    found: dict = {}
+def read(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for piece in pieces.pieces(path, "apart", "a file"):
         if piece.key is None:
-            found[piece.name] = piece.value
+            values[piece.name] = piece.value
         else:
-            found.setdefault(piece.name, {})[piece.key] = piece.value
-    return found
+            values.setdefault(piece.name, {})[piece.key] = piece.value
+    return values
 
 
-def anything(draw, depth=0):
+def anything(draw: random.Random, depth: int = 0) -> Any:
     kind = draw.randrange(8 if depth < 3 else 5)
     if kind < 2:
         letters = ["a", '"', "\\", "\n", "é", "日", "\U0001f600", "{", "}", "\u2028"]
@@ -37,7 +38,7 @@ def anything(draw, depth=0):
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 64])
-def test_the_values_are_those_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block) -> None:
+def test_the_values_are_those_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(pieces, "BLOCK", block)
     monkeypatch.setattr(pieces._Text.more, "__defaults__", (block,))
     draw, file = random.Random(block), tmp_path / "x.json"

@@ -8,26 +8,27 @@ import pytest
 
 from flow.data import DataOptions, load, registry
 from flow.data.readers import textfiles
+from flow.data.streams import Stream
 from flow.errors import UserError
 
 
-def stream_of(path):
+def stream_of(path: Path) -> Stream:
     given = DataOptions(data=str(path))
     source = registry.source_of(given.data)
     assert source.name == "textfiles"
     return source.opened(given)
 
 
-def by_client(path):
-    found = {}
+def by_client(path: Path) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
     for part in stream_of(path).parts():
         assert part.times is None and part.side == "" and part.held_out is None
-        found.setdefault(part.client, []).extend(part.texts)
-    return found
+        texts.setdefault(part.client, []).extend(part.texts)
+    return texts
 
 
 @pytest.fixture
-def folder(tmp_path: Path):
+def folder(tmp_path: Path) -> Path:
     files = {
         "lines.txt": "\ufeffOne.\r\nTwo zoë.\r\n\r\n \n",
         "paragraphs.md": "\n\nOne,\nstill one.\n\n  \nTwo.\nEnd.\n",
@@ -67,7 +68,9 @@ def test_numbers_in_names_count_by_their_value() -> None:
     assert sorted(sorted(wanted), key=textfiles._order)[:2] == ["1a", "1b"]
 
 
-def test_a_population_is_prepared_anew_where_a_file_changes_or_moves(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_population_is_prepared_anew_where_a_file_changes_or_moves(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("flow.data.preparing.is_held_out", lambda client: client == "bob")
     population = load(DataOptions(data=str(folder)))
@@ -92,8 +95,8 @@ def test_a_population_is_prepared_anew_where_a_file_changes_or_moves(folder: Pat
         (b"a\nb\0\n", r"file 'x\.txt', line 2: a NUL character"),
     ],
 )
-def test_files_that_are_no_text_are_named(folder: Path, content, message) -> None:
-    (folder / "x.txt").write_bytes(content)
+def test_files_that_are_no_text_are_named(folder: Path, content: str | bytes, message: str) -> None:
+    (folder / "x.txt").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=message):
         by_client(folder)
     (folder / "x.txt").rename(folder / "ann" / "x.txt")

@@ -292,8 +292,7 @@ def test_a_full_temporary_database_is_a_full_disk(file: Path, monkeypatch: pytes
         r"^here, now: SQLite cannot write its temporary files \(database or disk is full\); .* set SQLITE_TMPDIR, which is"
     )
     with pytest.raises(UserError, match=message), sqlite.opened(file, "here", lambda: ", now") as base:
-        base.execute("PRAGMA temp.max_page_count = 4")
-        base.execute("CREATE TEMP TABLE t AS SELECT zeroblob(100000)")
+        base.executescript("PRAGMA temp.max_page_count = 4; CREATE TEMP TABLE t AS SELECT zeroblob(100000)")
 
 
 def test_a_wrong_call_is_no_damaged_file(file: Path) -> None:
@@ -323,7 +322,8 @@ def other_form(file: Path, *statements: str) -> Path:
     [
         ["CREATE VIEW examples AS SELECT * FROM old"],
         ["CREATE VIEW examples AS SELECT upper(split_name) AS other, * FROM old", "DROP TABLE client_metadata"],
-        [f"CREATE TABLE examples (n INTEGER PRIMARY KEY, {TYPES}) WITHOUT ROWID", "INSERT INTO examples SELECT rowid, * FROM old"],
+        [f"CREATE TABLE examples (n INTEGER PRIMARY KEY, {TYPES}) WITHOUT ROWID",
+         "INSERT INTO examples SELECT rowid, * FROM old"],
         [f"CREATE TABLE examples (rowid TEXT, {TYPES})", "INSERT INTO examples SELECT 'x', * FROM old"],
         ["CREATE TABLE Examples (Split_Name TEXT, CLIENT_ID TEXT, serialized_example_proto)",
          "INSERT INTO examples SELECT * FROM old"],
@@ -354,7 +354,7 @@ def test_ids_that_are_stored_as_numbers(tmp_path: Path) -> None:
     ("statements", "message"),
     [
         (["CREATE VIEW examples AS SELECT * FROM nowhere"], r"damaged or incomplete \(no such table: main\.nowhere\)"),
-        (["CREATE TABLE examples (split_name TEXT)"], r"table examples: the columns client_id, serialized_example_proto are mi"),
+        (["CREATE TABLE examples (split_name TEXT)"], r"table examples: the columns client_id, serialized_example_proto are"),
         (["CREATE TABLE examples AS SELECT * FROM old", "ALTER TABLE client_metadata RENAME COLUMN split_name TO s"],
          r"table client_metadata: the columns split_name are missing"),
         (["CREATE TABLE examples AS SELECT split_name, 1.5 AS client_id, serialized_example_proto FROM old"],

@@ -25,8 +25,8 @@ def example_class() -> Any:
         assert field.label == 3
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
-    for number, (name, kind) in enumerate(zip(("bytes_list", "float_list", "int64_list"), kinds, strict=True), 1):
-        feature.field.add(name=name, number=number, label=1, type=11, type_name=f".tf.{kind}", oneof_index=0)
+    for number, (name, values) in enumerate(zip(("bytes_list", "float_list", "int64_list"), kinds, strict=True), 1):
+        feature.field.add(name=name, number=number, label=1, type=11, type_name=f".tf.{values}", oneof_index=0)
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True

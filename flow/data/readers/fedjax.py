@@ -105,7 +105,7 @@ def _texts(value: Any, field: str, where: str) -> list[str]:
             raise ValueError("it is not a list of its shape and its values")
         shape, content = array
         if shape != [len(content)]:
-            raise ValueError(f"its shape is {str(shape):.80}, and there are {len(content)} values")
+            raise ValueError(f"its shape is {shape!s:.80}, and there are {len(content)} values")
         for number, text in enumerate(content, 1):
             if not isinstance(text, bytes | str):
                 raise ValueError(f"value {number} is a {type(text).__name__}")
@@ -158,25 +158,27 @@ def texts(path: Path, split: str, form: Form, begin: int = 0) -> Iterator[Texts]
         UserError: the file is damaged, or a client has not the fields of the data set.
     """
     where, last = f"data={str(path)!r}", 0
-    with sqlite.opened(path, where, lambda: f", table {TABLE}, after row {last}") as base:
-        with closing(_rows(base)) as rows:
-            for position, (last, client_id, data) in enumerate(rows, begin + 1):
-                client, at = _client(last, client_id, path)
-                fields = _packed(data, at)
-                for name in filter(None, (form.field, form.date)):
-                    if name not in fields:
-                        raise UserError(f"{at}: the field {name!r} is missing; {AGAIN}")
-                own_texts = _texts(fields[form.field], form.field, at)
-                times = None
-                if form.date:
-                    dates = _texts(fields[form.date], form.date, at)
-                    if len(dates) != len(own_texts):
-                        raise UserError(f"{at}: there are {len(own_texts)} {form.field} and {len(dates)} {form.date}; {AGAIN}")
-                    try:
-                        times = [stackoverflow.seconds(date) for date in dates]
-                    except ValueError as error:
-                        raise UserError(f"{at}, {form.date}: {error}; {AGAIN}") from error
-                yield Texts(split, client, own_texts, times, f"{path.name}, row {last}", position)
+    with (
+        sqlite.opened(path, where, lambda: f", table {TABLE}, after row {last}") as base,
+        closing(_rows(base)) as rows,
+    ):
+        for position, (last, client_id, data) in enumerate(rows, begin + 1):
+            client, at = _client(last, client_id, path)
+            fields = _packed(data, at)
+            for name in filter(None, (form.field, form.date)):
+                if name not in fields:
+                    raise UserError(f"{at}: the field {name!r} is missing; {AGAIN}")
+            own_texts = _texts(fields[form.field], form.field, at)
+            times = None
+            if form.date:
+                dates = _texts(fields[form.date], form.date, at)
+                if len(dates) != len(own_texts):
+                    raise UserError(f"{at}: there are {len(own_texts)} {form.field} and {len(dates)} {form.date}; {AGAIN}")
+                try:
+                    times = [stackoverflow.seconds(date) for date in dates]
+                except ValueError as error:
+                    raise UserError(f"{at}, {form.date}: {error}; {AGAIN}") from error
+            yield Texts(split, client, own_texts, times, f"{path.name}, row {last}", position)
 
 
 def _name(data: str, files: list[Path]) -> str:

@@ -173,8 +173,8 @@ def texts(path: Path, split: str, form: Form, begin: int = 0) -> Iterator[Texts]
                 dates = _strings(fields, form.date, where)
                 if len(dates) != len(own_texts):
                     raise UserError(
-                        f"{where}: there are {len(own_texts)} {form.field} and {len(dates)} {form.date}, and there must be as many"
-                        "; download the file again"
+                        f"{where}: there are {len(own_texts)} {form.field} and {len(dates)} {form.date}, and there must be as "
+                        "many; download the file again"
                     )
                 try:
                     times = [stackoverflow.seconds(date) for date in dates]
@@ -191,7 +191,7 @@ def _group(group: Any, where: str) -> Any:
 
 
 def _strings(group: Any, field: str, where: str) -> list[str]:
-    data = group[field] if field in group else None
+    data = group.get(field)
     shape = getattr(data, "shape", None)
     if data is None or shape is None or len(shape) != 1:
         raise UserError(f"{where}: there must be a data set {field!r} of one dimension; download the file again")

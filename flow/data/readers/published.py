@@ -25,8 +25,8 @@ def place(split: str, splits: Collection[str]) -> Place:
     """Where the texts of a split go.
 
     Train and test hold texts of the same clients, to train and to be tested on; a client of test alone is never trained on, as
-    preparation has it for all sources. The clients of heldout are never trained on, and their texts are split by time. One split
-    that is given alone is split as any other data.
+    preparation has it for all sources. The clients of heldout are never trained on, and their texts are split by time. One
+    split that is given alone is split as any other data.
 
     Args:
         split: one of NAMES' values.

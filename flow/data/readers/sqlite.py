@@ -113,8 +113,8 @@ def temporary(where: str, error: BaseException) -> UserError:
     name = "SQLITE_TMPDIR" if os.environ.get("SQLITE_TMPDIR") else "TMPDIR"
     folder = os.environ.get(name) or tempfile.gettempdir()
     return UserError(
-        f"{where}: SQLite cannot write its temporary files ({_line(error)}); free some disk, or set {name}, which is {folder!r}, to a "
-        "folder on a disk with more room"
+        f"{where}: SQLite cannot write its temporary files ({_line(error)}); free some disk, or set {name}, which is "
+        f"{folder!r}, to a folder on a disk with more room"
     )
 
 

@@ -171,8 +171,8 @@ def _faulty(where: str, row: int, split: Any, client: Any) -> UserError:
             f"{at}: client_id={client!r:.80} must be text that is not empty; correct the row, or download the file again"
         )
     return UserError(
-        f"{at}: client {client!r:.80} has split_name={split!r:.80}, and must have a split that the table {METADATA} lists, 'train', "
-        "'heldout' or 'test'; correct the row, or download the file again"
+        f"{at}: client {client!r:.80} has split_name={split!r:.80}, and must have a split that the table {METADATA} lists, "
+        "'train', 'heldout' or 'test'; correct the row, or download the file again"
     )
 
 
