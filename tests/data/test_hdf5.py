@@ -199,6 +199,20 @@ def test_members_of_another_kind_are_named(tmp_path: Path, change: Callable[[h5p
         list(stream_of(file).parts())
 
 
+def test_names_that_are_not_utf_8(tmp_path: Path) -> None:
+    """h5py gives such a name as bytes, which is no id."""
+    file = tmp_path / "x.h5"
+    for name, message in (
+        (b"examples/\xff/snippets", r"client b'\\xff': the name of a client must be UTF-8"),
+        (b"examples/ann/\xff", r"client 'ann': the fields are b'\\xff', and there must be"),
+        (b"\xff", r"the groups of the file are b'\\xff', and there must be"),
+    ):
+        with h5py.File(file, "w") as made:
+            made[name] = np.array([b"To be"])
+        with pytest.raises(UserError, match=rf"x\.h5'.*{message}.*; "):
+            list(stream_of(file).parts())
+
+
 @pytest.mark.parametrize("kind", [OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError])
 def test_an_error_that_is_none_of_the_file_stays_as_it_is(folder: Path, kind: type[Exception]) -> None:
     """A bug in what reads the file must not be called a damaged file."""
@@ -322,6 +336,11 @@ def put(file: h5py.File, name: str, value: object) -> None:
         (lambda file: put(file, "metadata/max_sequence_length", 1 << 40), "max_sequence_length=1099511627776 must be from 1"),
         (lambda file: put(file, "metadata/max_sequence_length", "x"), "max_sequence_length: there must be one whole number"),
         (lambda file: put(file, "train", 3), "/train must be a group"),
+        (lambda file: file.move("train/10", b"train/\xff"), r"/train: the name of the user b'\\xff' must be UTF-8"),
+        (
+            lambda file: file.move('metadata/vocabulary/"the"', b'metadata/vocabulary/"\xff"'),
+            r"/metadata/vocabulary: the word b'.*' must be UTF-8",
+        ),
         (lambda file: put(file, "train/10", 3), r"/train/10: inputs must be whole numbers \[sentences"),
         (lambda file: put(file, "train/10/inputs", h5py.Empty("i4")), r"/train/10: inputs must be whole numbers \[sentences"),
         (

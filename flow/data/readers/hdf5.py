@@ -133,7 +133,7 @@ def form_of(files: list[Path]) -> Form:
         with opened(path) as file:
             if EXAMPLES not in file:
                 raise UserError(
-                    f"{where}: the groups of the file are {', '.join(sorted(file)) or '(none)'}, and there must be "
+                    f"{where}: the groups of the file are {', '.join(sorted(map(str, file))) or '(none)'}, and there must be "
                     "'examples' (TensorFlow Federated) or 'metadata' and 'train' (pfl-research); give a file of one of these"
                 )
             group = _group(file[EXAMPLES], f"{where}, {EXAMPLES}")
@@ -141,7 +141,7 @@ def form_of(files: list[Path]) -> Form:
             if client is None:
                 raise UserError(f"{where}, group examples: there is no client; download the file again")
             at = f"{where}, client {client!r}"
-            forms.append(stackoverflow.form_of(list(_group(group[client], at)), at))
+            forms.append(stackoverflow.form_of([str(field) for field in _group(group[client], at)], at))
         if forms[0] != forms[-1]:
             raise UserError(
                 f"{where} holds {forms[-1].licence}, and {files[0].name} {forms[0].licence}; put them into folders of their own"
@@ -166,6 +166,8 @@ def texts(path: Path, split: str, form: Form, begin: int = 0) -> Iterator[Texts]
         group = file[EXAMPLES]
         for position, client in enumerate(group, begin + 1):
             where = f"data={str(path)!r}, client {client!r}"
+            if not isinstance(client, str):  # h5py gives the bytes of what it cannot decode
+                raise UserError(f"{where}: the name of a client must be UTF-8; download the file again")
             fields = _group(group[client], where)
             own_texts = _strings(fields, form.field, where)
             times = None

@@ -57,9 +57,11 @@ def words_of(file: Any, where: str) -> Words:
         raise UserError(f"{where}, /{METADATA}: {', '.join(missing)} is missing; {AGAIN}")
     numbers: dict[str, int] = {}
 
-    def visit(name: str, member: Any) -> None:
+    def visit(name: str | bytes, member: Any) -> None:
         if not hasattr(member, "shape"):
             return  # a group: of words with a slash
+        if isinstance(name, bytes):  # as h5py gives what it cannot decode
+            raise UserError(f"{where}, /{METADATA}/vocabulary: the word {name!r} must be UTF-8; {AGAIN}")
         at = f"{where}, /{METADATA}/vocabulary/{name}"
         if len(name) < 2 or not (name[0] == name[-1] == '"'):
             raise UserError(f"{at}: the name of a word must be in double quotes; {AGAIN}")
@@ -126,6 +128,8 @@ def _parts(path: Path, words: Words, parts: list[str], opened: Opened) -> Iterat
             place = published.place(published.NAMES[part], splits)
             for user in file[part]:
                 position += 1
+                if not isinstance(user, str):  # h5py gives the bytes of what it cannot decode
+                    raise UserError(f"data={str(path)!r}, /{part}: the name of the user {user!r} must be UTF-8; {AGAIN}")
                 where = f"data={str(path)!r}, /{part}/{user}"
                 inputs, targets = (_rows(file[part][user], name, words, where) for name in ("inputs", "targets"))
                 if inputs.shape != targets.shape or not np.array_equal(inputs[:, 1:], targets[:, :-1]):
