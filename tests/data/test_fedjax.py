@@ -4,19 +4,21 @@ import random
 import sqlite3
 import sys
 import zlib
+from pathlib import Path
+from typing import Any
 
 import msgpack
 import pytest
 from foreign import fedjax_packed, fedjax_sqlite, tff_h5
 
 from flow.data import DataOptions, load, registry
-from flow.data.streams import Part
+from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
 DATE = "2016-02-29 23:0{}:00 UTC"
 
 
-def stream_of(path, **options):
+def stream_of(path: Path, **options: Any) -> Stream:
     given = DataOptions(data=str(path), **options)
     source = registry.source_of(given.data)
     assert source.name == "fedjax"
@@ -24,12 +26,12 @@ def stream_of(path, **options):
     return source.opened(given)
 
 
-def plain(part: Part):
-    return part._replace(place="", position=0, texts=list(part.texts), times=part.times and list(part.times))
+def plain(part: Part) -> Part:
+    return part._replace(place="", position=0, texts=list(part.texts), times=None if part.times is None else list(part.times))
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     """The same data as fedjax's files and, in another folder, as TensorFlow Federated's HDF5 files."""
     draw = random.Random(1)
     for name in ("fedjax", "tff"):
@@ -50,16 +52,16 @@ def folder(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [None, "tff", "motley"])
-def test_the_texts_are_those_of_tensorflow_federated(folder, protocol):
+def test_the_texts_are_those_of_tensorflow_federated(folder: Path, protocol: str | None) -> None:
     given = DataOptions(data=str(folder.parent / "tff"), protocol=protocol)
     other, stream = registry.source_of(given.data).opened(given), stream_of(folder, protocol=protocol)
-    mine, theirs = (sorted(plain(part) for part in one.parts()) for one in (stream, other))
+    mine, theirs = (sorted(plain(part) for part in read.parts()) for read in (stream, other))
     assert mine == theirs and len(mine) == 4
     assert stream.vocabulary == other.vocabulary == ("the", "zoë")
     assert max(part.position for part in stream.parts()) <= stream.total == 4
 
 
-def test_shakespeare_and_a_file_alone(tmp_path, monkeypatch):
+def test_shakespeare_and_a_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLOW_CACHE", "")
     file = fedjax_sqlite(
         tmp_path / "shakespeare_train.sqlite", {f"P_{n}": {"snippets": ["To be,", "or not."] * 3} for n in range(9)}
@@ -69,7 +71,7 @@ def test_shakespeare_and_a_file_alone(tmp_path, monkeypatch):
     assert "one split alone" in population.about
 
 
-def test_numbers_and_foreign_files_are_refused(tmp_path, folder):
+def test_numbers_and_foreign_files_are_refused(tmp_path: Path, folder: Path) -> None:
     file = fedjax_sqlite(tmp_path / "x.sqlite", {"ann": {"tokens": [1, 2], "creation_date": [DATE.format(1)] * 2}})
     with pytest.raises(UserError, match=r"row 1, client 'ann': tokens must be an array of text .*is numbers; correct the row"):
         list(stream_of(file).parts())
@@ -93,8 +95,8 @@ TWO = fedjax_packed({"tokens": ["a", "b"], "creation_date": [DATE.format(1)] * 2
         (b"ann", zlib.compress(b"\xc1"), r"row 2, client 'ann': data must be the zlib form of a msgpack"),
         (b"ann", zlib.compress(msgpack.packb([1])), r"row 2, client 'ann': data must be fields by their names"),
         (b"ann", None, r"row 2, client 'ann': data must be the zlib"),
-        (b"", TWO, r"row 2: client_id=b'' must be|row 2: client_id='' must be"),
-        (b"\xff", TWO, r"row 2: client_id=b'\\xff' must be UTF-8"),
+        (b"", TWO, r"row 2: client_id=b'' must be text in UTF-8 that is not empty"),
+        (b"\xff", TWO, r"row 2: client_id=b'\\xff' must be text in UTF-8"),
         (b"ann", fedjax_packed({"tokens": ["a"]}), r"row 2, client 'ann': the field 'creation_date' is missing"),
         (
             b"ann",
@@ -104,10 +106,25 @@ TWO = fedjax_packed({"tokens": ["a", "b"], "creation_date": [DATE.format(1)] * 2
         (b"ann", fedjax_packed({"tokens": ["a"], "creation_date": [DATE.format(1)] * 2}), r"1 tokens and 2 creation_date"),
         (b"ann", fedjax_packed({"tokens": [b"\xff"], "creation_date": [DATE.format(1)]}), r"tokens is no array of text"),
         (b"ann", zlib.compress(msgpack.packb({"tokens": msgpack.ExtType(4, b"\x01"), "creation_date": 1})), "no array of text"),
+        *(
+            (
+                b"ann",
+                zlib.compress(msgpack.packb({"tokens": msgpack.ExtType(4, msgpack.packb(array)), "creation_date": 1})),
+                why,
+            )
+            for array, why in (
+                ([[1], [3]], r"tokens is no array of text \(value 1 is a int\)"),
+                ([[1], [["a"]]], r"tokens is no array of text \(value 1 is a list\)"),
+                ([[2], [b"a"]], r"tokens is no array of text \(its shape is \[2\], and there are 1 values\)"),
+                ([[1], b"a"], r"tokens is no array of text \(it is not a list of its shape and its values\)"),
+                ([3, [b"a"]], r"tokens is no array of text \(it is not a list of its shape and its values\)"),
+                ({"a": 1}, r"tokens is no array of text \(it is not a list of its shape and its values\)"),
+            )
+        ),
         (b"ann", zlib.compress(msgpack.packb({"tokens": "a", "creation_date": 1})), "must be an array of text .* is a str"),
     ],
 )
-def test_faulty_rows_are_named(tmp_path, client, data, message):
+def test_faulty_rows_are_named(tmp_path: Path, client: bytes, data: bytes | None, message: str) -> None:
     file = fedjax_sqlite(tmp_path / "x.sqlite", {"one": TWO})
     base = sqlite3.connect(file)
     if data is None:
@@ -123,7 +140,33 @@ def test_faulty_rows_are_named(tmp_path, client, data, message):
     assert "x.sqlite" in str(refused.value) and "; correct the row, or download" in str(refused.value)
 
 
-def test_an_empty_table_and_missing_columns(tmp_path):
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["CREATE VIEW federated_data AS SELECT * FROM old"],
+        ["CREATE TABLE federated_data (n INTEGER PRIMARY KEY, client_id BLOB, data BLOB, num_examples INTEGER) WITHOUT ROWID",
+         "INSERT INTO federated_data SELECT rowid, * FROM old"],
+        ["CREATE TABLE Federated_Data (client_id TEXT, data TEXT, num_examples TEXT)",
+         "INSERT INTO federated_data SELECT CAST(client_id AS TEXT), CAST(data AS TEXT), num_examples FROM old"],
+        ["CREATE TABLE federated_data (client_id INTEGER, data, num_examples)",
+         "INSERT INTO federated_data SELECT CAST(client_id AS INTEGER), data, num_examples FROM old"],
+    ],
+)  # fmt: skip
+def test_other_forms_of_the_table_give_the_same(folder: Path, statements: list[str]) -> None:
+    file = folder / "stackoverflow_train.sqlite"
+    wanted = [plain(part) for part in stream_of(file).parts()]
+    base = sqlite3.connect(file)
+    base.execute("ALTER TABLE federated_data RENAME TO old")
+    for statement in statements:
+        base.execute(statement)
+    base.commit()
+    base.close()
+    stream = stream_of(file)
+    assert [plain(part) for part in stream.parts()] == wanted
+    assert [part.position for part in stream.parts()] == [1, 2] and stream.total == 2
+
+
+def test_an_empty_table_and_missing_columns(tmp_path: Path) -> None:
     file = fedjax_sqlite(tmp_path / "x.sqlite", {})
     with pytest.raises(UserError, match=r"table federated_data: there is no row"):
         stream_of(file)
@@ -134,13 +177,13 @@ def test_an_empty_table_and_missing_columns(tmp_path):
         stream_of(file)
 
 
-def test_without_msgpack_the_message_says_what_to_install(folder, monkeypatch):
+def test_without_msgpack_the_message_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "msgpack", None)
     with pytest.raises(UserError, match=r"needs the package msgpack .*; run: pip install 'flow-fl\[data\]'"):
         stream_of(folder)
 
 
-def test_damaged_files_give_a_sentence(tmp_path, folder):
+def test_damaged_files_give_a_sentence(tmp_path: Path, folder: Path) -> None:
     whole, draw, refused = (folder / "stackoverflow_train.sqlite").read_bytes(), random.Random(6), 0
     damaged = tmp_path / "damaged.sqlite"
     for _ in range(60):
@@ -148,11 +191,11 @@ def test_damaged_files_give_a_sentence(tmp_path, folder):
         for _ in range(draw.choice([1, 20, 300])):
             cut[draw.randrange(4000, len(cut))] = draw.randrange(256)
         damaged.write_bytes(cut)
-        said = "damaged.sqlite"
+        message = "damaged.sqlite"
         try:
             given = DataOptions(data=str(damaged))
             list(registry.source_of(given.data).opened(given).parts())
         except UserError as error:
-            refused, said = refused + 1, str(error)
-        assert "damaged.sqlite" in said
+            refused, message = refused + 1, str(error)
+        assert "damaged.sqlite" in message
     assert refused > 30

@@ -13,7 +13,9 @@ import sqlite3
 import tarfile
 import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,7 +37,7 @@ def _sqlite(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def _written(write) -> bytes:
+def _written(write: Callable[[io.BytesIO], object]) -> bytes:
     file = io.BytesIO()
     write(file)
     return file.getvalue()
@@ -95,15 +97,15 @@ def refused(path: object) -> str:
     return str(caught.value)
 
 
-def test_a_format_is_recognised_by_its_first_bytes_whatever_the_name(tmp_path):
-    for name, (content, said) in _contents(tmp_path).items():
+def test_a_format_is_recognised_by_its_first_bytes_whatever_the_name(tmp_path: Path) -> None:
+    for name, (content, message) in _contents(tmp_path).items():
         for file in (f"{name}.jsonl", f"{name}.jsonl.gz", f"{name}.data", f"{name}.json.gz"):
             if (file.endswith(".data") and name in OWN) or (file.endswith(".json.gz") and name in PACKED):  # whatever the name
                 continue
             path = tmp_path / file
             path.write_bytes(gzip.compress(content) if file.endswith(".gz") else content)
             inside = " inside a gzip file" if file.endswith(".gz") else ""
-            what, _, remedy = said.partition("; ")
+            what, _, remedy = message.partition("; ")
             # What only the first line tells is said of that line.
             expected = rf"{name}\.[a-z.]+'(, line 1)?: this is {what}"
             assert re.search(expected, refused(path)), (file, refused(path))
@@ -112,9 +114,9 @@ def test_a_format_is_recognised_by_its_first_bytes_whatever_the_name(tmp_path):
                 assert inside in refused(path)
 
 
-def test_names_that_promise_something_else(tmp_path):
+def test_names_that_promise_something_else(tmp_path: Path) -> None:
     """The first bytes of these tell nothing, or the content is right and the name is not."""
-    for name, content, said in (
+    for name, content, message in (
         ("noise.csv", b"only one column", r"noise\.csv', line 1: one column, 'only one column', where one for the client"),
         ("noise.h5", bytes(range(128, 160)), "this is an HDF5 file; .*convert"),
         ("noise.bin", bytes(range(128, 160)) + b"\0", "this is a file of a kind that is not known here; convert"),
@@ -134,25 +136,25 @@ def test_names_that_promise_something_else(tmp_path):
         ("blank.jsonl", b"\n \n\r\n", "there is no client, the file is empty or blank"),
     ):
         (tmp_path / name).write_bytes(content)
-        assert re.search(said, refused(tmp_path / name)), refused(tmp_path / name)
+        assert re.search(message, refused(tmp_path / name)), refused(tmp_path / name)
 
 
-def test_a_first_line_that_is_meant_as_a_client_gets_its_own_sentence(tmp_path):
+def test_a_first_line_that_is_meant_as_a_client_gets_its_own_sentence(tmp_path: Path) -> None:
     path = tmp_path / "mine.jsonl"
-    for line, said in (
+    for line, message in (
         (b'{"id": "a", "texts": ["x"]', r"line 1: not JSON \(Expecting ',' delimiter at column 27\)"),
         (b'{"text": "x", "label": 1}', r"line 1: the field 'id' is missing \(fields present: 'text', 'label'\)"),
         (b'{"id": "a", "texts": ["caf\xe9"]}', r"line 1: not UTF-8 \(invalid continuation byte at byte 27\); save the file"),
     ):
         path.write_bytes(line + b"\n" + LINES)
-        assert re.search(said, refused(path)), refused(path)
+        assert re.search(message, refused(path)), refused(path)
 
 
 # --- paths ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", "", ".csv"])
-def test_what_is_no_file_is_named(tmp_path, monkeypatch, ending):
+def test_what_is_no_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str) -> None:
     monkeypatch.chdir(tmp_path)
     made = {kind: Path(kind + ending) for kind in ("folder", "pipe", "socket", "loop", "dangling", "file", "device")}
     made["folder"].mkdir()
@@ -166,7 +168,7 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch, ending):
     wanted = (
         rf"give the path of a{'' if ending.startswith('.jsonl') else ' file whose name ends in'} \.jsonl(, | or )\.jsonl\.gz"
     )
-    for path, said in (
+    for path, message in (
         (made["folder"], "is a folder; "),
         (made["pipe"], "is a named pipe, which can be read only once; write its content to a file, and "),
         (made["socket"], "is a socket, which holds no data; "),
@@ -176,7 +178,7 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch, ending):
         (made["file"] / f"below{ending}", f"leads through 'file{ending}', which is a file and not a folder; "),
         (f"{'x' * 300}{ending}", "is longer than the name of a file can be; "),
     ):
-        assert re.search(said + wanted, refused(path)), refused(path)
+        assert re.search(message + wanted, refused(path)), refused(path)
     if ending.startswith(".jsonl"):
         assert "holds a character that no file's name can have" in refused(f"a\0b{ending}")
         assert re.search(f"there is no such file; {wanted}", refused(f"none{ending}"))
@@ -184,14 +186,14 @@ def test_what_is_no_file_is_named(tmp_path, monkeypatch, ending):
 
 
 @pytest.mark.parametrize("name", ["mine.jsonl", "mine.csv"])
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(LINES)
 
-    def refuses(method, error):
+    def refuses(method: str, error: OSError) -> None:
         before = getattr(Path, method)
 
-        def refusing(self, *arguments, **options):
+        def refusing(self: Path, *arguments: Any, **options: Any) -> Any:
             if self == path:
                 raise error
             return before(self, *arguments, **options)
@@ -199,13 +201,13 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
         monkeypatch.setattr(Path, method, refusing)
 
     refuses("open", PermissionError(13, "Permission denied", str(path)))
-    said = (
+    message = (
         r"is a file that this user is not permitted to read, or lies in such a folder; permit it with chmod, or give the path"
     )
-    assert re.search(said, refused(path)) and "Errno" not in refused(path)
+    assert re.search(message, refused(path)) and "Errno" not in refused(path)
     monkeypatch.undo()
     refuses("stat", PermissionError(13, "Permission denied", str(path)))  # the folder may not be looked into
-    assert re.search(said, refused(path))
+    assert re.search(message, refused(path))
     monkeypatch.undo()
     refuses("open", OSError(5, "Input/output error", str(path)))
     assert re.search(r"cannot be read \(Input/output error\); give the path", refused(path))
@@ -229,7 +231,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch, name):
     ids=["mark", "CR LF", "no end", "blank lines", "white space", "wide blanks", "joined", "other fields"],
 )
 @pytest.mark.parametrize("packed", [False, True])
-def test_what_editors_leave_changes_no_client(tmp_path, content, packed):
+def test_what_editors_leave_changes_no_client(tmp_path: Path, content: bytes, packed: bool) -> None:
     ending = ".jsonl.gz" if packed else ".jsonl"
     for name, written in (("plain", LINES), ("other", content)):
         (tmp_path / (name + ending)).write_bytes(gzip.compress(written) if packed else written)
@@ -238,12 +240,12 @@ def test_what_editors_leave_changes_no_client(tmp_path, content, packed):
     assert other.vocabulary == plain.vocabulary and other.fingerprint == plain.fingerprint
 
 
-def test_gzip_files_that_were_joined(tmp_path):
+def test_gzip_files_that_were_joined(tmp_path: Path) -> None:
     (tmp_path / "joined.jsonl.gz").write_bytes(b"".join(gzip.compress(line + b"\n") for line in LINES.splitlines()))
     assert len(load(DataOptions(data=str(tmp_path / "joined.jsonl.gz"))).clients) == 2
 
 
-def test_a_blank_line_above_a_client_is_named(tmp_path):
+def test_a_blank_line_above_a_client_is_named(tmp_path: Path) -> None:
     path = tmp_path / "gap.jsonl"
     first, second = LINES.splitlines()
     path.write_bytes(first + b"\n\n \n" + second + b"\n\n")
@@ -252,20 +254,20 @@ def test_a_blank_line_above_a_client_is_named(tmp_path):
     assert "line 1: a blank line above the client of line 2" in refused(path)
 
 
-def test_a_gzip_file_with_other_bytes_behind_it(tmp_path):
+def test_a_gzip_file_with_other_bytes_behind_it(tmp_path: Path) -> None:
     path = tmp_path / "tail.jsonl.gz"
     path.write_bytes(gzip.compress(LINES) + b"rubbish")
     assert re.search(r"damaged gzip file, or one with other bytes behind it, unreadable after line 2 \(Not", refused(path))
 
 
-def test_ids_that_look_the_same_are_two_clients_and_named(tmp_path, capfd):
-    for number, (one, two) in enumerate((("zoë", "zoe\u0308"), ("ann", "ann "), ("a b", "a\u00a0b"), (" x", "x\t"))):
+def test_ids_that_look_the_same_are_two_clients_and_named(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    for number, (first, second) in enumerate((("zoë", "zoe\u0308"), ("ann", "ann "), ("a b", "a\u00a0b"), (" x", "x\t"))):
         path = tmp_path / f"alike{number}.jsonl"
-        write_jsonl(path, [{"id": name, "texts": ["a b", "c"], "split": "train"} for name in (one, "other", two)])
+        write_jsonl(path, [{"id": name, "texts": ["a b", "c"], "split": "train"} for name in (first, "other", second)])
         assert len(load(DataOptions(data=str(path))).clients) == 3
-        said = capfd.readouterr().err
-        assert said.startswith("flow: ") and said.count("\n") == 1 and "they are taken as two clients" in said
-        assert f"{one!r} in line 1" in said and f"{two!r} in line 3" in said
+        message = capfd.readouterr().err
+        assert message.startswith("flow: ") and message.count("\n") == 1 and "they are taken as two clients" in message
+        assert f"{first!r} in line 1" in message and f"{second!r} in line 3" in message
     write_jsonl(tmp_path / "plain.jsonl", [{"id": name, "texts": ["a b", "c"], "split": "train"} for name in ("zoë", "zoe")])
     load(DataOptions(data=str(tmp_path / "plain.jsonl")))
     assert not capfd.readouterr().err
@@ -275,10 +277,12 @@ def test_ids_that_look_the_same_are_two_clients_and_named(tmp_path, capfd):
 
 
 @pytest.mark.parametrize("what", ["one line", "a client", "blank lines", "an array", "zeros"])
-def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(tmp_path, monkeypatch, what):
+def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
     monkeypatch.setattr(jsonl, "LONGEST", 1 << 20)
     size = 1 << 25
-    start, filling, said = {
+    start, filling, message = {
         "one line": (b"", b"a", "line 1: this is plain text"),
         "a client": (b'{"id": "a", "texts": ["', b"a", "line 1: longer than 1048576 bytes, more than a client may have"),
         "blank lines": (LINES, b"\n", r"line 1048579: more than 1048576 bytes of blank lines from line 3 on; remove them"),
@@ -290,13 +294,13 @@ def test_a_file_that_grows_out_of_all_proportion_is_refused_in_little_memory(tmp
     assert path.stat().st_size < size // 100
     tracemalloc.start()
     try:
-        assert re.search(said, refused(path))
+        assert re.search(message, refused(path))
         assert tracemalloc.get_traced_memory()[1] < size // 4
     finally:
         tracemalloc.stop()
 
 
-def test_messages_stay_short_whatever_a_line_holds(tmp_path):
+def test_messages_stay_short_whatever_a_line_holds(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     for record in (
         {"id": ["x" * 10**6]}, {"id": "a", "texts": [], "group": [1] * 10**5}, {"id": "a", "texts": [], "split": "y" * 10**6},

@@ -5,16 +5,20 @@ import random
 import re
 import shutil
 import subprocess
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles import preparation
 
 from flow.cli.main import main
 from flow.data import DataOptions, load, located, prepared_folder, registry
+from flow.data.population import Population
 from flow.data.readers import git
-from flow.data.streams import Part
+from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
 pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
@@ -27,7 +31,7 @@ SUBJECTS = ["fix: red", "blue, again", "add green", "日本 zoë", "Fix typo"]
 BODIES = ["", "\n\nA second paragraph.\nIt has two lines.", "\n\nSee below.\n\nSigned-off-by: Ann Lee <ann@a.org>"]
 
 
-def run(folder, *arguments, text=""):
+def run(folder: Path, *arguments: str, text: str | bytes = "") -> str:
     isolated = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
     done = subprocess.run(
         ["git", *arguments], cwd=folder, env=isolated, input=text if isinstance(text, bytes) else text.encode(), check=True,
@@ -36,11 +40,15 @@ def run(folder, *arguments, text=""):
     return done.stdout.decode()
 
 
-def repository(folder, commits, mailmap=""):
+Commit = tuple[Any, ...]
+"""Author, e-mail, time, message (bytes or text), and where they are not left out, its encoding and whether it merges."""
+
+
+def repository(folder: Path, commits: Sequence[Commit], mailmap: str = "") -> str:
     """A repository in which every commit is (author, e-mail, time, message, ...), with an encoding and whether it merges."""
     folder.mkdir(parents=True, exist_ok=True)
     run(folder, "init", "-q", "-b", "main")
-    stream = []
+    stream: list[bytes] = []
     for number, (name, email, time, message, *more) in enumerate(commits, 1):
         content = message if isinstance(message, bytes) else message.encode()
         encoding, merges = (*more, "", False)[:2]
@@ -58,7 +66,7 @@ def repository(folder, commits, mailmap=""):
     return f"git:{folder}"
 
 
-def made_up(seed, count=120):
+def made_up(seed: int, count: int = 120) -> list[Commit]:
     draw = random.Random(seed)
     return [
         (*draw.choice(AUTHORS), draw.randrange(1_400_000_000, 1_400_000_030), draw.choice(SUBJECTS) + draw.choice(BODIES), "",
@@ -67,19 +75,20 @@ def made_up(seed, count=120):
     ]  # fmt: skip
 
 
-def expected(commits):
+def expected(commits: Sequence[Commit]) -> list[Part]:
     """The parts, from what was written."""
-    found, seen = [], set()
+    parts: list[Part] = []
+    seen: set[tuple[str, str]] = set()
     for name, email, time, message, _, merges in commits:
         author = MAPPED.get((name, email), name) or email
         text = message.partition("\n\nSigned-off-by")[0]
         if not merges and (author, text) not in seen:
             seen.add((author, text))
-            found.append(Part(author, [text], [float(time)]))
-    return found
+            parts.append(Part(author, [text], [float(time)]))
+    return parts
 
 
-def plain(population):
+def plain(population: Population) -> tuple[Any, Any]:
     return population.vocabulary.tokens, {
         client.id: (
             client.group, client.held_out, client.texts,
@@ -89,23 +98,25 @@ def plain(population):
     }  # fmt: skip
 
 
-def read(data, authors="names"):
-    return [
-        (part.client, *part.texts) for part in registry.source_of(data).stream(DataOptions(data=data, authors=authors)).parts()
-    ]
+def stream_of(data: str, authors: str | None = "names") -> Stream:
+    return registry.source_of(data).opened(DataOptions(data=data, authors=authors))
+
+
+def read(data: str, authors: str = "names") -> list[tuple[str, ...]]:
+    return [(part.client, *part.texts) for part in stream_of(data, authors).parts()]
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_messages_by_author(tmp_path, seed):
+def test_messages_by_author(tmp_path: Path, seed: int) -> None:
     commits = made_up(seed)
     data = repository(tmp_path / "project", commits, MAILMAP)
-    stream = registry.source_of(data).stream(DataOptions(data=data, authors="names"))
+    stream = stream_of(data)
     for _ in range(2):
-        found = [(part.client, list(part.texts), list(part.times)) for part in stream.parts()]
-        assert found == [(part.client, part.texts, part.times) for part in expected(commits)]
+        parts = [(part.client, list(part.texts), list(part.times or ())) for part in stream.parts()]
+        assert parts == [(part.client, part.texts, part.times) for part in expected(commits)]
     assert stream.total == sum(not merges for *_, merges in commits) and stream.name == "project"
     assert {part.client for part in expected(commits)} == {"Ann Lee", "Zoë", "zoe", "Bob, Jr.", "nobody@d.org"}
     assert plain(load(DataOptions(data=data, authors="names"))) == preparation.prepared(
@@ -113,13 +124,13 @@ def test_messages_by_author(tmp_path, seed):
     )
 
 
-def test_authors_are_hashed_unless_asked(tmp_path):
+def test_authors_are_hashed_unless_asked(tmp_path: Path) -> None:
     commits = made_up(4)
     data = repository(tmp_path / "project", commits, MAILMAP)
-    hashed = [part.client for part in registry.source_of(data).stream(DataOptions(data=data)).parts()]
+    hashed = [part.client for part in stream_of(data, None).parts()]
     named = [client for client, _ in read(data)]
     assert len(set(hashed)) == len(set(named)) == len(set(zip(hashed, named, strict=True)))
-    assert all(len(one) == 16 and int(one, 16) >= 0 for one in hashed)
+    assert all(len(name) == 16 and int(name, 16) >= 0 for name in hashed)
     assert plain(load(DataOptions(data=data, authors="hashed"))) == plain(load(DataOptions(data=data)))
     with pytest.raises(UserError, match=r"authors='yes' must be 'hashed' or 'names'; leave it out for 'hashed'"):
         load(DataOptions(data=data, authors="yes"))
@@ -148,18 +159,18 @@ def test_authors_are_hashed_unless_asked(tmp_path):
         ("", ""), (" \n\n ", ""),
     ],
 )  # fmt: skip
-def test_what_is_taken_out_of_a_message(message, text):
+def test_what_is_taken_out_of_a_message(message: str, text: str) -> None:
     assert git.clean(message) == text
 
 
-def test_trailers_are_those_of_git(tmp_path):
+def test_trailers_are_those_of_git(tmp_path: Path) -> None:
     """Lines of the last paragraph that git itself calls trailers, and no others, are gone."""
     draw = random.Random(5)
     lines = ["Signed-off-by: A", "Fixes: 12", "no trailer", "Key : value", "a-b: c", "  goes on", "two words: x",
              "(cherry picked from commit 1)", "http://x", "x_y: z", ":"]  # fmt: skip
     for _ in range(60):
         block = draw.choices(lines, k=draw.randrange(1, 6))
-        if any(one.startswith("(") and two.startswith(" ") for one, two in pairwise(block)):
+        if any(line.startswith("(") and after.startswith(" ") for line, after in pairwise(block)):
             continue  # git counts such lines, and prints neither
         message = "subject\n\nbody\n\n" + "\n".join(block) + "\n"
         only = run(tmp_path, "interpret-trailers", "--only-trailers", "--only-input", "--no-divider", text=message).splitlines()
@@ -167,7 +178,7 @@ def test_trailers_are_those_of_git(tmp_path):
         assert [re.sub(" ?: ?", ":", line) for line in taken] == [re.sub(" ?: ?", ":", line) for line in only], block
 
 
-def test_encodings(tmp_path):
+def test_encodings(tmp_path: Path) -> None:
     commits = [
         ("Ann", "a@b.c", 1, "caf\xe9 one".encode("latin-1"), "ISO-8859-1"),
         ("Ann", "a@b.c", 2, "caf\xe9 two".encode("latin-1")),
@@ -175,11 +186,11 @@ def test_encodings(tmp_path):
         ("Ann", "a@b.c", 4, ""),
         ("Ann", "a@b.c", 99_999_999_999, "far away"),
     ]
-    found = read(repository(tmp_path / "project", commits))
-    assert found == [("Ann", text) for text in ("caf\xe9 one", "caf\xe9 two", "caf\xe9 three", "far away")]
+    messages = read(repository(tmp_path / "project", commits))
+    assert messages == [("Ann", text) for text in ("caf\xe9 one", "caf\xe9 two", "caf\xe9 three", "far away")]
 
 
-def test_the_commit_alone_decides(tmp_path, monkeypatch):
+def test_the_commit_alone_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither the working tree nor settings change what is read, no program that they name is run, and no other repository."""
     commits = made_up(6)
     data = repository(tmp_path / "project", commits, MAILMAP)
@@ -210,47 +221,66 @@ def test_the_commit_alone_decides(tmp_path, monkeypatch):
     assert registry.source_of(shallow).content(shallow).digest != digest and len(read(shallow)) <= 5
 
 
-def test_paths_and_the_command_line(tmp_path, monkeypatch, capsys):
+def test_paths_and_the_command_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     repository(tmp_path / "my project", made_up(7), MAILMAP)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert located("git:my project") == located("git:~/my project") == f"git:{tmp_path}/my project"
-    assert prepared_folder(DataOptions(data="git:my project")).name.startswith("my-project-")
+    folder = prepared_folder(DataOptions(data="git:my project"))
+    assert folder is not None and folder.name.startswith("my-project-")
     assert main(["data", "git:my project", "--authors", "names", "--sample", "1"]) == 0
     assert "commit messages of my-project" in capsys.readouterr().out
     dealt = load(DataOptions(data="git:~/my project"))
     assert len(dealt.clients) == 5
 
 
-def test_a_reader_that_is_left_ends_git(tmp_path, monkeypatch):
+def test_a_reader_that_is_left_ends_git(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = repository(tmp_path / "project", made_up(8))
-    started = []
+    started: list[subprocess.Popen[bytes]] = []
     popen = subprocess.Popen
-    monkeypatch.setattr(subprocess, "Popen", lambda *given, **named: started.append(popen(*given, **named)) or started[-1])
+
+    def starting(*given: Any, **named: Any) -> subprocess.Popen[bytes]:
+        started.append(popen(*given, **named))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", starting)
     parts = git.parts(data, git._repository(data), "names")
     next(parts)
     assert len(started) >= 1
+    assert isinstance(parts, Generator)
     parts.close()
-    assert all(process.poll() is not None and process.stdout.closed for process in started[-1:])
+    assert started[-1].poll() is not None and started[-1].stdout is not None and started[-1].stdout.closed
+
+
+def test_a_disk_that_is_full_is_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which messages were read is kept in a temporary file; here it takes one page."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.delenv("SQLITE_TMPDIR", raising=False)
+    with closing(git._Seen("data='git:x'")) as seen:
+        seen._base.execute("PRAGMA max_page_count = 2")
+        with pytest.raises(UserError, match=r"^data='git:x': SQLite cannot write its temporary files \(.* full\); .*TMPDIR"):
+            assert all(seen.is_new("ann", str(number)) for number in range(1000))
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_paths_that_lead_to_no_repository(tmp_path, monkeypatch):
+def test_paths_that_lead_to_no_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = repository(tmp_path / "project", made_up(9))
     (tmp_path / "project" / "sub").mkdir()
     (tmp_path / "file").write_text("x")
     (tmp_path / "plain").mkdir()
     run(tmp_path / "plain", "init", "-q", "../empty")
-    for path, said in (
+    for path, message in (
         ("gone", r"gone': there is no such file; give the path of the folder of a Git repository"),
         ("file", r"data='git:.*file' is a file and not a folder; give the path of the folder of a Git repository, as git:PATH"),
         ("plain", r"data='git:.*plain' is no Git repository \(fatal: not a git repository.*\); give the path of the folder"),
         ("project/sub", r"sub' is a folder inside of a Git repository; give git:.*/project for the messages of all of it$"),
         ("empty", r"HEAD leads to no commit that is there.*; commit something, check out a branch, or clone it again"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load(DataOptions(data=f"git:{tmp_path}/{path}"))
     for address in ("https://a.org/b", "git@a.org:b/c"):
         with pytest.raises(UserError, match=r"data='git:.*' is an address, and nothing is downloaded; clone it, .*`git clone`"):
@@ -263,7 +293,7 @@ def test_paths_that_lead_to_no_repository(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root gives a folder to another user")
-def test_a_repository_of_another_user(tmp_path, monkeypatch):
+def test_a_repository_of_another_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = repository(tmp_path / "project", made_up(10))
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
     monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
@@ -275,19 +305,24 @@ def test_a_repository_of_another_user(tmp_path, monkeypatch):
         load(DataOptions(data=data))
 
 
-def test_damaged_histories(tmp_path):
+def test_damaged_histories(tmp_path: Path) -> None:
     data = repository(tmp_path / "project", made_up(11))
     folder = tmp_path / "project"
     for pack in (folder / ".git" / "objects" / "pack").glob("*.pack"):
         (folder / pack.name).write_bytes(pack.read_bytes())
-        for one in pack.parent.glob(f"{pack.stem}.*"):
-            one.unlink()
+        for file in pack.parent.glob(f"{pack.stem}.*"):
+            file.unlink()
         run(folder, "unpack-objects", "-q", text=(folder / pack.name).read_bytes())
     middle = run(folder, "rev-list", "HEAD").split()[60]
     path = folder / ".git" / "objects" / middle[:2] / middle[2:]
     path.chmod(0o644)
     whole = path.read_bytes()
-    for damage in (lambda: path.write_bytes(whole[: len(whole) // 2]), lambda: path.write_bytes(b"x" * 30), path.unlink):
+    damages: list[Callable[[], object]] = [
+        lambda: path.write_bytes(whole[: len(whole) // 2]),
+        lambda: path.write_bytes(b"x" * 30),
+        path.unlink,
+    ]
+    for damage in damages:
         damage()
         with pytest.raises(
             UserError, match=r"git log stopped after \d+ commits with exit code \d+ \(.+\); see what `git fsck`"
@@ -299,9 +334,9 @@ def test_damaged_histories(tmp_path):
         load(DataOptions(data=data))
 
 
-def test_histories_without_messages_and_authors(tmp_path, capfd):
+def test_histories_without_messages_and_authors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(UserError, match=r"of 2 commits that are no merges none has a message; give another repository"):
         load(DataOptions(data=repository(tmp_path / "silent", [("Ann", "a@b.c", 1, ""), ("Ann", "a@b.c", 2, "\n")])))
-    found = read(repository(tmp_path / "nameless", [("", "", 1, "one"), ("Ann", "a@b.c", 2, "two")]))
-    assert found == [("Ann", "two")]
+    messages = read(repository(tmp_path / "nameless", [("", "", 1, "one"), ("Ann", "a@b.c", 2, "two")]))
+    assert messages == [("Ann", "two")]
     assert "1 of 2 commits name no author, or no time since 1970; they are left out" in capfd.readouterr().err

@@ -4,13 +4,17 @@ import json
 import random
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from oracles import preparation
 
 from flow.cli.main import main
 from flow.data import DataOptions, load, located, registry
+from flow.data.population import Population
 from flow.data.readers import hf
 from flow.data.streams import Part
 from flow.errors import UserError
@@ -23,7 +27,7 @@ TEXTS = ["red, blue", 'he said "red"', "two\nlines", "", "日本 zoë", "tab\the
 
 
 @pytest.fixture(autouse=True)
-def _nowhere(tmp_path, monkeypatch):
+def _nowhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A cache of the test's own, and no network."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", "http://127.0.0.1:9")
@@ -31,7 +35,10 @@ def _nowhere(tmp_path, monkeypatch):
     datasets.disable_progress_bars()
 
 
-def made_up(seed, rows=200):
+Row = tuple[str, str, float, str]
+
+
+def made_up(seed: int, rows: int = 200) -> list[Row]:
     draw = random.Random(seed)
     names = ["ann", "bob", "zoë", "user, 3", "7"]
     return [
@@ -39,22 +46,22 @@ def made_up(seed, rows=200):
     ]
 
 
-def dataset(rows, header=HEADER, **columns):
+def dataset(rows: Sequence[tuple[Any, ...]], header: Sequence[str] = HEADER, **columns: Any) -> Any:
     return datasets.Dataset.from_dict({name: list(values) for name, values in zip(header, zip(*rows, strict=True), strict=True)}
                                       | columns)  # fmt: skip
 
 
-def saved(path, made, **options):
-    made.save_to_disk(path, **options)
+def saved(path: Path, rows: Any, **options: Any) -> str:
+    rows.save_to_disk(path, **options)
     return str(path)
 
 
-def expected(rows):
+def expected(rows: Sequence[tuple[Any, ...]]) -> Any:
     parts = [Part(client, [text], [time], group) for client, text, time, group in rows]
     return preparation.prepared(parts, "words", 20, 10_000, 1)
 
 
-def plain(population):
+def plain(population: Population) -> tuple[Any, Any]:
     return population.vocabulary.tokens, {
         client.id: (
             client.group, client.held_out, client.texts,
@@ -68,22 +75,22 @@ def plain(population):
 
 
 @pytest.mark.parametrize("shards", [1, 3])
-def test_a_saved_folder_gives_the_clients_of_its_rows(tmp_path, monkeypatch, shards):
+def test_a_saved_folder_gives_the_clients_of_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int) -> None:
     monkeypatch.setattr(hf, "BATCH", 7)
     rows = made_up(1)
     data = saved(tmp_path / "posts", dataset(rows), num_shards=shards)
     assert plain(load(DataOptions(data=data))) == plain(load(DataOptions(data=f"hf:{data}"))) == expected(rows)
-    stream = registry.source_of(data).stream(DataOptions(data=data))
-    found = list(stream.parts())
-    assert found == list(stream.parts()) and found[-1].position == stream.total == len(rows)
-    assert [(part.client, text) for part in found for text in part.texts] == [row[:2] for row in rows]
+    stream = registry.source_of(data).opened(DataOptions(data=data))
+    parts = list(stream.parts())
+    assert parts == list(stream.parts()) and parts[-1].position == stream.total == len(rows)
+    assert [(part.client, text) for part in parts for text in part.texts] == [row[:2] for row in rows]
     number = 1
-    for part in found:
+    for part in parts:
         assert part.place == f"row {number}"
         number += len(part.texts)
 
 
-def test_types_make_no_difference(tmp_path):
+def test_types_make_no_difference(tmp_path: Path) -> None:
     rows = made_up(2)
     features = datasets.Features({
         "user_id": datasets.Value("large_string"), "body": datasets.Value("large_string"),
@@ -101,7 +108,7 @@ def test_types_make_no_difference(tmp_path):
     assert plain(load(DataOptions(data=saved(tmp_path / "floats", floats)))) == expected(numbered)
 
 
-def test_columns_are_given_or_guessed(tmp_path, capfd):
+def test_columns_are_given_or_guessed(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     rows = [("ann", "red blue", 2.0, "g"), ("ann", "blue", 1.0, "h"), ("bob", "red", 3.0, "g")]
     data = saved(tmp_path / "posts", dataset(rows, subreddit=["g", None, "g"]))
     load(DataOptions(data=data))
@@ -111,11 +118,11 @@ def test_columns_are_given_or_guessed(tmp_path, capfd):
         load(DataOptions(data=data, client_column="subreddit", text_column="user_id", time_column="", group_column=""))
     data = saved(tmp_path / "others", dataset(rows))
     assert main(["data", data, *given, "--sample", "1"]) == 0
-    found = load(DataOptions(data=data, client_column="subreddit", text_column="user_id", time_column="", group_column=""))
-    assert [(client.id, client.group, client.texts) for client in found.clients] == [("g", "", 2), ("h", "", 1)]
+    population = load(DataOptions(data=data, client_column="subreddit", text_column="user_id", time_column="", group_column=""))
+    assert [(client.id, client.group, client.texts) for client in population.clients] == [("g", "", 2), ("h", "", 1)]
 
 
-def test_splits_are_named(tmp_path, monkeypatch):
+def test_splits_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made_up(3)
     both = datasets.DatasetDict({"train": dataset(rows[:90]), "late.r": dataset(rows[90:])})
     data = saved(tmp_path / "posts", both)
@@ -123,9 +130,9 @@ def test_splits_are_named(tmp_path, monkeypatch):
     assert plain(load(DataOptions(data="hf:posts:train"))) == expected(rows[:90])
     assert plain(load(DataOptions(data=f"hf:{data}:late.r"))) == expected(rows[90:])
     assert plain(load(DataOptions(data="hf:posts:train+late.r"))) == expected(rows)
-    first = next(registry.source_of("hf:").stream(DataOptions(data="hf:posts:late.r+train")).parts())
+    first = next(registry.source_of("hf:").opened(DataOptions(data="hf:posts:late.r+train")).parts())
     assert first.place == "split late.r, row 1"
-    for asked, said in (
+    for asked, message in (
         (
             "posts",
             r"data='posts' has the splits 'train', 'late\.r'; say which, such as hf:posts:train, or hf:posts:train\+late",
@@ -135,7 +142,7 @@ def test_splits_are_named(tmp_path, monkeypatch):
         ("hf:posts:train[:10]", r"SPLIT='10\]' must be the name of a split, or several with \+ between them"),
         ("hf:posts:", r"SPLIT='' must be the name of a split"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load(DataOptions(data=asked))
     saved(tmp_path / "single", dataset(rows))
     with pytest.raises(UserError, match=r"data='hf:single:train': this folder has no splits; leave ':train' out"):
@@ -144,20 +151,20 @@ def test_splits_are_named(tmp_path, monkeypatch):
     assert plain(load(DataOptions(data=alone))) == expected(rows)
 
 
-def test_the_content_decides_and_neither_place_nor_split_of_others(tmp_path):
+def test_the_content_decides_and_neither_place_nor_split_of_others(tmp_path: Path) -> None:
     rows = made_up(4)
-    one, two = (saved(tmp_path / name / "posts", dataset(rows)) for name in ("a", "b"))
+    first, second = (saved(tmp_path / name / "posts", dataset(rows)) for name in ("a", "b"))
     other = saved(tmp_path / "c" / "posts", dataset(rows[::-1]))
     labels = [
         saved(tmp_path / names / "posts", dataset(rows, subreddit=[0, 1] * 100).cast_column(
             "subreddit", datasets.ClassLabel(names=list(names))))
         for names in ("xy", "yx")
     ]  # fmt: skip
-    digests = [registry.source_of(data).content(data).digest for data in (one, two, f"hf:{one}", other, *labels)]
+    digests = [registry.source_of(data).content(data).digest for data in (first, second, f"hf:{first}", other, *labels)]
     assert digests[0] == digests[1] == digests[2] and len(set(digests)) == 4
 
 
-def test_a_folder_is_recognised_without_the_library(tmp_path, monkeypatch):
+def test_a_folder_is_recognised_without_the_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = saved(tmp_path / "posts", dataset(made_up(5)))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "datasets", None)
@@ -169,7 +176,7 @@ def test_a_folder_is_recognised_without_the_library(tmp_path, monkeypatch):
         load(DataOptions(data="posts"))
 
 
-def cached(tmp_path, rows, name="posts"):
+def cached(tmp_path: Path, rows: Sequence[Row], name: str = "posts") -> None:
     """The cache of the library as it is after ann/NAME was downloaded: what it makes of files, under the name of the Hub."""
     source = tmp_path / "source" / name
     source.mkdir(parents=True)
@@ -179,7 +186,7 @@ def cached(tmp_path, rows, name="posts"):
     (tmp_path / "hf-cache" / name).rename(tmp_path / "hf-cache" / f"ann___{name}")
 
 
-def test_a_name_is_taken_from_the_cache(tmp_path, monkeypatch):
+def test_a_name_is_taken_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = made_up(6)
     cached(tmp_path, rows)
     monkeypatch.chdir(tmp_path)
@@ -195,11 +202,12 @@ def test_a_name_is_taken_from_the_cache(tmp_path, monkeypatch):
         load(DataOptions(data="hf:ann/posts:train"))
 
 
-def test_a_name_that_is_downloaded(tmp_path, monkeypatch):
+def test_a_name_that_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the cache has nothing, the library is asked once more, and may use the network."""
-    rows, asked = made_up(7), []
+    rows = made_up(7)
+    asked: list[tuple[str, bool]] = []
 
-    def load_dataset(name):
+    def load_dataset(name: str) -> Any:
         asked.append((name, datasets.config.HF_HUB_OFFLINE))
         if datasets.config.HF_HUB_OFFLINE:
             raise ConnectionError("not there")
@@ -215,12 +223,12 @@ def test_a_name_that_is_downloaded(tmp_path, monkeypatch):
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
-def test_names_that_lead_nowhere(monkeypatch):
-    said = (
+def test_names_that_lead_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = (
         r"data='hf:ann/gone:train' cannot be read from the cache of the library datasets \(.+\), and was not to be had from "
         r"http://127\.0\.0\.1:9 \(ConnectionRefusedError: .*\); correct the name, connect this machine and try again, or save"
     )
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         load(DataOptions(data="hf:ann/gone:train"))
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"\), and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set; unset it, or save the data"):
@@ -231,7 +239,7 @@ def test_names_that_lead_nowhere(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("columns", "options", "said"),
+    ("columns", "options", "message"),
     [
         ({"body": [["a"], ["b"]]}, {}, r"the column 'body' holds \w+, where a text is a string; give --text-column NAME"),
         ({"body": [1, 2]}, {}, r"the column 'body' holds int64, where a text is a string"),
@@ -246,13 +254,15 @@ def test_names_that_lead_nowhere(monkeypatch):
         ({"character_id": ["A", "A"], "x": ["ab", "bc"], "y": ["c", "d"]}, {}, r"the rows of 'x' are windows that overlap"),
     ],
 )  # fmt: skip
-def test_faulty_rows_are_refused_by_column_and_row(tmp_path, columns, options, said):
+def test_faulty_rows_are_refused_by_column_and_row(
+    tmp_path: Path, columns: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
     made = dataset([("ann", "red", 1.0, "g"), ("bob", "blue", 2.0, "h")], **columns)
-    with pytest.raises(UserError, match=rf"^data='.*posts'.*{said}"):
+    with pytest.raises(UserError, match=rf"^data='.*posts'.*{message}"):
         load(DataOptions(data=saved(tmp_path / "posts", made), **options))
 
 
-def test_damaged_folders(tmp_path):
+def test_damaged_folders(tmp_path: Path) -> None:
     rows = made_up(8, 3000)
     saved(tmp_path / "whole", dataset(rows))
     arrow = "data-00000-of-00001.arrow"
@@ -261,7 +271,7 @@ def test_damaged_folders(tmp_path):
     cannot = r"is a folder of the library datasets that it cannot read \(\w+: .+\); copy or save it again"
     broken = r"rows from 1 on: damaged, or no values of Python \(.*\); copy or save the data set again"
     place = content.index("日本".encode())
-    damages = (
+    damages: list[tuple[Callable[[Path], object], str]] = [
         (lambda folder: (folder / arrow).write_bytes(content[: len(content) // 2]), cannot),
         (lambda folder: (folder / arrow).write_bytes(b""), cannot),
         (lambda folder: (folder / arrow).write_bytes(b"x" * 1000), cannot),
@@ -271,13 +281,13 @@ def test_damaged_folders(tmp_path):
         (lambda folder: (folder / "state.json").write_text(json.dumps(state | {"_data_files": 3})), cannot),
         (lambda folder: (folder / "state.json").write_text("{"), r"data='.*broken' is a folder; give the path of a"),
         (lambda folder: (folder / arrow).write_bytes(content[:place] + b"\xff" + content[place + 1 :]), broken),
-    )  # fmt: skip
-    for damage, said in damages:
+    ]  # fmt: skip
+    for damage, message in damages:
         folder = tmp_path / "broken"
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(tmp_path / "whole", folder)
         damage(folder)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             load(DataOptions(data=str(folder)))
     empty = saved(tmp_path / "empty", dataset(rows).select(range(0)))
     with pytest.raises(UserError, match=rf"there is no row; give a data set with one text a row|{cannot}"):

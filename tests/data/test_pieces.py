@@ -4,6 +4,8 @@ import gzip
 import json
 import random
 import tracemalloc
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,17 +13,17 @@ from flow.data.readers import pieces
 from flow.errors import UserError
 
 
-def read(path):
-    found: dict = {}
+def read(path: Path) -> dict[str, Any]:
+    values: dict[str, Any] = {}
     for piece in pieces.pieces(path, "apart", "a file"):
         if piece.key is None:
-            found[piece.name] = piece.value
+            values[piece.name] = piece.value
         else:
-            found.setdefault(piece.name, {})[piece.key] = piece.value
-    return found
+            values.setdefault(piece.name, {})[piece.key] = piece.value
+    return values
 
 
-def anything(draw, depth=0):
+def anything(draw: random.Random, depth: int = 0) -> Any:
     kind = draw.randrange(8 if depth < 3 else 5)
     if kind < 2:
         letters = ["a", '"', "\\", "\n", "é", "日", "\U0001f600", "{", "}", "\u2028"]
@@ -36,7 +38,7 @@ def anything(draw, depth=0):
 
 
 @pytest.mark.parametrize("block", [1, 2, 7, 64])
-def test_the_values_are_those_of_json(tmp_path, monkeypatch, block):
+def test_the_values_are_those_of_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int) -> None:
     monkeypatch.setattr(pieces, "BLOCK", block)
     monkeypatch.setattr(pieces._Text.more, "__defaults__", (block,))
     draw, file = random.Random(block), tmp_path / "x.json"
@@ -50,7 +52,7 @@ def test_the_values_are_those_of_json(tmp_path, monkeypatch, block):
         assert read(file) == wanted
 
 
-def test_every_cut_and_every_changed_byte_gives_the_value_or_a_sentence(tmp_path):
+def test_every_cut_and_every_changed_byte_gives_the_value_or_a_sentence(tmp_path: Path) -> None:
     wanted = {"users": ["a", "é"], "apart": {"a": {"x": ["one", 2.5, None]}, "é": [True]}, "n": [1, 2]}
     whole, file = json.dumps(wanted, ensure_ascii=False).encode(), tmp_path / "x.json"
     draw = random.Random(0)
@@ -73,7 +75,7 @@ def test_every_cut_and_every_changed_byte_gives_the_value_or_a_sentence(tmp_path
             assert read(file) == {name: value for name, value in expected.items() if value != {} or name != "apart"}
 
 
-def test_one_piece_at_a_time_is_in_memory(tmp_path):
+def test_one_piece_at_a_time_is_in_memory(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
     with file.open("w") as out:
         out.write('{"apart": {')
@@ -87,7 +89,7 @@ def test_one_piece_at_a_time_is_in_memory(tmp_path):
     assert count == 400 and file.stat().st_size > 20_000_000 and peak < 1_500_000
 
 
-def test_a_fault_ends_the_reading_where_it_is(tmp_path):
+def test_a_fault_ends_the_reading_where_it_is(tmp_path: Path) -> None:
     """A fault at the start of a large file is found without the rest."""
     file = tmp_path / "x.json"
     file.write_bytes(b'{"apart": {"a": {"x": [1,, ' + b"1, " * 1_000_000)
@@ -99,7 +101,7 @@ def test_a_fault_ends_the_reading_where_it_is(tmp_path):
     assert peak < 1_500_000
 
 
-def test_files_that_are_packed_wrong(tmp_path):
+def test_files_that_are_packed_wrong(tmp_path: Path) -> None:
     packed, file = gzip.compress(random.Random(0).randbytes(3000)), tmp_path / "x.json.gz"
     for content, message in ((packed[:60], "truncated gzip"), (packed[:10] + b"\xff" * 20, "damaged gzip")):
         file.write_bytes(content)

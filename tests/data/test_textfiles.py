@@ -2,31 +2,33 @@
 
 import os
 import tracemalloc
+from pathlib import Path
 
 import pytest
 
 from flow.data import DataOptions, load, registry
 from flow.data.readers import textfiles
+from flow.data.streams import Stream
 from flow.errors import UserError
 
 
-def stream_of(path):
+def stream_of(path: Path) -> Stream:
     given = DataOptions(data=str(path))
     source = registry.source_of(given.data)
     assert source.name == "textfiles"
     return source.opened(given)
 
 
-def by_client(path):
-    found = {}
+def by_client(path: Path) -> dict[str, list[str]]:
+    texts: dict[str, list[str]] = {}
     for part in stream_of(path).parts():
         assert part.times is None and part.side == "" and part.held_out is None
-        found.setdefault(part.client, []).extend(part.texts)
-    return found
+        texts.setdefault(part.client, []).extend(part.texts)
+    return texts
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(tmp_path: Path) -> Path:
     files = {
         "lines.txt": "\ufeffOne.\r\nTwo zoë.\r\n\r\n \n",
         "paragraphs.md": "\n\nOne,\nstill one.\n\n  \nTwo.\nEnd.\n",
@@ -48,7 +50,7 @@ def folder(tmp_path):
     return tmp_path / "texts"
 
 
-def test_a_client_is_a_file_or_a_sub_folder(folder, capsys):
+def test_a_client_is_a_file_or_a_sub_folder(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert by_client(folder) == {
         "ann": ["two\n\nmore of two", "ten", "below"],
         "bob": ["bob's"],
@@ -60,13 +62,15 @@ def test_a_client_is_a_file_or_a_sub_folder(folder, capsys):
     assert stream_of(folder).total == 6
 
 
-def test_numbers_in_names_count_by_their_value():
+def test_numbers_in_names_count_by_their_value() -> None:
     wanted = ["1a", "1b", "2", "0002", "10", "chapter 9.txt", "chapter 10.txt", "chapter.txt"]
     assert sorted(reversed(wanted), key=textfiles._order)[4:] == wanted[4:]
     assert sorted(sorted(wanted), key=textfiles._order)[:2] == ["1a", "1b"]
 
 
-def test_a_population_is_prepared_anew_where_a_file_changes_or_moves(folder, tmp_path, monkeypatch):
+def test_a_population_is_prepared_anew_where_a_file_changes_or_moves(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr("flow.data.preparing.is_held_out", lambda client: client == "bob")
     population = load(DataOptions(data=str(folder)))
@@ -91,8 +95,8 @@ def test_a_population_is_prepared_anew_where_a_file_changes_or_moves(folder, tmp
         (b"a\nb\0\n", r"file 'x\.txt', line 2: a NUL character"),
     ],
 )
-def test_files_that_are_no_text_are_named(folder, content, message):
-    (folder / "x.txt").write_bytes(content)
+def test_files_that_are_no_text_are_named(folder: Path, content: str | bytes, message: str) -> None:
+    (folder / "x.txt").write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(UserError, match=message):
         by_client(folder)
     (folder / "x.txt").rename(folder / "ann" / "x.txt")
@@ -100,7 +104,7 @@ def test_files_that_are_no_text_are_named(folder, content, message):
         by_client(folder)
 
 
-def test_what_cannot_be_read_is_named(folder, monkeypatch):
+def test_what_cannot_be_read_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "ann" / "gone.txt").symlink_to("nowhere")
     assert len(by_client(folder)["ann"]) == 3
     monkeypatch.setattr(textfiles, "LONGEST", 12)
@@ -115,7 +119,7 @@ def test_what_cannot_be_read_is_named(folder, monkeypatch):
         by_client(folder)
 
 
-def test_other_folders_are_not_text(tmp_path):
+def test_other_folders_are_not_text(tmp_path: Path) -> None:
     assert not textfiles.recognises(str(tmp_path)) and not textfiles.recognises(str(tmp_path / "none"))
     (tmp_path / "table.csv").write_text("client,text\na,b\n")
     assert registry.source_of(str(tmp_path)).name == "tabular"
@@ -125,7 +129,7 @@ def test_other_folders_are_not_text(tmp_path):
         registry.source_of(str(tmp_path))
 
 
-def test_a_large_file_is_read_a_piece_at_a_time(tmp_path):
+def test_a_large_file_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
     with (tmp_path / "large.txt").open("w") as file:
         for n in range(60_000):
             file.write(f"line {n} with some words that follow one another, more and more of them\n")

@@ -3,7 +3,9 @@
 import json
 import sqlite3
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import h5py
 import msgpack
@@ -13,7 +15,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 DATE = "20{:02}-0{}-1{} 09:34:0{} UTC"
 
 
-def example_class():
+def example_class() -> Any:
     """tf.train.Example out of its .proto, by hand: independent of the reader's own schema."""
     file = descriptor_pb2.FileDescriptorProto()
     file.name, file.package, file.syntax = "test_example.proto", "tf", "proto3"
@@ -23,8 +25,8 @@ def example_class():
         assert field.label == 3
     feature = file.message_type.add(name="Feature")
     feature.oneof_decl.add(name="kind")
-    for number, (name, kind) in enumerate(zip(("bytes_list", "float_list", "int64_list"), kinds, strict=True), 1):
-        feature.field.add(name=name, number=number, label=1, type=11, type_name=f".tf.{kind}", oneof_index=0)
+    for number, (name, values) in enumerate(zip(("bytes_list", "float_list", "int64_list"), kinds, strict=True), 1):
+        feature.field.add(name=name, number=number, label=1, type=11, type_name=f".tf.{values}", oneof_index=0)
     features = file.message_type.add(name="Features")
     entry = features.nested_type.add(name="FeatureEntry")
     entry.options.map_entry = True
@@ -40,18 +42,19 @@ def example_class():
 Example = example_class()
 
 
-def example(**features) -> bytes:
+def example(**features: str | bytes | int) -> bytes:
     """The bytes of an Example; str and bytes become bytes features, int becomes int64."""
-    made = Example()
+    message = Example()
     for name, value in features.items():
         if isinstance(value, int):
-            made.features.feature[name].int64_list.value.append(value)
+            message.features.feature[name].int64_list.value.append(value)
         else:
-            made.features.feature[name].bytes_list.value.append(value.encode() if isinstance(value, str) else value)
-    return made.SerializeToString()
+            message.features.feature[name].bytes_list.value.append(value.encode() if isinstance(value, str) else value)
+    content: bytes = message.SerializeToString()
+    return content
 
 
-def sentence(tokens: str, date: str) -> dict:
+def sentence(tokens: str, date: str) -> dict[str, Any]:
     """The six features of a StackOverflow example."""
     return {
         "creation_date": date, "score": -3, "tags": "sql|median", "title": "how do i compute a median ?", "tokens": tokens,
@@ -59,12 +62,17 @@ def sentence(tokens: str, date: str) -> dict:
     }  # fmt: skip
 
 
-def tff_sqlite(path: Path, rows, metadata=None, index: bool = False) -> Path:
+Row = tuple[str, str, bytes | dict[str, Any]]
+
+
+def tff_sqlite(
+    path: Path, rows: Iterable[Row], metadata: Mapping[tuple[str, str], int] | None = None, index: bool = False
+) -> Path:
     """A database of TensorFlow Federated: rows of (split, client, features)."""
     base = sqlite3.connect(path)
     base.execute("CREATE TABLE examples (split_name TEXT NOT NULL, client_id TEXT NOT NULL, serialized_example_proto BLOB)")
     base.execute("CREATE TABLE client_metadata (client_id TEXT, split_name TEXT, num_examples INTEGER)")
-    counts: dict = {}
+    counts: dict[tuple[str, str], int] = {}
     for split, client, features in rows:
         blob = features if isinstance(features, bytes) else example(**features)
         base.execute("INSERT INTO examples VALUES (?, ?, ?)", (split, client, blob))
@@ -78,7 +86,7 @@ def tff_sqlite(path: Path, rows, metadata=None, index: bool = False) -> Path:
     return path
 
 
-def tff_h5(path: Path, clients: dict) -> Path:
+def tff_h5(path: Path, clients: Mapping[str, Mapping[str, Any]]) -> Path:
     """An HDF5 file of TensorFlow Federated: {client: {field: [values]}}."""
     with h5py.File(path, "w") as file:
         for client, fields in clients.items():
@@ -91,7 +99,9 @@ def tff_h5(path: Path, clients: dict) -> Path:
     return path
 
 
-def pfl_h5(path: Path, words, parts, length: int, with_length: bool = True) -> Path:
+def pfl_h5(
+    path: Path, words: Sequence[str], parts: Mapping[str, Mapping[str, list[list[str]]]], length: int, with_length: bool = True
+) -> Path:
     """pfl-research's file, as its download_preprocess.py writes it: parts {"train": {user: [[token, ..], ..]}}."""
     names = ["PAD", *words, "UNK", "BOS", "EOS"]
     ids = {name: number for number, name in enumerate(names)}
@@ -113,20 +123,20 @@ def pfl_h5(path: Path, words, parts, length: int, with_length: bool = True) -> P
     return path
 
 
-def fedjax_packed(fields: dict) -> bytes:
+def fedjax_packed(fields: Mapping[str, Sequence[Any]]) -> bytes:
     """A client's data as fedjax's serialization writes it."""
 
-    def packed(value):
+    def packed(value: Sequence[Any]) -> msgpack.ExtType:
         array = np.array(value)
         if array.dtype.kind in "SUO":
-            content = [one.encode() if isinstance(one, str) else one for one in value]
+            content = [text.encode() if isinstance(text, str) else text for text in value]
             return msgpack.ExtType(4, msgpack.packb([[len(content)], content]))
         return msgpack.ExtType(1, msgpack.packb((array.shape, array.dtype.name, array.tobytes("C")), use_bin_type=True))
 
     return zlib.compress(msgpack.packb({name: packed(value) for name, value in fields.items()}))
 
 
-def fedjax_sqlite(path: Path, clients: dict) -> Path:
+def fedjax_sqlite(path: Path, clients: Mapping[str, bytes | Mapping[str, Any]]) -> Path:
     """fedjax's database: {client: {field: [values]}, or bytes}."""
     base = sqlite3.connect(path)
     base.execute(

@@ -53,10 +53,10 @@ def message(where: str, why: str) -> Any:
     return factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.Example"))
 
 
-def reader(where: str, why: str, *names: str) -> Callable[[bytes], list[bytes | None]]:
-    """A function from the bytes of an Example to the single values of some of its bytes features; None for one that is missing.
+def features(where: str, why: str) -> Callable[[object], Any]:
+    """A function from the bytes of an Example to its features by name, a map of protobuf.
 
-    The function raises ValueError for bytes that are no Example, and for a feature that is not one value of bytes.
+    The function raises ValueError for what is no Example.
 
     Raises:
         UserError: protobuf is not installed.
@@ -64,20 +64,38 @@ def reader(where: str, why: str, *names: str) -> Callable[[bytes], list[bytes | 
     parse = message(where, why).FromString
     damaged = needs.package("google.protobuf.message", "data", where, why).DecodeError
 
-    def read(blob: bytes) -> list[bytes | None]:
+    def read(blob: object) -> Any:
+        if not isinstance(blob, bytes):
+            raise ValueError(f"no tf.train.Example (a {type(blob).__name__} and not bytes)")
         try:
-            features = parse(blob).features.feature
-        except (damaged, TypeError) as error:
+            return parse(blob).features.feature
+        except damaged as error:
             raise ValueError(f"no tf.train.Example ({error})") from error
-        found: list[bytes | None] = []
+
+    return read
+
+
+def reader(where: str, why: str, *names: str) -> Callable[[object], list[bytes | None]]:
+    """A function from the bytes of an Example to the single values of some of its bytes features; None for one that is missing.
+
+    The function raises ValueError for bytes that are no Example, and for a feature that is not one value of bytes.
+
+    Raises:
+        UserError: protobuf is not installed.
+    """
+    all_features = features(where, why)
+
+    def read(blob: object) -> list[bytes | None]:
+        given = all_features(blob)
+        values: list[bytes | None] = []
         for name in names:
-            if name not in features:  # asking the map for it would add it
-                found.append(None)
+            if name not in given:  # asking the map for it would add it
+                values.append(None)
                 continue
-            values = features[name].bytes_list.value
-            if len(values) != 1:
+            of_name = given[name].bytes_list.value
+            if len(of_name) != 1:
                 raise ValueError(f"the feature {name!r} is not one value of bytes")
-            found.append(values[0])
-        return found
+            values.append(of_name[0])
+        return values
 
     return read

@@ -7,8 +7,9 @@ msgpack(shape, [bytes, ...]). Source: fedjax/core/{sqlite_federated_data,seriali
 
 from __future__ import annotations
 
+import sqlite3
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def recognises(data: str) -> bool:
     """Whether it is an SQLite database with the table, or a folder with one."""
     try:
         path = Path(data)
-        return any(_is_fedjax(one) for one in (_inside(path) if data and path.is_dir() else [path]))
+        return any(map(_is_fedjax, _inside(path) if data and path.is_dir() else [path]))
     except (OSError, ValueError):
         return False
 
@@ -62,27 +63,29 @@ def files_of(data: str) -> list[Path]:
         if not path.is_dir():
             paths.check_file(path, "data", WANTED)
             return [path]
-        found = _inside(path)
-        for one in found:
-            paths.check_file(one, "data", WANTED)
-            if not _is_fedjax(one):
+        files = _inside(path)
+        for file in files:
+            paths.check_file(file, "data", WANTED)
+            if not _is_fedjax(file):
                 raise UserError(
-                    f"data={str(one)!r} is no SQLite database of fedjax, and {data!r} has others that are; download it "
+                    f"data={str(file)!r} is no SQLite database of fedjax, and {data!r} has others that are; download it "
                     "again, or put it elsewhere"
                 )
-    return found
+    return files
 
 
 def _packed(blob: Any, where: str) -> dict[str, Any]:
     """The fields of a client, every array as an ExtType still."""
     msgpack = needs.package("msgpack", "data", where, WHY)
     try:
+        if not isinstance(blob, bytes):
+            raise ValueError(f"a {type(blob).__name__} and not bytes")
         unpacker = zlib.decompressobj()
         content = unpacker.decompress(blob, LARGEST)
         if unpacker.unconsumed_tail or not unpacker.eof:
             raise ValueError(f"the client is incomplete, or has more than {LARGEST} bytes")
         fields = msgpack.unpackb(content)
-    except (zlib.error, ValueError, TypeError, msgpack.UnpackException) as error:
+    except (zlib.error, ValueError, msgpack.UnpackException) as error:
         raise UserError(f"{where}: data must be the zlib form of a msgpack ({error}); {AGAIN}") from error
     if not isinstance(fields, dict) or not all(isinstance(name, str) for name in fields):
         raise UserError(f"{where}: data must be fields by their names; {AGAIN}")
@@ -97,24 +100,36 @@ def _texts(value: Any, field: str, where: str) -> list[str]:
         what = "numbers" if code == NUMBERS else f"ExtType {code}" if code is not None else f"a {type(value).__name__}"
         raise UserError(f"{where}: {field} must be an array of text (ExtType {TEXT}), and is {what}; {AGAIN}")
     try:
-        shape, content = msgpack.unpackb(value.data)
-        if list(shape) != [len(content)]:
-            raise ValueError(f"its shape is {list(shape)}, and there are {len(content)} values")
-        return [one.decode("utf-8") if isinstance(one, bytes) else one.encode().decode() for one in content]
-    except (ValueError, TypeError, AttributeError, msgpack.UnpackException) as error:
+        array = msgpack.unpackb(value.data)
+        if not (isinstance(array, list) and len(array) == 2 and all(isinstance(own, list) for own in array)):
+            raise ValueError("it is not a list of its shape and its values")
+        shape, content = array
+        if shape != [len(content)]:
+            raise ValueError(f"its shape is {shape!s:.80}, and there are {len(content)} values")
+        for number, text in enumerate(content, 1):
+            if not isinstance(text, bytes | str):
+                raise ValueError(f"value {number} is a {type(text).__name__}")
+        return [text.decode("utf-8") if isinstance(text, bytes) else text for text in content]
+    except (ValueError, msgpack.UnpackException) as error:
         raise UserError(f"{where}: {field} is no array of text ({error}); {AGAIN}") from error
 
 
 def _client(row: int, client_id: Any, path: Path) -> tuple[str, str]:
     """The id, and where it stands."""
     at = f"data={str(path)!r}, table {TABLE}, row {row}"
-    try:
-        client = client_id.decode("utf-8") if isinstance(client_id, bytes) else client_id
-    except UnicodeDecodeError as error:
-        raise UserError(f"{at}: client_id={client_id[:80]!r} must be UTF-8; {AGAIN}") from error
-    if not isinstance(client, str) or not client:
-        raise UserError(f"{at}: client_id={client_id!r} must be text that is not empty; {AGAIN}")
-    return client, f"{at}, client {client!r}"
+    client = sqlite.text_of(client_id)
+    if not client:
+        raise UserError(f"{at}: client_id={client_id!r:.80} must be text in UTF-8 that is not empty; {AGAIN}")
+    return client, f"{at}, client {client!r:.80}"
+
+
+def _rows(base: sqlite3.Connection) -> Generator[tuple[int, Any, Any], None, None]:
+    """(number, client, data) of every row, in their order."""
+    fields = f"client_id, CAST(data AS BLOB) FROM {TABLE}"  # whatever type the column has
+    if sqlite.has_row_numbers(base, TABLE):
+        yield from base.execute(f"SELECT rowid, {fields} ORDER BY rowid")
+    else:
+        yield from ((number, *row) for number, row in enumerate(base.execute(f"SELECT {fields}"), 1))
 
 
 def form_of(path: Path) -> Form:
@@ -122,7 +137,8 @@ def form_of(path: Path) -> Form:
     where = f"data={str(path)!r}"
     with sqlite.opened(path, where) as base:
         sqlite.check(base, TABLE, COLUMNS, where)
-        row = base.execute(f"SELECT rowid, client_id, data FROM {TABLE} LIMIT 1").fetchone()
+        with closing(_rows(base)) as rows:
+            row = next(rows, None)
     if row is None:
         raise UserError(f"{where}, table {TABLE}: there is no row, and so no client; download the file again")
     _, at = _client(row[0], row[1], path)
@@ -142,27 +158,27 @@ def texts(path: Path, split: str, form: Form, begin: int = 0) -> Iterator[Texts]
         UserError: the file is damaged, or a client has not the fields of the data set.
     """
     where, last = f"data={str(path)!r}", 0
-    with sqlite.opened(path, where, lambda: f", table {TABLE}, after row {last}") as base:
-        query = f"SELECT rowid, client_id, data FROM {TABLE} ORDER BY rowid"
-        with closing(base.execute(query)) as rows:
-            for position, (last, client_id, data) in enumerate(rows, begin + 1):
-                client, at = _client(last, client_id, path)
-                fields = _packed(data, at)
-                for name in filter(None, (form.field, form.date)):
-                    if name not in fields:
-                        raise UserError(f"{at}: the field {name!r} is missing; {AGAIN}")
-                found = _texts(fields[form.field], form.field, at)
-                times = None
-                if form.date:
-                    try:
-                        times = [stackoverflow.seconds(date) for date in _texts(fields[form.date], form.date, at)]
-                    except UserError:
-                        raise
-                    except ValueError as error:
-                        raise UserError(f"{at}, {form.date}: {error}; {AGAIN}") from error
-                    if len(times) != len(found):
-                        raise UserError(f"{at}: there are {len(found)} {form.field} and {len(times)} {form.date}; {AGAIN}")
-                yield Texts(split, client, found, times, f"{path.name}, row {last}", position)
+    with (
+        sqlite.opened(path, where, lambda: f", table {TABLE}, after row {last}") as base,
+        closing(_rows(base)) as rows,
+    ):
+        for position, (last, client_id, data) in enumerate(rows, begin + 1):
+            client, at = _client(last, client_id, path)
+            fields = _packed(data, at)
+            for name in filter(None, (form.field, form.date)):
+                if name not in fields:
+                    raise UserError(f"{at}: the field {name!r} is missing; {AGAIN}")
+            own_texts = _texts(fields[form.field], form.field, at)
+            times = None
+            if form.date:
+                dates = _texts(fields[form.date], form.date, at)
+                if len(dates) != len(own_texts):
+                    raise UserError(f"{at}: there are {len(own_texts)} {form.field} and {len(dates)} {form.date}; {AGAIN}")
+                try:
+                    times = [stackoverflow.seconds(date) for date in dates]
+                except ValueError as error:
+                    raise UserError(f"{at}, {form.date}: {error}; {AGAIN}") from error
+            yield Texts(split, client, own_texts, times, f"{path.name}, row {last}", position)
 
 
 def _name(data: str, files: list[Path]) -> str:
@@ -193,8 +209,9 @@ def _stream(options: DataOptions) -> Stream:
     def parts() -> Iterator[Part]:
         begin = 0
         for split, path in by_split.items():
-            found = texts(path, split, form, begin)
-            yield from stackoverflow.motley(found) if options.protocol == "motley" else stackoverflow.parts(found, by_split)
+            examples = texts(path, split, form, begin)
+            is_motley = options.protocol == "motley"
+            yield from stackoverflow.motley(examples) if is_motley else stackoverflow.parts(examples, by_split)
             begin += counts[path]
 
     name = _name(options.data, files)

@@ -21,6 +21,7 @@ from typing import IO, NamedTuple
 
 from flow.data import paths
 from flow.data.options import DataOptions
+from flow.data.readers import sqlite
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
 from flow.errors import UserError, say
@@ -79,17 +80,17 @@ def clean(message: str) -> str:
 
 def _trailers(lines: list[str]) -> set[int]:
     """Which lines of the last paragraph are trailers, or go on with one."""
-    found: set[int] = set()
+    trailers: set[int] = set()
     others = 0
     for number, line in enumerate(lines):
         is_trailer = line.startswith(_OF_GIT) or _TRAILER.match(line) is not None
-        if is_trailer or (line[:1].isspace() and number - 1 in found):
-            found.add(number)
+        if is_trailer or (line[:1].isspace() and number - 1 in trailers):
+            trailers.add(number)
         else:
             others += 1
     firm = any(line.startswith(_OF_GIT) for line in lines)
-    heads = sum(not lines[number][:1].isspace() for number in found)
-    return found if heads and (not others or (firm and heads * 3 >= others)) else set()
+    heads = sum(not lines[number][:1].isspace() for number in trailers)
+    return trailers if heads and (not others or (firm and heads * 3 >= others)) else set()
 
 
 def client_id(author: str, authors: str) -> str:
@@ -102,10 +103,10 @@ def client_id(author: str, authors: str) -> str:
 
 
 def _program(where: str) -> str:
-    found = shutil.which("git")
-    if found is None:
+    program = shutil.which("git")
+    if program is None:
         raise UserError(f"{where} is read by the program git, which is not on PATH; install it, such as with `apt install git`")
-    return found
+    return program
 
 
 def _environment() -> dict[str, str]:
@@ -123,8 +124,8 @@ def _ask(where: str, folder: Path, *arguments: str) -> tuple[list[str], str]:
         capture_output=True,
         check=False,
     )
-    said = " ".join(done.stderr.decode(errors="replace").split())
-    return os.fsdecode(done.stdout).splitlines(), said[:300] if done.returncode else ""
+    complaint = " ".join(done.stderr.decode(errors="replace").split())
+    return os.fsdecode(done.stdout).splitlines(), complaint[:300] if done.returncode else ""
 
 
 def _path(data: str) -> Path:
@@ -151,27 +152,27 @@ def _repository(data: str) -> _Repository:
         if not path.is_dir():
             raise UserError(f"{where} is a file and not a folder; give the path of {WANTED}, as git:PATH")
         os.listdir(path)
-    found, said = _ask(where, path, "rev-parse", "--absolute-git-dir", "--is-shallow-repository", "--show-prefix")
-    if "dubious ownership" in said:
+    answers, complaint = _ask(where, path, "rev-parse", "--absolute-git-dir", "--is-shallow-repository", "--show-prefix")
+    if "dubious ownership" in complaint:
         raise UserError(
             f"{where} belongs to another user, and git reads it only with leave; if you trust it, run: git config --global "
             f"--add safe.directory {str(path)!r}"
         )
-    if said or len(found) < 2:
-        raise UserError(f"{where} is no Git repository ({said or 'git names no folder'}); give the path of {WANTED}")
-    prefix = found[2] if len(found) > 2 else ""
+    if complaint or len(answers) < 2:
+        raise UserError(f"{where} is no Git repository ({complaint or 'git names no folder'}); give the path of {WANTED}")
+    prefix = answers[2] if len(answers) > 2 else ""
     if prefix:
         top = str(path).removesuffix(prefix.rstrip("/")).rstrip("/")
         raise UserError(f"{where} is a folder inside of a Git repository; give git:{top} for the messages of all of it")
-    folder = Path(found[0])
-    commits, said = _ask(where, path, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
+    folder = Path(answers[0])
+    commits, complaint = _ask(where, path, "rev-parse", "--verify", "--quiet", "HEAD^{commit}")
     if not commits:
         raise UserError(
-            f"{where} is a Git repository in which HEAD leads to no commit that is there{f' ({said})' if said else ''}; commit "
-            "something, check out a branch, or clone it again"
+            f"{where} is a Git repository in which HEAD leads to no commit that is there"
+            f"{f' ({complaint})' if complaint else ''}; commit something, check out a branch, or clone it again"
         )
     with paths.readable(path, "data", WANTED):
-        shallow = (_common(folder) / "shallow").read_text() if found[1] == "true" else ""
+        shallow = (_common(folder) / "shallow").read_text(errors="replace") if answers[1] == "true" else ""
     name = path.parent.name if path.name == ".git" else path.name.removesuffix(".git")
     return _Repository(re.sub(r"[^\w.-]+", "-", name).strip("-.") or "git", folder, commits[-1], shallow)
 
@@ -179,7 +180,7 @@ def _repository(data: str) -> _Repository:
 def _common(folder: Path) -> Path:
     """The folder that all working trees of a repository share."""
     link = folder / "commondir"
-    return (folder / link.read_text().rstrip("\n")).resolve() if link.is_file() else folder
+    return (folder / os.fsdecode(link.read_bytes()).rstrip("\n")).resolve() if link.is_file() else folder
 
 
 def _log(repository: _Repository) -> list[str]:
@@ -211,9 +212,9 @@ def _fields(file: IO[bytes], where: str) -> Iterator[bytes]:
         size += len(first)
         if size > LONGEST:
             raise UserError(f"{where}: a commit message is longer than {LONGEST} bytes; give another repository")
-        for one in others:
+        for field in others:
             yield b"".join(held)
-            held, size = [one], len(one)
+            held, size = [field], len(field)
 
 
 def parts(data: str, repository: _Repository, authors: str) -> Iterator[Part]:
@@ -230,7 +231,7 @@ def parts(data: str, repository: _Repository, authors: str) -> Iterator[Part]:
         subprocess.Popen(
             command, cwd=repository.folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors
         ) as process,
-        closing(_Seen()) as seen,
+        closing(_Seen(where)) as seen,
     ):
         assert process.stdout is not None
         try:
@@ -249,11 +250,11 @@ def parts(data: str, repository: _Repository, authors: str) -> Iterator[Part]:
         finally:
             process.kill()
         errors.seek(0)
-        said = " ".join(errors.read(4096).decode(errors="replace").split())[:300]
+        complaint = " ".join(errors.read(4096).decode(errors="replace").split())[:300]
     if status:
         raise UserError(
-            f"{where}: git log stopped after {number} commits with exit code {status} ({said}); see what `git fsck` says of "
-            "the repository, or clone it again"
+            f"{where}: git log stopped after {number} commits with exit code {status} ({complaint}); see what `git fsck` says "
+            "of the repository, or clone it again"
         )
     if unknown:
         say(f"{where}: {unknown} of {number} commits name no author, or no time since 1970; they are left out")
@@ -272,7 +273,9 @@ def _text(content: bytes) -> str:
 class _Seen:
     """The messages of every author that were seen, by their hash, in a file that goes when it is closed."""
 
-    def __init__(self) -> None:
+    def __init__(self, where: str) -> None:
+        """``where``: the start of error messages."""
+        self._where = where
         self._base = sqlite3.connect("", isolation_level=None)
         self._base.execute("PRAGMA journal_mode=OFF")
         self._base.execute("PRAGMA synchronous=OFF")
@@ -281,7 +284,12 @@ class _Seen:
     def is_new(self, client: str, text: str) -> bool:
         """Whether the author has no such message so far."""
         key = hashlib.blake2b(f"{client}\0{text}".encode(), digest_size=16).digest()
-        return self._base.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount > 0
+        try:
+            return self._base.execute("INSERT OR IGNORE INTO seen VALUES (?)", (key,)).rowcount > 0
+        except sqlite3.OperationalError as error:  # it is a temporary file
+            if sqlite.is_of_temporary_file(error):
+                raise sqlite.temporary(self._where, error) from error
+            raise
 
     def close(self) -> None:
         self._base.close()
@@ -291,16 +299,20 @@ class _Seen:
 
 
 def _content(data: str) -> Content:
-    found = _repository(data)
-    return Content(found.name, f"{PREFIX}{found.commit} {hashlib.sha256(found.shallow.encode()).hexdigest()}")
+    repository = _repository(data)
+    return Content(repository.name, f"{PREFIX}{repository.commit} {hashlib.sha256(repository.shallow.encode()).hexdigest()}")
 
 
 def _stream(options: DataOptions) -> Stream:
-    found = _repository(options.data)
+    repository = _repository(options.data)
     authors = options.authors or HASHED
-    about = f"commit messages of {found.name} (commit {found.commit[:16]}; under the licence of that project)"
+    about = f"commit messages of {repository.name} (commit {repository.commit[:16]}; under the licence of that project)"
     return Stream(
-        found.name, about, lambda: parts(options.data, found, authors), total=_count(options.data, found), path=options.data
+        repository.name,
+        about,
+        lambda: parts(options.data, repository, authors),
+        total=_count(options.data, repository),
+        path=options.data,
     )
 
 

@@ -27,13 +27,14 @@ WHY = "an HDF5 file"
 MAGIC = b"\x89HDF\r\n\x1a\n"
 SUFFIXES = (".h5", ".hdf5")
 EXAMPLES = "examples"
+MOST_TEXTS = 1 << 22  # of a client
 
 
 def recognises(data: str) -> bool:
     """Whether it is an HDF5 file, or a folder with one."""
     try:
         path = Path(data)
-        return any(_is_hdf5(one) for one in (_inside(path) if data and path.is_dir() else [path]))
+        return any(map(_is_hdf5, _inside(path) if data and path.is_dir() else [path]))
     except (OSError, ValueError):
         return False
 
@@ -57,12 +58,12 @@ def files_of(data: str) -> list[Path]:
         if not path.is_dir():
             paths.check_file(path, "data", WANTED)
             return [path]
-        found = _inside(path)
-        for one in found:
-            paths.check_file(one, "data", WANTED)
-            if not _is_hdf5(one):
-                raise UserError(f"data={str(one)!r} is no HDF5 file, as its name says; download it again, or put it elsewhere")
-    return found
+        files = _inside(path)
+        for file in files:
+            paths.check_file(file, "data", WANTED)
+            if not _is_hdf5(file):
+                raise UserError(f"data={str(file)!r} is no HDF5 file, as its name says; download it again, or put it elsewhere")
+    return files
 
 
 @contextmanager
@@ -74,19 +75,29 @@ def opened(path: Path, at: Callable[[], str] = str) -> Iterator[Any]:
         at: where reading is, when it is asked.
 
     Raises:
-        UserError: h5py is not installed, or refuses the file at whatever place of the block.
+        UserError: h5py is not installed, or refuses the file at whatever place of the block. An error of the block itself is
+            none of the file, and stays as it is.
     """
     where = f"data={str(path)!r}"
     h5py = needs.package("h5py", "data", where, WHY)
     try:
         with h5py.File(path, "r") as file:
             yield file
-    except UserError:
-        raise
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError, AttributeError) as error:
+    except Exception as error:  # h5py makes one of ten kinds out of what HDF5 reports
+        if isinstance(error, UserError | MemoryError) or not _is_of_library(error):
+            raise
         raise UserError(
-            f"{where}{at()}: the HDF5 file is damaged or incomplete ({str(error)[:200]}); copy or download it again"
+            f"{where}{at()}: the HDF5 file is damaged or incomplete ({' '.join(str(error).split())[:200]}); copy or download "
+            "it again"
         ) from error
+
+
+def _is_of_library(error: BaseException) -> bool:
+    """Whether h5py itself raised an error, and nothing that called it or that it called."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).partition(".")[0] == "h5py"
 
 
 def splits_of(files: list[Path]) -> dict[str, Path]:
@@ -97,17 +108,17 @@ def splits_of(files: list[Path]) -> dict[str, Path]:
     """
     if len(files) == 1:
         return {published.of_name(files[0].stem): files[0]}
-    found: dict[str, Path] = {}
+    by_split: dict[str, Path] = {}
     for path in files:
         split = published.of_name(path.stem)
-        if not split or split in found:
-            wrong = f"is of the split {split!r}, as {found[split].name} is" if split else "names no split"
+        if not split or split in by_split:
+            wrong = f"is of the split {split!r}, as {by_split[split].name} is" if split else "names no split"
             raise UserError(
                 f"data={str(path)!r} {wrong}: every file of the folder must end in _train, _held_out or _test, and there may "
                 "be one of each; rename it, or put it elsewhere"
             )
-        found[split] = path
-    return found
+        by_split[split] = path
+    return by_split
 
 
 def form_of(files: list[Path]) -> Form:
@@ -122,13 +133,15 @@ def form_of(files: list[Path]) -> Form:
         with opened(path) as file:
             if EXAMPLES not in file:
                 raise UserError(
-                    f"{where}: the groups of the file are {', '.join(sorted(file)) or '(none)'}, and there must be "
+                    f"{where}: the groups of the file are {', '.join(sorted(map(str, file))) or '(none)'}, and there must be "
                     "'examples' (TensorFlow Federated) or 'metadata' and 'train' (pfl-research); give a file of one of these"
                 )
-            client = next(iter(file[EXAMPLES]), None)
+            group = _group(file[EXAMPLES], f"{where}, {EXAMPLES}")
+            client = next(iter(group), None)
             if client is None:
                 raise UserError(f"{where}, group examples: there is no client; download the file again")
-            forms.append(stackoverflow.form_of(list(file[EXAMPLES][client]), f"{where}, client {client!r}"))
+            at = f"{where}, client {client!r}"
+            forms.append(stackoverflow.form_of([str(field) for field in _group(group[client], at)], at))
         if forms[0] != forms[-1]:
             raise UserError(
                 f"{where} holds {forms[-1].licence}, and {files[0].name} {forms[0].licence}; put them into folders of their own"
@@ -153,26 +166,41 @@ def texts(path: Path, split: str, form: Form, begin: int = 0) -> Iterator[Texts]
         group = file[EXAMPLES]
         for position, client in enumerate(group, begin + 1):
             where = f"data={str(path)!r}, client {client!r}"
-            found = _strings(group[client], form.field, where)
+            if not isinstance(client, str):  # h5py gives the bytes of what it cannot decode
+                raise UserError(f"{where}: the name of a client must be UTF-8; download the file again")
+            fields = _group(group[client], where)
+            own_texts = _strings(fields, form.field, where)
             times = None
             if form.date:
-                dates = _strings(group[client], form.date, where)
-                if len(dates) != len(found):
+                dates = _strings(fields, form.date, where)
+                if len(dates) != len(own_texts):
                     raise UserError(
-                        f"{where}: there are {len(found)} {form.field} and {len(dates)} {form.date}, and there must be as many"
-                        "; download the file again"
+                        f"{where}: there are {len(own_texts)} {form.field} and {len(dates)} {form.date}, and there must be as "
+                        "many; download the file again"
                     )
                 try:
                     times = [stackoverflow.seconds(date) for date in dates]
                 except ValueError as error:
                     raise UserError(f"{where}, {form.date}: {error}; download the file again") from error
-            yield Texts(split, client, found, times, f"file {path.name}", position)
+            yield Texts(split, client, own_texts, times, f"file {path.name}", position)
+
+
+def _group(group: Any, where: str) -> Any:
+    """The same group, if it is one."""
+    if not hasattr(group, "keys"):
+        raise UserError(f"{where}: there must be a group, and there is a {type(group).__name__}; download the file again")
+    return group
 
 
 def _strings(group: Any, field: str, where: str) -> list[str]:
-    data = group.get(field) if hasattr(group, "keys") else None
-    if data is None or not hasattr(data, "shape") or len(data.shape) != 1:
+    data = group.get(field)
+    shape = getattr(data, "shape", None)
+    if data is None or shape is None or len(shape) != 1:
         raise UserError(f"{where}: there must be a data set {field!r} of one dimension; download the file again")
+    if shape[0] > MOST_TEXTS:  # which HDF5 can state in a few bytes
+        raise UserError(
+            f"{where}: {field!r} has {shape[0]} examples, and a client may have {MOST_TEXTS}; download the file again"
+        )
     values: list[Any] = np.asarray(data[()]).tolist()
     for number, value in enumerate(values, 1):
         if not isinstance(value, bytes):
@@ -209,8 +237,9 @@ def _stream(options: DataOptions) -> Stream:
     def parts() -> Iterator[Part]:
         begin = 0
         for split, path in by_split.items():
-            found = texts(path, split, form, begin)
-            yield from stackoverflow.motley(found) if options.protocol == "motley" else stackoverflow.parts(found, by_split)
+            examples = texts(path, split, form, begin)
+            is_motley = options.protocol == "motley"
+            yield from stackoverflow.motley(examples) if is_motley else stackoverflow.parts(examples, by_split)
             begin += counts[path]
 
     name = _name(options.data, files)

@@ -142,14 +142,14 @@ def _opened(data: str) -> tuple[_Asked, list[_Rows]]:
         with paths.readable(Path(given.name), "data", WANTED):
             os.listdir(given.name)
         try:
-            found = library.load_from_disk(given.name)
+            library_data = library.load_from_disk(given.name)
         except Exception as error:  # of every kind, as the library raises them
             raise UserError(
                 f"{where} is a folder of the library datasets that it cannot read ({_line(error)}); copy or save it again"
             ) from error
     else:
-        found = _by_name(library, given.name, where)
-    splits = dict(found) if isinstance(found, library.DatasetDict) else {"": found}
+        library_data = _by_name(library, given.name, where)
+    splits = dict(library_data) if isinstance(library_data, library.DatasetDict) else {"": library_data}
     known = ", ".join(map(repr, splits))
     if not given.split and len(splits) > 1:
         start = f"{PREFIX}{given.name}"
@@ -173,17 +173,17 @@ def _by_name(library: Any, name: str, where: str) -> Any:
         with _cache_alone(library):
             return library.load_dataset(name)
     except Exception as error:
-        said = f"{where} cannot be read from the cache of the library datasets ({_line(error)})"
+        complaint = f"{where} cannot be read from the cache of the library datasets ({_line(error)})"
     elsewhere = "save the data set elsewhere with save_to_disk and give the path of that folder"
     if library.config.HF_HUB_OFFLINE:
-        raise UserError(f"{said}, and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set; unset it, or {elsewhere}")
+        raise UserError(f"{complaint}, and HF_HUB_OFFLINE or HF_DATASETS_OFFLINE is set; unset it, or {elsewhere}")
     try:
         _reach(library.config.HF_ENDPOINT)
         return library.load_dataset(name)
     except Exception as error:
         raise UserError(
-            f"{said}, and was not to be had from {library.config.HF_ENDPOINT} ({_line(error)}); correct the name, connect this "
-            f"machine and try again, or {elsewhere}"
+            f"{complaint}, and was not to be had from {library.config.HF_ENDPOINT} ({_line(error)}); correct the name, connect "
+            f"this machine and try again, or {elsewhere}"
         ) from error
 
 
@@ -257,9 +257,9 @@ def _batches(rows: _Rows, chosen: tabular.Columns, where: str) -> Iterator[list[
                 "the data set again"
             ) from error
         for name, names in labels.items():
-            lists[name] = [names[one] if one is not None and 0 <= one < len(names) else None for one in lists[name]]
+            lists[name] = [names[label] if label is not None and 0 <= label < len(names) else None for label in lists[name]]
         nothing = [None] * table.num_rows
-        found = []
+        batch = []
         for client, text, time, group in zip(*(lists[name] if name is not None else nothing for name in chosen), strict=True):
             number += 1
             at = f"{where}, {split}row {number}"
@@ -272,8 +272,8 @@ def _batches(rows: _Rows, chosen: tabular.Columns, where: str) -> Iterator[list[
                 raise UserError(
                     f"{at}: nothing (null) in the column {chosen.text!r}, which holds the text; fill it in or remove the row"
                 )
-            found.append(_Row(_named(client), text, _seconds(time, chosen, at), _named(group)))
-        yield found
+            batch.append(_Row(_named(client), text, _seconds(time, chosen, at), _named(group)))
+        yield batch
 
 
 def _seconds(time: object, chosen: tabular.Columns, at: str) -> float | None:
@@ -295,14 +295,14 @@ def _named(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def parts(found: list[_Rows], options: DataOptions) -> Iterator[Part]:
+def parts(splits: list[_Rows], options: DataOptions) -> Iterator[Part]:
     """The rows of all splits, those of a client that follow one another together.
 
     Raises:
         UserError: a row breaks a rule; the message names split and row.
     """
     where, done = f"data={options.data!r}", 0
-    for rows in found:
+    for rows in splits:
         chosen = _columns(rows, options, where)
         number = 0
         for batch in _batches(rows, chosen, where):
@@ -321,16 +321,16 @@ def parts(found: list[_Rows], options: DataOptions) -> Iterator[Part]:
 # --- the source -------------------------------------------------------------------------------------------------------
 
 
-def _files(found: list[_Rows]) -> list[Path]:
-    return [Path(file["filename"]) for rows in found for file in rows.data.cache_files]
+def _files(splits: list[_Rows]) -> list[Path]:
+    return [Path(file["filename"]) for rows in splits for file in rows.data.cache_files]
 
 
-def _digest(given: _Asked, found: list[_Rows]) -> str:
+def _digest(given: _Asked, splits: list[_Rows]) -> str:
     """Of the files, the names of columns, and those of labels."""
     columns = [
-        [[name, getattr(feature, "names", None)] for name, feature in rows.data.features.items()] for rows in found
+        [[name, getattr(feature, "names", None)] for name, feature in rows.data.features.items()] for rows in splits
     ]  # fmt: skip
-    return f"{PREFIX}{given.split} {digests.of_files(_files(found), WANTED)} {json.dumps(columns)}"
+    return f"{PREFIX}{given.split} {digests.of_files(_files(splits), WANTED)} {json.dumps(columns)}"
 
 
 def _name_of(given: _Asked) -> str:
@@ -339,26 +339,26 @@ def _name_of(given: _Asked) -> str:
 
 
 def _content(data: str) -> Content:
-    given, found = _opened(data)
-    return Content(_name_of(given), _digest(given, found))
+    given, splits = _opened(data)
+    return Content(_name_of(given), _digest(given, splits))
 
 
 def _stream(options: DataOptions) -> Stream:
-    given, found = _opened(options.data)
+    given, splits = _opened(options.data)
     where = f"data={options.data!r}"
-    for rows in found:
+    for rows in splits:
         _columns(rows, options, where)
-    total = sum(len(rows.data) for rows in found)
+    total = sum(len(rows.data) for rows in splits)
     if not total:
         raise UserError(f"{where}: there is no row; give a data set with one text a row")
-    files = _files(found)
+    files = _files(splits)
     nbytes = sum(path.stat().st_size for path in files)
-    licences = ", ".join(dict.fromkeys(rows.data.info.license for rows in found if rows.data.info.license))
+    licences = ", ".join(dict.fromkeys(rows.data.info.license for rows in splits if rows.data.info.license))
     what = _name_of(given) if given.is_folder else f"{given.name} of Hugging Face"
     split = f", {given.split}" if given.split else ""
     about = f"{what}{split} (sha256 {digests.of_files(files, WANTED)[:16]}; licence {licences or 'not stated in it'})"
     return Stream(
-        _name_of(given), about, lambda: parts(found, options), total=total, nbytes=nbytes // 2, path=options.data
+        _name_of(given), about, lambda: parts(splits, options), total=total, nbytes=nbytes // 2, path=options.data
     )  # fmt: skip
 
 

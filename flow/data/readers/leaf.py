@@ -11,7 +11,7 @@ import re
 import reprlib
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import date
 from itertools import groupby
 from pathlib import Path
@@ -35,6 +35,8 @@ ALPHABET = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklm
 """The characters that LEAF's model of Shakespeare knows, in their order."""
 PICKLED, WORDS = "reddit_vocab.pck", "reddit_vocab.json"
 AGAIN = "copy or download the file again"
+LOOKED_AT = 100  # examples that may be names of pictures' files
+_PICTURE = re.compile(r"\S+\.(?:jpe?g|png|gif|bmp|webp|tiff?|ppm|pgm|npy)", re.IGNORECASE)
 _SPLIT = re.compile(r"(?:^|[_.-])(train|val|test)(?=[_.-]|$)")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 60
@@ -87,8 +89,8 @@ def _inside(folder: Path) -> list[Path]:
     below = [folder / name for name in SIDES if (folder / name).is_dir()]
     return [
         path
-        for one in below or [folder]
-        for path in sorted(one.iterdir())
+        for parent in below or [folder]
+        for path in sorted(parent.iterdir())
         if path.name.lower().endswith(SUFFIXES) and _is_leaf(path)
     ]
 
@@ -104,20 +106,20 @@ def files_of(data: str) -> list[File]:
         if not path.is_dir():
             paths.check_file(path, "data", WANTED)
             return [File(path, _split(path))]
-        found = [File(one, _split(one)) for one in _inside(path)]
-    if any(one.split for one in found):
-        for one in found:
-            if not one.split:
+        files = [File(inside, _split(inside)) for inside in _inside(path)]
+    if any(file.split for file in files):
+        for file in files:
+            if not file.split:
                 raise UserError(
-                    f"data={str(one.path)!r} names no part of the data set, and others do: a file must lie in a folder train, "
+                    f"data={str(file.path)!r} names no part of the data set, and others do: a file must lie in a folder train, "
                     "val or test, or have that in its name; rename it, or put it elsewhere"
                 )
-    return sorted(found, key=lambda one: (list(SIDES).index(one.split) if one.split else 0, one.path))
+    return sorted(files, key=lambda file: (list(SIDES).index(file.split) if file.split else 0, file.path))
 
 
 def _split(path: Path) -> str:
-    found = _SPLIT.findall(path.name)
-    return found[-1] if found else path.parent.name if path.parent.name in SIDES else ""
+    named = _SPLIT.findall(path.name)
+    return named[-1] if named else path.parent.name if path.parent.name in SIDES else ""
 
 
 def joined(x: Sequence[str], y: Sequence[str]) -> list[str]:
@@ -155,6 +157,12 @@ def joined(x: Sequence[str], y: Sequence[str]) -> list[str]:
     return texts
 
 
+def pieces_of(texts: Sequence[str], size: int) -> list[str]:
+    """The texts with a line break between them, cut into pieces of so many characters; the last may be shorter."""
+    whole = "\n".join(texts)
+    return [whole[begin : begin + size] for begin in range(0, len(whole), size)]
+
+
 def task_of(x: Any, y: Any, where: str) -> Task:
     """Which data set an example is of.
 
@@ -163,14 +171,16 @@ def task_of(x: Any, y: Any, where: str) -> Task:
     """
     if isinstance(x, str):
         return WINDOWS if isinstance(y, str) and len(y) == 1 and x else TEXTS
-    if isinstance(x, list) and x and isinstance(y, dict):
+    if isinstance(x, list) and isinstance(y, dict):
         return REDDIT
     if isinstance(x, list) and len(x) > 4 and isinstance(x[4], str) and isinstance(y, int | float | str):
         return SENT140
-    what = "numbers, as of pictures" if isinstance(x, int | float | list) else f"a {type(x).__name__}"
-    raise UserError(
-        f"{where}: x is {what}, and not text as of Shakespeare, Reddit or Sent140; give one of these three data sets"
-    )
+    is_numbers = isinstance(x, int | float | list)
+    raise _no_text("numbers, as in FEMNIST or LEAF's synthetic data" if is_numbers else f"a {type(x).__name__}", where)
+
+
+def _no_text(what: str, where: str) -> UserError:
+    return UserError(f"{where}: x is {what}, and flow trains on text; give LEAF's Shakespeare, Reddit or Sent140")
 
 
 def _examples(value: Any, where: str) -> tuple[list[Any], list[Any]]:
@@ -184,23 +194,26 @@ def _examples(value: Any, where: str) -> tuple[list[Any], list[Any]]:
 def _user(task: Task, value: Any, where: str) -> Iterator[tuple[list[str], list[float] | None, str]]:
     """(texts, times, group) of the examples of a user that follow one another and have one group."""
     x, y = _examples(value, where)
-    for place, (one, label) in enumerate(zip(x, y, strict=True)):
-        if task_of(one, label, f"{where}, example {place + 1}") is not task:
+    for place, (example, label) in enumerate(zip(x, y, strict=True)):
+        fits = isinstance(example, str) if task is TEXTS else task_of(example, label, f"{where}, example {place + 1}") is task
+        if not fits or (task is WINDOWS and len(example) != len(x[0])):
             raise UserError(
-                f"{where}, example {place + 1}: x={_SHORT.repr(one)} is of another kind than the first of all; {AGAIN}"
+                f"{where}, example {place + 1}: x={_SHORT.repr(example)} is of another kind or length than the first; {AGAIN}"
             )
     if task is WINDOWS:
-        yield joined(x, y), None, ""
+        if x:
+            yield pieces_of(joined(x, y), len(x[0])), None, ""
         return
     if task is TEXTS:
-        yield x, None, ""
+        if x:
+            yield x, None, ""
         return
     at = [f"{where}, example {place + 1}" for place in range(len(x))]
     if task is SENT140:
-        texts, groups = [one[4] for one in x], [str(label) for label in y]
-        times = [_tweeted(one[1]) for one in x]
+        texts, groups = [row[4] for row in x], [str(label) for label in y]
+        times = [_tweeted(row[1]) for row in x]
     else:
-        texts = [_comment(one, place) for one, place in zip(x, at, strict=True)]
+        texts = [_comment(comment, place) for comment, place in zip(x, at, strict=True)]
         groups = [_text_of(label.get("subreddit", ""), place) for label, place in zip(y, at, strict=True)]
         times = [_created(label.get("created_utc"), place) for label, place in zip(y, at, strict=True)]
     known = [time for time in times if time is not None]
@@ -235,10 +248,10 @@ def _created(value: Any, where: str) -> float | None:
 
 def _tweeted(value: Any) -> float | None:
     """Seconds of a date such as "Mon Apr 06 22:19:45 PDT 2009", which order the tweets; the zone is the same in all of them."""
-    found = _TWEETED.fullmatch(value) if isinstance(value, str) else None
-    if found is None or found[1] not in _MONTHS:
+    match = _TWEETED.fullmatch(value) if isinstance(value, str) else None
+    if match is None or match[1] not in _MONTHS:
         return None
-    month, day, hours, minutes, own, year = found.groups()
+    month, day, hours, minutes, own, year = match.groups()
     try:
         days = date(int(year), _MONTHS.index(month) + 1, int(day)).toordinal() - date(1970, 1, 1).toordinal()
     except ValueError:
@@ -246,56 +259,110 @@ def _tweeted(value: Any) -> float | None:
     return days * 86400.0 + int(hours) * 3600 + int(minutes) * 60 + int(own)
 
 
-def _first(files: Sequence[File]) -> Task:
-    """The task of the first example of all."""
-    for file in files:
-        for piece in pieces.pieces(file.path, USER_DATA, WANTED):
+def _clients(file: File) -> Iterator[tuple[str, list[Any], list[Any], str]]:
+    """(name, x, y, place for messages) of every client of a file."""
+    with closing(pieces.pieces(file.path, USER_DATA, WANTED)) as values:
+        for piece in values:
             if piece.key is not None:
                 where = f"data={str(file.path)!r}, client {piece.key!r}"
-                x, y = _examples(piece.value, where)
-                if x:
-                    return task_of(x[0], y[0], f"{where}, example 1")
+                yield piece.key, *_examples(piece.value, where), where
+
+
+def _first(files: Sequence[File]) -> Task:
+    """The task of the first example of all.
+
+    Raises:
+        UserError: there is none; or it is no text, as where the first examples are the names of pictures' files.
+    """
+    task: Task | None = None
+    at, names = "", 0
+    for file in files:
+        for _, x, y, where in _clients(file):
+            if x and task is None:
+                at = f"{where}, example 1"
+                task = task_of(x[0], y[0], at)
+            for text in x:
+                if not isinstance(text, str) or not _PICTURE.fullmatch(text.strip()):
+                    assert task is not None
+                    return task
+                names += 1
+            if names >= LOOKED_AT:
+                break
+    if names:
+        raise _no_text("the name of a picture's file, as in CelebA", at)
     raise UserError(f"data={str(files[0].path)!r}: there is no text of any client in {USER_DATA}; give a file that has some")
 
 
-def parts(files: Sequence[File], task: Task) -> Iterator[Part]:
-    """The clients of all files.
+def _users(file: File) -> Iterator[str]:
+    """The names of a file's clients: by its list of users, or where that comes late or not at all, by their texts."""
+    with closing(pieces.pieces(file.path, USER_DATA, WANTED)) as values:
+        for piece in values:
+            if piece.name == "users" and isinstance(piece.value, list):
+                yield from (user for user in piece.value if isinstance(user, str))
+                return
+            if piece.key is not None:
+                yield piece.key
 
-    A client of test that does not occur in train, as in LEAF's split by user, is never trained on; its texts are split by time.
+
+def is_by_user(files: Sequence[File]) -> bool:
+    """Whether no client of test is one of train or val, as in LEAF's split by user.
+
+    Raises:
+        UserError: a file is damaged.
+    """
+    sides = [(SIDES.get(file.split), file) for file in files]
+    trained = {user for side, file in sides if side == TRAIN for user in _users(file)}
+    tested = False
+    for user in (user for side, file in sides if side == TEST for user in _users(file)):
+        if user in trained:
+            return False
+        tested = True
+    return bool(trained) and tested
+
+
+def parts(files: Sequence[File], task: Task, by_user: bool) -> Iterator[Part]:
+    """The clients of all files; one without an example has no part.
+
+    Args:
+        files: those to train on first.
+        task: which data set it is.
+        by_user: see :func:`is_by_user`. The clients of test are never trained on, then, and their texts are split by time.
 
     Raises:
         UserError: a file is damaged, or a client of it is not as described above.
     """
     splits = {file.split for file in files}
-    trained: set[str] = set()
+    sides: set[tuple[str, str]] = set()
     done = 0
     for file in files:
         users: list[Any] = []
         plays: dict[str, str] = {}
+        in_file: set[str] = set()
         for piece in pieces.pieces(file.path, USER_DATA, WANTED):
             if piece.name == "users" and isinstance(piece.value, list):
                 users = piece.value
             elif piece.name == "hierarchies" and isinstance(piece.value, list) and len(piece.value) == len(users):
-                plays = {user: play for user, play in zip(users, piece.value, strict=True) if isinstance(play, str)}
+                pairs = zip(users, piece.value, strict=True)
+                plays = {user: play for user, play in pairs if isinstance(user, str) and isinstance(play, str)}
             if piece.key is None:
                 continue
             where = f"data={str(file.path)!r}, client {piece.key!r}"
             if not piece.key:
                 raise UserError(f"{where}: the name of a client must not be empty; {AGAIN}")
-            held_out, side = None, SIDES.get(file.split, "") if len(splits) > 1 else ""
-            if side == TRAIN:
-                trained.add(piece.key)
-            elif side == TEST and piece.key not in trained:
-                held_out, side = True, ""
+            if piece.key in in_file:
+                raise UserError(f"{where}: this client stands there twice; {AGAIN}")
+            in_file.add(piece.key)
+            side = SIDES.get(file.split, "") if len(splits) > 1 else ""
+            held_out = side == TEST if by_user else None
+            side = "" if held_out else side
             place, position = f"{file.path.name}, client {piece.key!r}", done + piece.position
             for texts, times, group in _user(task, piece.value, where):
                 own = group or plays.get(piece.key, "")
-                if task is WINDOWS and not side and len(texts) == 1:  # one long text has to be cut in two
-                    cut = len(texts[0]) * 4 // 5
-                    yield Part(piece.key, [texts[0][:cut]], None, own, held_out, TRAIN, place, position)
-                    yield Part(piece.key, [texts[0][cut:]], None, own, held_out, TEST, place, position)
-                else:
-                    yield Part(piece.key, texts, times, own, held_out, side, place, position)
+                if task is WINDOWS and (piece.key, side) in sides:  # what another file has of this side goes before
+                    texts = ["\n", *texts]
+                yield Part(piece.key, texts, times, own, held_out, side, place, position)
+            if task is WINDOWS:
+                sides.add((piece.key, side))
         done += file.path.stat().st_size
 
 
@@ -303,8 +370,8 @@ def _vocabulary(task: Task, files: Sequence[File], where: str) -> tuple[str, ...
     """The published vocabulary of the task; of Reddit only where it is no pickle."""
     if task is not REDDIT:
         return task.vocabulary
-    found = _beside(files, WORDS)
-    if found is None:
+    words = _beside(files, WORDS)
+    if words is None:
         pickled = _beside(files, PICKLED)
         if pickled is not None:
             say(
@@ -313,15 +380,16 @@ def _vocabulary(task: Task, files: Sequence[File], where: str) -> tuple[str, ...
                 '{"vocab": {"word": 2}}'
             )
         return None
-    numbers = {piece.key: piece.value for piece in pieces.pieces(found, "vocab", WORDS) if piece.key is not None}
+    numbers = {piece.key: piece.value for piece in pieces.pieces(words, "vocab", WORDS) if piece.key is not None}
     if not numbers or not all(type(number) is int for number in numbers.values()):
-        raise UserError(f'{str(found)!r} must be {{"vocab": {{"word": number, ..}}}}; write it again, or put it elsewhere')
+        raise UserError(f'{str(words)!r} must be {{"vocab": {{"word": number, ..}}}}; write it again, or put it elsewhere')
     return tuple(word for word in sorted(numbers, key=lambda word: (numbers[word], word)) if word not in (BOS, EOS, PAD))
 
 
 def _beside(files: Sequence[File], name: str) -> Path | None:
     folders = [files[0].path.parent, files[0].path.parent.parent]
-    return next((one / sub / name for one in folders for sub in (".", "vocab") if (one / sub / name).is_file()), None)
+    paths_of = (folder / below / name for folder in folders for below in (".", "vocab"))
+    return next((path for path in paths_of if path.is_file()), None)
 
 
 def _name(data: str) -> str:
@@ -345,11 +413,13 @@ def _stream(options: DataOptions) -> Stream:
     where = f"data={options.data!r}"
     task = _first(files)
     splits = sorted({file.split for file in files if file.split})
-    said = f"{', '.join(splits)} as published" if len(splits) > 1 else "one part alone, split anew"
+    by_user = is_by_user(files)
+    in_words = f"{', '.join(splits)} as published" if len(splits) > 1 else "one part alone, split anew"
+    about = f"LEAF's {task.what} ({in_words}{', split by user' if by_user else ''}; sha256 {_digest(files)[:16]})"
     return Stream(
-        _name(options.data), f"LEAF's {task.what} ({said}; sha256 {_digest(files)[:16]})", lambda: parts(files, task),
-        task.tokenizer, task.sequence_length, _vocabulary(task, files, where), task.continuous,
-        total=sum(file.path.stat().st_size for file in files), path=options.data,
+        _name(options.data), about, lambda: parts(files, task, by_user), task.tokenizer, task.sequence_length,
+        _vocabulary(task, files, where), task.continuous, total=sum(file.path.stat().st_size for file in files),
+        path=options.data, separator="",
     )  # fmt: skip
 
 

@@ -25,6 +25,8 @@ from flow.errors import UserError
 METADATA = "metadata"
 PARTS = ("train", "val", "test")
 LENGTH = 10  # of Reddit, whose file does not say
+MOST_TOKENS = 1 << 26  # of a client
+LONGEST = 1 << 16  # tokens of a row
 AGAIN = "make the file again with pfl-research's script"
 
 Opened = Callable[..., AbstractContextManager[Any]]
@@ -48,23 +50,28 @@ def words_of(file: Any, where: str) -> Words:
         UserError: a word is not in quotes or has no number of its own, or the symbols are missing.
     """
     metadata = file[METADATA]
+    if not hasattr(metadata, "keys"):
+        raise UserError(f"{where}: /{METADATA} must be a group; {AGAIN}")
     missing = [name for name in ("vocabulary", "pad_symbol", "unk_symbol") if name not in metadata]
     if missing:
         raise UserError(f"{where}, /{METADATA}: {', '.join(missing)} is missing; {AGAIN}")
     numbers: dict[str, int] = {}
 
-    def visit(name: str, one: Any) -> None:
-        if not hasattr(one, "shape"):
+    def visit(name: str | bytes, member: Any) -> None:
+        if not hasattr(member, "shape"):
             return  # a group: of words with a slash
+        if isinstance(name, bytes):  # as h5py gives what it cannot decode
+            raise UserError(f"{where}, /{METADATA}/vocabulary: the word {name!r} must be UTF-8; {AGAIN}")
         at = f"{where}, /{METADATA}/vocabulary/{name}"
         if len(name) < 2 or not (name[0] == name[-1] == '"'):
             raise UserError(f"{at}: the name of a word must be in double quotes; {AGAIN}")
-        if one.shape != () or one.dtype.kind not in "iu":
-            raise UserError(f"{at}: there must be one whole number, and there is {one.dtype} {list(one.shape)}; {AGAIN}")
+        number = _whole_number(member, at)
         if " " in name:
             raise UserError(f"{at}: a word must have no space in it; {AGAIN}")
-        numbers[name[1:-1]] = int(one[()])
+        numbers[name[1:-1]] = number
 
+    if not hasattr(metadata["vocabulary"], "visititems"):
+        raise UserError(f"{where}: /{METADATA}/vocabulary must be a group; {AGAIN}")
     metadata["vocabulary"].visititems(visit)
     by_number = {number: name for name, number in numbers.items()}
     if len(by_number) < len(numbers) or set(by_number) != set(range(len(numbers))):
@@ -73,7 +80,7 @@ def words_of(file: Any, where: str) -> Words:
             f"each once; {AGAIN}"
         )
     names = [by_number[number] for number in range(len(numbers))]
-    pad, unk = (int(metadata[name][()]) for name in ("pad_symbol", "unk_symbol"))
+    pad, unk = (_whole_number(metadata[name], f"{where}, /{METADATA}/{name}") for name in ("pad_symbol", "unk_symbol"))
     if not (0 <= pad < len(names) and 0 <= unk < len(names)):
         raise UserError(f"{where}, /{METADATA}: pad_symbol={pad} and unk_symbol={unk} must be numbers of words; {AGAIN}")
     bos, eos = (next((numbers[name] for name in (mark, f"<{mark}>") if name in numbers), -1) for mark in ("BOS", "EOS"))
@@ -82,6 +89,15 @@ def words_of(file: Any, where: str) -> Words:
             names[number] = ""
     names[unk] = SPECIALS[OOV]
     return Words(names, pad, bos, eos)
+
+
+def _whole_number(member: Any, where: str) -> int:
+    """The value of a data set of one whole number."""
+    shape, kind = getattr(member, "shape", None), getattr(member, "dtype", None)
+    if shape != () or kind is None or kind.kind not in "iu":
+        what = f"{kind} {list(shape)}" if shape is not None else f"a {type(member).__name__}"
+        raise UserError(f"{where}: there must be one whole number, and there is {what}; {AGAIN}")
+    return int(member[()])
 
 
 def joined(inputs: npt.NDArray[np.int32], targets: npt.NDArray[np.int32], words: Words) -> list[str]:
@@ -112,6 +128,8 @@ def _parts(path: Path, words: Words, parts: list[str], opened: Opened) -> Iterat
             place = published.place(published.NAMES[part], splits)
             for user in file[part]:
                 position += 1
+                if not isinstance(user, str):  # h5py gives the bytes of what it cannot decode
+                    raise UserError(f"data={str(path)!r}, /{part}: the name of the user {user!r} must be UTF-8; {AGAIN}")
                 where = f"data={str(path)!r}, /{part}/{user}"
                 inputs, targets = (_rows(file[part][user], name, words, where) for name in ("inputs", "targets"))
                 if inputs.shape != targets.shape or not np.array_equal(inputs[:, 1:], targets[:, :-1]):
@@ -120,9 +138,12 @@ def _parts(path: Path, words: Words, parts: list[str], opened: Opened) -> Iterat
 
 
 def _rows(group: Any, name: str, words: Words, where: str) -> npt.NDArray[np.int32]:
-    data = group.get(name) if hasattr(group, "keys") else None
-    if data is None or not hasattr(data, "shape") or len(data.shape) != 2 or data.dtype.kind not in "iu" or not data.shape[1]:
+    data = group[name] if hasattr(group, "keys") and name in group else None
+    shape = getattr(data, "shape", None)
+    if data is None or shape is None or len(shape) != 2 or data.dtype.kind not in "iu" or not shape[1]:
         raise UserError(f"{where}: {name} must be whole numbers [sentences, length]; {AGAIN}")
+    if shape[0] * shape[1] > MOST_TOKENS:  # which HDF5 can state in a few bytes
+        raise UserError(f"{where}: {name} has {shape[0]} x {shape[1]} numbers, and a client may have {MOST_TOKENS}; {AGAIN}")
     rows = np.asarray(data[()])
     if rows.size and not (rows.min() >= 0 and rows.max() < len(words.names)):
         raise UserError(f"{where}: {name} must be numbers of words, from 0 to {len(words.names) - 1}; {AGAIN}")
@@ -150,11 +171,17 @@ def stream(options: DataOptions, files: list[Path], opened: Opened) -> Stream:
         if not parts:
             raise UserError(f"{where}: there is no group {', '.join(PARTS)}; {AGAIN}")
         whole = "max_sequence_length" in file[METADATA]
-        length = int(file[METADATA]["max_sequence_length"][()]) if whole else LENGTH
+        at = f"{where}, /{METADATA}/max_sequence_length"
+        length = _whole_number(file[METADATA]["max_sequence_length"], at) if whole else LENGTH
+        if not 0 < length <= LONGEST:
+            raise UserError(f"{at}={length} must be from 1 to {LONGEST}; {AGAIN}")
+        for name in parts:
+            if not hasattr(file[name], "keys"):
+                raise UserError(f"{where}: /{name} must be a group; {AGAIN}")
         users = sum(len(file[name]) for name in parts)
     splits = {published.NAMES[name] for name in parts}
     about = (
-        f"{path.name} of pfl-research (the file states no licence; {published.said(splits)}, the file's vocabulary; sha256 "
+        f"{path.name} of pfl-research (the file states no licence; {published.in_words(splits)}, the file's vocabulary; sha256 "
         f"{digests.of_file(path)[:16]})"
     )
     vocabulary = tuple(name for name in words.names if name and name not in SPECIALS)

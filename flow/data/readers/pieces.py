@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,13 +89,13 @@ class _Text:
 
     def take(self, wanted: str, within: str) -> str:
         """Take one of some characters."""
-        found = self.skip()
-        if not found or found not in wanted:
+        character = self.skip()
+        if not character or character not in wanted:
             raise self.fault(
-                f"{' or '.join(map(repr, wanted))} must stand there, not {found or 'the end of the file'!r}", within
+                f"{' or '.join(map(repr, wanted))} must stand there, not {character or 'the end of the file'!r}", within
             )
         self.at += 1
-        return found
+        return character
 
     def value(self, within: str) -> Any:
         """Take a whole value."""
@@ -125,7 +125,7 @@ class _Text:
         return UserError(f"{self.where}{within}, character {place + 1}: {what}; copy or download the file again")
 
 
-def pieces(path: Path, apart: str, wanted: str) -> Iterator[Piece]:
+def pieces(path: Path, apart: str, wanted: str) -> Generator[Piece, None, None]:
     """The values of the object that a file is, packed with gzip or not; the object under one name is taken apart.
 
     Args:

@@ -24,8 +24,9 @@ class Place(NamedTuple):
 def place(split: str, splits: Collection[str]) -> Place:
     """Where the texts of a split go.
 
-    Train and test hold texts of the same clients, to train and to be tested on. The clients of heldout are never trained on,
-    and their texts are split by time. One split that is given alone is split as any other data.
+    Train and test hold texts of the same clients, to train and to be tested on; a client of test alone is never trained on, as
+    preparation has it for all sources. The clients of heldout are never trained on, and their texts are split by time. One
+    split that is given alone is split as any other data.
 
     Args:
         split: one of NAMES' values.
@@ -33,16 +34,16 @@ def place(split: str, splits: Collection[str]) -> Place:
     """
     if len(splits) < 2:
         return Place(None, "")
-    return Place(True, "") if split == HELD_OUT else Place(False, split)
+    return Place(True, "") if split == HELD_OUT else Place(False if split == TRAIN else None, split)
 
 
 def of_name(name: str) -> str:
     """The split that a file's name tells, such as stackoverflow_held_out.h5; empty where it tells none."""
-    found = _IN_NAME.findall(name)
-    return NAMES[found[-1]] if found else ""
+    splits = _IN_NAME.findall(name)
+    return NAMES[splits[-1]] if splits else ""
 
 
-def said(splits: Collection[str]) -> str:
+def in_words(splits: Collection[str]) -> str:
     """The splits in words, for `about`."""
     if len(splits) < 2:
         return "one split alone, split anew"

@@ -96,8 +96,8 @@ def check_protocol(options: DataOptions, form: Form, splits: Collection[str], wh
 
 def parts(texts: Iterable[Texts], splits: Collection[str]) -> Iterator[Part]:
     """Texts with the splits as published."""
-    for one in texts:
-        yield Part(one.client, one.texts, one.times, "", *published.place(one.split, splits), one.place, one.position)
+    for own in texts:
+        yield Part(own.client, own.texts, own.times, "", *published.place(own.split, splits), own.place, own.position)
 
 
 def motley(texts: Iterable[Texts]) -> Iterator[Part]:
@@ -107,17 +107,17 @@ def motley(texts: Iterable[Texts]) -> Iterator[Part]:
     One of heldout has them in the order of their dates: the first half, rounded down, to personalize by, the second to be
     tested on. The split test is not part of the protocol.
     """
-    for one in texts:
-        kept = one.texts[:MOTLEY_MOST]
-        times = None if one.times is None else one.times[:MOTLEY_MOST]
-        if one.split == TRAIN:
-            yield Part(one.client, kept, times, "", False, TRAIN, one.place, one.position)
-        elif one.split == published.HELD_OUT:
+    for own in texts:
+        kept = own.texts[:MOTLEY_MOST]
+        times = None if own.times is None else own.times[:MOTLEY_MOST]
+        if own.split == TRAIN:
+            yield Part(own.client, kept, times, "", False, TRAIN, own.place, own.position)
+        elif own.split == published.HELD_OUT:
             order = range(len(kept)) if times is None else sorted(range(len(kept)), key=times.__getitem__)
             half = len(kept) // 2
             for side, chosen in ((TRAIN, order[:half]), (TEST, order[half:])):
-                own = None if times is None else [times[n] for n in chosen]
-                yield Part(one.client, [kept[n] for n in chosen], own, "", True, side, one.place, one.position)
+                of_side = None if times is None else [times[n] for n in chosen]
+                yield Part(own.client, [kept[n] for n in chosen], of_side, "", True, side, own.place, own.position)
 
 
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?: ?UTC|Z)?")
@@ -129,11 +129,12 @@ def seconds(text: str) -> float:
     Raises:
         ValueError: it is no such date.
     """
-    found = _DATE.fullmatch(text)
-    if found is None:
+    match = _DATE.fullmatch(text)
+    day, *clock = match.groups() if match else ("", "", "", "")
+    if not match or not all(number <= most for number, most in zip(map(int, clock), (23, 59, 60), strict=True)):
         raise ValueError(f"{text[:40]!r} is no date such as '2010-01-08 09:34:05 UTC'")
-    day, hours, minutes, own = found.groups()
-    return _midnight(day) + int(hours) * 3600 + int(minutes) * 60 + int(own)
+    hours, minutes, own = map(int, clock)
+    return _midnight(day) + hours * 3600 + minutes * 60 + own
 
 
 @lru_cache(maxsize=1 << 14)
@@ -187,9 +188,9 @@ def digest(files: Sequence[Path], wanted: str) -> str:
 def about(form: Form, name: str, splits: Collection[str], options: DataOptions, counted: bool) -> str:
     """One line on the data and their preparation."""
     counting = [split for split in splits if split != TEST] if options.protocol == "motley" else splits
-    said = [published.said(counting)]
+    details = [published.in_words(counting)]
     if options.protocol:
-        said.append(f"protocol {options.protocol}")
+        details.append(f"protocol {options.protocol}")
     if form is STACKOVERFLOW:
-        said.append("vocabulary counted" if counted else "published vocabulary")
-    return f"{name} ({form.licence}; {', '.join(said)}"
+        details.append("vocabulary counted" if counted else "published vocabulary")
+    return f"{name} ({form.licence}; {', '.join(details)}"

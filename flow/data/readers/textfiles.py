@@ -99,9 +99,9 @@ def files_of(client: Client) -> Iterator[Path]:
         raise error
 
     with paths.readable(client.path, "data", WANTED):
-        found = [Path(folder) / name for folder, _, names in os.walk(client.path, onerror=refuse) for name in names]
+        below = [Path(folder) / name for folder, _, names in os.walk(client.path, onerror=refuse) for name in names]
         yield from sorted(
-            filter(_is_text, found), key=lambda path: [_order(part) for part in path.relative_to(client.path).parts]
+            filter(_is_text, below), key=lambda path: [_order(part) for part in path.relative_to(client.path).parts]
         )
 
 
@@ -160,8 +160,8 @@ def _texts(client: Client, where: str) -> Iterator[tuple[str, str]]:
     """(text, where it stands) of a client."""
     if client.is_file:
         at = f"{where}, file {client.name!r}"
-        found = _paragraphs(client.path, at) if _has_paragraphs(client.path, at) else _lines(client.path, at)
-        yield from ((text, f"file {client.name!r}") for text in found if text.strip())
+        texts = _paragraphs(client.path, at) if _has_paragraphs(client.path, at) else _lines(client.path, at)
+        yield from ((text, f"file {client.name!r}") for text in texts if text.strip())
         return
     for path in files_of(client):
         name = f"{client.name}/{path.relative_to(client.path)}"
@@ -200,24 +200,26 @@ def parts(folder: Path) -> Iterator[Part]:
 
 def _digest(folder: Path) -> str:
     """Of the names and contents of all text files; computed once as long as no file changes."""
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for client in clients_of(folder):
         for path in files_of(client):
             with paths.readable(path, "data", WANTED):
                 state = path.stat()
-            found.update(f"{path.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape"))
-    return _of_contents(folder.absolute(), found.hexdigest())
+            digest.update(
+                f"{path.relative_to(folder)}\0{state.st_size}\0{state.st_mtime_ns}\0".encode(errors="surrogateescape")
+            )
+    return _of_contents(folder.absolute(), digest.hexdigest())
 
 
 @cache
 def _of_contents(folder: Path, state: str) -> str:
-    found = hashlib.sha256()
+    digest = hashlib.sha256()
     for client in clients_of(folder):
         for path in files_of(client):
             with paths.readable(path, "data", WANTED), path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()
-            found.update(f"{path.relative_to(folder)}\0{content}\0".encode(errors="surrogateescape"))
-    return found.hexdigest()
+            digest.update(f"{path.relative_to(folder)}\0{content}\0".encode(errors="surrogateescape"))
+    return digest.hexdigest()
 
 
 def _name(folder: Path) -> str:

@@ -12,6 +12,7 @@ import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ WANTED = "a .sqlite or .sqlite.lzma file of TensorFlow Federated"
 WHY = "a data set of TensorFlow Federated"
 TABLE, METADATA = "examples", "client_metadata"
 COLUMNS = {"split_name", "client_id", "serialized_example_proto"}
+EXAMPLE = "CAST(serialized_example_proto AS BLOB)"  # whatever type the column has
 MOST_TEXTS = 1024  # of a client that are passed on together
 SUFFIXES = (".sqlite.lzma", ".sqlite.xz", ".lzma", ".xz", ".sqlite", ".sqlite3", ".db")
 
@@ -67,8 +69,9 @@ def splits(path: Path, where: str) -> tuple[str, ...]:
         UserError: a split has another name, or there is none.
     """
     with sqlite.opened(path, where) as base:
-        table = METADATA if METADATA in sqlite.columns(base) else TABLE
-        names = [row[0] for row in base.execute(f"SELECT DISTINCT split_name FROM {table}")]
+        table = METADATA if METADATA in sqlite.names(base) else TABLE
+        sqlite.check(base, table, {"split_name"}, where)
+        names = [sqlite.text_of(row[0]) for row in base.execute(f"SELECT DISTINCT split_name FROM {table}")]
     for name in names:
         if name not in published.NAMES:
             raise UserError(
@@ -77,23 +80,22 @@ def splits(path: Path, where: str) -> tuple[str, ...]:
             )
     if not names:
         raise UserError(f"{where}, table {table}: there is no row, and so no client; download the file again")
-    return tuple(sorted({published.NAMES[name] for name in names}))
+    return tuple(sorted({published.NAMES[name] for name in names if name}))
 
 
 def form_of(path: Path, where: str) -> Form:
     """Which data set a file holds, by the features of its first row."""
-    parse = example.message(where, WHY).FromString
-    with sqlite.opened(path, where) as base:
-        row = base.execute(f"SELECT rowid, serialized_example_proto FROM {TABLE} LIMIT 1").fetchone()
-    if row is None:
+    features = example.features(where, WHY)
+    with sqlite.opened(path, where) as base, closing(_rows(base, by_client=False)) as rows:
+        first = next(rows, None)
+    if first is None:
         raise UserError(f"{where}, table {TABLE}: there is no row, and so no text; download the file again")
-    at = f"{where}, table {TABLE}, row {row[0]}"
+    row, _, _, blob = first
+    at = f"{where}, table {TABLE}, row {row}"
     try:
-        fields = list(parse(row[1]).features.feature)
-    except Exception as error:
-        if isinstance(error, MemoryError):
-            raise
-        raise UserError(f"{at}: this is no tf.train.Example ({error}); download the file again") from error
+        fields = list(features(blob))
+    except ValueError as error:
+        raise UserError(f"{at}: this is {error}; download the file again") from error
     return stackoverflow.form_of(fields, at)
 
 
@@ -116,38 +118,46 @@ def texts(path: Path, form: Form, where: str, known: tuple[str, ...], by_client:
         sqlite.opened(path, where, lambda: f", table {TABLE}, after row {row}") as base,
         closing(_rows(base, by_client)) as rows,
     ):
-        for (split, client), own in groupby(rows, key=lambda one: one[1:3]):
-            name = published.NAMES.get(split, "")
-            found: list[str] = []
+        for (split, client_id), own in groupby(rows, key=itemgetter(1, 2)):
+            name, client = published.NAMES.get(sqlite.text_of(split) or "", ""), sqlite.text_of(client_id)
+            own_texts: list[str] = []
             times: list[float] = []
-            first = seen = 0
+            first, count = row, 0
             for row, _, _, blob in own:
-                first = first or row
-                if not client or not isinstance(client, str) or name not in known:
-                    raise _faulty(where, row, split, client)
-                seen += 1
-                if by_client and seen > MOST_TEXTS:
+                if not client or name not in known:
+                    raise _faulty(where, row, split, client_id)
+                first = row if not own_texts else first
+                count += 1
+                if by_client and count > MOST_TEXTS:
                     continue
                 text, time = read(blob, row, client)
-                found.append(text)
+                own_texts.append(text)
                 times.append(time)
-                if len(found) == MOST_TEXTS and not by_client:
-                    yield Texts(name, client, found, times if form.date else None, _place(first), row)
-                    found, times, first = [], [], 0
-            if found:
-                yield Texts(name, client, found, times if form.date else None, _place(first), row)
+                if len(own_texts) == MOST_TEXTS and not by_client:
+                    yield Texts(name, client, own_texts, times if form.date else None, _place(first), row)
+                    own_texts, times = [], []
+            if client and own_texts:
+                yield Texts(name, client, own_texts, times if form.date else None, _place(first), row)
 
 
 def _rows(base: sqlite3.Connection, by_client: bool) -> Generator[tuple[int, Any, Any, Any], None, None]:
     """(number, split, client, Example) of every row, in their order or client by client."""
+    numbered = sqlite.has_row_numbers(base, TABLE)
     if not by_client:
-        yield from base.execute(f"SELECT rowid, split_name, client_id, serialized_example_proto FROM {TABLE} ORDER BY rowid")
-        return
-    blob = f"SELECT serialized_example_proto FROM {TABLE} WHERE rowid = ?"
-    # The rows are sorted without their Examples, which would fill the disk a second time.
-    order = f"SELECT rowid, split_name, client_id FROM {TABLE} ORDER BY split_name, client_id, rowid"
-    for row, split, client in base.execute(order):
-        yield row, split, client, (base.execute(blob, (row,)).fetchone() or [None])[0]
+        number, order = ("rowid", "ORDER BY rowid") if numbered else ("0", "")
+        rows = base.execute(f"SELECT {number}, split_name, client_id, {EXAMPLE} FROM {TABLE} {order}")
+        yield from rows if numbered else ((place, *row[1:]) for place, row in enumerate(rows, 1))
+    elif numbered:
+        blob = f"SELECT {EXAMPLE} FROM {TABLE} WHERE rowid = ?"
+        # The rows are sorted without their Examples, which would fill the disk a second time.
+        sort = f"SELECT rowid, split_name, client_id FROM {TABLE} ORDER BY split_name, client_id, rowid"
+        for row, split, client in base.execute(sort):
+            yield row, split, client, (base.execute(blob, (row,)).fetchone() or [None])[0]
+    else:
+        yield from base.execute(
+            f"SELECT row_number() OVER () AS number, split_name, client_id, {EXAMPLE} FROM {TABLE} "
+            "ORDER BY split_name, client_id, number"
+        )
 
 
 def _place(row: int) -> str:
@@ -156,13 +166,13 @@ def _place(row: int) -> str:
 
 def _faulty(where: str, row: int, split: Any, client: Any) -> UserError:
     at = f"{where}, {_place(row)}"
-    if not client or not isinstance(client, str):
+    if not sqlite.text_of(client):
         return UserError(
-            f"{at}: client_id={client!r} must be text that is not empty; correct the row, or download the file again"
+            f"{at}: client_id={client!r:.80} must be text that is not empty; correct the row, or download the file again"
         )
     return UserError(
-        f"{at}: client {client!r} has split_name={split!r}, and must have a split that the table {METADATA} lists, 'train', "
-        "'heldout' or 'test'; correct the row, or download the file again"
+        f"{at}: client {client!r:.80} has split_name={split!r:.80}, and must have a split that the table {METADATA} lists, "
+        "'train', 'heldout' or 'test'; correct the row, or download the file again"
     )
 
 
@@ -201,15 +211,16 @@ def _stream(options: DataOptions) -> Stream:
     path = unpacking.unpacked(given, WANTED)
     with sqlite.opened(path, where) as base:
         sqlite.check(base, TABLE, COLUMNS, where)
-        last = base.execute(f"SELECT max(rowid) FROM {TABLE}").fetchone()[0] or 0
+        number = "max(rowid)" if sqlite.has_row_numbers(base, TABLE) else "count(*)"
+        last = base.execute(f"SELECT {number} FROM {TABLE}").fetchone()[0] or 0
     known = splits(path, where)
     form = form_of(path, where)
     stackoverflow.check_protocol(options, form, known, where)
     by_client = options.protocol == "motley"
 
     def parts() -> Iterator[Part]:
-        found = texts(path, form, where, known, by_client)
-        return stackoverflow.motley(found) if by_client else stackoverflow.parts(found, known)
+        examples = texts(path, form, where, known, by_client)
+        return stackoverflow.motley(examples) if by_client else stackoverflow.parts(examples, known)
 
     words = stackoverflow.vocabulary(form, given.parent, options, where)
     about = stackoverflow.about(form, given.name, known, options, words is None)

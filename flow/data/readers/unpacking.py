@@ -15,11 +15,13 @@ from flow.errors import UserError, say
 MAGIC = (b"\x5d\0\0", b"\xfd7zXZ\0")
 """How files of the formats lzma and xz begin."""
 BLOCK = 1 << 20
+MOST_MEMORY = 1 << 31
+"""Bytes that unpacking may take: a file's header can ask for any number."""
 
 
 def head(packed: bytes, most: int) -> bytes:
     """The first bytes of what the first bytes of a file hold; raises LZMAError."""
-    return lzma.LZMADecompressor().decompress(packed, most)
+    return lzma.LZMADecompressor(memlimit=MOST_MEMORY).decompress(packed, most)
 
 
 def unpacked(path: Path, wanted: str) -> Path:
@@ -67,8 +69,10 @@ def unpacked(path: Path, wanted: str) -> Path:
 
 def _unpack(path: Path, write: Callable[[bytes], object], where: str, wanted: str) -> None:
     """Write what a file holds, a block at a time."""
-    unpacker, read = lzma.LZMADecompressor(), 0
-    with open(path, "rb") as file:
+    unpacker, read = lzma.LZMADecompressor(memlimit=MOST_MEMORY), 0
+    with paths.readable(path, "data", wanted):
+        file = path.open("rb")
+    with file:
         try:
             while not unpacker.eof:
                 block = b""
