@@ -221,19 +221,19 @@ def _spool(stream: Stream, texts: Sorted, max_clients: int, progress: bool) -> f
     previous, position = None, 0
     with _bar("reading", stream.total, progress, "") as bar:
         for part in stream.parts():
-            if part.client != previous:
-                previous = part.client
-                kept = first is None or first.takes(previous)
-            if part.position > position:
-                bar.update(part.position - position)
-                position = part.position
-            if not kept:
-                continue
-            if part.times is not None and not all(map(math.isfinite, part.times)):
-                raise UserError(
-                    f"{where}, {part.place}: client {part.client!r} has a time that is no finite number; correct it"
-                )
             try:
+                if part.client != previous:
+                    previous = part.client
+                    kept = first is None or first.takes(previous)
+                if part.position > position:
+                    bar.update(part.position - position)
+                    position = part.position
+                if not kept:
+                    continue
+                if part.times is not None and not all(map(math.isfinite, part.times)):
+                    raise UserError(
+                        f"{where}, {part.place}: client {part.client!r} has a time that is no finite number; correct it"
+                    )
                 content = _encode([list(part.texts), None if part.times is None else list(part.times), *part[3:7]]).encode()
                 texts.add(part.client.encode(), content)
             except UnicodeEncodeError as error:

@@ -169,13 +169,15 @@ def test_a_sort_on_disk_is_stable_and_complete(tmp_path: Path, monkeypatch: pyte
         ([Part("a", ["x"], held_out=True, place="row 1"), Part("a", ["y"], held_out=False, place="row 2")],
          r"^data='made', row 2: client 'a' is held out here and trains elsewhere, or the other way round; give all of its"),
         ([Part("a", ["\ud800"], place="row 1")], r"^data='made', row 1: client 'a' holds half of a surrogate pair"),
+        ([Part("a\ud800", ["x"], place="row 1")], r"^data='made', row 1: client 'a.+' holds half of a surrogate pair"),
         ([Part("a", ["x"], [float("nan")], place="row 9")], r"^data='made', row 9: client 'a' has a time that is no finite"),
         ([Part("a", ["", " "], held_out=False)], r"^data='made': no training clients: of 1 clients 0 are held out"),
     ],
 )  # fmt: skip
 def test_faulty_parts_are_named(parts: Sequence[Part], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        in_memory(stream(parts), DataOptions())
+    for most in (0, 1):
+        with pytest.raises(UserError, match=message):
+            in_memory(stream(parts), DataOptions(max_clients=most))
 
 
 def test_an_error_in_another_process_is_the_same_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
