@@ -63,11 +63,10 @@ def _restore_isa() -> Iterator[None]:
 @pytest.fixture
 def poisoned(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch.empty returns NaN (and the largest integers) while this fixture is in use."""
-    before = torch.are_deterministic_algorithms_enabled(), deterministic.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled()
     torch.use_deterministic_algorithms(True)
-    deterministic.fill_uninitialized_memory = True
+    monkeypatch.setattr(deterministic, "fill_uninitialized_memory", True)
     assert torch.empty(3).isnan().all()
     monkeypatch.setattr(cpu._kernels, "poison", True)  # a kept workspace would hold the finite numbers of the call before
     yield
-    torch.use_deterministic_algorithms(before[0])
-    deterministic.fill_uninitialized_memory = before[1]
+    torch.use_deterministic_algorithms(before)

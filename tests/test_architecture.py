@@ -33,12 +33,12 @@ class Arrow(NamedTuple):
 @cache
 def modules() -> dict[str, Path]:
     """Every module of the packages, by its name."""
-    found = {}
+    paths = {}
     for package in PACKAGES:
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
-            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
-    return found
+            paths[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return paths
 
 
 def imported(module: str, source: str) -> Iterator[str]:
@@ -71,13 +71,13 @@ def arrows() -> tuple[Arrow, ...]:
 def rooms(package: str) -> dict[str, set[str]]:
     """The table of the page: every room of a package, from the bottom up, with the rooms that it may import."""
     table = PAGE.read_text(encoding="utf-8").split(f"<!-- rooms of {package} -->")[1].split("<!-- end -->")[0]
-    found = {}
+    allowed = {}
     for line in table.splitlines():
         cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
         if len(cells) == 3 and (name := re.fullmatch(r"`(\w+)`", cells[0])):
-            found[name[1]] = set(re.findall(r"`(\w+)`", cells[2]))
-    assert found, f"docs/architecture.md has no table of rooms of {package}"
-    return found
+            allowed[name[1]] = set(re.findall(r"`(\w+)`", cells[2]))
+    assert allowed, f"docs/architecture.md has no table of rooms of {package}"
+    return allowed
 
 
 def room_of(module: str) -> str:
@@ -91,9 +91,9 @@ def between_rooms(package: str) -> Iterator[tuple[Arrow, str, str]]:
         if arrow.module.split(".")[0] != package or arrow.module in FACES[package]:
             continue
         other = arrow.imports.split(".")[0]
-        here, there = room_of(arrow.module), other if other != package else room_of(arrow.imports)
-        if here != there:
-            yield arrow, here, there
+        source, target = room_of(arrow.module), other if other != package else room_of(arrow.imports)
+        if source != target:
+            yield arrow, source, target
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -106,21 +106,24 @@ def test_the_page_names_every_room(package: str) -> None:
 def test_no_arrow_runs_the_wrong_way(package: str) -> None:
     order = list(rooms(package))
     wrong = [
-        f"{arrow}: {here} stands below {there} in docs/architecture.md and may not import it"
-        for arrow, here, there in between_rooms(package)
-        if there in order and order.index(there) > order.index(here)
+        f"{arrow}: {source} stands below {target} in docs/architecture.md and may not import it"
+        for arrow, source, target in between_rooms(package)
+        if target in order and order.index(target) > order.index(source)
     ]
     assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_arrows_are_those_of_the_page(package: str) -> None:
-    drawn = {(here, there) for here, all_of_them in rooms(package).items() for there in all_of_them}
+    drawn = {(source, target) for source, all_of_them in rooms(package).items() for target in all_of_them}
     real: dict[tuple[str, str], list[str]] = {}
-    for arrow, here, there in between_rooms(package):
-        real.setdefault((here, there), []).append(str(arrow))
-    new = [f"{here} -> {there} is not in docs/architecture.md: {real[here, there][0]}" for here, there in set(real) - drawn]
-    gone = [f"{here} -> {there} is in docs/architecture.md and in no module" for here, there in drawn - set(real)]
+    for arrow, source, target in between_rooms(package):
+        real.setdefault((source, target), []).append(str(arrow))
+    new = [
+        f"{source} -> {target} is not in docs/architecture.md: {real[source, target][0]}"
+        for source, target in set(real) - drawn
+    ]
+    gone = [f"{source} -> {target} is in docs/architecture.md and in no module" for source, target in drawn - set(real)]
     assert not new + gone, "\n".join(sorted(new + gone))
 
 

@@ -4,24 +4,40 @@ Float64, no batching, no padding, no code of the package. Also a tiny population
 """
 
 import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from flow.data import Client, Population, Sequences, Vocabulary
 
 torch.set_num_threads(1)
+
+Tensors = dict[str, Tensor]
+"""Parameters by name."""
+Options = Mapping[str, Any]
+"""The options of an algorithm by name."""
+Tokens = npt.NDArray[np.int32]
+Batch = list[tuple[Tokens, int]]
+"""Sequences with their lengths."""
+Steps = list[tuple[float, int]]
+"""Of every step the loss before it and the number of tokens."""
 
 VOCABULARY = 9
 STEPS = 6
 HEAD_ROUTERS = ("head.router_weight", "head.router_bias")
 
 
-def population(sizes=(5, 1, 11, 2, 8, 3, 4), held_out=(6, 9), texts=12, seed=3):
+def population(
+    sizes: Sequence[int] = (5, 1, 11, 2, 8, 3, 4), held_out: Sequence[int] = (6, 9), texts: int = 12, seed: int = 3
+) -> Population:
     """Clients with `sizes` training sequences; those of `held_out` never train. Every client has 3 test sequences."""
     rng = np.random.default_rng(seed)
 
-    def sequences(n):
+    def sequences(n: int) -> Sequences:
         lengths = rng.integers(1, STEPS + 1, n).astype(np.int32)
         tokens = rng.integers(1, VOCABULARY, (n, STEPS + 1)).astype(np.int32)
         tokens[np.arange(STEPS + 1) > lengths[:, None]] = 0
@@ -37,20 +53,24 @@ def population(sizes=(5, 1, 11, 2, 8, 3, 4), held_out=(6, 9), texts=12, seed=3):
     )
 
 
-def stream(seed, round, purpose, *labels):
+def stream(seed: int, round: int, purpose: str, *labels: str) -> np.random.Generator:
     digest = hashlib.sha256("\n".join([purpose, *labels]).encode()).digest()
     words = [int.from_bytes(digest[4 * i : 4 * i + 4], "little") for i in range(4)]
     return np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, round, *words])))
 
 
-def batches(sequences, numbers, batch_size, epochs, generator):
+def batches(
+    sequences: Sequences, numbers: Sequence[int], batch_size: int, epochs: int, generator: np.random.Generator
+) -> Iterator[Batch]:
     for _ in range(epochs):
         order = [numbers[i] for i in generator.permutation(len(numbers))]
         for start in range(0, len(order), batch_size):
             yield [(sequences.tokens[i], int(sequences.lengths[i])) for i in order[start : start + batch_size]]
 
 
-def halves(client, seed, round, purpose, share=0.5, rule="time"):
+def halves(
+    client: Client, seed: int, round: int, purpose: str, share: float = 0.5, rule: str = "time"
+) -> tuple[list[int], list[int]]:
     """Numbers of the sequences of both parts; from two sequences on, none is empty."""
     if rule == "time":
         cut = older(client, share)
@@ -60,7 +80,7 @@ def halves(client, seed, round, purpose, share=0.5, rule="time"):
     return order[:cut], order[cut:]
 
 
-def older(client, share):
+def older(client: Client, share: float) -> int:
     """How many sequences are the older part: as near to the share as a boundary of texts, or where there is none of
     sequences, allows; of two equally near places the earlier one."""
     inside = range(1, len(client.train))
@@ -68,7 +88,7 @@ def older(client, share):
     return min(ends, key=lambda end: (abs(end - share * len(client.train)), end), default=0)
 
 
-def gru(x, h, w_ih, w_hh, b_ih, b_hh):
+def gru(x: Tensor, h: Tensor, w_ih: Tensor, w_hh: Tensor, b_ih: Tensor, b_hh: Tensor) -> Tensor:
     n = h.shape[0]
     gi, gh = w_ih @ x + b_ih, w_hh @ h + b_hh
     r = torch.sigmoid(gi[:n] + gh[:n])
@@ -77,15 +97,17 @@ def gru(x, h, w_ih, w_hh, b_ih, b_hh):
     return (1 - z) * new + z * h
 
 
-def expert(p, x, h, local, layer=0):
+def expert(p: Tensors, x: Tensor, h: Tensor, local: bool, layer: int = 0) -> Tensor:
     prefix = "gru.local_" if local else "gru."
     return gru(x, h, *(p[f"{prefix}{name}_l{layer}"] for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")))
 
 
-def run(p, tokens, length, route, temperature, hard=False):
+def run(
+    p: Tensors, tokens: Tokens, length: int, route: str, temperature: float, hard: bool = False
+) -> tuple[Tensor, list[Tensor]]:
     """Logits [length, V] and the q of every routed layer, each [length, 2]."""
 
-    def gate(scores):
+    def gate(scores: Tensor) -> Tensor:
         q = torch.softmax(scores / temperature, 0)
         if not hard:
             return q
@@ -94,7 +116,8 @@ def run(p, tokens, length, route, temperature, hard=False):
     routed_head = HEAD_ROUTERS[0] in p and route == "mixture"
     layers = sum(name.startswith("gru.weight_ih_l") for name in p)
     states = [torch.zeros(p["gru.weight_hh_l0"].shape[1], dtype=torch.float64)] * layers
-    logits, gates = [], [[] for _ in range(layers + 1)]
+    logits: list[Tensor] = []
+    gates: list[list[Tensor]] = [[] for _ in range(layers + 1)]
     for t in range(length):
         x = p["embedding.weight"][int(tokens[t])]
         for layer, h in enumerate(states):
@@ -116,9 +139,9 @@ def run(p, tokens, length, route, temperature, hard=False):
     return torch.stack(logits), [torch.stack(g) for g in gates if g]
 
 
-def batch_loss(p, batch, route, temperature, gamma):
+def batch_loss(p: Tensors, batch: Batch, route: str, temperature: float, gamma: float) -> tuple[Tensor, Tensor]:
     """Mean loss over the batch's tokens, and the same with the regulariser of Eq. 4."""
-    nats, logs, tokens = 0.0, [], 0
+    nats, logs, tokens = torch.zeros(()), [], 0
     for sequence, length in batch:
         logits, gates = run(p, sequence, length, route, temperature)
         for t in range(length):
@@ -127,18 +150,20 @@ def batch_loss(p, batch, route, temperature, gamma):
         tokens += length
     loss = nats / tokens
     layers = len(logs[0])
-    regulariser = sum(sum(one) / tokens for one in zip(*logs, strict=True))
+    regulariser = sum(sum(sums) / tokens for sums in zip(*logs, strict=True))
     return loss, loss - gamma / layers * regulariser if gamma else loss
 
 
-def clipped(gradients, bound):
+def clipped(gradients: Sequence[Tensor], bound: float) -> list[Tensor]:
     """The gradients, scaled down together where their common norm is above the bound; 0: no bound."""
     norm = sum(float((g**2).sum()) for g in gradients) ** 0.5
     shrink = bound / norm if bound and norm > bound else 1.0
     return [shrink * g for g in gradients]
 
 
-def sgd_step(p, names, batch, options, route, temperature=1.0, gamma=0.0):
+def sgd_step(
+    p: Tensors, names: Sequence[str], batch: Batch, options: Options, route: str, temperature: float = 1.0, gamma: float = 0.0
+) -> tuple[float, int]:
     """One step on these parameters, in place; returns the loss before it and the number of tokens."""
     leaves = {name: p[name].clone().requires_grad_() for name in names}
     loss, target = batch_loss({**p, **leaves}, batch, route, temperature, gamma)
@@ -148,7 +173,7 @@ def sgd_step(p, names, batch, options, route, temperature=1.0, gamma=0.0):
     return float(loss.detach()), sum(length for _, length in batch)
 
 
-def fedavg(w, client, options, seed, round):
+def fedavg(w: Tensors, client: Client, options: Options, seed: int, round: int) -> tuple[Tensors, int, Steps]:
     """w_m and n_m of one client, and its mean training loss."""
     p = dict(w)
     generator = stream(seed, round, "train", "shuffle", "global", client.id)
@@ -160,7 +185,15 @@ def fedavg(w, client, options, seed, round):
     return p, len(numbers), losses
 
 
-def flow(received, shapes, client, options, seed, round, purpose="train"):
+def flow(
+    received: Tensors,
+    shapes: Mapping[str, tuple[int, ...]],
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str = "train",
+) -> tuple[Tensors, int, Steps]:
     """What Flow makes of one client: all its parameters after both phases, |zeta_g|, and the losses of the second.
 
     purpose "train": as in a round; "evaluation" or another: personalization, where only the routers move after w_l.
@@ -196,13 +229,13 @@ def flow(received, shapes, client, options, seed, round, purpose="train"):
     return p, len(query), losses
 
 
-def weighted_mean(uploads):
+def weighted_mean(uploads: Sequence[tuple[Tensors, float]]) -> Tensors:
     """uploads: (parameters, weight) of every client."""
     total = sum(weight for _, weight in uploads)
-    return {name: sum(weight * p[name] for p, weight in uploads) / total for name in uploads[0][0]}
+    return {name: sum((weight * p[name] for p, weight in uploads), torch.zeros(())) / total for name in uploads[0][0]}
 
 
-def hits(p, client, route, temperature=1.0, hard=False):
+def hits(p: Tensors, client: Client, route: str, temperature: float = 1.0, hard: bool = False) -> tuple[int, int]:
     """Scored test tokens and how many of them are predicted right."""
     tokens = right = 0
     for sequence, length in zip(client.test.tokens, client.test.lengths, strict=True):

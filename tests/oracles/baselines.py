@@ -4,35 +4,52 @@ Every function returns what one client has after the round (or after personalizi
 server's mean. `options` is a dictionary; `received` what the server sent; `kept` what the client kept, None for a new one.
 """
 
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
 import torch
+from torch import Tensor
 
-from oracles import batch_loss, batches, clipped, halves, sgd_step, stream
+from flow.data import Client
+from oracles import Batch, Options, Tensors, batch_loss, batches, clipped, halves, sgd_step, stream
 
 
-def plan(client, options, seed, round, purpose, phase, epochs=None, numbers=None):
+def plan(
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str,
+    phase: str,
+    epochs: int | None = None,
+    numbers: Sequence[int] | None = None,
+) -> Iterator[Batch]:
     """The batches of one phase."""
     numbers = list(range(len(client.train))) if numbers is None else numbers
     generator = stream(seed, round, purpose, "shuffle", phase, client.id)
     return batches(client.train, numbers, options["batch_size"], epochs or options["epochs"], generator)
 
 
-def gradient(p, names, batch, model=lambda p: p, route="global"):
+def gradient(
+    p: Tensors, names: Sequence[str], batch: Batch, model: Callable[[Tensors], Tensors] = lambda p: p, route: str = "global"
+) -> Tensors:
     """d f / d names at p, where the model computes with model(p)."""
     leaves = {name: p[name].clone().requires_grad_() for name in names}
     loss, _ = batch_loss(model({**p, **leaves}), batch, route, 1.0, 0.0)
     return dict(zip(names, torch.autograd.grad(loss, list(leaves.values())), strict=True))
 
 
-def clip(gradients, bound):
+def clip(gradients: Tensors, bound: float) -> Tensors:
     return dict(zip(gradients, clipped(list(gradients.values()), bound), strict=True))
 
 
-def personal(options):
+def personal(options: Options) -> Options:
     """The options of the fine-tuning before a prediction, by a rate and a length of its own."""
     return {**options, "lr": options["personal_lr"], "epochs": options["personal_epochs"]}
 
 
-def alone(start, client, options, seed, round, purpose="train", phase="local"):
+def alone(
+    start: Tensors, client: Client, options: Options, seed: int, round: int, purpose: str = "train", phase: str = "local"
+) -> tuple[Tensors, int]:
     """SGD from `start`."""
     p = dict(start)
     epochs = options["personal_epochs"] if purpose != "train" and "personal_epochs" in options else None
@@ -41,7 +58,17 @@ def alone(start, client, options, seed, round, purpose="train", phase="local"):
     return p, len(client.train)
 
 
-def fedprox(received, client, options, seed, round, purpose="train", phase="global", mu="mu", start=None):
+def fedprox(
+    received: Tensors,
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str = "train",
+    phase: str = "global",
+    mu: str = "mu",
+    start: Tensors | None = None,
+) -> tuple[Tensors, int]:
     """w <- w - eta (grad f(w) + mu (w - w_g)); with `start` this is Ditto's step on v."""
     w = dict(start or received)
     for batch in plan(client, options, seed, round, purpose, phase):
@@ -51,7 +78,9 @@ def fedprox(received, client, options, seed, round, purpose="train", phase="glob
     return w, len(client.train)
 
 
-def ditto(received, kept, client, options, seed, round):
+def ditto(
+    received: Tensors, kept: Tensors | None, client: Client, options: Options, seed: int, round: int
+) -> tuple[Tensors, Tensors, int]:
     """Interleaved, as published: on every batch one step on v, at its own rate, then one on w. Returns w and v."""
     w, v = dict(received), dict(kept or received)
     for batch in plan(client, options, seed, round, "train", "global"):
@@ -64,7 +93,16 @@ def ditto(received, kept, client, options, seed, round):
     return w, v, len(client.train)
 
 
-def apfl(received, kept, client, options, seed, round, purpose="train", phase="global"):
+def apfl(
+    received: Tensors,
+    kept: tuple[Tensors, float] | None,
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str = "train",
+    phase: str = "global",
+) -> tuple[Tensors, Tensors, float]:
     """Returns w, v and alpha."""
     w = dict(received)
     v, alpha = (dict(received), options["alpha"]) if kept is None else (dict(kept[0]), kept[1])
@@ -76,7 +114,7 @@ def apfl(received, kept, client, options, seed, round, purpose="train", phase="g
         g = gradient(mixed, list(mixed), batch)
         step = {name: alpha * g[name] for name in g}
         if options["adaptive"]:
-            step["alpha"] = sum(((v[name] - w[name]) * g[name]).sum() for name in g)
+            step["alpha"] = sum((((v[name] - w[name]) * g[name]).sum() for name in g), torch.zeros(()))
         step = clip(step, options["clip"])
         for name in v:
             v[name] = v[name] - options["lr"] * step[name]
@@ -85,7 +123,9 @@ def apfl(received, kept, client, options, seed, round, purpose="train", phase="g
     return w, v, alpha
 
 
-def fedrep(body, head, client, options, seed, round):
+def fedrep(
+    body: Tensors, head: Tensors, client: Client, options: Options, seed: int, round: int
+) -> tuple[Tensors, Tensors, int]:
     """Head, then body. Returns both."""
     p = {**body, **head}
     for batch in plan(client, options, seed, round, "train", "head", options["head_epochs"]):
@@ -95,7 +135,17 @@ def fedrep(body, head, client, options, seed, round):
     return {name: p[name] for name in body}, {name: p[name] for name in head}, len(client.train)
 
 
-def tuned(start, names, client, options, seed, round, epochs=None, route="global", temperature=1.0):
+def tuned(
+    start: Tensors,
+    names: Iterable[str],
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    epochs: int | None = None,
+    route: str = "global",
+    temperature: float = 1.0,
+) -> Tensors:
     """Fine-tuning of these parameters before the evaluation."""
     p = dict(start)
     for batch in plan(client, options, seed, round, "evaluation", "personal", epochs):
@@ -103,7 +153,16 @@ def tuned(start, names, client, options, seed, round, epochs=None, route="global
     return p
 
 
-def fedrecon(received, unknown, oov, client, options, seed, round, purpose="train"):
+def fedrecon(
+    received: Tensors,
+    unknown: Tensor,
+    oov: Sequence[int],
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str = "train",
+) -> tuple[Tensors, Tensor, Tensors, int]:
     """received: w_g with the table of known tokens only; unknown: initial rows of the tokens `oov`.
 
     A token's vector is the sum of a global and a local part, one of which is zero. Returns w_g and the local rows.
@@ -112,14 +171,14 @@ def fedrecon(received, unknown, oov, client, options, seed, round, purpose="trai
     known = [token for token in range(len(received[table]) + len(oov)) if token not in oov]
     p = {**received, "local": unknown}
 
-    def whole(p):
+    def whole(p: Tensors) -> Tensors:
         rows = [
             p["local"][oov.index(token)] if token in oov else p[table][known.index(token)]
             for token in range(len(known) + len(oov))
         ]
         return {**{name: tensor for name, tensor in p.items() if name != "local"}, table: torch.stack(rows)}
 
-    def steps(p, names, rate, phase, epochs, numbers):
+    def steps(p: Tensors, names: Sequence[str], rate: float, phase: str, epochs: int, numbers: Sequence[int]) -> None:
         for batch in plan(client, options, seed, round, purpose, phase, epochs, numbers):
             g = clip(gradient(p, names, batch, whole), options["clip"])
             for name in names:
@@ -134,7 +193,9 @@ def fedrecon(received, unknown, oov, client, options, seed, round, purpose="trai
     return {name: p[name] for name in received}, p["local"], whole(p), len(query)
 
 
-def server(optimizer, w, targets, lr, beta1, beta2, tau):
+def server(
+    optimizer: str, w: Tensor, targets: Iterable[Callable[[Tensor], Tensor]], lr: float, beta1: float, beta2: float, tau: float
+) -> Tensor:
     """Some rounds of Algorithm 2 of Reddi et al. (2021), number by number; targets: the rounds' means. Returns w."""
     flat, m = w.flatten().tolist(), [0.0] * w.numel()
     v = [tau**2] * w.numel()
@@ -154,7 +215,9 @@ def server(optimizer, w, targets, lr, beta1, beta2, tau):
     return torch.tensor(flat, dtype=torch.float64).view_as(w)
 
 
-def fedper(body, head, client, options, seed, round):
+def fedper(
+    body: Tensors, head: Tensors, client: Client, options: Options, seed: int, round: int
+) -> tuple[Tensors, Tensors, int]:
     """Body and head at once. Returns both."""
     p = {**body, **head}
     for batch in plan(client, options, seed, round, "train", "global"):
@@ -162,7 +225,7 @@ def fedper(body, head, client, options, seed, round):
     return {name: p[name] for name in body}, {name: p[name] for name in head}, len(client.train)
 
 
-def fedbabu(body, head, client, options, seed, round):
+def fedbabu(body: Tensors, head: Tensors, client: Client, options: Options, seed: int, round: int) -> tuple[Tensors, int]:
     """The body under a head that never moves."""
     p = {**body, **head}
     for batch in plan(client, options, seed, round, "train", "global"):
@@ -170,7 +233,7 @@ def fedbabu(body, head, client, options, seed, round):
     return {name: p[name] for name in body}, len(client.train)
 
 
-def perfedavg(received, client, options, seed, round):
+def perfedavg(received: Tensors, client: Client, options: Options, seed: int, round: int) -> tuple[Tensors, int]:
     """One step ahead on the first half of a batch; from where it was, by the gradient there on the second half."""
     w = dict(received)
     for batch in plan(client, options, seed, round, "train", "global"):

@@ -1,10 +1,13 @@
 """Flow's variant "decoupled", one token at a time, with dictionaries in the place of sorted arrays."""
 
 import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
-from oracles import batches, clipped, older, run, sgd_step, stream
+from flow.data import Client
+from oracles import Batch, Options, Steps, Tensors, Tokens, batches, clipped, older, run, sgd_step, stream
 
 ROUTES = {
     "output": ("global", "local"),
@@ -17,88 +20,89 @@ ROUTES = {
 class Memory:
     """What followed every context of no, one and two tokens in these sequences, [(tokens, length), ..], oldest first."""
 
-    def __init__(self, sequences, size, most):
+    def __init__(self, sequences: Batch, size: int, most: int) -> None:
         events = []
         for tokens, length in sequences:
             for t in range(length):
                 context = tuple(int(token) for token in tokens[max(t - 1, 0) : t + 1])
                 events.append((context, int(tokens[t + 1])))
-        self.size, self.followed = size, {}
+        self.size = size
+        self.followed: dict[tuple[int, ...], list[int]] = {}
         for context, word in events[-most:]:
             for shorter in {(), context[-1:], context if len(context) == 2 else ()}:
                 self.followed.setdefault(shorter, []).append(word)
 
-    def often(self, *words):
+    def often(self, *words: int) -> int:
         """How often a context occurred, or of one word how often it came next: a target, which a sequence's first is not."""
         return len(self.followed.get(words, []))
 
-    def target(self, word):
+    def target(self, word: int) -> int:
         return self.followed.get((), []).count(word)
 
-    def p(self, context, word):
+    def p(self, context: tuple[int, ...], word: int) -> float:
         """Witten-Bell: what was seen, and for the rest what the shorter context says."""
         lower = 1 / self.size if not context else self.p(context[1:], word)
         seen = self.followed.get(context, [])
         return (seen.count(word) + len(set(seen)) * lower) / (len(seen) + len(set(seen))) if seen else lower
 
 
-def log_p(p, tokens, length, route, temperature, hard=False):
+def log_p(p: Tensors, tokens: Tokens, length: int, route: str, temperature: float, hard: bool = False) -> tuple[Tensor, Tensor]:
     """[length, V], and the weight of the GRU's local expert [length]."""
     logits, gates = run(p, tokens, length, route, temperature, hard)
     q = gates[0][:, 1] if route == "mixture" else torch.full((length,), float(route == "local"), dtype=torch.float64)
     return torch.log_softmax(logits, 1), q
 
 
-def features(views, memory, sequences, recalls, tokens, t):
+def features(views: Sequence[Tensor], memory: Memory, sequences: int, recalls: bool, tokens: Tokens, t: int) -> Tensor:
     """Those of the token after place t, 0 to 1 brought to -2 to 2; views: by network the log probabilities [V] there."""
     p = [view.exp() for view in views]
-    found = []
-    for one in p:
-        entropy = -sum(float(x) * math.log(float(x)) for x in one)
-        found += [entropy / math.log(len(one)), float(one.max())]
+    numbers = []
+    for probabilities in p:
+        entropy = -sum(float(x) * math.log(float(x)) for x in probabilities)
+        numbers += [entropy / math.log(len(probabilities)), float(probabilities.max())]
     for a in range(len(p)):
         for b in range(a + 1, len(p)):
             chosen_a, chosen_b = int(p[a].argmax()), int(p[b].argmax())
             divergence = sum(float((p[a][w] - p[b][w]) * (views[a][w] - views[b][w])) for w in range(len(p[a]))) / 2
-            found += [float(chosen_a == chosen_b), float(p[a][chosen_b]), float(p[b][chosen_a]), math.log1p(divergence)]
+            numbers += [float(chosen_a == chosen_b), float(p[a][chosen_b]), float(p[b][chosen_a]), math.log1p(divergence)]
     word = int(tokens[t])
-    found += [math.log1p(memory.target(word)) / math.log(1000), math.log1p(sequences) / math.log(100)]
+    numbers += [math.log1p(memory.target(word)) / math.log(1000), math.log1p(sequences) / math.log(100)]
     if recalls:
         context = tuple(int(token) for token in tokens[max(t - 1, 0) : t + 1])
         two = memory.often(*context) if len(context) == 2 else 0
-        found += [math.log1p(memory.often(word)) / math.log(1000), math.log1p(two) / math.log(1000)]
-        found.append(max(memory.p(context, w) for w in range(memory.size)))
-    return torch.tensor([4 * one - 2 for one in found], dtype=torch.float64)
+        numbers += [math.log1p(memory.often(word)) / math.log(1000), math.log1p(two) / math.log(1000)]
+        numbers.append(max(memory.p(context, w) for w in range(memory.size)))
+    return torch.tensor([4 * number - 2 for number in numbers], dtype=torch.float64)
 
 
-def scores(gate, x):
+def scores(gate: Tensors, x: Tensor) -> Tensor:
     return gate["gate/weight"] @ torch.tanh(gate["gate/hidden_weight"] @ x + gate["gate/hidden_bias"]) + gate["gate/bias"]
 
 
 class Mixture:
     """The experts of one client, of which a gate chooses at every token."""
 
-    def __init__(self, p, known, options, size):
+    def __init__(self, p: Tensors, known: Batch, options: Options, size: int) -> None:
         """known: the sequences from which its local expert was made."""
         self.p, self.options, self.known = p, options, known
         self.memory, self.size = Memory(known, size, options["memory_tokens"]), size
 
-    def tokens(self, sequence, length, hard=False):
+    def tokens(self, sequence: Tokens, length: int, hard: bool = False) -> Iterator[tuple[Tensor, Tensor, list[float]]]:
         """For every place of a sequence: features, log probabilities [E, V], and the networks' local weights."""
         tau, recalls = self.options["temperature"], self.options["memory"]
-        said = [log_p(self.p, sequence, length, route, tau, hard) for route in ROUTES[self.options["gate"]]]
+        outputs = [log_p(self.p, sequence, length, route, tau, hard) for route in ROUTES[self.options["gate"]]]
         for t in range(length):
-            views = [view[t].detach() for view, _ in said]
+            views = [view[t].detach() for view, _ in outputs]
             x = features(views, self.memory, len(self.known), recalls, sequence, t)
             if recalls:
                 context = tuple(int(token) for token in sequence[max(t - 1, 0) : t + 1])
                 own = [math.log(self.memory.p(context, w)) for w in range(self.size)]
                 views.append(torch.tensor(own, dtype=torch.float64))
-            yield x, torch.stack(views), [float(q[t]) for _, q in said]
+            yield x, torch.stack(views), [float(q[t]) for _, q in outputs]
 
-    def predictions(self, gate, sequence, length, hard=False):
+    def predictions(self, gate: Tensors, sequence: Tokens, length: int, hard: bool = False) -> list[tuple[Tensor, float]]:
         """[(probabilities [V], local weight)] of every place."""
-        found = []
+        predicted = []
         for x, views, local in self.tokens(sequence, length, hard):
             if self.options["gate"] == "constant":
                 w = self.options["local_weight"]
@@ -107,26 +111,33 @@ class Mixture:
                 share = torch.softmax(scores(gate, x), 0)
             if hard:
                 share = torch.nn.functional.one_hot(share.argmax(), len(share)).double()
-            found.append((share @ views.exp(), sum(float(g) * q for g, q in zip(share, local, strict=False))))
-        return found
+            predicted.append((share @ views.exp(), sum(float(g) * q for g, q in zip(share, local, strict=False))))
+        return predicted
 
-    def fit(self, gate, batches, options):
+    def fit(self, gate: Tensors, batches: Iterable[Batch], options: Options) -> Tensors:
         """SGD on the gate over these batches, [[(tokens, length), ..], ..]; returns it."""
         for batch in batches:
             leaves = {name: tensor.clone().requires_grad_() for name, tensor in gate.items()}
             places = [place for sequence, length in batch for place in self.tokens(sequence, length)]
             targets = [int(sequence[t + 1]) for sequence, length in batch for t in range(length)]
-            loss = 0.0
+            loss = torch.zeros(())
             for (x, views, _), target in zip(places, targets, strict=True):
                 loss = loss - torch.log(torch.softmax(scores(leaves, x), 0) @ views[:, target].exp())
-            gradients = torch.autograd.grad(loss / len(targets), list(leaves.values()))
-            gradients = clipped(gradients, options["clip"])
+            gradients = clipped(torch.autograd.grad(loss / len(targets), list(leaves.values())), options["clip"])
             steps = zip(leaves.items(), gradients, strict=True)
             gate = {name: (leaf - options["lr"] * gradient).detach() for (name, leaf), gradient in steps}
         return gate
 
 
-def decoupled(received, shapes, client, options, seed, round, purpose="train"):
+def decoupled(
+    received: Tensors,
+    shapes: Mapping[str, tuple[int, ...]],
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str = "train",
+) -> tuple[Tensors, int, Steps]:
     """What the decoupled variant makes of one client: its parameters, the weight of its upload, and the losses of w_g.
 
     purpose "train": w_g, psi and the gate as they are uploaded, and no local expert; another: what the client predicts with.
@@ -137,17 +148,17 @@ def decoupled(received, shapes, client, options, seed, round, purpose="train"):
     chooses = [*routers, *gates]
     sequences, losses = range(len(client.train)), []
 
-    def shuffled(label, numbers, epochs):
+    def shuffled(label: str, numbers: Sequence[int], epochs: int) -> Iterator[Batch]:
         generator = stream(seed, round, purpose, "shuffle", label, client.id)
         return batches(client.train, list(numbers), options["batch_size"], epochs, generator)
 
-    def made(label, numbers, through="local", psi=received):
+    def made(label: str, numbers: Sequence[int], through: str = "local", psi: Tensors = received) -> Tensors:
         p = {**psi, **{name: received[name.replace("local_", "")] for name in local}}
         for batch in shuffled(label, numbers, options["personal_epochs"]):
             sgd_step(p, local, batch, {**options, "lr": options["personal_lr"]}, through, options["temperature"])
         return p
 
-    def routed(lr, epochs):
+    def routed(lr: float, epochs: int) -> Tensors:
         if len(client.train) < 2:
             return received
         cut = older(client, options["local_share"])

@@ -3,28 +3,45 @@
 A client's state is the pair (its model as uploaded, the model before the training that led there); the server knows the first.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
 import torch
 
-from oracles import batch_loss, batches, halves, sgd_step, stream
+from flow.data import Client
+from oracles import Options, Tensors, batch_loss, batches, halves, sgd_step, stream
 
 
-def pick(there, liking, models, epsilon, generator):
+def pick(
+    present: Sequence[int], liking: Mapping[int, float], models: int, epsilon: float, generator: np.random.Generator
+) -> list[int]:
     """Epsilon-greedy: `there` are the numbers of the clients to choose from, `liking` what the client thinks of each."""
-    rest = [there[i] for i in generator.permutation(len(there))]
-    found = []
-    while rest and len(found) < models:
+    rest = [present[i] for i in generator.permutation(len(present))]
+    picks: list[int] = []
+    while rest and len(picks) < models:
         if generator.random() < epsilon:
             place = int(generator.integers(len(rest)))
         else:
             best = max(liking[client] for client in rest)
             place = next(i for i, client in enumerate(rest) if liking[client] == best)
-        found.append(rest.pop(place))
-    return found
+        picks.append(rest.pop(place))
+    return picks
 
 
-def chosen(row, id, there, liking, options, seed, round, purpose, new):
+def chosen(
+    row: int,
+    id: str,
+    present: Sequence[int],
+    liking: Mapping[int, float],
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str,
+    new: bool,
+) -> list[int]:
     """Numbers of the clients whose models this one is sent; liking: the row of the preference matrix."""
-    others = [client for client in there if client != row]
+    others = [client for client in present if client != row]
     epsilon = 0.0
     if purpose == "train":
         epsilon = max(0.0, options["epsilon"] - options["epsilon_decay"] * (round - 1))
@@ -35,25 +52,27 @@ def chosen(row, id, there, liking, options, seed, round, purpose, new):
     return pick(others, liking, options["models"], epsilon, stream(seed, round, purpose, "models", id))
 
 
-def parts(client, options, seed):
+def parts(client: Client, options: Options, seed: int) -> tuple[list[int], list[int]]:
     """Numbers of the sequences to train on and of those to weigh models on."""
     return halves(client, seed, 0, "validation", 1 - options["weighing_share"])
 
 
-def loss(p, client, numbers):
+def loss(p: Tensors, client: Client, numbers: Sequence[int]) -> float:
     """Mean over all tokens of these sequences."""
     batch = [(client.train.tokens[i], int(client.train.lengths[i])) for i in numbers]
     return float(batch_loss(p, batch, "global", 1.0, 0.0)[0])
 
 
-def apart(one, other, kind):
-    differences = torch.cat([(one[name] - other[name]).flatten() for name in one]).tolist()
+def apart(first: Tensors, second: Tensors, kind: str) -> float:
+    differences: list[float] = torch.cat([(first[name] - second[name]).flatten() for name in first]).tolist()
     if kind == "l1":
         return sum(abs(x) for x in differences)
-    return sum(x * x for x in differences) ** 0.5
+    return float(sum(x * x for x in differences) ** 0.5)
 
 
-def federated(before, own, others, client, numbers, options):
+def federated(
+    before: Tensors, own: Tensors, others: Sequence[Tensors], client: Client, numbers: Sequence[int], options: Options
+) -> tuple[Tensors, list[float]]:
     """(mixture, w of the own model and of the others)"""
     base, candidates, weights = loss(before, client, numbers), [own, *others], []
     for theta in candidates:
@@ -68,7 +87,9 @@ def federated(before, own, others, client, numbers, options):
     return mixed, weights
 
 
-def trained(start, client, numbers, options, seed, round, purpose):
+def trained(
+    start: Tensors, client: Client, numbers: Sequence[int], options: Options, seed: int, round: int, purpose: str
+) -> Tensors:
     p = dict(start)
     generator = stream(seed, round, purpose, "shuffle", "local", client.id)
     for batch in batches(client.train, numbers, options["batch_size"], options["epochs"], generator):
@@ -76,7 +97,16 @@ def trained(start, client, numbers, options, seed, round, purpose):
     return p
 
 
-def visit(mean, kept, others, client, options, seed, round, purpose="train"):
+def visit(
+    mean: Tensors,
+    kept: tuple[Tensors, Tensors] | None,
+    others: Sequence[Tensors],
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str = "train",
+) -> tuple[Tensors, Any, Any]:
     """One visit of a client: (its model, the model before training, w of the others); kept None: a new one.
 
     In a round the mixture is trained; for prediction it is used as it is, and a new client trains first.

@@ -3,27 +3,41 @@
 `received` is theta as the client got it, `hidden` what its private part starts from.
 """
 
+from collections.abc import Sequence
+
 import torch
 
-from oracles import batch_loss, clipped, sgd_step, stream
+from flow.data import Client
+from oracles import Options, Tensors, batch_loss, clipped, sgd_step, stream
 from oracles.baselines import plan
 
 
 class Parts:
     """The private part that every client starts from; `initial` for a new one, and for all where options say so."""
 
-    def __init__(self, initial, options):
-        self.initial, self.keeps, self.kept = initial, options["start"] == "kept", {}
+    def __init__(self, initial: Tensors, options: Options) -> None:
+        self.initial, self.keeps = initial, options["start"] == "kept"
+        self.kept: dict[str, Tensors] = {}
 
-    def own(self, client):
+    def own(self, client: Client) -> Tensors:
         return self.kept.get(client.id, self.initial)
 
-    def keep(self, client, w):
+    def keep(self, client: Client, w: Tensors) -> None:
         if self.keeps:
             self.kept[client.id] = w
 
 
-def fine_tuned(theta, w, client, options, seed, round, purpose, phase, epochs=None):
+def fine_tuned(
+    theta: Tensors,
+    w: Tensors,
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str,
+    phase: str,
+    epochs: int | None = None,
+) -> Tensors:
     """w after E epochs of SGD with theta frozen."""
     p = {**theta, **w}
     for batch in plan(client, options, seed, round, purpose, phase, epochs):
@@ -31,16 +45,18 @@ def fine_tuned(theta, w, client, options, seed, round, purpose, phase, epochs=No
     return {name: p[name] for name in w}
 
 
-def gradient(theta, w, client, options):
+def gradient(theta: Tensors, w: Tensors, client: Client, options: Options) -> tuple[Tensors, float]:
     """grad_theta of the mean loss over every training token of the client, and that loss."""
     everything = [(client.train.tokens[i], int(client.train.lengths[i])) for i in range(len(client.train))]
     leaves = {name: tensor.clone().requires_grad_() for name, tensor in theta.items()}
     loss, _ = batch_loss({**w, **leaves}, everything, "global", 1.0, 0.0)
-    found = clipped(torch.autograd.grad(loss, list(leaves.values())), options["clip"])
-    return dict(zip(theta, found, strict=True)), float(loss.detach())
+    gradients = clipped(torch.autograd.grad(loss, list(leaves.values())), options["clip"])
+    return dict(zip(theta, gradients, strict=True)), float(loss.detach())
 
 
-def client_round(received, hidden, client, options, seed, round):
+def client_round(
+    received: Tensors, hidden: Tensors, client: Client, options: Options, seed: int, round: int
+) -> tuple[Tensors, float, Tensors]:
     """What one client sends, its gradients' sum; the loss at the last of them, and w there."""
     theta, w = dict(received), dict(hidden)
     sent = {name: torch.zeros_like(tensor) for name, tensor in theta.items()}
@@ -52,7 +68,7 @@ def client_round(received, hidden, client, options, seed, round):
     return sent, loss, w
 
 
-def synchronous(theta, parts, clients, options, seed, round):
+def synchronous(theta: Tensors, parts: Parts, clients: Sequence[Client], options: Options, seed: int, round: int) -> Tensors:
     """A round of Algorithm 1: the next theta; parts: :class:`Parts`, in which the clients keep theirs."""
     sent = []
     for client in clients:
@@ -63,7 +79,9 @@ def synchronous(theta, parts, clients, options, seed, round):
     return {name: theta[name] - rate * sum(g[name] for g in sent) for name in theta}
 
 
-def asynchronous(history, parts, clients, options, seed, round):
+def asynchronous(
+    history: Sequence[Tensors], parts: Parts, clients: Sequence[Client], options: Options, seed: int, round: int
+) -> list[Tensors]:
     """A round's arrivals: history is every theta so far, the first the start; clients in the order of their numbers."""
     sent = []
     for client in clients:

@@ -4,10 +4,13 @@
 """
 
 import math
+from collections.abc import Collection, Iterable, Sequence
 
 import torch
+from torch import Tensor
 
-from oracles import stream
+from flow.data import Client
+from oracles import Options, Tensors, stream
 from oracles.baselines import clip, gradient, plan
 
 LAYERS = {
@@ -18,13 +21,13 @@ LAYERS = {
 }
 
 
-def part(name):
+def part(name: str) -> list[str]:
     """The names of a part, as far as a model has them."""
     layers = ("embedding", "gru", "projection") if name == "body" else (name,)
-    return [one for layer in layers for one in LAYERS[layer]]
+    return [tensor for layer in layers for tensor in LAYERS[layer]]
 
 
-def folded(p):
+def folded(p: Tensors) -> Tensors:
     """A linear layer between GRU and head is part of the head: W (P h + c) + b = (W P) h + (W c + b)."""
     if "projection.weight" not in p:
         return p
@@ -32,7 +35,18 @@ def folded(p):
     return {**p, "head.weight": weight @ p["projection.weight"], "head.bias": weight @ p["projection.bias"] + bias}
 
 
-def descend(p, names, client, options, seed, round, purpose, phase, epochs=None, lr=None):
+def descend(
+    p: Tensors,
+    names: Sequence[str],
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str,
+    phase: str,
+    epochs: int | None = None,
+    lr: float | None = None,
+) -> None:
     """SGD on these parameters, in place."""
     for batch in plan(client, options, seed, round, purpose, phase, epochs):
         g = clip(gradient(p, names, batch, folded), options["clip"])
@@ -40,18 +54,22 @@ def descend(p, names, client, options, seed, round, purpose, phase, epochs=None,
             p[name] = p[name] - (lr or options["lr"]) * g[name]
 
 
-def divided(p, private):
+def divided(p: Tensors, private: Collection[str]) -> tuple[Tensors, Tensors]:
     return {name: p[name] for name in p if name not in private}, {name: p[name] for name in private}
 
 
-def fedsim(received, kept, private, client, options, seed, round):
+def fedsim(
+    received: Tensors, kept: Tensors | None, private: Collection[str], client: Client, options: Options, seed: int, round: int
+) -> tuple[Tensors, Tensors]:
     """Both parts at once. Returns the shared and the private part."""
     p = {**received, **(kept or {})}
     descend(p, list(p), client, options, seed, round, "train", "global")
     return divided(p, private)
 
 
-def fedalt(received, kept, private, client, options, seed, round):
+def fedalt(
+    received: Tensors, kept: Tensors | None, private: Collection[str], client: Client, options: Options, seed: int, round: int
+) -> tuple[Tensors, Tensors]:
     """The private part, then the shared one. Returns the shared and the private part."""
     p = {**received, **(kept or {})}
     own = options["private_lr"], options["private_epochs"]
@@ -60,7 +78,7 @@ def fedalt(received, kept, private, client, options, seed, round):
     return divided(p, private)
 
 
-def tuned(start, names, client, options, seed, round):
+def tuned(start: Tensors, names: Iterable[str], client: Client, options: Options, seed: int, round: int) -> Tensors:
     """Fine-tuning of these parameters before the evaluation."""
     p = dict(start)
     epochs, lr = options["personal_epochs"], options["personal_lr"]
@@ -68,13 +86,15 @@ def tuned(start, names, client, options, seed, round):
     return p
 
 
-def choose_layers(received, own, scores, client, options, seed, round, purpose):
+def choose_layers(
+    received: Tensors, own: Tensors, scores: Tensors, client: Client, options: Options, seed: int, round: int, purpose: str
+) -> Tensors:
     """The scores (load, keep) of every layer after this client's choice; a new client's do not move."""
     temperature = max(options["temperature"] * options["temperature_decay"] ** (round - 1), 0.1)
     noise = stream(seed, round, purpose, "gumbel", client.id)
     scores = {layer: pair.clone() for layer, pair in scores.items()}
     for batch in plan(client, options, seed, round, purpose, "strategy", options["strategy_epochs"]):
-        used, probability = {}, {}
+        used, probability = dict[str, Tensor](), dict[str, float]()
         for layer, pair in zip(scores, noise.gumbel(size=(len(scores), 2)), strict=True):
             load, keep = float(scores[layer][0] + pair[0]), float(scores[layer][1] + pair[1])
             probability[layer] = 1 / (1 + math.exp((keep - load) / temperature))
@@ -89,15 +109,17 @@ def choose_layers(received, own, scores, client, options, seed, round, purpose):
     return scores
 
 
-def loaded(received, own, scores):
+def loaded(received: Tensors, own: Tensors, scores: Tensors) -> Tensors:
     """Every layer of the model that its score says."""
-    start = {}
+    start: Tensors = {}
     for layer, (load, keep) in scores.items():
         start |= {name: (received if load >= keep else own)[name] for name in LAYERS[layer]}
     return start
 
 
-def partialfed(received, kept, client, options, seed, round):
+def partialfed(
+    received: Tensors, kept: tuple[Tensors, Tensors] | None, client: Client, options: Options, seed: int, round: int
+) -> tuple[Tensors, Tensors]:
     """kept: (the client's own model, its scores). Returns the model after the round, and the scores."""
     layers = [layer for layer in LAYERS if LAYERS[layer][0] in received]
     own, scores = kept or (received, {layer: torch.zeros(2, dtype=torch.float64) for layer in layers})
@@ -108,7 +130,9 @@ def partialfed(received, kept, client, options, seed, round):
     return p, scores
 
 
-def partialfed_personal(received, kept, client, options, seed, round):
+def partialfed_personal(
+    received: Tensors, kept: tuple[Tensors, Tensors] | None, client: Client, options: Options, seed: int, round: int
+) -> Tensors:
     """What a client predicts with."""
     if not kept:
         return tuned(received, received, client, options, seed, round)

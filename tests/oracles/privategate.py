@@ -8,44 +8,62 @@ log odds.
 import math
 
 import torch
+from torch import Tensor
 
-from oracles import batches, clipped, run, stream
+from flow.data import Client
+from oracles import Batch, Options, Steps, Tensors, Tokens, batches, clipped, run, stream
+
+Gate = tuple[Tensor, Tensor]
+"""a and b: the logit of the general model's weight is a x + b."""
 
 
-def alpha(gate, private, token):
+def alpha(gate: Gate, private: Tensors, token: int) -> float:
     """How much the general model counts after this token."""
     a, b = gate
     x = private["embedding.weight"][int(token)]
     return 1 / (1 + math.exp(-(sum(float(i) * float(j) for i, j in zip(a, x, strict=True)) + float(b))))
 
 
-def step(general, private, gate, batch, options, frozen=False):
+def step(
+    general: Tensors, private: Tensors, gate: Gate, batch: Batch, options: Options, frozen: bool = False
+) -> tuple[Tensors, Tensors, Gate, float]:
     """(general, private, gate, mean loss) after one step on a batch."""
     tokens = sum(length for _, length in batch)
-    leaves = [{name: tensor.clone().requires_grad_() for name, tensor in one.items()} for one in (general, private)]
-    weighted, loss, da, db = [0.0, 0.0], 0.0, torch.zeros_like(gate[0]), 0.0
+    leaves = [{name: tensor.clone().requires_grad_() for name, tensor in model.items()} for model in (general, private)]
+    weighted, loss, da, db = [torch.zeros(())] * 2, 0.0, torch.zeros_like(gate[0]), 0.0
     for sequence, length in batch:
-        said = [torch.log_softmax(run(one, sequence, length, "global", 1.0)[0], 1) for one in leaves]
+        log_p = [torch.log_softmax(run(model, sequence, length, "global", 1.0)[0], 1) for model in leaves]
         for t in range(length):
             target = int(sequence[t + 1])
-            p = [float(view[t, target].detach().exp()) for view in said]
+            p = [float(view[t, target].detach().exp()) for view in log_p]
             own = alpha(gate, private, sequence[t])
             mixed = own * p[0] + (1 - own) * p[1]
             r = own * p[0] / mixed
             loss -= math.log(mixed) / tokens
-            weighted[0] = weighted[0] - r * said[0][t, target] / tokens
-            weighted[1] = weighted[1] - (1 - r) * said[1][t, target] / tokens
+            weighted[0] = weighted[0] - r * log_p[0][t, target] / tokens
+            weighted[1] = weighted[1] - (1 - r) * log_p[1][t, target] / tokens
             da, db = da + (own - r) / tokens * private["embedding.weight"][int(sequence[t])], db + (own - r) / tokens
     moved = []
-    for one, target, rate in zip(leaves, weighted, (options["lr"], options["personal_lr"]), strict=True):
-        found = clipped(torch.autograd.grad(target, list(one.values())), options["clip"])
-        moved.append({name: (tensor - rate * g).detach() for (name, tensor), g in zip(one.items(), found, strict=True)})
-    da, db = clipped([da, torch.as_tensor(db, dtype=torch.float64)], options["clip"])
-    gate = (gate[0] - options["gate_lr"] * da, gate[1] - options["gate_lr"] * db)
+    for leaf_tensors, objective, rate in zip(leaves, weighted, (options["lr"], options["personal_lr"]), strict=True):
+        gradients = clipped(torch.autograd.grad(objective, list(leaf_tensors.values())), options["clip"])
+        moved.append(
+            {name: (tensor - rate * g).detach() for (name, tensor), g in zip(leaf_tensors.items(), gradients, strict=True)}
+        )
+    slopes = clipped([da, torch.as_tensor(db, dtype=torch.float64)], options["clip"])
+    gate = (gate[0] - options["gate_lr"] * slopes[0], gate[1] - options["gate_lr"] * slopes[1])
     return general if frozen else moved[0], moved[1], gate, loss
 
 
-def work(general, private, gate, client, options, seed, round, purpose="train"):
+def work(
+    general: Tensors,
+    private: Tensors,
+    gate: Gate,
+    client: Client,
+    options: Options,
+    seed: int,
+    round: int,
+    purpose: str = "train",
+) -> tuple[Tensors, Tensors, Gate, Steps]:
     """(general, private, gate, losses) after a round, or before a prediction, when the general model is frozen."""
     train = purpose == "train"
     generator = stream(seed, round, purpose, "shuffle", "global" if train else "personal", client.id)
@@ -56,13 +74,15 @@ def work(general, private, gate, client, options, seed, round, purpose="train"):
     return general, private, gate, losses
 
 
-def predictions(general, private, gate, sequence, length, hard=False):
+def predictions(
+    general: Tensors, private: Tensors, gate: Gate, sequence: Tokens, length: int, hard: bool = False
+) -> list[tuple[Tensor, float]]:
     """[(probabilities [V], weight of the private model)] of every place of a sequence."""
-    said = [torch.softmax(run(one, sequence, length, "global", 1.0)[0], 1) for one in (general, private)]
-    found = []
+    outputs = [torch.softmax(run(model, sequence, length, "global", 1.0)[0], 1) for model in (general, private)]
+    mixed = []
     for t in range(length):
         own = alpha(gate, private, sequence[t])
         if hard:
             own = float(own >= 0.5)
-        found.append((own * said[0][t] + (1 - own) * said[1][t], 1 - own))
-    return found
+        mixed.append((own * outputs[0][t] + (1 - own) * outputs[1][t], 1 - own))
+    return mixed

@@ -1,5 +1,7 @@
 """Options with which every algorithm is tested in general: small, with every phase doing something."""
 
+from typing import Any
+
 from flow.algorithms.apfl import APFLOptions
 from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.dynamic_routing import DynamicRoutingOptions
@@ -25,8 +27,8 @@ from flow.algorithms.perfedavg import PerFedAvgOptions
 from flow.algorithms.pfedhn import PFedHNOptions, PFedHNPCOptions
 from flow.algorithms.privategate import PrivateGateOptions
 
-SMALL = {"lr": 0.5, "batch_size": 2}
-CASES = {
+SMALL: dict[str, Any] = {"lr": 0.5, "batch_size": 2}
+CASES: dict[str, Any] = {
     "fedavg": FedAvgOptions(**SMALL),
     "flow": FlowOptions(**SMALL, variant="neurips", epochs=2),
     "flow, decoupled": FlowOptions(**SMALL, gate="cell", router_share=0.7, adapt_epochs=1),

@@ -2,12 +2,13 @@
 
 import gzip
 import json
+from pathlib import Path
 
 import pytest
 
 
 @pytest.fixture
-def here(tmp_path, monkeypatch):
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty working directory with a data set of 9 clients, 2 of them held out, one with a single short text."""
     words = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "every", "child", "sleeps")
     lines = []

@@ -1,7 +1,9 @@
 """Small comparisons, and what they leave behind."""
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import checksums
 import harness
@@ -12,7 +14,7 @@ from flow.comparison import page
 from flow.simulation import loop
 from flow.storage import files
 
-TINY = Config(
+TINY: Config[Any] = Config(
     algorithm=SharedOptions(batch_size=2, epochs=1),
     model=ModelOptions(embedding_dim=3, hidden_size=4),
     rounds=2,
@@ -38,16 +40,16 @@ ARGUMENTS = [
     "1",
 ]
 ARGUMENTS += ["--data", "mine.jsonl.gz", "--evaluate-every", "0"]
-QUIET = {"population": harness.POPULATION, "progress": False}
+QUIET: dict[str, Any] = {"population": harness.POPULATION, "progress": False}
 
 
-def write_plainly(put):
+def write_plainly(put: Callable[[object, str, object], None]) -> None:
     """Let runs write a report of one word and comparisons a page without charts: both are tested elsewhere, and slow.
 
     put: what sets an attribute, as setattr.
     """
 
-    def report(folder):
+    def report(folder: Path) -> Path:
         files.write(folder / "report.html", b"report")
         return folder / "report.html"
 
@@ -56,12 +58,12 @@ def write_plainly(put):
 
 
 @pytest.fixture(name="plain")
-def plain_fixture(monkeypatch):
+def plain_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports without pictures."""
     write_plainly(monkeypatch.setattr)
 
 
-def tree(folder):
+def tree(folder: Path) -> dict[str, str]:
     """The content of every file below a folder."""
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
@@ -69,7 +71,7 @@ def tree(folder):
     }
 
 
-def results(folder):
+def results(folder: Path) -> dict[str, Any]:
     """results.json without what the clock says."""
     content = checksums.plain((Path(folder) / "results.json").read_text())
     for row in content["algorithms"]:

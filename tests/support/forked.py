@@ -14,16 +14,18 @@ import traceback
 from collections.abc import Mapping, Sequence
 from multiprocessing import forkserver, get_context
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 from subprocess import CompletedProcess
 from threading import Thread
+from typing import IO
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 
-def context():
+def context() -> ForkServerContext:
     """That of multiprocessing whose processes are such copies."""
-    found = get_context("forkserver")
-    found.set_forkserver_preload(["torch", "torch._dynamo"])
+    forkserver_context = get_context("forkserver")
+    forkserver_context.set_forkserver_preload(["torch", "torch._dynamo"])
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"
     try:
@@ -33,7 +35,7 @@ def context():
             del os.environ["OMP_NUM_THREADS"]
         else:
             os.environ["OMP_NUM_THREADS"] = before
-    return found
+    return forkserver_context
 
 
 class Forked:
@@ -70,11 +72,11 @@ class Forked:
         """Give it a text, close the stream, and read all that it still prints and says; nothing the second time."""
         if self.stdin.closed:
             return "", ""
-        said = ["", ""]
+        output = ["", ""]
 
         def read(number: int) -> None:
             with (self.stdout, self.stderr)[number] as stream:
-                said[number] = stream.read()
+                output[number] = stream.read()
 
         readers = [Thread(target=read, args=(number,)) for number in (0, 1)]
         for reader in readers:
@@ -84,7 +86,7 @@ class Forked:
         self.wait(timeout)
         for reader in readers:
             reader.join()
-        return said[0], said[1]
+        return output[0], output[1]
 
     def kill(self) -> None:
         """End it by SIGKILL."""
@@ -107,7 +109,7 @@ def python(
     return CompletedProcess([code, *arguments], process.wait(), stdout, stderr)
 
 
-def _opened(end: Connection, mode: str):
+def _opened(end: Connection, mode: str) -> IO[str]:
     """A pipe's end as a file of text."""
     file = os.fdopen(os.dup(end.fileno()), mode, encoding="utf-8")
     end.close()
@@ -126,7 +128,7 @@ def _become(
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (as long as the process)
     sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     sys.stderr = open(2, "w", encoding="utf-8", errors="backslashreplace", buffering=1, closefd=False)  # noqa: SIM115
-    sys.__stdin__, sys.__stdout__, sys.__stderr__ = sys.stdin, sys.stdout, sys.stderr
+    vars(sys).update(__stdin__=sys.stdin, __stdout__=sys.stdout, __stderr__=sys.stderr)
     os.environ.clear()
     os.environ.update(env)
     sys.path[:0] = paths

@@ -2,7 +2,9 @@
 
 import select
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from forked import Forked
 
@@ -43,7 +45,7 @@ class Holder:
     def ended(self) -> int:
         """Let the process go on to its end; its exit code."""
         _, errors = self.process.communicate("\n", timeout=PATIENCE)
-        return self.process.returncode if "Traceback" not in errors else -1
+        return self.process.wait() if "Traceback" not in errors else -1
 
     def kill(self) -> None:
         """End it by SIGKILL."""
@@ -64,30 +66,34 @@ def wait(word: str) -> None:
 
 
 def main(task: str, folder: str, stop: str) -> None:
+    import pytest
     import torch
     from comparisons import QUIET, TINY
     from run_cases import KEPT, POPULATION
 
     import flow
     from flow.comparison import run as comparison_run
+    from flow.engine import task as engine_task
     from flow.simulation import loop
     from flow.storage import run_folder
 
     torch.set_num_threads(1)
-    loop._write_report = lambda path: None
+    patch = pytest.MonkeyPatch()
+    patch.setattr(loop, "_write_report", lambda path: None)
 
-    def prepare(*arguments, original=loop.prepare):
+    def prepare(*arguments: Any, original: Callable[..., Any] = engine_task.prepare) -> Any:
         if stop == "prepare":
             wait("waits")
         return original(*arguments)
 
-    def append(folder, row, original=run_folder.append_metrics):
+    def append(folder: Path, row: Mapping[str, Any], original: Callable[..., None] = run_folder.append_metrics) -> None:
         original(folder, row)
         if str(row["round"]) == stop:
             wait("waits")
 
-    loop.prepare = comparison_run.prepare = prepare
-    run_folder.append_metrics = append
+    patch.setattr(loop, "prepare", prepare)
+    patch.setattr(comparison_run, "prepare", prepare)
+    patch.setattr(run_folder, "append_metrics", append)
     wait("ready")
     try:
         if task == "compare":

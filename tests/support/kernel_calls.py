@@ -82,12 +82,13 @@ def _layer(draw: Draw) -> Arguments:
 def _plain_layer(a: Arguments, tensors: list[Any]) -> tuple[Tensor, Tensor, Tensor]:
     """y, h_n and q, batch first, by the reference."""
     x, h0, *w = tensors
-    experts = [None if e[0] is None or e[1] is None else reference.Expert(*e) for e in (w[:4], w[4:8])]
+    first, second = (None if e[0] is None or e[1] is None else reference.Expert(*e) for e in (w[:4], w[4:8]))
     router = None if w[8] is None else reference.Router(w[8], w[9])
     y, h_n, q = reference.routed_gru(
         x.transpose(1, 2),
         h0,
-        *experts,
+        first,
+        second,
         router,
         lengths=a["lengths"],
         route=a["route"],
@@ -142,8 +143,8 @@ def _expected_backward(a: Arguments) -> dict[str, Tensor]:
     slopes = [wide(a[n]) for n in ("dy", "dh_n", "dq")]
     loss = sum((o * s).sum() for o, s in zip(outputs, slopes, strict=True) if s is not None)
     wanted = [t for t in leaves if t is not None]
-    found = iter(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))  # type: ignore[arg-type]
-    return {f"d{n}": next(found) for n, t in zip(NAMES, leaves, strict=True) if t is not None}
+    gradients = iter(torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True))
+    return {f"d{n}": next(gradients) for n, t in zip(NAMES, leaves, strict=True) if t is not None}
 
 
 def _raw_backward(a: Arguments) -> Any:
@@ -182,7 +183,7 @@ _OUT = tuple(f"d{n}" for n in Head._fields)
 
 def _expected_head(a: Arguments) -> dict[str, Tensor]:
     names = ("x", "q", *Head._fields)
-    leaves = {n: None if a[n] is None else wide(a[n]).requires_grad_() for n in names}
+    leaves: dict[str, Any] = {n: None if a[n] is None else wide(a[n]).requires_grad_() for n in names}
     features, targets = leaves["x"], a["targets"]
     if leaves["projection_weight"] is not None:
         features = features @ leaves["projection_weight"].mT + leaves["projection_bias"].unsqueeze(1)
@@ -194,7 +195,7 @@ def _expected_head(a: Arguments) -> dict[str, Tensor]:
     row_nats = torch.where(valid, -log_p.gather(-1, targets.clamp_min(0).unsqueeze(-1)).squeeze(-1), 0.0)
     loss = (row_nats.sum(1) / valid.sum(1).clamp_min(1)).sum()
     wanted = {n: t for n, t in leaves.items() if t is not None}
-    found = dict(
+    gradients = dict(
         zip(wanted, torch.autograd.grad(loss, list(wanted.values()), allow_unused=True, materialize_grads=True), strict=True)
     )
     return {
@@ -203,7 +204,7 @@ def _expected_head(a: Arguments) -> dict[str, Tensor]:
         "row_nats": row_nats.detach(),
         "best": torch.where(valid, logits.argmax(-1), -1),
         "probability": torch.where(valid, log_p.amax(-1).exp(), 0.0).detach(),
-        **{f"d{n}": g for n, g in found.items()},
+        **{f"d{n}": g for n, g in gradients.items()},
     }
 
 
@@ -225,8 +226,8 @@ def _raw_head(a: Arguments) -> Any:
 
 def _head(a: Arguments) -> Any:
     head, out = Head(*(a[n] for n in Head._fields)), [a[n] for n in _OUT]
-    found = head_loss(a["x"], a["targets"], head, a["q"], x_grad=True, q_grad=True, out=out, x_out=a["dx"], best=True)
-    results = found._asdict()
+    result = head_loss(a["x"], a["targets"], head, a["q"], x_grad=True, q_grad=True, out=out, x_out=a["dx"], best=True)
+    results = result._asdict()
     return {"dq": results.pop("q"), "dx": results.pop("x"), **results}
 
 
@@ -272,8 +273,8 @@ def router(draw: Draw, call: Callable[[Arguments], Any]) -> Problem:
 
 def _expected_route_backward(a: Arguments) -> dict[str, Tensor]:
     leaves = [wide(a[n]).requires_grad_() for n in ("x", "weight", "bias")]
-    found = torch.autograd.grad((_scores(a, *leaves) * wide(a["dq"])).sum(), leaves)
-    result = dict(zip(("dx", "dweight", "dbias"), found, strict=True))
+    gradients = torch.autograd.grad((_scores(a, *leaves) * wide(a["dq"])).sum(), leaves)
+    result = dict(zip(("dx", "dweight", "dbias"), gradients, strict=True))
     if a["dx"] is not None:
         result["dx"] = result["dx"] + wide(a["dx"])  # to what was there
     return result
@@ -318,7 +319,7 @@ _OPTIONS = {"lr": 0.3, "clip": 1.5, "mu": 0.2, "weight_decay": 0.1, "momentum": 
 def _expected_sgd(a: Arguments) -> dict[str, Tensor]:
     result = {}
     squares = sum(wide(a[f"gradient{n}"]).flatten(1).square().sum(1) for n in range(2))
-    scale = _OPTIONS["clip"] / squares.sqrt().clamp_min(_OPTIONS["clip"])  # type: ignore[union-attr]
+    scale = _OPTIONS["clip"] / squares.sqrt().clamp_min(_OPTIONS["clip"])
     for n in range(2):
         p, g, v = (wide(a[f"{name}{n}"]) for name in ("parameter", "gradient", "velocity"))
         shape = (-1,) + (1,) * (p.dim() - 1)

@@ -46,7 +46,8 @@ def in_torch(problem: Problem, dtype: torch.dtype) -> dict[str, Tensor | None]:
     loss = sum((o * g.to(dtype)).sum() for o, g in zip(outputs, problem.output_grads, strict=True))
     assert isinstance(loss, Tensor)
     grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True)
-    return dict(zip(("output", "h_n", "q"), outputs, strict=True)) | {f"d{n}": g for n, g in zip(leaves, grads, strict=True)}
+    results: dict[str, Tensor | None] = dict(zip(("output", "h_n", "q"), outputs, strict=True))
+    return results | {f"d{n}": g for n, g in zip(leaves, grads, strict=True)}
 
 
 def error(got: Tensor, want: Tensor) -> float:

@@ -80,7 +80,8 @@ def make(
         return torch.randn(*shape, generator=g, dtype=torch.float64)
 
     def weight(*shape: int) -> Tensor:
-        return (torch.rand(*shape, generator=g, dtype=torch.float64) * 2 - 1) * h**-0.5
+        uniform = torch.rand(*shape, generator=g, dtype=torch.float64) * 2 - 1
+        return uniform * float(h**-0.5)
 
     steps = (b, t) if options.get("batch_first") else (t, b)
     tensors = {"input": normal(k, *steps, i), "hx": normal(k, b, h)}
@@ -151,8 +152,8 @@ def _assert_whole(label: str, ours: dict[str, Tensor | None], exact: dict[str, T
     for name, want in exact.items():
         got = ours[name]
         if want is None or got is None:
-            one = want if got is None else got
-            assert one is None or not one.any(), f"{label}: {name}: a gradient on one side only"
+            lone = want if got is None else got
+            assert lone is None or not lone.any(), f"{label}: {name}: a gradient on one side only"
             continue
         assert got.dtype == dtype and got.shape == want.shape, f"{label}: {name}"
         assert got.isfinite().all(), f"{label}: {name} has elements that were never written"

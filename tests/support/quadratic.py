@@ -12,9 +12,12 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from flow.algorithms import NAMES
 from flow.algorithms.ffgg import FFGGOptions, remember
@@ -26,6 +29,8 @@ from flow.storage.client_states import ClientStates
 from flow.training.messages import Members
 
 FFGG, FEDAVG = NAMES["ffgg"].algorithm, NAMES["fedavg"].algorithm
+NO_MODEL: Any = None
+"""The algorithms ask a model nothing here."""
 MEAN = resolve(ServerOptions())
 MEDIAN = resolve(ServerOptions(aggregator="median"))
 ROBUST = resolve(ServerOptions(aggregator="median", bucket_size=2))
@@ -35,7 +40,7 @@ class Problem:
     """M clients by their Gram matrices, from which every gradient follows: hessian [M, D, D] and slope [M, D] of f_m in
     (theta, w), D = d_theta + d_w."""
 
-    def __init__(self, clients=32, shared=100, private=50, rows=10_000, seed=42):
+    def __init__(self, clients: int = 32, shared: int = 100, private: int = 50, rows: int = 10_000, seed: int = 42) -> None:
         rng = np.random.default_rng(seed)
         self.clients, self.shared = clients, shared
         theta = rng.normal(size=shared)
@@ -47,7 +52,7 @@ class Problem:
             hessians.append(h.T @ h + a.T @ a)
             slopes.append(hessians[-1] @ best)
         self.best = torch.from_numpy(theta)
-        self.hessian, self.slope = (torch.from_numpy(np.stack(one)) for one in (hessians, slopes))
+        self.hessian, self.slope = (torch.from_numpy(np.stack(matrices)) for matrices in (hessians, slopes))
         tt, tw = self.hessian[:, :shared, :shared], self.hessian[:, :shared, shared:]
         ww = self.hessian[:, shared:, shared:]
         reduced = torch.linalg.eigvalsh(tt - tw @ torch.linalg.solve(ww, tw.mT))  # of min_w f_m
@@ -57,17 +62,17 @@ class Problem:
         self.smooth_jointly = float(torch.linalg.eigvalsh(self.hessian).max())
         self.smooth_private = float(torch.linalg.eigvalsh(ww).max())
 
-    def gradient(self, point, who):
+    def gradient(self, point: Tensor, who: Tensor) -> Tensor:
         """Of f_m at (theta, w) [n, D], for the clients `who` [n]."""
         return (self.hessian[who] @ point.unsqueeze(-1)).squeeze(-1) - self.slope[who]
 
-    def fitted(self, theta, who):
+    def fitted(self, theta: Tensor, who: Tensor) -> Tensor:
         """(theta, argmin_w f_m), [n, D], for theta [n, d_theta]."""
         d = self.shared
         right = self.slope[who, d:] - (self.hessian[who, d:, :d] @ theta.unsqueeze(-1)).squeeze(-1)
         return torch.cat([theta, torch.linalg.solve(self.hessian[who, d:, d:], right)], 1)
 
-    def tuned(self, theta, who, steps, rng):
+    def tuned(self, theta: Tensor, who: Tensor, steps: int, rng: np.random.Generator) -> Tensor:
         """(theta, w) after some gradient steps on w from a normal draw."""
         d = self.shared
         own = self.hessian[who, d:, d:]
@@ -77,7 +82,7 @@ class Problem:
             w -= ((own @ w.unsqueeze(-1)).squeeze(-1) - right) / self.smooth_private
         return torch.cat([theta, w], 1)
 
-    def error(self, theta):
+    def error(self, theta: Tensor) -> float:
         """|theta - theta*| / |theta*|"""
         return float(torch.dist(theta, self.best) / self.best.norm())
 
@@ -101,14 +106,14 @@ class Setting:
     seed: int = 0
 
 
-def ffgg(problem, setting):
+def ffgg(problem: Problem, setting: Setting) -> npt.NDArray[np.float64]:
     """Relative error of theta at the start and after every round."""
     fastest = 1 / problem.smooth
     # A gradient is stale by up to 2 delay - 2 steps, and a delayed step must be that much shorter.
     rate = fastest / (2 * setting.delay) if setting.delay else fastest
     options = FFGGOptions(shared_lr=rate, pairs=setting.pairs, asynchronous=setting.delay > 0, delay=setting.delay or 1)
     theta = torch.zeros_like(problem.best)
-    state, moments = {"theta": theta}, {}
+    state, moments = {"theta": theta}, dict[str, Tensor]()
     if setting.delay:
         state |= remember([state] * setting.delay)
     errors = [problem.error(theta)]
@@ -116,7 +121,7 @@ def ffgg(problem, setting):
         draw = Draw(setting.seed, round, "train")
         who = cohort(problem, setting, round)
         to = Members(tuple(f"client {m}" for m in who.tolist()), who.numpy(), ClientStates(), draw, "train")
-        received = FFGG.download(options, None, state, to).tensors["theta"]
+        received = FFGG.download(options, NO_MODEL, state, to).tensors["theta"]
         sent = [uploaded(problem, setting, options, received, who, draw.stream("start"))]
         if setting.byzantine:
             wrong = torch.from_numpy(draw.stream("wrong").choice(problem.clients, setting.byzantine, replace=False))
@@ -129,21 +134,23 @@ def ffgg(problem, setting):
     return np.array(errors)
 
 
-def uploaded(problem, setting, options, received, who, rng):
+def uploaded(
+    problem: Problem, setting: Setting, options: FFGGOptions, received: Tensor, who: Tensor, rng: np.random.Generator
+) -> Tensor:
     """Sums [n, d_theta] of the clients' gradients, each at a fitted w."""
     theta, total = received.clone(), torch.zeros_like(received)
     for _ in range(setting.pairs):
-        exact = setting.steps is None
-        point = problem.fitted(theta, who) if exact else problem.tuned(theta, who, setting.steps, rng)
+        steps = setting.steps
+        point = problem.fitted(theta, who) if steps is None else problem.tuned(theta, who, steps, rng)
         g = problem.gradient(point, who)[:, : problem.shared]
         total += g
         theta -= options.shared_lr * g
     return total
 
 
-def fedavg(problem, setting, local_steps=10):
+def fedavg(problem: Problem, setting: Setting, local_steps: int = 10) -> npt.NDArray[np.float64]:
     """The same for FedAvg: local gradient steps on (theta, w), both averaged."""
-    state, moments = {"all": torch.zeros(len(problem.slope[0]), dtype=torch.float64)}, {}
+    state, moments = {"all": torch.zeros(len(problem.slope[0]), dtype=torch.float64)}, dict[str, Tensor]()
     errors = [problem.error(state["all"][: problem.shared])]
     for round in range(1, setting.rounds + 1):
         who = cohort(problem, setting, round)
@@ -157,25 +164,26 @@ def fedavg(problem, setting, local_steps=10):
     return np.array(errors)
 
 
-def cohort(problem, setting, round):
+def cohort(problem: Problem, setting: Setting, round: int) -> Tensor:
     """The round's clients, in the order of their numbers."""
     drawn = Draw(setting.seed, round, "cohort").stream().choice(problem.clients, setting.cohort, replace=False)
     return torch.from_numpy(np.sort(drawn))
 
 
-def gathered(each):
+def gathered(each: dict[str, Tensor]) -> Uploads:
     n = len(next(iter(each.values())))
     return Uploads(each=each, rows=np.arange(n), weights=torch.ones(n, dtype=torch.float64))
 
 
-def figure(path, rounds=3000):
+def figure(path: str, rounds: int = 3000) -> None:
     """Both panels at the notebooks' size; some minutes on one core. Prints the errors after 1000 rounds and at the end."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     problem = Problem()
-    few, third = {"cohort": 32, "byzantine": 32 // 3}, {"cohort": 32, "byzantine": 16}
+    few: dict[str, Any] = {"cohort": 32, "byzantine": 32 // 3}
+    third: dict[str, Any] = {"cohort": 32, "byzantine": 16}
     # Okabe and Ito's colours, told apart by dashes and marks too.
     left = {
         "all 32 clients": ("#0072B2", "-", "o", ffgg(problem, Setting(rounds, 32))),

@@ -6,8 +6,19 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pytest
+
+from flow import Config
+from flow.draws import Draw
+from flow.engine.participation import Group
+from flow.engine.run import RunState
+from flow.engine.task import Task
+from flow.model.language_model import LanguageModel
+from flow.server.uploads import Received
 from flow.simulation import loop
 
 HERE = Path(__file__).parent
@@ -31,7 +42,7 @@ def launch(processes: int, *arguments: str, **environment: str) -> subprocess.Co
     )
 
 
-def configurations():
+def configurations() -> dict[str, Config[Any]]:
     """A run for every way in which processes exchange something."""
     from algorithm_cases import CASES
 
@@ -39,7 +50,7 @@ def configurations():
     from flow.algorithms import algorithm_of
     from flow.server.options import ServerOptions
 
-    base = Config(
+    base: Config[Any] = Config(
         model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
         rounds=3,
         cohort=5,
@@ -52,7 +63,7 @@ def configurations():
     )
     first = {algorithm_of(options).name: options for options in reversed(CASES.values())}
 
-    def of(name, **changes):
+    def of(name: str, **changes: Any) -> Config[Any]:
         return dataclasses.replace(base, algorithm=first[name], **changes)
 
     return {
@@ -76,14 +87,17 @@ def main(task: str, folder: str) -> None:
     from flow import simulate
     from flow.parallel.processes import Ranks, _store, joined, leave
 
-    ranks, module, exchanges = joined(), loop, Counter()
+    ranks, module, exchanges = joined(), loop, Counter[str]()
 
-    def counted(self, function, original=Ranks._exchange):
+    def counted(
+        self: Ranks, function: Callable[[], None], original: Callable[[Ranks, Callable[[], None]], None] = Ranks._exchange
+    ) -> None:
         exchanges[self.where] += 1
         original(self, function)
 
-    Ranks._exchange = counted
-    module._write_report = lambda path: None
+    patch = pytest.MonkeyPatch()
+    patch.setattr(Ranks, "_exchange", counted)
+    patch.setattr(module, "_write_report", lambda path: None)
     if task == "all":
         for name, config in configurations().items():
             exchanges.clear()
@@ -94,7 +108,14 @@ def main(task: str, folder: str) -> None:
         return
     rank, where = map(int, task.split("-")[1:])
 
-    def local(task_, run, draw, model, group, original=module._local):
+    def local(
+        task_: Task,
+        run: RunState,
+        draw: Draw,
+        model: LanguageModel,
+        group: Group,
+        original: Callable[..., Received] = module._local,
+    ) -> Received:
         if draw.round == where:
             store = _store()
             store.set(f"arrived/{ranks.rank}", "")
@@ -106,7 +127,7 @@ def main(task: str, folder: str) -> None:
             raise flow.UserError("the disk of this process is gone")
         return original(task_, run, draw, model, group)
 
-    module._local = local
+    patch.setattr(module, "_local", local)
     from flow.cli.main import main as command
 
     sys.exit(command(["run", "fedavg", "--folder", folder, *os.environ["ARGUMENTS"].split()]))

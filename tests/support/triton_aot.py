@@ -62,7 +62,7 @@ def compiled(kernel: Any, dtype: str, arch: int, warps: int, **constants: Any) -
     return Used(registers, stack, len(re.findall(r"\b(?:LDL|STL)\b", code)), made.metadata.shared, products)
 
 
-def compile_tile(direction: str, how: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> Used:
+def compile_tile(direction: str, mode: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> Used:
     """A line of the table as a problem with all that costs registers: both experts, biases, lengths, reverse, saved gates."""
     given: dict[str, Any] = dict(
         H=hidden,
@@ -81,18 +81,18 @@ def compile_tile(direction: str, how: str, tile: Tile, dtype: str, arch: int, hi
         given |= dict(ROUTING="soft", HAS_BIAS0=True, HAS_BIAS1=True, ROUTER_BIAS=True, SAVE=True)
     else:
         given |= dict(ROUTED=True, HAS_DY=True, HAS_DQ=True)
-    if how == "step":
+    if mode == "step":
         given |= dict(BK=tile.sum, STAGES=tile.stages)
         if direction == "forward":
             given |= dict(ROW=-(-changes.get("H", hidden) // 8) * 8)
         else:
             given |= dict(TILES=tiles.power_of_two(-(-hidden // tile.units), 1))
-    return compiled(KERNELS[direction, how], dtype, arch, tile.warps, **given | changes)
+    return compiled(KERNELS[direction, mode], dtype, arch, tile.warps, **given | changes)
 
 
-def check(direction: str, how: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> None:
+def check(direction: str, mode: str, tile: Tile, dtype: str, arch: int, hidden: int, **changes: Any) -> None:
     """Nothing is spilled, it fits, and products are made where they should be."""
-    used = compile_tile(direction, how, tile, dtype, arch, hidden, **changes)
+    used = compile_tile(direction, mode, tile, dtype, arch, hidden, **changes)
     assert used.stack == 0 and used.spills == 0, used
     assert used.registers <= 255 and used.registers * 32 * tile.warps <= 65536, used
     assert used.shared <= SHARED[arch], used
