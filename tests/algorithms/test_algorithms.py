@@ -1,5 +1,7 @@
 """FedAvg and Flow against their oracles: the same update, one client at a time, in float64."""
 
+from typing import Any
+
 import oracles
 import pytest
 import torch
@@ -9,23 +11,24 @@ from oracles.decoupled import decoupled
 from flow.algorithms import REGISTRY, algorithm_of
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions, resolve
+from flow.data import Client
 from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import group_of
+from flow.model.parameters import Tensors, group_of
 from flow.server.optimizers import resolve as resolve_server
 from flow.server.options import ServerOptions
 from flow.server.uploads import Received, collect
 
 
-def oracle(bench, client, purpose="train"):
+def oracle(bench: Bench, client: Client, purpose: str = "train") -> tuple[Tensors, int, oracles.Steps]:
     if isinstance(bench.options, FedAvgOptions):
         return oracles.fedavg(bench.state, client, bench.plain, SEED, ROUND)
     made = decoupled if bench.options.variant == "decoupled" else oracles.flow
     return made(bench.state, bench.shapes, client, bench.plain, SEED, ROUND, purpose)
 
 
-OPTIONS = {
+OPTIONS: dict[str, Any] = {
     "fedavg": FedAvgOptions(lr=0.3, epochs=3, batch_size=2, clip=0.0),
     "fedavg, clipped": FedAvgOptions(lr=0.9, epochs=2, batch_size=3, clip=0.3),
     "flow": FlowOptions(variant="neurips", lr=0.4, epochs=2, batch_size=2, clip=0.0, gamma=0.1),
@@ -56,7 +59,7 @@ OPTIONS = {
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_local_work_and_the_server_step_match_the_oracle(options):
+def test_local_work_and_the_server_step_match_the_oracle(options: FedAvgOptions | FlowOptions) -> None:
     bench = Bench(options)
     clients, state = bench.able(), bench.state
     upload = bench.local(clients)
@@ -79,7 +82,7 @@ def test_local_work_and_the_server_step_match_the_oracle(options):
         trained = [p for client, (p, *_) in zip(clients, expected, strict=True) if due and len(client.train) > 1]
         assert 0 < len(trained) < len(clients) or not due, "a client with a single sequence trains no router"
         for name in (name for name in state if "router" in name):
-            mean[name] = sum(p[name] for p in trained) / len(trained) if trained else state[name]
+            mean[name] = sum((p[name] for p in trained), torch.zeros(())) / len(trained) if trained else state[name]
     for name, tensor in mean.items():
         torch.testing.assert_close(new[name], tensor, **TIGHT)
         assert (new[name] - state[name]).abs().max() > 1e-4, f"{name} was not trained"
@@ -88,7 +91,7 @@ def test_local_work_and_the_server_step_match_the_oracle(options):
 @pytest.mark.parametrize(
     "name", ["flow", "flow, clipped", "flow, shares", "decoupled", "decoupled, clipped", "decoupled, adapted", "workshop"]
 )
-def test_personalization_matches_the_oracle_and_leaves_the_global_model_alone(name):
+def test_personalization_matches_the_oracle_and_leaves_the_global_model_alone(name: str) -> None:
     bench = Bench(OPTIONS[name])
     clients = oracles.population().clients[2:]  # with the two that never train
     own = bench.personalize(clients)
@@ -103,19 +106,19 @@ def test_personalization_matches_the_oracle_and_leaves_the_global_model_alone(na
 
 
 @pytest.mark.parametrize("name", ["fedavg", "flow, clipped", "decoupled, clipped", "workshop"])
-def test_the_fastest_backend_gives_what_the_reference_gives(name):
+def test_the_fastest_backend_gives_what_the_reference_gives(name: str) -> None:
     clients = oracles.population().clients[2:5]
-    one, other = (Bench(OPTIONS[name], backend=backend).local(clients).tensors for backend in ("reference", "auto"))
-    for key, tensor in one.items():
-        torch.testing.assert_close(other[key], tensor, **TIGHT)
+    reference, fastest = (Bench(OPTIONS[name], backend=backend).local(clients).tensors for backend in ("reference", "auto"))
+    for key, tensor in reference.items():
+        torch.testing.assert_close(fastest[key], tensor, **TIGHT)
 
 
-def test_options_of_no_algorithm_are_named():
+def test_options_of_no_algorithm_are_named() -> None:
     with pytest.raises(TypeError, match=r"one of FlowOptions, LocalOptions, FedAvgOptions, .*, got 'flow'"):
         algorithm_of("flow")
 
 
-def test_what_is_sent():
+def test_what_is_sent() -> None:
     names = {}
     for key in ("fedavg", "flow", "decoupled", "workshop"):
         bench = Bench(OPTIONS[key])
@@ -126,8 +129,8 @@ def test_what_is_sent():
     assert names == {"fedavg": {"global"}, "flow": both, "decoupled": both, "workshop": {"global"}}
 
 
-def test_the_variant_decides_what_is_left_open_and_nothing_else():
-    open_ones = {
+def test_the_variant_decides_what_is_left_open_and_nothing_else() -> None:
+    open_ones: dict[Any, tuple[int, float, int, float, float, float]] = {
         "decoupled": (3, 0.5, 6, 0.0, 1.0, 0.75),
         "neurips": (3, 1.0, 3, 0.1, 1.0, 0.5),
         "workshop": (1, 1.0, 1, 0.0, 0.75, 0.5),
@@ -166,7 +169,7 @@ def test_the_variant_decides_what_is_left_open_and_nothing_else():
 @pytest.mark.parametrize(
     ("key", "value"), [("clip", -1.0), ("personal_lr", 0.0), ("gamma", -0.1), ("gamma", float("nan")), ("temperature", 0.0)]
 )
-def test_flow_options_out_of_range_are_refused(key, value):
+def test_flow_options_out_of_range_are_refused(key: str, value: Any) -> None:
     with pytest.raises(UserError, match=rf"^{key} must be .* got {value}"):
         REGISTRY["flow"].check(FlowOptions(**{key: value}))
 
@@ -182,23 +185,23 @@ def test_flow_options_out_of_range_are_refused(key, value):
         ("ablation", "client", "ablation='client' is one of variant='neurips', got variant='decoupled'"),
     ],
 )
-def test_options_of_the_decoupled_variant_out_of_range(key, value, message):
+def test_options_of_the_decoupled_variant_out_of_range(key: str, value: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         REGISTRY["flow"].check(FlowOptions(**{key: value}))
 
 
 @pytest.mark.parametrize(("key", "value"), [("router_epochs", 2), ("personal_epochs", 5), ("through", "mixture")])
 @pytest.mark.parametrize("variant", ["neurips", "workshop"])
-def test_options_of_the_decoupled_variant_are_refused_by_the_published_ones(variant, key, value):
+def test_options_of_the_decoupled_variant_are_refused_by_the_published_ones(variant: Any, key: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"{key}={value!r} is one of variant='decoupled', got variant='{variant}'; leave one"):
         REGISTRY["flow"].check(FlowOptions(variant=variant, **{key: value}))
 
 
-def routers(tensors, index):
+def routers(tensors: Tensors, index: int) -> Tensors:
     return {name: tensor[index] for name, tensor in tensors.items() if group_of(name) == "router"}
 
 
-def test_routers_are_trained_in_every_nth_round_by_a_share_of_the_clients():
+def test_routers_are_trained_in_every_nth_round_by_a_share_of_the_clients() -> None:
     """Who trains them not uploads those that it received, and its work is counted as that of FedAvg."""
     bench = Bench(FlowOptions(lr=0.4, batch_size=2, router_every=3, router_share=0.5))
     plain, clients, moved = Bench(FedAvgOptions(lr=0.4, batch_size=2)), bench.able(), []
@@ -214,7 +217,7 @@ def test_routers_are_trained_in_every_nth_round_by_a_share_of_the_clients():
     assert 0.2 < sum(moved) / (4 * sum(len(client.train) > 1 for client in clients)) < 0.8
 
 
-def test_the_global_weights_are_those_of_fedavg_to_the_bit():
+def test_the_global_weights_are_those_of_fedavg_to_the_bit() -> None:
     for dtype in (torch.float32, torch.float64):
         bench, plain = (Bench(kind(lr=0.4, batch_size=2), dtype) for kind in (FlowOptions, FedAvgOptions))
         for round in (1, 2, 3):

@@ -1,12 +1,15 @@
 """The baselines against their oracles: two rounds with state in between, personalization of old and new clients."""
 
 import dataclasses
+from typing import Any, Literal
 
 import harness
 import oracles
 import pytest
 import torch
+from baseline_rounds import BASE, CLIENTS, CLIPS, EVERYBODY, FIRST, SECOND, TUNED, two_rounds
 from harness import OOV, SEED, TIGHT, Bench, close, row
+from optional import present
 from oracles import baselines
 
 from flow.algorithms.apfl import APFLOptions
@@ -21,56 +24,19 @@ from flow.algorithms.fedrep import FedRepOptions
 from flow.algorithms.flow import FlowOptions
 from flow.algorithms.lgfedavg import LGFedAvgOptions
 from flow.algorithms.local import LocalOptions
+from flow.data import Client
 from flow.errors import UserError
-from flow.model.parameters import body_of, global_name, group_of, head_of, names_of, nbytes
+from flow.model.parameters import Tensors, body_of, global_name, group_of, head_of, names_of, nbytes
 
-CLIENTS = harness.TRAINING
-FIRST, SECOND = CLIENTS[:4], CLIENTS[2:]  # of two rounds: some take part once, some twice
-EVERYBODY = list(harness.POPULATION.clients)  # with the two that never train
-BASE = {"lr": 0.4, "batch_size": 2, "epochs": 2}
-PUBLISHED = {**BASE, "variant": "neurips"}
-TUNED = {**BASE, "personal_lr": 0.25, "personal_epochs": 3}  # with fine-tuning before a prediction
-CLIPS = pytest.mark.parametrize("clip", [0.0, 0.3])
-
-
-def mean(uploads):
-    return oracles.weighted_mean(uploads)
-
-
-def check_upload(upload, expected, what):
-    """expected: (tensors, weight) by client."""
-    for k, (tensors, weight) in enumerate(expected):
-        close(row(upload.tensors, k), tensors, f"{what} {k}")
-        assert upload.weights[k] == weight
-
-
-def two_rounds(bench, work):
-    """Two rounds of the bench beside those of the oracle; returns the oracle's state and what every client kept.
-
-    work(received, kept or None, client, round) -> (upload, weight, next kept)
-    """
-    state, kept = dict(bench.state), {}
-    for round, clients in ((1, FIRST), (2, SECOND)):
-        clients = bench.able(clients)
-        found = bench.local(clients, round)
-        results = [work(state, kept.get(client.id), client, round) for client in clients]
-        check_upload(found, [(tensors, weight) for tensors, weight, _ in results], f"round {round}")
-        bench.round(clients, round, group=2)
-        if results[0][0]:
-            state = {**state, **mean([(tensors, weight) for tensors, weight, _ in results])}
-        close(bench.state, state, f"after round {round}")
-        kept |= {client.id: own for client, (_, _, own) in zip(clients, results, strict=True) if own is not None}
-    known = sorted(kept)
-    assert [CLIENTS[n].id for n in bench.states.rows()] == known
-    return state, kept
+PUBLISHED: dict[str, Any] = {**BASE, "variant": "neurips"}
 
 
 @CLIPS
-def test_local(clip):
+def test_local(clip: float) -> None:
     bench = Bench(LocalOptions(**BASE, clip=clip, personal_epochs=3))
     first = {name: bench.initial[name] for name in names_of(bench.initial, "global")}
 
-    def work(received, kept, client, round):
+    def work(received: Tensors, kept: Any, client: Client, round: int) -> tuple[Tensors, float, Any]:
         v, n = baselines.alone(kept or first, client, bench.plain, SEED, round)
         return {}, n, v
 
@@ -85,12 +51,12 @@ def test_local(clip):
 
 @CLIPS
 @pytest.mark.parametrize("kind", ["fedavgft", "fedprox"])
-def test_fedavgft_and_fedprox(kind, clip):
+def test_fedavgft_and_fedprox(kind: str, clip: float) -> None:
     options = FedAvgFTOptions(**TUNED, clip=clip) if kind == "fedavgft" else FedProxOptions(**TUNED, clip=clip, mu=0.7)
     bench = Bench(options)
     bench.plain.setdefault("mu", 0.0)
 
-    def work(received, kept, client, round):
+    def work(received: Tensors, kept: Any, client: Client, round: int) -> tuple[Tensors, float, Any]:
         return *baselines.fedprox(received, client, bench.plain, SEED, round), None
 
     state, _ = two_rounds(bench, work)
@@ -102,7 +68,7 @@ def test_fedavgft_and_fedprox(kind, clip):
     assert own.route == "global"
 
 
-def test_fedprox_without_a_pull_is_fedavg_and_with_one_is_not():
+def test_fedprox_without_a_pull_is_fedavg_and_with_one_is_not() -> None:
     plain = Bench(FedAvgOptions(**BASE)).local(CLIENTS).tensors
     close(Bench(FedProxOptions(**BASE, mu=0.0)).local(CLIENTS).tensors, plain)
     pulled = Bench(FedProxOptions(**BASE, mu=1.0)).local(CLIENTS).tensors
@@ -112,10 +78,10 @@ def test_fedprox_without_a_pull_is_fedavg_and_with_one_is_not():
 
 
 @CLIPS
-def test_ditto(clip):
+def test_ditto(clip: float) -> None:
     bench = Bench(DittoOptions(**TUNED, clip=clip, lam=0.6))
 
-    def work(received, kept, client, round):
+    def work(received: Tensors, kept: Any, client: Client, round: int) -> tuple[Tensors, float, Any]:
         w, v, n = baselines.ditto(received, kept, client, bench.plain, SEED, round)
         return w, n, v
 
@@ -128,27 +94,27 @@ def test_ditto(clip):
         close(row(own.parameters, k), v, client.id)
 
 
-def test_dittos_own_model_is_pulled_to_the_model_received_and_leaves_the_global_one_alone():
+def test_dittos_own_model_is_pulled_to_the_model_received_and_leaves_the_global_one_alone() -> None:
     """The published traps: the pull to the w that is being trained, and a norm that is not squared."""
     strong, weak = (Bench(DittoOptions(lr=0.5, personal_lr=None, batch_size=2, clip=0.0, lam=lam)) for lam in (2.0, 0.0))
     received = strong.state
-    one, other = strong.local(CLIENTS), weak.local(CLIENTS)
-    close(one.tensors, other.tensors, "w")
+    strong_upload, weak_upload = strong.local(CLIENTS), weak.local(CLIENTS)
+    close(strong_upload.tensors, weak_upload.tensors, "w")
     # With lr * lambda = 1 every step starts from w_g itself: v is one gradient step away from it.
     client, k = CLIENTS[2], 2
     v = dict(received)
     for batch in baselines.plan(client, strong.plain, SEED, harness.ROUND, "train", "global"):
         g = baselines.gradient(v, list(v), batch)
         v = {name: received[name] - 0.5 * g[name] for name in v}
-    close(row(one.kept, k), v)
+    close(row(strong_upload.kept, k), v)
 
 
 @CLIPS
 @pytest.mark.parametrize("adaptive", [False, True], ids=["fixed", "adaptive"])
-def test_apfl(clip, adaptive):
+def test_apfl(clip: float, adaptive: bool) -> None:
     bench = Bench(APFLOptions(**TUNED, clip=clip, alpha=0.3, adaptive=adaptive))
 
-    def work(received, kept, client, round):
+    def work(received: Tensors, kept: Any, client: Client, round: int) -> tuple[Tensors, float, Any]:
         w, v, alpha = baselines.apfl(received, kept, client, bench.plain, SEED, round)
         return w, len(client.train), (v, alpha)
 
@@ -156,10 +122,10 @@ def test_apfl(clip, adaptive):
     moved = [alpha for _, alpha in kept.values() if alpha != 0.3]
     assert bool(moved) == adaptive and all(0 <= alpha <= 1 for alpha in moved)
     rows = bench.states.read(bench.states.rows())
-    for n, client in enumerate(sorted(kept)):
-        v, alpha = kept[client]
+    for n, client_id in enumerate(sorted(kept)):
+        v, alpha = kept[client_id]
         torch.testing.assert_close(rows["alpha"][n], torch.tensor(alpha, dtype=torch.float64), **TIGHT)
-        close({name: rows["v/" + name][n] for name in v}, v, client)
+        close({name: rows["v/" + name][n] for name in v}, v, client_id)
     own = bench.personalize(EVERYBODY)
     for k, client in enumerate(EVERYBODY):
         plain = baselines.personal(bench.plain)
@@ -167,18 +133,18 @@ def test_apfl(clip, adaptive):
         close(row(own.parameters, k), {name: alpha * v[name] + (1 - alpha) * w[name] for name in w}, client.id)
 
 
-def test_apfl_alpha_stays_within_bounds():
+def test_apfl_alpha_stays_within_bounds() -> None:
     bench = Bench(APFLOptions(lr=500.0, batch_size=2, clip=1.0, alpha=0.5, adaptive=True))
-    alpha = bench.local(CLIENTS).kept["alpha"]
+    alpha = present(bench.local(CLIENTS).kept)["alpha"]
     assert ((alpha >= 0) & (alpha <= 1)).all() and ((alpha == 0) | (alpha == 1)).any()
 
 
-def test_apfl_at_its_ends_is_training_alone_and_fine_tuning():
+def test_apfl_at_its_ends_is_training_alone_and_fine_tuning() -> None:
     """alpha = 1: v is trained as if alone; alpha = 0: v never moves, and the prediction is that of FedAvg fine-tuned."""
-    one, zero = (Bench(APFLOptions(**TUNED, alpha=alpha)) for alpha in (1.0, 0.0))
-    upload = one.local(CLIENTS)
-    close({name.removeprefix("v/"): t for name, t in upload.kept.items() if name != "alpha"}, upload.tensors)
-    kept = zero.local(CLIENTS).kept
+    personal, zero = (Bench(APFLOptions(**TUNED, alpha=alpha)) for alpha in (1.0, 0.0))
+    upload = personal.local(CLIENTS)
+    close({name.removeprefix("v/"): t for name, t in present(upload.kept).items() if name != "alpha"}, upload.tensors)
+    kept = present(zero.local(CLIENTS).kept)
     assert all(torch.equal(kept["v/" + name], tensor.expand_as(kept["v/" + name])) for name, tensor in zero.state.items())
     close(zero.personalize(CLIENTS).parameters, Bench(FedAvgFTOptions(**TUNED)).personalize(CLIENTS).parameters)
 
@@ -186,11 +152,11 @@ def test_apfl_at_its_ends_is_training_alone_and_fine_tuning():
 @CLIPS
 @pytest.mark.parametrize("new_head", ["average", "initial"])
 @pytest.mark.parametrize("kind", ["fedrep", "fedper"])
-def test_fedrep_and_fedper(kind, new_head, clip):
+def test_fedrep_and_fedper(kind: str, new_head: Literal["average", "initial"], clip: float) -> None:
     """A client without a head starts from the mean of the heads, or from the initial one, which nobody sends."""
     if kind == "fedrep":
-        own = {"personal_epochs": 4, "personal_lr": 0.25 if new_head == "average" else None}
-        bench = Bench(FedRepOptions(**BASE, **own, clip=clip, head_epochs=3, new_head=new_head))
+        tuning_options: dict[str, Any] = {"personal_epochs": 4, "personal_lr": 0.25 if new_head == "average" else None}
+        bench = Bench(FedRepOptions(**BASE, **tuning_options, clip=clip, head_epochs=3, new_head=new_head))
         assert bench.plain["personal_lr"] == (0.25 if new_head == "average" else 0.4)
         step, tuning = baselines.fedrep, baselines.personal(bench.plain)
     else:
@@ -200,10 +166,10 @@ def test_fedrep_and_fedper(kind, new_head, clip):
     body_names = [n for n in names_of(bench.initial, "global") if n not in first]
     assert set(bench.state) == {*body_names, *(first if new_head == "average" else ())}
 
-    def head_for(client_head, received):
+    def head_for(client_head: Tensors | None, received: Tensors) -> Tensors:
         return client_head or {name: received.get(name, tensor) for name, tensor in first.items()}
 
-    def work(received, kept, client, round):
+    def work(received: Tensors, kept: Any, client: Client, round: int) -> tuple[Tensors, float, Any]:
         body, head, n = step({n: received[n] for n in body_names}, head_for(kept, received), client, bench.plain, SEED, round)
         return {**body, **head} if new_head == "average" else body, n, head
 
@@ -222,7 +188,7 @@ def test_fedrep_and_fedper(kind, new_head, clip):
     assert (general is None) == (new_head == "initial")
 
 
-def test_fedrep_a_head_is_kept_and_not_drawn_anew_every_round():
+def test_fedrep_a_head_is_kept_and_not_drawn_anew_every_round() -> None:
     bench = Bench(FedRepOptions(**BASE))
     bench.round(CLIENTS, 1)
     kept = bench.visit(CLIENTS).kept
@@ -231,12 +197,12 @@ def test_fedrep_a_head_is_kept_and_not_drawn_anew_every_round():
 
 
 @CLIPS
-def test_lgfedavg(clip):
+def test_lgfedavg(clip: float) -> None:
     bench = Bench(LGFedAvgOptions(**TUNED, clip=clip, pretrain_rounds=0))
     everything = tuple(bench.state)
     body, head = body_of(bench.state), head_of(bench.state)
 
-    def work(received, kept, client, round):
+    def work(received: Tensors, kept: Any, client: Client, round: int) -> tuple[Tensors, float, Any]:
         p, _ = baselines.alone({**received, **(kept or {})}, client, bench.plain, SEED, round, phase="global")
         return {name: p[name] for name in head}, 1, {name: p[name] for name in body}
 
@@ -249,7 +215,7 @@ def test_lgfedavg(clip):
     assert set(everything) == set(own.parameters)
 
 
-def test_lgfedavg_begins_with_fedavg():
+def test_lgfedavg_begins_with_fedavg() -> None:
     options = LGFedAvgOptions(**BASE, pretrain_rounds=1)
     bench, plain = Bench(options), Bench(FedAvgOptions(**BASE))
     uploads, same = bench.round(FIRST, 1), plain.round(FIRST, 1)
@@ -267,7 +233,7 @@ def test_lgfedavg_begins_with_fedavg():
     assert set(sent) == {nbytes(head), nbytes(bench.state)}
 
 
-def test_lgfedavg_pretrains_for_half_of_the_run():
+def test_lgfedavg_pretrains_for_half_of_the_run() -> None:
     resolve = Bench(LGFedAvgOptions()).algorithm.resolve
     assert resolve(LGFedAvgOptions(epochs=4), 6).personal_epochs == 4
     assert [resolve(LGFedAvgOptions(), rounds).pretrain_rounds for rounds in (1, 2, 7, 80)] == [0, 1, 3, 40]
@@ -275,12 +241,12 @@ def test_lgfedavg_pretrains_for_half_of_the_run():
 
 
 @CLIPS
-def test_fedrecon(clip):
+def test_fedrecon(clip: float) -> None:
     bench = Bench(FedReconOptions(**BASE, clip=clip, recon_epochs=3, recon_lr=0.9))
     unknown = bench.initial["embedding.weight"][list(OOV)]
     assert len(bench.state["embedding.weight"]) == oracles.VOCABULARY - len(OOV)
 
-    def work(received, kept, client, round):
+    def work(received: Tensors, kept: Any, client: Client, round: int) -> tuple[Tensors, float, Any]:
         w, _, _, n = baselines.fedrecon(received, unknown, OOV, client, bench.plain, SEED, round)
         return w, n, None
 
@@ -293,11 +259,11 @@ def test_fedrecon(clip):
         for name, tensor in bench.state.items():
             if name != "embedding.weight":
                 assert torch.equal(own.parameters[name][k], tensor), "reconstruction moved the global part"
-    general = bench.algorithm.general(bench.options, bench.model, bench.state).parameters
+    general = present(bench.algorithm.general(bench.options, bench.model, bench.state)).parameters
     torch.testing.assert_close(general["embedding.weight"][0, list(OOV)], unknown)
 
 
-def test_fedrecon_no_query_half_is_empty():
+def test_fedrecon_no_query_half_is_empty() -> None:
     bench = Bench(FedReconOptions(**BASE))
     upload = bench.local(bench.able())
     assert list(upload.weights) == [len(c.train) - oracles.older(c, 0.5) for c in bench.able()]
@@ -305,11 +271,11 @@ def test_fedrecon_no_query_half_is_empty():
 
 
 @CLIPS
-def test_dynamic_routing(clip):
+def test_dynamic_routing(clip: float) -> None:
     bench = Bench(DynamicRoutingOptions(**TUNED, clip=clip, temperature=0.8))
     assert set(bench.state) == set(bench.initial)
 
-    def work(received, kept, client, round):
+    def work(received: Tensors, kept: Any, client: Client, round: int) -> tuple[Tensors, float, Any]:
         p = dict(received)
         for batch in baselines.plan(client, bench.plain, SEED, round, "train", "global"):
             oracles.sgd_step(p, list(p), batch, bench.plain, "mixture", 0.8)
@@ -322,11 +288,11 @@ def test_dynamic_routing(clip):
         expected = baselines.tuned(state, state, client, plain, SEED, 2, route="mixture", temperature=0.8)
         close(row(own.parameters, k), expected, client.id)
     assert (own.route, own.routing) == ("mixture", "soft")
-    assert bench.algorithm.general(bench.options, bench.model, bench.state).route == "mixture"
+    assert present(bench.algorithm.general(bench.options, bench.model, bench.state)).route == "mixture"
 
 
 @pytest.mark.parametrize("options", [DynamicRoutingOptions(**BASE), FlowOptions(**PUBLISHED, ablation="instance")])
-def test_two_federated_experts_do_not_stay_the_same(options):
+def test_two_federated_experts_do_not_stay_the_same(options: Any) -> None:
     """From copies, and routers at zero, they would: both get the same gradient."""
     bench = Bench(options)
     bench.state = {name: tensor * (group_of(name) != "router") for name, tensor in bench.state.items()}
@@ -340,7 +306,7 @@ def test_two_federated_experts_do_not_stay_the_same(options):
 # ---- ablations of Flow ------------------------------------------------------------------------------------------
 
 
-def test_flow_without_a_router_is_fedavg_and_fine_tuning_of_the_local_expert():
+def test_flow_without_a_router_is_fedavg_and_fine_tuning_of_the_local_expert() -> None:
     bench, plain = (
         Bench(FlowOptions(**PUBLISHED, personal_lr=0.25, ablation="client")),
         Bench(FedAvgOptions(**BASE)),
@@ -360,7 +326,7 @@ def test_flow_without_a_router_is_fedavg_and_fine_tuning_of_the_local_expert():
             torch.testing.assert_close(own.parameters[name][k], tensor, **TIGHT)
 
 
-def test_flow_with_two_global_experts_trains_them_in_turn_with_the_router():
+def test_flow_with_two_global_experts_trains_them_in_turn_with_the_router() -> None:
     bench = Bench(FlowOptions(**PUBLISHED, ablation="instance", gamma=0.2))
     assert set(bench.state) == set(bench.initial)
     upload = bench.local(CLIENTS)
@@ -379,7 +345,7 @@ def test_flow_with_two_global_experts_trains_them_in_turn_with_the_router():
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.99, 0.01])
-def test_the_share_of_local_data_leaves_neither_part_empty(share):
+def test_the_share_of_local_data_leaves_neither_part_empty(share: float) -> None:
     bench = Bench(FlowOptions(**PUBLISHED, local_share=share))
     clients = bench.able()
     for client, weight in zip(clients, bench.local(clients).weights, strict=True):
@@ -414,7 +380,7 @@ def test_the_share_of_local_data_leaves_neither_part_empty(share):
     ],
     ids=lambda value: type(value).__name__ if dataclasses.is_dataclass(value) else "",
 )
-def test_options_out_of_range_are_refused(options, message):
+def test_options_out_of_range_are_refused(options: Any, message: str) -> None:
     from flow.algorithms import algorithm_of
 
     with pytest.raises(UserError, match="^" + message):

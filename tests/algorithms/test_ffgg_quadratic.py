@@ -4,20 +4,22 @@ The server's side is the one of `flow run`: FFGG's download and step, FedAvg's a
 """
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from quadratic import MEAN, MEDIAN, ROBUST, Problem, Setting, fedavg, ffgg
+from torch import Tensor
 
 ROUNDS = 400
 
 
 @pytest.fixture(scope="module")
-def problem():
+def problem() -> Problem:
     torch.set_num_threads(1)
     return Problem(clients=24, shared=20, private=10, rows=400)
 
 
-def rate(errors, start=50, least=1e-13):
+def rate(errors: npt.NDArray[np.float64], start: int = 50, least: float = 1e-13) -> tuple[float, float]:
     """The mean factor per round past the fast first directions, and how straight the logarithm is (R squared)."""
     logs = np.log(errors[start:][errors[start:] > least])
     rounds = np.arange(len(logs))
@@ -26,14 +28,14 @@ def rate(errors, start=50, least=1e-13):
     return float(np.exp(slope)), float(1 - rest.var() / logs.var())
 
 
-def test_the_problem_is_the_published_one(problem):
+def test_the_problem_is_the_published_one(problem: Problem) -> None:
     """theta* solves every client's problem with its own w; the gradient at the best w is that of min_w f_m."""
     who = torch.arange(problem.clients)
     theta = problem.best.expand(problem.clients, -1)
     assert problem.gradient(problem.fitted(theta, who), who).abs().max() < 1e-9
     start = theta + torch.randn(theta.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
-    def best_value(theta):
+    def best_value(theta: Tensor) -> Tensor:
         point = problem.fitted(theta, who)
         return ((problem.hessian @ point.unsqueeze(-1)).squeeze(-1) / 2 - problem.slope).mul(point).sum(1)
 
@@ -46,7 +48,7 @@ def test_the_problem_is_the_published_one(problem):
     assert problem.smooth > problem.convex > 0
 
 
-def test_all_clients_no_slower_than_the_bound(problem):
+def test_all_clients_no_slower_than_the_bound(problem: Problem) -> None:
     """Gradient descent on the mean of min_w f_m: every step by 1 - mu / L or better, to the last digit."""
     errors = ffgg(problem, Setting(1000, 24))
     bound = 1 - problem.convex / problem.smooth
@@ -56,7 +58,7 @@ def test_all_clients_no_slower_than_the_bound(problem):
 
 
 @pytest.mark.parametrize("cohort", [1, 6])
-def test_under_client_sampling_convergence_stays_linear(problem, cohort):
+def test_under_client_sampling_convergence_stays_linear(problem: Problem, cohort: int) -> None:
     """Even one client of 24 a round: at theta* no client pulls away, so the step need not shrink."""
     errors = ffgg(problem, Setting(ROUNDS, cohort))
     factor, straight = rate(errors)
@@ -64,7 +66,7 @@ def test_under_client_sampling_convergence_stays_linear(problem, cohort):
     assert errors[-1] < 2e-5 and ffgg(problem, Setting(1000, cohort))[-1] < 1e-11
 
 
-def test_asynchronous_convergence_is_linear(problem):
+def test_asynchronous_convergence_is_linear(problem: Problem) -> None:
     """Six steps a round, each by a gradient up to ten steps old, 1/12 as long."""
     errors = ffgg(problem, Setting(2 * ROUNDS, 6, delay=6))
     factor, straight = rate(errors)
@@ -72,14 +74,14 @@ def test_asynchronous_convergence_is_linear(problem):
     assert errors[-1] < 2e-5
 
 
-def test_local_pairs_converge_to_the_exact_solution_in_fewer_rounds(problem):
+def test_local_pairs_converge_to_the_exact_solution_in_fewer_rounds(problem: Problem) -> None:
     errors = ffgg(problem, Setting(ROUNDS, 6, pairs=5))
     factor, straight = rate(errors)
     assert factor < (1 - 0.8 * problem.convex / problem.smooth) ** 5 and straight > 0.99
     assert errors[-1] < 1e-13
 
 
-def test_fedavg_stalls_where_ffgg_goes_on(problem):
+def test_fedavg_stalls_where_ffgg_goes_on(problem: Problem) -> None:
     """It averages w as well, which no two clients share: with all clients it stops at a wrong theta, with few it wanders."""
     for cohort in (24, 6):
         errors = fedavg(problem, Setting(ROUNDS, cohort))
@@ -90,7 +92,7 @@ def test_fedavg_stalls_where_ffgg_goes_on(problem):
     assert ffgg(problem, Setting(ROUNDS, 6))[-1] < 1e-3 * still[-1]
 
 
-def test_fine_tuning_cut_short_leaves_an_error_that_shrinks_geometrically_with_its_steps(problem):
+def test_fine_tuning_cut_short_leaves_an_error_that_shrinks_geometrically_with_its_steps(problem: Problem) -> None:
     floors = [np.median(ffgg(problem, Setting(ROUNDS, 6, steps=steps))[-100:]) for steps in (50, 100, 150)]
     assert floors[0] < 1e-2
     assert floors[1] < 0.3 * floors[0] and floors[2] < 0.3 * floors[1]
@@ -100,7 +102,7 @@ def test_fine_tuning_cut_short_leaves_an_error_that_shrinks_geometrically_with_i
 
 
 @pytest.mark.parametrize("strength", [1, 4])
-def test_buckets_and_median_hold_against_flipped_gradients(problem, strength):
+def test_buckets_and_median_hold_against_flipped_gradients(problem: Problem, strength: float) -> None:
     """Eight of 32 uploads, so at most 8 of 16 buckets are wrong, and the constant step stays."""
     errors = ffgg(problem, Setting(2 * ROUNDS, 24, byzantine=8, strength=strength, server_options=ROBUST))
     factor, straight = rate(errors)
@@ -108,7 +110,7 @@ def test_buckets_and_median_hold_against_flipped_gradients(problem, strength):
     assert errors[-1] < 5e-6
 
 
-def test_plain_averaging_is_slowed_by_flipped_gradients_and_diverges_where_they_are_longer(problem):
+def test_plain_averaging_is_slowed_by_flipped_gradients_and_diverges_where_they_are_longer(problem: Problem) -> None:
     """A quarter of equal length takes half of the step away; four times as long they turn it round."""
     slow = ffgg(problem, Setting(ROUNDS, 24, byzantine=8, server_options=MEAN))
     robust = ffgg(problem, Setting(ROUNDS, 24, byzantine=8, server_options=ROBUST))
@@ -117,7 +119,7 @@ def test_plain_averaging_is_slowed_by_flipped_gradients_and_diverges_where_they_
     assert away[-1] > 1e3 and (np.diff(away[20:]) > 0).all()
 
 
-def test_of_all_uploads_a_third_the_median_bears_and_buckets_of_two_do_not(problem):
+def test_of_all_uploads_a_third_the_median_bears_and_buckets_of_two_do_not(problem: Problem) -> None:
     """12 of 36: without buckets a majority is right; two thirds of buckets of two may be wrong, beyond what they promise."""
     errors = ffgg(problem, Setting(ROUNDS, 24, byzantine=12, strength=4, server_options=MEDIAN))
     factor, straight = rate(errors)

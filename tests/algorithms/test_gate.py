@@ -1,9 +1,12 @@
 """The gate at the output, and the memory that it may choose, against their oracles."""
 
 import math
+from collections.abc import Mapping
+from typing import Any, cast
 
 import harness
 import numpy as np
+import numpy.typing as npt
 import oracles
 import pytest
 import torch
@@ -14,15 +17,17 @@ from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
 from flow.algorithms.shared import gate as module
 from flow.algorithms.shared.memory import NONE, Memory
+from flow.data import Client
 from flow.errors import UserError
 from flow.evaluation.score import _guesses
 from flow.model.flops import per_token
+from flow.model.parameters import Tensors
 from flow.training.batches import gather
 from flow.training.predict import predict
 
 EVERYBODY = list(oracles.population().clients)
-BASE = {"lr": 0.4, "batch_size": 2, "epochs": 2}
-OPTIONS = {
+BASE: dict[str, Any] = {"lr": 0.4, "batch_size": 2, "epochs": 2}
+OPTIONS: dict[str, Any] = {
     "output": FlowOptions(**BASE, gate="output", clip=0.0),
     "both": FlowOptions(**BASE, gate="both", router_lr=0.8, router_epochs=2, temperature=0.5),
     "both, clipped": FlowOptions(**BASE, gate="both", clip=0.05, local_share=0.4, through="mixture"),
@@ -35,12 +40,12 @@ OPTIONS = {
 }
 
 
-def expected(bench, client, purpose="train"):
+def expected(bench: Bench, client: Client, purpose: str = "train") -> tuple[Tensors, int, oracles.Steps]:
     return oracle.decoupled(bench.state, bench.shapes, client, bench.plain, SEED, ROUND, purpose)
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_local_work(options):
+def test_local_work(options: FlowOptions) -> None:
     bench = Bench(options)
     upload = bench.local(bench.able())
     assert set(upload.tensors) == set(bench.state)
@@ -48,14 +53,14 @@ def test_local_work(options):
         parameters, weight, _ = expected(bench, client)
         assert upload.weights[index] == weight
         for name, tensor in upload.tensors.items():
-            torch.testing.assert_close(tensor[index], parameters[name], **TIGHT, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(tensor[index], parameters[name], **TIGHT, msg=harness.labelled(name))
             chooses = name.startswith("gate/") or "router" in name
             moved = (tensor[index] - bench.state[name]).abs().max() > 1e-9
             assert moved or (chooses and len(client.train) == 1), name
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_predictions(options):
+def test_predictions(options: FlowOptions) -> None:
     bench = Bench(options)
     own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
     guesses = {routing: predict(bench.model, own, test, routing) for routing in ("soft", "hard")}
@@ -68,8 +73,8 @@ def test_predictions(options):
             row = test.rows[k][number]
             for routing, guess in guesses.items():
                 if options.gate == "local" and not options.memory:
-                    said, q = oracle.log_p(p, sequence, int(length), "local", 1.0)
-                    places = zip(said.exp(), q.tolist(), strict=True)
+                    log_p, q = oracle.log_p(p, sequence, int(length), "local", 1.0)
+                    places = list(zip(log_p.exp(), q.tolist(), strict=True))
                 else:
                     places = mixture.predictions(gates, sequence, int(length), routing == "hard")
                 for t, (probabilities, local_weight) in enumerate(places):
@@ -81,44 +86,44 @@ def test_predictions(options):
             assert (guesses["soft"].tokens[row, length:] == -1).all() and not guesses["soft"].nats[row, length:].any()
 
 
-def test_w_g_is_that_of_fedavg_to_the_bit():
+def test_w_g_is_that_of_fedavg_to_the_bit() -> None:
     """Beside every gate, over rounds, in float32."""
     for options in OPTIONS.values():
         sgd = {name: getattr(options, name) for name in ("lr", "epochs", "batch_size", "clip")}
-        flow, plain = (Bench(one, dtype=torch.float32) for one in (options, FedAvgOptions(**sgd)))
+        flow, plain = (Bench(algorithm, dtype=torch.float32) for algorithm in (options, FedAvgOptions(**sgd)))
         for round in (1, 2):
-            for one in (flow, plain):
-                one.round(harness.TRAINING, round)
+            for bench in (flow, plain):
+                bench.round(harness.TRAINING, round)
         for name, tensor in plain.state.items():
             assert torch.equal(flow.state[name], tensor), name
 
 
 @pytest.mark.parametrize("name", ["both", "both, memory"])
-def test_numbers_do_not_depend_on_who_else_is_in_the_group(name):
+def test_numbers_do_not_depend_on_who_else_is_in_the_group(name: str) -> None:
     bench = Bench(OPTIONS[name], dtype=torch.float32)
     together = bench.local(bench.able()).tensors
     own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
     all_of_them = predict(bench.model, own, test)
     for index, client in enumerate(bench.able()):
-        alone = bench.local([client]).tensors
+        upload = bench.local([client]).tensors
         for key, tensor in together.items():
-            assert torch.equal(tensor[index], alone[key][0]), key
+            assert torch.equal(tensor[index], upload[key][0]), key
     for k, client in enumerate(EVERYBODY):
         alone = predict(bench.model, bench.personalize([client]), gather([client], "test", "cpu"))
-        for one, other in zip(alone, all_of_them, strict=True):
-            width = one.shape[1]
-            assert (one == other[test.rows[k]][:, :width]).all()
+        for by_itself, in_company in zip(alone, all_of_them, strict=True):
+            width = by_itself.shape[1]
+            assert (by_itself == in_company[test.rows[k]][:, :width]).all()
 
 
-def test_the_gate_by_autograd_gives_what_the_kernels_give():
-    one, other = (Bench(OPTIONS["both, memory"], backend=backend) for backend in ("reference", "auto"))
-    harness.close(one.local(EVERYBODY[2:5]).tensors, other.local(EVERYBODY[2:5]).tensors)
+def test_the_gate_by_autograd_gives_what_the_kernels_give() -> None:
+    reference, fastest = (Bench(OPTIONS["both, memory"], backend=backend) for backend in ("reference", "auto"))
+    harness.close(reference.local(EVERYBODY[2:5]).tensors, fastest.local(EVERYBODY[2:5]).tensors)
     test = gather(EVERYBODY, "test", "cpu")
-    for a, b in zip(*(predict(bench.model, bench.personalize(EVERYBODY), test) for bench in (one, other)), strict=True):
+    for a, b in zip(*(predict(bench.model, bench.personalize(EVERYBODY), test) for bench in (reference, fastest)), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7)
 
 
-def test_a_client_with_one_sequence_leaves_the_gate_as_it_is():
+def test_a_client_with_one_sequence_leaves_the_gate_as_it_is() -> None:
     bench = Bench(OPTIONS["both"])
     lone = next(client for client in EVERYBODY if len(client.train) == 1)
     upload = bench.local([lone])
@@ -127,7 +132,7 @@ def test_a_client_with_one_sequence_leaves_the_gate_as_it_is():
         assert moved == (not name.startswith("gate/") and "router" not in name), name
 
 
-def test_what_the_gate_costs_is_counted():
+def test_what_the_gate_costs_is_counted() -> None:
     """The experts' forward passes once over the newer texts, and the gate's products in every epoch."""
     bench = Bench(OPTIONS["both"])  # router_epochs=2
     client = EVERYBODY[2]
@@ -139,7 +144,7 @@ def test_what_the_gate_costs_is_counted():
     assert (work.sequences, float(work.tokens[0])) == (2 * len(newer), 2 * newer.sum())
 
 
-def test_the_first_gate_weighs_all_experts_alike():
+def test_the_first_gate_weighs_all_experts_alike() -> None:
     for networks, memory in ((2, False), (3, False), (3, True), (1, True)):
         first = module.initial(networks, memory, SEED, torch.zeros(1))
         share = module.weights(first, torch.rand(5, module.width(networks, memory)))
@@ -149,14 +154,14 @@ def test_the_first_gate_weighs_all_experts_alike():
     )
 
 
-def texts(seed, n=7, size=12, width=9):
+def texts(seed: int, n: int = 7, size: int = 12, width: int = 9) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
     rng = np.random.default_rng(seed)
     tokens = np.minimum(rng.geometric(0.3, (n, width + 1)), size - 1).astype(np.int32)
     return tokens, rng.integers(1, width + 1, n)
 
 
 @pytest.mark.parametrize(("n", "most"), [(7, 1000), (7, 20), (1, 1000), (1, 1), (7, 0 + 3)])
-def test_a_memory_is_the_witten_bell_model_of_its_texts(n, most):
+def test_a_memory_is_the_witten_bell_model_of_its_texts(n: int, most: int) -> None:
     size = 12
     tokens, lengths = texts(n, n)
     memory = Memory(tokens, lengths, size, most)
@@ -179,16 +184,16 @@ def test_a_memory_is_the_witten_bell_model_of_its_texts(n, most):
     assert memory.often(np.arange(size + 2)).tolist() == [plain.target(w) for w in range(size + 2)]
 
 
-def test_a_memory_of_nothing_says_that_all_tokens_are_as_likely():
+def test_a_memory_of_nothing_says_that_all_tokens_are_as_likely() -> None:
     memory = Memory(np.zeros((0, 5), np.int32), np.zeros(0, np.int64), 8, 10)
     pairs = np.array([[NONE, 3], [1, 2]])
     votes = memory.after(*pairs)
     assert votes.back.tolist() == [1, 1] and memory.floor == 1 / 8 and not len(votes.rows)
-    assert memory.chance(*pairs, np.array([0, 7])).tolist() == [1 / 8, 1 / 8]
+    assert memory.chance(pairs[0], pairs[1], np.array([0, 7])).tolist() == [1 / 8, 1 / 8]
     assert memory.often(np.arange(3)).tolist() == [0, 0, 0]
 
 
-def test_a_memory_is_bounded_by_its_tokens_and_not_by_the_vocabulary():
+def test_a_memory_is_bounded_by_its_tokens_and_not_by_the_vocabulary() -> None:
     tokens, lengths = texts(0, 50)
     memory = Memory(tokens, lengths, 10**9, 30)
     arrays = [memory.words, memory.unigram, *memory._single, *memory._two, *memory._three]
@@ -197,14 +202,14 @@ def test_a_memory_is_bounded_by_its_tokens_and_not_by_the_vocabulary():
     assert all((a == b).all() for a, b in zip(arrays[2:], [*newest._single, *newest._two, *newest._three], strict=True))
 
 
-def test_the_local_expert_alone_is_reported_beside_the_gate():
+def test_the_local_expert_alone_is_reported_beside_the_gate() -> None:
     bench = Bench(OPTIONS["both"])
     own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
 
     class Task:
         algorithm, config = bench.algorithm, type("Config", (), {"algorithm": bench.options})  # all that is asked of it
 
-    guesses = _guesses(Task, bench.model, bench.state, own, test)
+    guesses = _guesses(cast(Any, Task), bench.model, bench.state, own, test)
     assert set(guesses) == {"global", "local", "personal", "soft", "hard"}
     alone = predict(bench.model, Bench(OPTIONS["local"]).personalize(EVERYBODY), test)
     for name in ("tokens", "nats"):
@@ -235,19 +240,19 @@ def test_the_local_expert_alone_is_reported_beside_the_gate():
         ({"router_lr": 1e39}, "router_lr must be at most 3.4e\\+38, as float32 is, got 1e\\+39"),
     ],
 )
-def test_options_that_do_not_go_together(options, said):
-    with pytest.raises(UserError, match=said):
+def test_options_that_do_not_go_together(options: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Bench(FlowOptions(**options))
 
 
-def test_what_a_random_split_leaves_is_remembered_in_the_order_of_time():
+def test_what_a_random_split_leaves_is_remembered_in_the_order_of_time() -> None:
     data = gather(EVERYBODY, "train", "cpu")
     turned = data._replace(rows=tuple(rows[::-1] for rows in data.rows))
-    for one, other in zip(*(module.remembered(part, oracles.VOCABULARY, 4) for part in (data, turned)), strict=True):
-        assert one.words.tolist() == other.words.tolist() and one.unigram.tolist() == other.unigram.tolist()
+    for first, second in zip(*(module.remembered(part, oracles.VOCABULARY, 4) for part in (data, turned)), strict=True):
+        assert first.words.tolist() == second.words.tolist() and first.unigram.tolist() == second.unigram.tolist()
 
 
-def test_a_constant_mixture_is_not_routed():
+def test_a_constant_mixture_is_not_routed() -> None:
     for name, instance in (("constant", False), ("local", False), ("local, memory", True), ("output", True)):
         bench = Bench(OPTIONS[name])
         assert bench.algorithm.scope(bench.options) == (True, instance)

@@ -6,11 +6,15 @@ released code of three papers, of which nothing is copied. Inputs are sines of t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import harness
 import numpy as np
 import pytest
 import torch
 from harness import Bench, row
+from torch import Tensor
 
 from flow.algorithms import fedfomo
 from flow.algorithms.fedfomo import FedFomoOptions
@@ -18,7 +22,7 @@ from flow.algorithms.fedper import FedPerOptions
 from flow.algorithms.fedrep import FedRepOptions
 from flow.algorithms.pfedhn import PFedHNOptions, hyper_step
 from flow.data import Client, Sequences
-from flow.model.parameters import tagged
+from flow.model.parameters import Tensors, tagged
 
 NAMES = (
     "embedding.weight", "gru.weight_ih_l0", "gru.weight_hh_l0", "gru.bias_ih_l0", "gru.bias_hh_l0", "head.weight", "head.bias",
@@ -26,26 +30,26 @@ NAMES = (
 SHAPES = ((9, 3), (12, 3), (12, 4), (12,), (12,), (9, 4), (9,))
 
 
-def filled(shape, number, scale=0.5):
+def filled(shape: Sequence[int], number: int, scale: float = 0.5) -> Tensor:
     """The input: a tensor of this number."""
     return (scale * torch.sin(1 + 0.7 * number + 0.37 * torch.arange(int(np.prod(shape))).double())).view(shape)
 
 
-def model(number):
+def model(number: int) -> Tensors:
     """A language model with 9 tokens, 3 numbers each, and 4 units."""
     return {name: filled(shape, n + 10 * number) for n, (name, shape) in enumerate(zip(NAMES, SHAPES, strict=True))}
 
 
-def same(found, printed):
+def same(actual: Tensors, printed: Sequence[tuple[float, float]]) -> None:
     """Two sums over every tensor: plain, and with the cosine of the place."""
-    assert len(found) == len(printed)
-    for (name, tensor), expected in zip(found.items(), printed, strict=True):
+    assert len(actual) == len(printed)
+    for (name, tensor), expected in zip(actual.items(), printed, strict=True):
         flat = tensor.double().flatten()
         sums = [float(flat.sum()), float(flat @ torch.cos(torch.arange(len(flat)).double()))]
         assert sums == pytest.approx(expected, rel=1e-9, abs=1e-11), name
 
 
-def reader():
+def reader() -> Client:
     """A client with five sequences of six targets, which are one batch."""
     tokens = np.array([[1 + (3 * i + 5 * t + i * t) % 8 for t in range(7)] for i in range(5)], np.int32)
     sequences = Sequences(tokens, np.full(5, 6, np.int32))
@@ -55,7 +59,7 @@ def reader():
 # ---- FedRep: lgcollins/FedRep at d82e62982e107bb3322541604f059c0ff28bd289, models/Update.py, LocalUpdate.train ----------
 # All parameters in the group that has no weight decay there; lr 0.3, momentum 0.5; a batch an epoch.
 
-SGD = {"lr": 0.3, "batch_size": 5, "momentum": 0.5, "clip": 0.0}
+SGD: dict[str, Any] = {"lr": 0.3, "batch_size": 5, "momentum": 0.5, "clip": 0.0}
 LOCAL_WORK = {
     "fedrep: three epochs of the head, two of the body": (FedRepOptions(**SGD, head_epochs=3, epochs=2), [
         (1.1492665244938025, -0.5205062764378883), (0.8169363349065698, -0.010250333375190435),
@@ -78,19 +82,19 @@ BEFORE_THE_TEST = [
 ]  # fmt: skip
 
 
-def bench_of(options):
+def bench_of(options: Any) -> Bench:
     bench = Bench(options)
     bench.state = model(0)
     return bench
 
 
 @pytest.mark.parametrize(("options", "printed"), LOCAL_WORK.values(), ids=LOCAL_WORK)
-def test_local_work_of_fedrep_and_fedper(options, printed):
+def test_local_work_of_fedrep_and_fedper(options: Any, printed: Sequence[tuple[float, float]]) -> None:
     sent = row(bench_of(options).local([reader()]).tensors, 0)
     same({name: sent[name] for name in NAMES}, printed)
 
 
-def test_the_head_before_the_test_in_fedrep():
+def test_the_head_before_the_test_in_fedrep() -> None:
     """Ten epochs of the head alone."""
     own = row(bench_of(FedRepOptions(**SGD, personal_epochs=10)).personalize([reader()]).parameters, 0)
     same({name: own[name] for name in NAMES}, BEFORE_THE_TEST)
@@ -100,7 +104,7 @@ def test_the_head_before_the_test_in_fedrep():
 # update_client_weights and federate; norm l1, baseline_model first_model. The models' losses are those of the language model.
 
 
-def test_weights_and_mixture_of_fedfomo():
+def test_weights_and_mixture_of_fedfomo() -> None:
     """The client's model before its training is number 2, after it 1; those of others are 3 to 6."""
     options = FedFomoOptions(models=4, mean_candidate=False, weighing_share=0.5)
     bench = Bench(options)
@@ -172,7 +176,7 @@ PRINTED = {
 
 
 @pytest.mark.parametrize("steps", PRINTED)
-def test_the_servers_step_of_pfedhn(steps):
+def test_the_servers_step_of_pfedhn(steps: int) -> None:
     """Vector 2, then the layers from below, then for every tensor the weight and the bias of the layer that writes it."""
     options = PFedHNOptions(hyper_lr=0.05, vector_lr=0.2, hyper_momentum=0.9, hyper_decay=1e-3, hyper_clip=50.0)
     state, number = {"vectors": filled((5, 2), 0, 0.3)}, 1
@@ -185,8 +189,8 @@ def test_the_servers_step_of_pfedhn(steps):
         state[f"phi/out.{name}.bias"] = filled(shape, number + 1, 0.3)
         number += 2
     deltas = {name: filled(shape, 100 + n, 0.02)[None] for n, (name, shape) in enumerate(WRITTEN.items())}
-    moments = {}
+    moments: Tensors = {}
     for _ in range(steps):
         hyper_step(options, state, moments, torch.tensor([2]), deltas)
-    found = {"vector": state["vectors"][2], **{name: tensor for name, tensor in state.items() if name != "vectors"}}
-    same(found, PRINTED[steps])
+    actual = {"vector": state["vectors"][2], **{name: tensor for name, tensor in state.items() if name != "vectors"}}
+    same(actual, PRINTED[steps])

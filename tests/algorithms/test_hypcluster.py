@@ -1,6 +1,7 @@
 """HypCluster against its oracle, and what is known to go wrong in it."""
 
 import dataclasses
+from typing import Any
 
 import harness
 import numpy as np
@@ -8,29 +9,31 @@ import oracles
 import pytest
 import torch
 from harness import SEED, Bench, close, row
+from optional import present
 from oracles import hypcluster
+from torch import Tensor
 
 from flow import Config, ModelOptions, simulate
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.hypcluster import CHOICE, HypClusterOptions
 from flow.data import Client, Population, Sequences, Vocabulary
 from flow.errors import UserError
-from flow.model.parameters import nbytes
+from flow.model.parameters import Tensors, nbytes
 from flow.server.options import ServerOptions
 
 CLIENTS = harness.TRAINING
 EVERYBODY = list(harness.POPULATION.clients)
-BASE = {"lr": 0.4, "batch_size": 2, "epochs": 2}
+BASE: dict[str, Any] = {"lr": 0.4, "batch_size": 2, "epochs": 2}
 
 
-def models_of(state, clusters):
+def models_of(state: Tensors, clusters: int) -> list[Tensors]:
     return [{n.removeprefix(f"{c}/"): t for n, t in state.items() if n.startswith(f"{c}/")} for c in range(clusters)]
 
 
 @pytest.mark.parametrize("clip", [0.0, 0.3])
 @pytest.mark.parametrize("random_rounds", [0, 1])
 @pytest.mark.parametrize("clusters", [1, 2, 3])
-def test_rounds_and_personalization(clip, random_rounds, clusters):
+def test_rounds_and_personalization(clip: float, random_rounds: int, clusters: int) -> None:
     options = HypClusterOptions(
         **BASE, clip=clip, random_rounds=random_rounds, clusters=clusters, personal_epochs=1, personal_lr=0.25
     )
@@ -38,15 +41,15 @@ def test_rounds_and_personalization(clip, random_rounds, clusters):
     models = models_of(bench.state, clusters)
     taken = set()
     for round, some in ((1, CLIENTS[:4]), (2, CLIENTS[2:]), (3, CLIENTS)):
-        found = bench.local(some, round)
-        sums = {}
+        upload = bench.local(some, round)
+        sums: dict[int, list[tuple[Tensors, float]]] = {}
         for k, client in enumerate(some):
             cluster, p, n = hypcluster.hypcluster(models, client, bench.plain, SEED, round)
-            assert int(found.tensors[CHOICE][k]) == cluster, (round, client.id)
-            own = row(found.tensors, k)
+            assert int(upload.tensors[CHOICE][k]) == cluster, (round, client.id)
+            own = row(upload.tensors, k)
             own.pop(CHOICE)
             close(own, p, f"round {round}, {client.id}")
-            assert found.weights[k] == n
+            assert upload.weights[k] == n
             sums.setdefault(cluster, []).append((p, n))
             taken.add(cluster)
         bench.round(some, round, group=2)
@@ -55,14 +58,14 @@ def test_rounds_and_personalization(clip, random_rounds, clusters):
         for c, (own, p) in enumerate(zip(models_of(bench.state, clusters), models, strict=True)):
             close(own, p, f"round {round}, cluster {c}")
     assert len(taken) == clusters or random_rounds == 0
-    own = bench.personalize(EVERYBODY, round=3)
+    personal = bench.personalize(EVERYBODY, round=3)
     for k, client in enumerate(EVERYBODY):
         p, start = hypcluster.personal(models, client, bench.plain, SEED, 3)
-        close(row(own.parameters, k), p, client.id)
-        close(row(own.before.parameters, k), start, client.id)
+        close(row(personal.parameters, k), p, client.id)
+        close(row(present(personal.before).parameters, k), start, client.id)
 
 
-def test_the_choice_is_made_before_training():
+def test_the_choice_is_made_before_training() -> None:
     """By the loss of the models as received; the loss of the last epoch of training would choose otherwise."""
     bench = Bench(HypClusterOptions(lr=2.0, batch_size=2, epochs=3, random_rounds=0))
     models = models_of(bench.state, 2)
@@ -73,7 +76,7 @@ def test_the_choice_is_made_before_training():
     assert chosen != other
 
 
-def test_one_cluster_is_fedavg():
+def test_one_cluster_is_fedavg() -> None:
     single, plain = Bench(HypClusterOptions(**BASE, clusters=1)), Bench(FedAvgOptions(**BASE))
     for round in (1, 2):
         for bench in (single, plain):
@@ -81,11 +84,11 @@ def test_one_cluster_is_fedavg():
         close(models_of(single.state, 1)[0], plain.state)
 
 
-def test_a_server_optimiser_steps_for_every_cluster_by_itself():
+def test_a_server_optimiser_steps_for_every_cluster_by_itself() -> None:
     bench = Bench(HypClusterOptions(**BASE, random_rounds=3))
     yogi = ServerOptions(server="yogi", server_lr=0.1)
     before = dict(bench.state)
-    alone = [c for c in CLIENTS if hypcluster.at_random([0, 1], c, SEED, 1, "train") == 0]
+    alone = [c for c in CLIENTS if hypcluster.at_random([{}, {}], c, SEED, 1, "train") == 0]
     assert 0 < len(alone) < len(CLIENTS)
     bench.round(alone, 1, yogi)
     assert all(torch.equal(t, before[n]) for n, t in bench.state.items() if n.startswith("1/"))
@@ -96,30 +99,34 @@ def test_a_server_optimiser_steps_for_every_cluster_by_itself():
     from oracles.baselines import server
 
     for name, start in models_of(before, 2)[0].items():
-        expected = server("yogi", start, [lambda _, goal=w[name]: goal], 0.1, 0.9, 0.99, 1e-3)
+
+        def goal(_: Tensor, mean: Tensor = w[name]) -> Tensor:
+            return mean
+
+        expected = server("yogi", start, [goal], 0.1, 0.9, 0.99, 1e-3)
         torch.testing.assert_close(bench.state[f"0/{name}"], expected, rtol=1e-9, atol=1e-11)
 
 
 @pytest.mark.parametrize("aggregator", ["median", "geometric_median", "centered_clipping"])
-def test_a_robust_aggregator_works_inside_a_cluster(aggregator):
+def test_a_robust_aggregator_works_inside_a_cluster(aggregator: Any) -> None:
     bench = Bench(HypClusterOptions(**BASE, clusters=1))
     plain = Bench(FedAvgOptions(**BASE))
-    how = ServerOptions(aggregator=aggregator)
-    for one in (bench, plain):
-        one.algorithm = dataclasses.replace(one.algorithm, one_by_one=True)
-        one.round(CLIENTS, 1, how)
+    server_options = ServerOptions(aggregator=aggregator)
+    for each in (bench, plain):
+        each.algorithm = dataclasses.replace(each.algorithm, one_by_one=True)
+        each.round(CLIENTS, 1, server_options)
     close(models_of(bench.state, 1)[0], plain.state)
 
 
-def test_what_is_sent_is_counted():
+def test_what_is_sent_is_counted() -> None:
     bench = Bench(HypClusterOptions(**BASE, clusters=3))
-    one = nbytes(models_of(bench.state, 3)[0])
+    model_bytes = nbytes(models_of(bench.state, 3)[0])
     download = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(CLIENTS))
-    assert download.nbytes == [3 * one] * len(CLIENTS)
-    assert nbytes(bench.local(CLIENTS).tensors) == len(CLIENTS) * (one + 8)  # the model chosen, and which one it is
+    assert download.nbytes == [3 * model_bytes] * len(CLIENTS)
+    assert nbytes(bench.local(CLIENTS).tensors) == len(CLIENTS) * (model_bytes + 8)  # the model chosen, and which one it is
 
 
-def test_the_start():
+def test_the_start() -> None:
     equal = models_of(Bench(HypClusterOptions(**BASE, clusters=3)).state, 3)
     other = models_of(Bench(HypClusterOptions(**BASE, clusters=3, random_rounds=0)).state, 3)
     for name, tensor in equal[0].items():
@@ -132,7 +139,7 @@ def test_the_start():
             assert all(p[name].abs().max() <= 0.5 for p in other)  # 1 / sqrt(4)
 
 
-def planted(clients=12):
+def planted(clients: int = 12) -> Population:
     """Half of the clients count upwards, half downwards."""
     made, steps, size = [], 8, 6
     for n in range(clients):
@@ -144,8 +151,8 @@ def planted(clients=12):
     return Population("planted", tuple(made), Vocabulary(names, "character"), steps, "made up")
 
 
-def test_clients_of_planted_clusters_part():
-    config = Config(
+def test_clients_of_planted_clusters_part() -> None:
+    config: Config[Any] = Config(
         algorithm=HypClusterOptions(lr=1.0, batch_size=5, epochs=2, personal_epochs=0),
         model=ModelOptions(embedding_dim=4, hidden_size=8, dtype="float64"),
         rounds=25,
@@ -161,7 +168,7 @@ def test_clients_of_planted_clusters_part():
     }
     assert len(choices["up"]) == len(choices["down"]) == 1
     assert choices["up"] != choices["down"]
-    common = dataclasses.replace(config, algorithm=FedAvgOptions(lr=1.0, batch_size=5, epochs=2))
+    common: Config[Any] = dataclasses.replace(config, algorithm=FedAvgOptions(lr=1.0, batch_size=5, epochs=2))
     fedavg = simulate(common, None, population=planted(), progress=False).evaluation["summary"]["unseen"]
     own = result.evaluation["summary"]["unseen"]
     assert own["personal_token"] > 0.99 > 0.95 > fedavg["global_token"]
@@ -177,7 +184,8 @@ def test_clients_of_planted_clusters_part():
         ("personal_lr", 0, "above 0"),
     ],
 )
-def test_options_out_of_range(option, value, rule):
-    options = dataclasses.replace(HypClusterOptions(), **{option: value})
+def test_options_out_of_range(option: str, value: float, rule: str) -> None:
+    change: dict[str, Any] = {option: value}
+    options = dataclasses.replace(HypClusterOptions(), **change)
     with pytest.raises(UserError, match=f"{option} must be a finite number {rule}, got {value}"):
         Bench(options)

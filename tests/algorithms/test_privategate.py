@@ -1,6 +1,8 @@
 """The private gate against its oracle: rounds, predictions of old and new clients, and what never leaves a client."""
 
 import math
+from collections.abc import Mapping
+from typing import Any, cast
 
 import harness
 import numpy as np
@@ -8,37 +10,38 @@ import oracles
 import pytest
 import torch
 from harness import ROUND, SEED, Bench, close, row
+from optional import present
 from oracles import privategate as oracle
 
 from flow.algorithms.privategate import PrivateGateOptions
 from flow.errors import UserError
 from flow.evaluation.score import _guesses
 from flow.model.flops import per_token
-from flow.model.parameters import names_of, nbytes, tagged, untagged
+from flow.model.parameters import Tensors, names_of, nbytes, tagged, untagged
 from flow.training.batches import gather
 from flow.training.predict import predict
 
 CLIENTS = harness.TRAINING
 FIRST, SECOND = CLIENTS[:4], CLIENTS[2:6]  # of two rounds: some take part once, some twice, the last one never
 EVERYBODY = list(harness.POPULATION.clients)
-BASE = {"lr": 0.4, "batch_size": 2, "epochs": 2, "personal_lr": 0.9, "personal_epochs": 3, "gate_lr": 1.5}
-OPTIONS = {
+BASE: dict[str, Any] = {"lr": 0.4, "batch_size": 2, "epochs": 2, "personal_lr": 0.9, "personal_epochs": 3, "gate_lr": 1.5}
+OPTIONS: dict[str, Any] = {
     "received": PrivateGateOptions(**BASE, clip=0.0),
     "received, clipped": PrivateGateOptions(**BASE, clip=0.2),
     "initial": PrivateGateOptions(**BASE, new_private="initial", clip=0.0),
 }
 
 
-def newcomer(bench, general):
+def newcomer(bench: Bench, general: Tensors) -> tuple[Tensors, oracle.Gate]:
     """The private model and the gate of a client that has none."""
     start = general if bench.options.new_private == "received" else bench.initial
     return {name: start[name] for name in general}, (torch.zeros(3, dtype=torch.float64), torch.zeros((), dtype=torch.float64))
 
 
-def trained(options):
+def trained(options: PrivateGateOptions) -> tuple[Bench, Tensors, dict[str, tuple[Tensors, oracle.Gate]]]:
     """The bench after two rounds, each compared with the oracle, with what the oracle knows: w, and what clients keep."""
     bench = Bench(options)
-    general, kept = dict(bench.state), {}
+    general, kept = dict(bench.state), dict[str, tuple[Tensors, oracle.Gate]]()
     assert set(general) == set(names_of(bench.initial, "global"))
     for round, clients in ((1, FIRST), (2, SECOND)):
         upload = bench.local(clients, round)
@@ -49,7 +52,7 @@ def trained(options):
             close(row(upload.tensors, k), w, f"{round} {client.id}")
             own = {"gate/weight": gate[0], "gate/bias": gate[1], **tagged("private", private)}
             close(row(upload.kept, k), own, f"{round} {client.id}")
-            loss = sum(one * tokens for one, tokens in losses)
+            loss = sum(mean * tokens for mean, tokens in losses)
             assert float(upload.phases[0].nats[k]) == pytest.approx(loss, rel=1e-11)
             assert upload.weights[k] == len(client.train)
             sent.append((w, len(client.train)))
@@ -61,7 +64,7 @@ def trained(options):
 
 
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
-def test_rounds_and_predictions(options):
+def test_rounds_and_predictions(options: PrivateGateOptions) -> None:
     bench, general, kept = trained(options)
     assert len(kept) == 6 and max(abs(gate[1]) for _, gate in kept.values()) > 0.01
     own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
@@ -86,13 +89,13 @@ def test_rounds_and_predictions(options):
     assert private_first > 5, "the hard gate takes the private model somewhere"
 
 
-def test_the_private_model_and_the_gate_never_leave_the_client():
+def test_the_private_model_and_the_gate_never_leave_the_client() -> None:
     bench = Bench(OPTIONS["received"])
     size = nbytes(bench.state)
     for round in (1, 2):
         upload = bench.local(CLIENTS, round)
         assert set(upload.tensors) == set(bench.state)
-        assert set(upload.kept) == {"gate/weight", "gate/bias", *tagged("private", bench.state)}
+        assert set(present(upload.kept)) == {"gate/weight", "gate/bias", *tagged("private", bench.state)}
         sent = bench.algorithm.download(bench.options, bench.model, bench.state, bench.members(CLIENTS))
         assert sent.nbytes == [size] * len(CLIENTS) and set(sent.tensors) == set(bench.state)
         assert bench.round(CLIENTS, round).upload_bytes == size * len(CLIENTS)
@@ -100,7 +103,7 @@ def test_the_private_model_and_the_gate_never_leave_the_client():
     assert own.sent is own.received is None
 
 
-def test_what_a_new_client_predicts_from():
+def test_what_a_new_client_predicts_from() -> None:
     """Its private model is the general one or the initial one, and both models weigh the same."""
     for options in OPTIONS.values():
         bench = Bench(options)
@@ -109,11 +112,11 @@ def test_what_a_new_client_predicts_from():
         assert not visit.kept.known.any() and not visit.kept.tensors["gate/weight"].any()
         start = bench.state if options.new_private == "received" else bench.initial
         for name, tensor in untagged("private", visit.kept.tensors).items():
-            assert all(torch.equal(one, start[name]) for one in tensor), name
+            assert all(torch.equal(part, start[name]) for part in tensor), name
             assert not torch.equal(bench.state[name], bench.initial[name])
 
 
-def test_personalization_lowers_the_mixtures_loss_on_what_it_trains_on():
+def test_personalization_lowers_the_mixtures_loss_on_what_it_trains_on() -> None:
     """By the same answers as the test texts get, before and after."""
     bench = Bench(PrivateGateOptions(**{**BASE, "personal_epochs": 15}))
     bench.round(CLIENTS, 1)
@@ -121,7 +124,7 @@ def test_personalization_lowers_the_mixtures_loss_on_what_it_trains_on():
     own = bench.personalize(EVERYBODY)
     before = predict(
         bench.model,
-        bench.algorithm.general(bench.options, bench.model, bench.state),
+        present(bench.algorithm.general(bench.options, bench.model, bench.state)),
         train._replace(ids=("",), rows=(np.arange(len(train.lengths) - 1),)),
     )
     after = predict(bench.model, own, train)
@@ -129,7 +132,7 @@ def test_personalization_lowers_the_mixtures_loss_on_what_it_trains_on():
         assert after.nats[rows].sum() < 0.9 * before.nats[rows].sum()
 
 
-def test_the_private_model_alone_and_both_routings_are_reported():
+def test_the_private_model_alone_and_both_routings_are_reported() -> None:
     bench = Bench(OPTIONS["received"])
     bench.round(CLIENTS, 1)
     own, test = bench.personalize(EVERYBODY), gather(EVERYBODY, "test", "cpu")
@@ -137,7 +140,7 @@ def test_the_private_model_alone_and_both_routings_are_reported():
     class Task:
         algorithm, config = bench.algorithm, type("Config", (), {"algorithm": bench.options})  # all that is asked of it
 
-    guesses = _guesses(Task, bench.model, bench.state, own, test)
+    guesses = _guesses(cast(Any, Task), bench.model, bench.state, own, test)
     assert set(guesses) == {"global", "local", "personal", "soft", "hard"}
     assert (guesses["local"].local_weight[test.rows[0]][:, :1] == 1).all()
     plain = {name.replace("local_", ""): tensor for name, tensor in own.parameters.items()}
@@ -146,7 +149,7 @@ def test_the_private_model_alone_and_both_routings_are_reported():
     assert not np.allclose(guesses["local"].nats, guesses["soft"].nats, rtol=1e-3)
 
 
-def test_computation_is_counted():
+def test_computation_is_counted() -> None:
     """Both models forward and backward in a round; before a prediction the general one forward alone; two products a gate."""
     bench = Bench(OPTIONS["received"])
     trained_, frozen = (per_token(bench.model, "global", names) for names in (bench.state, ()))
@@ -167,12 +170,12 @@ def test_computation_is_counted():
         ({"personal_epochs": 0}, "personal_epochs must be a finite number at least 1, got 0"),
     ],
 )
-def test_options_out_of_range_are_refused(options, said):
-    with pytest.raises(UserError, match=said):
+def test_options_out_of_range_are_refused(options: Mapping[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         Bench(PrivateGateOptions(**options))
 
 
-def test_it_is_personalized_per_client_and_per_token():
+def test_it_is_personalized_per_client_and_per_token() -> None:
     bench = Bench(PrivateGateOptions())
     assert bench.algorithm.scope(bench.options) == (True, True)
     assert (bench.options.personal_lr, bench.options.personal_epochs) == (0.5, 3)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import oracles
 import torch
+from optional import present
 
 from flow.algorithms import algorithm_of
 from flow.data import Client
@@ -112,17 +113,19 @@ class Bench:
         return uploads
 
 
-def close(actual: Tensors, expected: Tensors, what: object = "") -> None:
+def close(actual: Tensors | None, expected: Tensors | None, what: object = "") -> None:
     """Two dictionaries of tensors are the same, tightly."""
+    actual, expected = present(actual), present(expected)
     assert set(actual) == set(expected), what
     for name, tensor in expected.items():
-
-        def labelled(text: str, name: str = name) -> str:
-            return f"{what} {name}: {text}"
-
-        torch.testing.assert_close(actual[name], tensor, **TIGHT, msg=labelled)
+        torch.testing.assert_close(actual[name], tensor, **TIGHT, msg=labelled(f"{what} {name}"))
 
 
-def row(tensors: Tensors, index: int) -> Tensors:
+def labelled(label: object) -> Callable[[str], str]:
+    """For a message of torch: which of several comparisons it is of."""
+    return lambda text: f"{label}: {text}"
+
+
+def row(tensors: Tensors | None, index: int) -> Tensors:
     """Those of one client."""
-    return {name: tensor[index] for name, tensor in tensors.items()}
+    return {name: tensor[index] for name, tensor in present(tensors).items()}
