@@ -217,7 +217,7 @@ def test_the_local_expert_alone_is_reported_beside_the_gate() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (
             {"memory": True, "gate": "cell"},

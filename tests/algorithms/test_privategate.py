@@ -162,7 +162,7 @@ def test_computation_is_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"gate_lr": 0.0}, "gate_lr must be a finite number above 0, got 0.0; leave it out for the default"),
         ({"gate_lr": 1e39}, "gate_lr must be at most 3.4e\\+38, as float32 is, got 1e\\+39"),
