@@ -2,24 +2,31 @@
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import oracles
 import pytest
 import torch
+from optional import present
 
 from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.pfedhn import PFedHNOptions
+from flow.data import Client
 from flow.engine.participation import grouped, turnout
 from flow.engine.task import prepare
+from flow.model.parameters import Tensors
 from flow.server.options import ServerOptions
+from flow.simulation.loop import Result
 
 POPULATION = oracles.population()
 NAMES = sorted(client.id for client in POPULATION.clients if not client.held_out)
 CLIENTS = {client.id: client for client in POPULATION.clients}
-BASE = Config(
+BASE: Config[Any] = Config(
     algorithm=FedAvgOptions(lr=0.5, epochs=2, batch_size=4),
     model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
     rounds=4,
@@ -30,26 +37,28 @@ BASE = Config(
 )
 
 
-def run(**changes):
+def run(**changes: Any) -> Result:
     return simulate(dataclasses.replace(BASE, **changes), population=POPULATION, progress=False)
 
 
-def cohort(round, size=5):
+def cohort(round: int, size: int = 5) -> list[str]:
     return [NAMES[i] for i in oracles.stream(0, round, "cohort").choice(len(NAMES), size, replace=False)]
 
 
-def chances(round, id):
+def chances(round: int, id: str) -> npt.NDArray[np.float64]:
     return oracles.stream(0, round, "participation", id).random(3)
 
 
-def lost(round, dropout=0.0, stragglers=0.0):
+def lost(round: int, dropout: float = 0.0, stragglers: float = 0.0) -> tuple[list[str], list[str]]:
     """Ids of a round's cohort: (dropped, late)."""
     drawn = {id: chances(round, id) for id in cohort(round)}
     dropped = [id for id, u in drawn.items() if u[0] < dropout]
     return dropped, [id for id, u in drawn.items() if u[1] < stragglers and id not in dropped]
 
 
-def oracle(rounds, dropout=0.0, stragglers=0.0, late="drop"):
+def oracle(
+    rounds: int, dropout: float = 0.0, stragglers: float = 0.0, late: Literal["drop", "partial"] = "drop"
+) -> list[Tensors]:
     """The states of FedAvg after every round, one client at a time."""
     task = prepare(BASE, POPULATION)
     state, states = task.algorithm.init(BASE.algorithm, task.model, 0, len(NAMES)), []
@@ -74,7 +83,7 @@ def oracle(rounds, dropout=0.0, stragglers=0.0, late="drop"):
     ("dropout", "stragglers", "late"),
     [(0.5, 0.0, "drop"), (0.0, 0.5, "drop"), (0.3, 0.4, "drop"), (0.0, 0.7, "partial")],
 )
-def test_the_loop_with_losses_matches_the_oracle(dropout, stragglers, late):
+def test_the_loop_with_losses_matches_the_oracle(dropout: float, stragglers: float, late: Literal["drop", "partial"]) -> None:
     result = run(dropout=dropout, stragglers=stragglers, late=late)
     expected = oracle(4, dropout, stragglers, late)[-1]
     for name, tensor in expected.items():
@@ -82,10 +91,10 @@ def test_the_loop_with_losses_matches_the_oracle(dropout, stragglers, late):
     assert not all(torch.allclose(tensor, expected[name]) for name, tensor in run().state.items()), "nobody was lost"
 
 
-def test_what_is_lost_is_counted_as_received_and_computed_but_not_as_sent():
+def test_what_is_lost_is_counted_as_received_and_computed_but_not_as_sent() -> None:
     result, whole = run(dropout=0.3, stragglers=0.3), run()
     sent = sum(tensor.numel() * 8 for tensor in result.state.values())
-    totals = Counter()
+    totals = Counter[str]()
     for row, other in zip(result.metrics, whole.metrics, strict=True):
         dropped, late = lost(row["round"], 0.3, 0.3)
         totals.update(dropped=len(dropped), late=len(late))
@@ -97,7 +106,7 @@ def test_what_is_lost_is_counted_as_received_and_computed_but_not_as_sent():
     assert totals["dropped"] and totals["late"]
 
 
-def test_slow_clients_that_count_do_less_and_all_are_there():
+def test_slow_clients_that_count_do_less_and_all_are_there() -> None:
     rows, whole = run(stragglers=1.0, late="partial").metrics, run().metrics
     assert all((row["clients"], row["dropped"], row["late"]) == (5, 0, 0) for row in rows)
     sequences = [
@@ -115,7 +124,9 @@ def test_slow_clients_that_count_do_less_and_all_are_there():
     ],
     ids=["fedavg", "fedadam", "pfedhn"],
 )
-def test_a_round_whose_uploads_are_all_lost_changes_nothing(algorithm, server, capsys):
+def test_a_round_whose_uploads_are_all_lost_changes_nothing(
+    algorithm: object, server: ServerOptions, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = dataclasses.replace(BASE, algorithm=algorithm, server=server, dropout=1.0)
     result = simulate(config, population=POPULATION)
     task = prepare(config, POPULATION)
@@ -123,20 +134,22 @@ def test_a_round_whose_uploads_are_all_lost_changes_nothing(algorithm, server, c
     assert all(torch.equal(tensor, result.state[name]) for name, tensor in start.items())
     assert all((row["loss"], row["clients"], row["dropped"], row["upload_bytes"]) == (None, 0, 5, 0) for row in result.metrics)
     assert all(row["sequences"] and row["download_bytes"] for row in result.metrics)
-    said = capsys.readouterr().out.splitlines()[-1]
-    assert said.startswith("4 of 4 rounds changed nothing: every upload was lost (dropout=1.0, stragglers=0.0); lower these")
+    last_line = capsys.readouterr().out.splitlines()[-1]
+    assert last_line.startswith(
+        "4 of 4 rounds changed nothing: every upload was lost (dropout=1.0, stragglers=0.0); lower these"
+    )
 
 
-def test_what_a_client_keeps_it_keeps_though_its_upload_is_lost():
+def test_what_a_client_keeps_it_keeps_though_its_upload_is_lost() -> None:
     result = run(algorithm=DittoOptions(lr=0.5, epochs=2, batch_size=4), dropout=1.0, rounds=1)
     assert result.metrics[0]["client_state_bytes"] == 5 * sum(tensor.numel() * 8 for tensor in result.state.values())
 
 
-def test_fates_depend_on_nobody_else():
+def test_fates_depend_on_nobody_else() -> None:
     config = dataclasses.replace(BASE, dropout=0.4, stragglers=0.4)
     everybody = [CLIENTS[id] for id in NAMES]
 
-    def fates(clients, processes):
+    def fates(clients: Sequence[Client], processes: int) -> dict[str, list[bool]]:
         who = turnout(config, clients, 1, POPULATION.numbers(clients), 3, processes)
         return {client.id: pair for client, *pair in zip(who.able, who.dropped.tolist(), who.late.tolist(), strict=True)}
 
@@ -145,25 +158,25 @@ def test_fates_depend_on_nobody_else():
     assert fates(everybody[2:4], 2) == {id: whole[id] for id in NAMES[2:4]}
 
 
-def test_every_client_is_in_one_group_of_one_process():
+def test_every_client_is_in_one_group_of_one_process() -> None:
     config = dataclasses.replace(BASE, dropout=0.4, stragglers=0.8, late="partial")
     everybody = [CLIENTS[id] for id in NAMES]
     who = turnout(config, everybody, 2, POPULATION.numbers(everybody), 3, 3)
     assert [client.id for client in who.idle] == ["client 1"]
     groups = [group for rank in range(3) for group in grouped(config, who, rank, 2, 1)]
     assert Counter(client.id for group in groups for client in group.clients) == Counter(client.id for client in who.able)
-    lost_ones = {client.id for client, one in zip(who.able, who.lost.tolist(), strict=True) if one}
+    lost_ones = {client.id for client, is_lost in zip(who.able, who.lost.tolist(), strict=True) if is_lost}
     for group in groups:
         assert [client.id in lost_ones for client in group.clients] == group.lost.tolist()
         for client in group.clients:
-            place = [one.id for one in who.able].index(client.id)
-            assert group.options.epochs == who.epochs[place]
+            place = [other.id for other in who.able].index(client.id)
+            assert group.options.epochs == present(who.epochs)[place]
     assert np.concatenate(who.arrived()).tolist() != np.concatenate(who.trained()).tolist()
     assert sorted(np.concatenate(who.trained()).tolist()) == who.rows.tolist()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"dropout": 1.5}, "dropout must be a finite number from 0 to 1, got 1.5"),
         ({"stragglers": -0.1}, "stragglers must be a finite number from 0 to 1, got -0.1"),
@@ -174,6 +187,6 @@ def test_every_client_is_in_one_group_of_one_process():
         ),
     ],
 )
-def test_options_out_of_range(changes, said):
-    with pytest.raises(UserError, match=said):
+def test_options_out_of_range(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         run(**changes)

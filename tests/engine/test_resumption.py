@@ -5,12 +5,15 @@ import dataclasses
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import checksums
 import oracles
 import pytest
 import torch
+from optional import present
 from run_cases import timeless
 from safetensors.torch import load_file
 
@@ -22,11 +25,12 @@ from flow.cli.main import main
 from flow.config import read_config
 from flow.data import DataOptions, load
 from flow.simulation import loop
+from flow.simulation.loop import Result
 from flow.storage import files, run_folder
 
 POPULATION = oracles.population()
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-BASE = Config(
+BASE: Config[Any] = Config(
     algorithm=FedAvgOptions(lr=0.5, batch_size=4),
     model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
     rounds=4,
@@ -36,7 +40,7 @@ BASE = Config(
     chunk=3,
     validation_share=0.0,
 )
-CASES = {
+CASES: dict[str, Any] = {
     "fedavg": BASE,
     "ditto, memory": dataclasses.replace(BASE, algorithm=DittoOptions(lr=0.5, batch_size=4)),
     "ditto, disk": dataclasses.replace(BASE, algorithm=DittoOptions(lr=0.5, batch_size=4), client_memory=0),
@@ -45,8 +49,8 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def _plain(monkeypatch):
-    def report(folder):
+def _plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    def report(folder: Path) -> Path:
         files.write(folder / "report.html", b"report")
         return folder / "report.html"
 
@@ -54,10 +58,12 @@ def _plain(monkeypatch):
 
 
 @contextlib.contextmanager
-def stopped_in(stop, monkeypatch, append=run_folder.append_metrics):
+def stopped_in(
+    stop: int, monkeypatch: pytest.MonkeyPatch, append: Callable[..., None] = run_folder.append_metrics
+) -> Iterator[None]:
     """A run in this block is stopped in this round, after its row is written and before its checkpoint."""
 
-    def interrupted(folder, row):
+    def interrupted(folder: Path, row: Mapping[str, Any]) -> None:
         append(folder, row)
         if row["round"] == stop:
             raise KeyboardInterrupt
@@ -68,27 +74,31 @@ def stopped_in(stop, monkeypatch, append=run_folder.append_metrics):
             yield
 
 
-def same(one, other):
+def same(first: Result, second: Result) -> None:
     """Two runs have the same numbers to the bit, and the same files say so."""
-    assert one.config == other.config
-    assert timeless(one.metrics) == timeless(other.metrics)
-    assert one.evaluation == other.evaluation
-    last = [load_file(run_folder.stored(run.folder / "checkpoints")[-1]) for run in (one, other)]
+    assert first.config == second.config
+    assert timeless(first.metrics) == timeless(second.metrics)
+    assert first.evaluation == second.evaluation
+    last = [load_file(run_folder.stored(present(run.folder) / "checkpoints")[-1]) for run in (first, second)]
     rounds = [tensors.pop("clients:rounds", None) for tensors in last]
     assert (rounds[0] is None) == (rounds[1] is None)
     assert last[0].keys() == last[1].keys()
     assert all(torch.equal(tensor, last[1][name]) for name, tensor in last[0].items())
-    configs = [run_folder.read_config(run.folder) for run in (one, other)]
+    configs = [run_folder.read_config(present(run.folder)) for run in (first, second)]
     assert configs[0] == configs[1]
     for name in ("evaluation.json", "metrics.jsonl", "run.json", "report.html"):
-        assert (one.folder / name).is_file()
-    assert checksums.plain((one.folder / "evaluation.json").read_text()) == other.evaluation
-    assert json.loads((one.folder / "run.json").read_text())["sequences"] == sum(row["sequences"] for row in other.metrics)
+        assert (present(first.folder) / name).is_file()
+    assert checksums.plain((present(first.folder) / "evaluation.json").read_text()) == second.evaluation
+    assert json.loads((present(first.folder) / "run.json").read_text())["sequences"] == sum(
+        row["sequences"] for row in second.metrics
+    )
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("stop", [None, 3])
-def test_a_run_with_more_rounds_is_the_run_that_had_them_from_the_start(name, stop, tmp_path, monkeypatch):
+def test_a_run_with_more_rounds_is_the_run_that_had_them_from_the_start(
+    name: str, stop: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = CASES[name]
     if stop is None:
         first = simulate(config, tmp_path / "run", population=POPULATION, progress=False)
@@ -109,7 +119,9 @@ def test_a_run_with_more_rounds_is_the_run_that_had_them_from_the_start(name, st
     same(again, whole)
 
 
-def test_what_clients_keep_goes_to_disk_where_more_rounds_make_memory_too_small(tmp_path, monkeypatch):
+def test_what_clients_keep_goes_to_disk_where_more_rounds_make_memory_too_small(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """4 rounds of 5 clients that keep 45 kB each stay within 1 MB, 6 rounds do not."""
     clients = load(DataOptions(data="synthetic", clients=60, sequences=4, sequence_length=5, vocabulary_size=36))
     config = dataclasses.replace(
@@ -134,11 +146,14 @@ def test_what_clients_keep_goes_to_disk_where_more_rounds_make_memory_too_small(
     assert len(again.metrics) == 7
 
 
-def test_fewer_rounds_than_are_done_are_refused_and_a_stopped_run_may_end_earlier(tmp_path, monkeypatch):
+def test_fewer_rounds_than_are_done_are_refused_and_a_stopped_run_may_end_earlier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = dataclasses.replace(CASES["ditto, disk"], checkpoint_every=1, rounds=6)
     with stopped_in(4, monkeypatch):
         simulate(config, tmp_path / "run", population=POPULATION, progress=False)
     before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    rounds: Any
     for rounds, rule in (
         (2, r"rounds=2 is fewer than the 3 that the run in .*run has done; give 3 or more"),
         (0, "rounds must be at least 1, got 0"),
@@ -152,11 +167,13 @@ def test_fewer_rounds_than_are_done_are_refused_and_a_stopped_run_may_end_earlie
     same(ended, whole)
 
 
-def test_a_configuration_that_cannot_be_written_leaves_the_run_as_it_was(tmp_path, monkeypatch):
+def test_a_configuration_that_cannot_be_written_leaves_the_run_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     simulate(BASE, tmp_path / "run", population=POPULATION, progress=False)
     before = (tmp_path / "run" / "config.json").read_bytes()
 
-    def full(path, content):
+    def full(path: Path, content: bytes) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patched:
@@ -167,12 +184,12 @@ def test_a_configuration_that_cannot_be_written_leaves_the_run_as_it_was(tmp_pat
     assert len(resume(tmp_path / "run", population=POPULATION, progress=False).metrics) == 4
 
 
-def test_a_run_of_an_older_build_goes_on_longer_and_keeps_its_digest(tmp_path):
+def test_a_run_of_an_older_build_goes_on_longer_and_keeps_its_digest(tmp_path: Path) -> None:
     old, at_once = (shutil.copytree(FIXTURES / "old_run", tmp_path / name) for name in ("old", "at once"))
     resume(old, progress=False)
-    one, other = (resume(folder, rounds=6, progress=False) for folder in (old, at_once))
-    assert [row["round"] for row in one.metrics] == [1, 2, 3, 4, 5, 6]
-    same(one, other)
+    longer_run, longer_at_once = (resume(folder, rounds=6, progress=False) for folder in (old, at_once))
+    assert [row["round"] for row in longer_run.metrics] == [1, 2, 3, 4, 5, 6]
+    same(longer_run, longer_at_once)
     content = run_folder.read_config(old)
     assert (content["rounds"], content["digested"]) == (6, {"rounds": 4})
     longer = resume(old, rounds=7, progress=False)
@@ -185,7 +202,7 @@ def test_a_run_of_an_older_build_goes_on_longer_and_keeps_its_digest(tmp_path):
 TINY = ["--embedding-dim", "3", "--hidden-size", "4", "--cohort", "3", "--rounds", "2", "--min-texts", "5", "--threads", "1"]
 
 
-def aged(folder):
+def aged(folder: Path) -> None:
     """Make it the folder of an older build, which ties its files to the path as it was given and to the number of rounds."""
     content = run_folder.read_config(folder)
     population = load(read_config(folder).data)
@@ -200,16 +217,18 @@ def aged(folder):
 
 
 @pytest.fixture(params=["new", "old"])
-def started(request, here):
+def started(request: pytest.FixtureRequest, here: Path) -> str:
     """A run on a file whose path was given relative to the working directory, by this build or an older one."""
     assert main(["run", "fedavg", *TINY, "--data", "mine.jsonl.gz", "--folder", "run"]) == 0
     if request.param == "old":
         aged(here / "run")
     (here / "elsewhere").mkdir()
-    return request.param
+    return str(request.param)
 
 
-def test_a_run_goes_on_from_any_folder_and_after_its_data_moved(started, here, capsys, monkeypatch):
+def test_a_run_goes_on_from_any_folder_and_after_its_data_moved(
+    started: str, here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     end = run_folder.stored(here / "run" / "checkpoints")[-1]
     state = load_file(end)
     stored = run_folder.read_config(here / "run")["data"]["data"]
@@ -220,9 +239,9 @@ def test_a_run_goes_on_from_any_folder_and_after_its_data_moved(started, here, c
         assert main(["run", "--resume", "../run"]) == 0
     os.rename(here / "mine.jsonl.gz", here / "elsewhere" / "moved.jsonl.gz")
     assert main(["run", "--resume", "../run"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
+    last_line = capsys.readouterr().err.splitlines()[-1]
     gone = here / ("elsewhere" if started == "old" else "") / "mine.jsonl.gz"
-    assert said == (
+    assert last_line == (
         f"flow: data='{gone}': there is no such file, which the run in ../run was started with; put it back, or say where "
         "it is now with `flow run --resume ../run --data FILE`"
     )
@@ -237,13 +256,15 @@ def test_a_run_goes_on_from_any_folder_and_after_its_data_moved(started, here, c
     assert all(torch.equal(tensor, again[name]) for name, tensor in state.items())
 
 
-def test_data_of_other_content_are_refused_in_one_sentence(started, here, capsys):
+def test_data_of_other_content_are_refused_in_one_sentence(
+    started: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     lines = [json.dumps({"id": name, "split": "train", "texts": ["the quick fox"] * 9}) for name in "abcd"]
     (here / "other.jsonl").write_text("\n".join(lines) + "\n")
     before = (here / "run" / "config.json").read_bytes()
     assert main(["run", "--resume", "run", "--data", "other.jsonl"]) == 2
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said.startswith(
+    last_line = capsys.readouterr().err.splitlines()[-1]
+    assert last_line.startswith(
         f"flow: data='{here / 'other.jsonl'}' holds other clients, texts or words than the run in run was started with; give"
         if started == "new"
         else "flow: run/checkpoints/round_000002.safetensors: was made with another configuration or other data than the run"
@@ -252,7 +273,7 @@ def test_data_of_other_content_are_refused_in_one_sentence(started, here, capsys
     assert main(["run", "--resume", "run"]) == 0
 
 
-def test_another_population_is_refused_before_the_first_checkpoint_too(tmp_path):
+def test_another_population_is_refused_before_the_first_checkpoint_too(tmp_path: Path) -> None:
     simulate(BASE, tmp_path / "run", population=POPULATION, progress=False)
     shutil.rmtree(tmp_path / "run" / "checkpoints")
     with pytest.raises(UserError, match=r"population holds other clients, texts or words than the run in .* was started with"):
@@ -262,7 +283,7 @@ def test_another_population_is_refused_before_the_first_checkpoint_too(tmp_path)
 
 
 @pytest.mark.parametrize("build", ["new", "old"])
-def test_a_comparison_goes_on_from_any_folder(build, here, monkeypatch):
+def test_a_comparison_goes_on_from_any_folder(build: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of an older build, which kept the path as it was given, goes on in the working directory that it was started in."""
     monkeypatch.setattr("flow.comparison.page._charts", lambda *given: [])
     arguments = ["compare", "fedavg", *TINY, "--data", "mine.jsonl.gz", "--evaluate-every", "0", "--folder", str(here / "c")]

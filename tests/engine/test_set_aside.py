@@ -24,7 +24,7 @@ POPULATION = oracles.population(sizes=(5, 2, 11, 3, 8, 3, 4, 6, 2, 4, 7, 5, 3), 
 SHARE = 0.35
 ASIDE = ["client 12", "client 4", "client 7"]
 SMALL: dict[str, Any] = {"lr": 0.5, "batch_size": 4}
-RUN = Config(
+RUN: Config[Any] = Config(
     model=ModelOptions(embedding_dim=3, hidden_size=4),
     rounds=3,
     cohort=6,
@@ -36,7 +36,7 @@ RUN = Config(
     threads=1,
     validation_share=SHARE,
 )
-CASES = {
+CASES: dict[str, Any] = {
     "fedavg": FedAvgOptions(**SMALL),
     "flow": FlowOptions(**SMALL, variant="neurips", epochs=1),
     "ditto": DittoOptions(**SMALL),
@@ -51,7 +51,7 @@ def run(options: Any, population: Population = POPULATION, folder: Any = None, *
 
 
 def without(names: list[str], population: Population = POPULATION) -> Population:
-    return dataclasses.replace(population, clients=tuple(one for one in population.clients if one.id not in names))
+    return dataclasses.replace(population, clients=tuple(client for client in population.clients if client.id not in names))
 
 
 def timeless(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -68,7 +68,7 @@ def test_the_run_has_the_clients_that_its_share_says() -> None:
     for seed in (0, 5):
         task = prepare(dataclasses.replace(RUN, algorithm=CASES["fedavg"], seed=seed), POPULATION)
         population = task.population
-        assert [population.clients[place].id for place in np.flatnonzero(population.validation)] == ASIDE
+        assert [population.clients[int(place)].id for place in np.flatnonzero(population.validation)] == ASIDE
         assert len(task.clients) == 13 - len(ASIDE)
 
 
@@ -84,19 +84,19 @@ def test_everything_is_as_if_they_were_not_there(name: str, tmp_path: Any, monke
         return cohort
 
     monkeypatch.setattr(loop, "sample", sample)
-    disk = {"client_memory": 0}
-    found = run(CASES[name], folder=tmp_path / "found", **disk)
+    disk: dict[str, Any] = {"client_memory": 0}
+    result = run(CASES[name], folder=tmp_path / "found", **disk)
     assert len(drawn) == 8 and not drawn & {*ASIDE}
     monkeypatch.setattr(loop, "sample", original)
     expected = run(CASES[name], without(ASIDE), tmp_path / "expected", **disk, validation_share=0.0)
-    assert found.state.keys() == expected.state.keys()
-    assert all(torch.equal(tensor, expected.state[key]) for key, tensor in found.state.items())
-    assert timeless(found.metrics) == timeless(expected.metrics)
-    assert found.evaluation == {**expected.evaluation, "validation_clients": len(ASIDE)}
+    assert result.state.keys() == expected.state.keys()
+    assert all(torch.equal(tensor, expected.state[key]) for key, tensor in result.state.items())
+    assert timeless(result.metrics) == timeless(expected.metrics)
+    assert result.evaluation == {**expected.evaluation, "validation_clients": len(ASIDE)}
     kept = [sorted(path.name for path in (tmp_path / which / "clients").rglob("*")) for which in ("found", "expected")]
     assert kept[0] == kept[1] and bool(kept[0]) == (name in ("ditto", "fedfomo", "pfedhnpc"))
     if name.startswith("pfedhn"):
-        assert len(found.state["vectors"]) == len(found.state["visits"]) == 10
+        assert len(result.state["vectors"]) == len(result.state["visits"]) == 10
     told = json.loads((tmp_path / "found" / "evaluation.json").read_text())
     assert not {row["id"] for row in told["clients"]} & {*ASIDE} and not {text["client"] for text in told["texts"]} & {*ASIDE}
     assert told["eligible"] == {"seen": 10, "unseen": 3}
@@ -134,8 +134,8 @@ def test_a_run_that_goes_on_sets_the_same_clients_aside(tmp_path: Any) -> None:
         ({"validation_share": "0.1"}, "^validation_share must be a number, got '0.1'"),
     ],
 )
-def test_a_share_that_does_not_fit_is_refused(changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_a_share_that_does_not_fit_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         run(CASES["fedavg"], **changes)
 
 

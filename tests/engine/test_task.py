@@ -1,7 +1,8 @@
 """What a configuration becomes before its first round."""
 
 import dataclasses
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import oracles
 import pytest
@@ -11,6 +12,8 @@ from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms import REGISTRY, algorithm_of
 from flow.algorithms.fedavg import ALGORITHM, FedAvgOptions
 from flow.engine.task import prepare
+from flow.model.language_model import LanguageModel
+from flow.training.messages import Upload, Visit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,11 +33,11 @@ CONFIG = Config[Any](
 
 
 @pytest.mark.parametrize("name", REGISTRY)
-def test_options_run_the_algorithm_that_is_registered_for_their_exact_class(name):
+def test_options_run_the_algorithm_that_is_registered_for_their_exact_class(name: str) -> None:
     assert algorithm_of(REGISTRY[name].options()) is REGISTRY[name]
 
 
-def test_derived_options_never_run_the_algorithm_that_they_derive_from(tmp_path, monkeypatch):
+def test_derived_options_never_run_the_algorithm_that_they_derive_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"one of FlowOptions, .*got MyOptions\(.*; MyOptions derives from FedAvgOptions, but no algorithm"
     ):
@@ -42,11 +45,11 @@ def test_derived_options_never_run_the_algorithm_that_they_derive_from(tmp_path,
     assert not (tmp_path / "run").exists()
     called = []
 
-    def mine(options, model, visit):
+    def mine(options: MyOptions, model: LanguageModel, visit: Visit) -> Upload:
         called.append(options.strength)
         return ALGORITHM.local(options, model, visit)
 
-    monkeypatch.setitem(REGISTRY, "mine", dataclasses.replace(ALGORITHM, name="mine", options=MyOptions, local=mine))
+    monkeypatch.setitem(REGISTRY, "mine", dataclasses.replace(ALGORITHM, name="mine", options=MyOptions, local=cast(Any, mine)))
     assert prepare(CONFIG, oracles.population()).algorithm.name == "mine"
     simulate(CONFIG, population=oracles.population(), progress=False)
     assert called == [1.0] * len(called) and called
@@ -54,7 +57,7 @@ def test_derived_options_never_run_the_algorithm_that_they_derive_from(tmp_path,
 
 
 @pytest.mark.parametrize("options", CASES.values(), ids=CASES)
-def test_resolved_options_are_not_resolved_again_for_another_number_of_rounds(options):
+def test_resolved_options_are_not_resolved_again_for_another_number_of_rounds(options: object) -> None:
     """A run that goes on with more rounds relies on this."""
     algorithm = algorithm_of(options)
     for given in (options, algorithm.options()):

@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
+from optional import present
 from run_cases import POPULATION, SMALL
 
 from flow import ModelOptions, simulate
@@ -12,7 +14,7 @@ from flow.reports import files
 
 
 @pytest.mark.parametrize("backend", ["auto", "reference"])
-def test_a_routed_model_that_diverges_before_it_predicts(tmp_path, backend):
+def test_a_routed_model_that_diverges_before_it_predicts(tmp_path: Path, backend: str) -> None:
     config = dataclasses.replace(
         SMALL,
         algorithm=DynamicRoutingOptions(personal_lr=1e38, personal_epochs=3, clip=0.0),
@@ -21,7 +23,7 @@ def test_a_routed_model_that_diverges_before_it_predicts(tmp_path, backend):
         min_texts=0,
         model=ModelOptions(embedding_dim=3, hidden_size=4, backend=backend),
     )
-    folder = simulate(config, tmp_path / "run", population=POPULATION, progress=False).folder
+    folder = present(simulate(config, tmp_path / "run", population=POPULATION, progress=False).folder)
     evaluation = files.read_evaluation(folder)
     assert evaluation["routing"] is None and all(text["local_weight"] is None for text in evaluation["texts"])
     for client in evaluation["clients"]:

@@ -3,13 +3,19 @@
 import csv
 import json
 import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from comparisons import (
     QUIET,
     TINY,
     plain_fixture,  # noqa: F401
 )
+from optional import present
 from report_cases import (
     Page,
     change,
@@ -23,9 +29,10 @@ from flow import compare, simulate
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, MODELS, Metric
 from flow.reports.terminal import summary_table
+from flow.training.predict import Guess
 
 
-def wrong_in_the_first_half(guess, targets, scored):
+def wrong_in_the_first_half(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> int:
     half = targets.shape[1] // 2
     return int(((guess.tokens != targets) & scored)[:, :half].sum())
 
@@ -45,11 +52,11 @@ EARLY = Metric(
 
 
 @pytest.fixture(autouse=True)
-def registered(monkeypatch):
+def registered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "METRICS", (ACCURACY, EARLY))
 
 
-def expected_count(passage):
+def expected_count(passage: Mapping[str, Any]) -> int:
     """Of the global model, from what evaluation.json says of every token of a client's text."""
     client = next(c for c in POPULATION.clients if c.id == passage["client"])
     place = count = 0
@@ -61,7 +68,7 @@ def expected_count(passage):
     return count
 
 
-def test_a_new_metric_is_in_everything_that_a_run_leaves_and_prints(tmp_path, capsys):
+def test_a_new_metric_is_in_everything_that_a_run_leaves_and_prints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     simulate(SMALL, tmp_path / "run", population=POPULATION)
     evaluation = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     clients = {row["id"]: row for row in evaluation["clients"]}
@@ -81,7 +88,7 @@ def test_a_new_metric_is_in_everything_that_a_run_leaves_and_prints(tmp_path, ca
     printed = capsys.readouterr().out.splitlines()
     heads = next(line for line in printed if "early misses, per mille" in line)
     row = next(line for line in printed if line.startswith("global, over tokens"))
-    ends = [found.end() for found in re.finditer("early misses, per mille", heads)]
+    ends = [match.end() for match in re.finditer("early misses, per mille", heads)]
     assert [row[:end].split()[-1] for end in ends] == [f"{1000 * side['global_early_token']:.1f}" for side in (seen, unseen)]
 
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
@@ -92,7 +99,7 @@ def test_a_new_metric_is_in_everything_that_a_run_leaves_and_prints(tmp_path, ca
     assert EARLY.axis in page.text["learning"] and page.source.count("<svg") == 8
 
 
-def test_a_new_metric_is_in_every_table_of_a_comparison(tmp_path):
+def test_a_new_metric_is_in_every_table_of_a_comparison(tmp_path: Path) -> None:
     result = compare(["fedavg", "fedavgft"], tmp_path / "c", TINY, **QUIET)
     folder = tmp_path / "c"
     evaluation = json.loads((folder / "runs" / "fedavgft-seed0" / "evaluation.json").read_text())
@@ -113,23 +120,23 @@ def test_a_new_metric_is_in_every_table_of_a_comparison(tmp_path):
     assert "Seen clients, early misses" in page.text["pictures"] and page.source.count("<svg") == 8
 
 
-def test_where_a_lower_value_is_better_the_lowest_is_bold(tmp_path, plain):
+def test_where_a_lower_value_is_better_the_lowest_is_bold(tmp_path: Path, plain: None) -> None:
     result = compare(["fedavg", "fedprox"], tmp_path / "c", TINY, **QUIET)
     page = result.report.read_text(encoding="utf-8")
     for metric, best in ((ACCURACY, max), (EARLY, min)):
-        means = [row.mean[metric.measure("global", "unseen", "client")] for row in result.rows]
+        means = [present(row.mean[metric.measure("global", "unseen", "client")]) for row in result.rows]
         printed = f"{metric.scale * best(means):.{metric.digits}f}"
         assert f'class="best">{printed}<' in page
 
 
 @pytest.mark.usefixtures("undrawn")
-def test_a_folder_that_is_older_than_a_metric_is_shown_without_it(tmp_path):
+def test_a_folder_that_is_older_than_a_metric_is_shown_without_it(tmp_path: Path) -> None:
     page = report(write_run_folder(tmp_path, rounds=4, every=2, seen=5, unseen=3))
     assert "row-global" in page.text and "metric-early" not in page.text and "row-early_global" not in page.text
     assert "Early misses" not in page.source
 
 
-def test_what_a_folder_says_of_a_new_metric_is_checked(tmp_path):
+def test_what_a_folder_says_of_a_new_metric_is_checked(tmp_path: Path) -> None:
     folder = write_run_folder(tmp_path, rounds=4, every=2, seen=5, unseen=3)
     change(folder, lambda evaluation: evaluation["summary"]["unseen"].update(soft_early_client="many"))
     with pytest.raises(
@@ -138,7 +145,7 @@ def test_what_a_folder_says_of_a_new_metric_is_checked(tmp_path):
         report(folder)
 
 
-def test_the_terminal_leaves_out_what_was_not_measured():
+def test_the_terminal_leaves_out_what_was_not_measured() -> None:
     summary = {"clients": 2, "skipped": 1, "helped": 0.5, "hurt": 0.0}
     keys = [f"{model}_{infix}{kind}" for model in MODELS for infix in ("", "early_") for kind in ("token", "client")]
     table = summary_table({side: summary | dict.fromkeys(keys) | {"global_token": 0.25} for side in ("seen", "unseen")})

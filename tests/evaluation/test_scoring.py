@@ -3,6 +3,8 @@
 import dataclasses
 import re
 import tracemalloc
+from pathlib import Path
+from typing import Literal
 
 import checksums
 import oracles
@@ -23,7 +25,7 @@ from flow.simulation.loop import sample
 POPULATION = oracles.population(sizes=(5, 1, 11, 2, 8, 3, 4, 6, 7), held_out=(6, 9, 5, 3))
 
 
-def test_the_final_evaluation_of_a_sample_scores_the_same_numbers_of_fewer_clients():
+def test_the_final_evaluation_of_a_sample_scores_the_same_numbers_of_fewer_clients() -> None:
     config = dataclasses.replace(SMALL, rounds=1, evaluate_every=0)
     whole = run(config, population=POPULATION).evaluation
     part = run(dataclasses.replace(config, final_clients=3), population=POPULATION).evaluation
@@ -42,19 +44,19 @@ def test_the_final_evaluation_of_a_sample_scores_the_same_numbers_of_fewer_clien
     assert everybody == whole
 
 
-def test_the_sample_for_the_curve_is_another_for_another_seed_and_the_final_one_is_not():
+def test_the_sample_for_the_curve_is_another_for_another_seed_and_the_final_one_is_not() -> None:
     population = oracles.population(sizes=(4,) * 30, held_out=(4,))
 
-    def ids(seed, what):
+    def ids(seed: int, what: Literal["final", "curve"]) -> list[int]:
         task = prepare(dataclasses.replace(SMALL, seed=seed), population)
-        return choose_clients(task, 5, what)["seen"].places.tolist()
+        return list(map(int, choose_clients(task, 5, what)["seen"].places))
 
     drawn = [ids(0, "final"), ids(0, "curve"), ids(1, "curve")]
     assert ids(0, "final") == ids(1, "final") == drawn[0] and len(set(map(tuple, drawn))) == 3
     assert drawn[0] != sorted(drawn[0]) and max(drawn[0]) > 5  # not the first ones
 
 
-def test_algorithms_that_need_more_of_a_client_score_the_same_ones_of_those_that_both_can():
+def test_algorithms_that_need_more_of_a_client_score_the_same_ones_of_those_that_both_can() -> None:
     population = oracles.population(sizes=(1, 4) * 20, held_out=(1, 4))
     tasks = [
         prepare(dataclasses.replace(SMALL, algorithm=options, min_texts=0), population)
@@ -68,7 +70,7 @@ def test_algorithms_that_need_more_of_a_client_score_the_same_ones_of_those_that
         assert some[: len(of_both)] == of_both
 
 
-def test_the_summary_adds_up_the_rounds(tmp_path, capsys):
+def test_the_summary_adds_up_the_rounds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = dataclasses.replace(SMALL, threads=2)
     result = simulate(config, tmp_path / "run", population=POPULATION)
     about = checksums.plain((tmp_path / "run" / "run.json").read_text())
@@ -85,23 +87,23 @@ def test_the_summary_adds_up_the_rounds(tmp_path, capsys):
     assert about["peak_memory_bytes"][0] > 50e6
     for row in result.metrics:  # of one worker on average
         assert row["data_seconds"] + row["training_seconds"] <= 1.02 * row["seconds"]
-    said = capsys.readouterr().err.strip().splitlines()
+    lines = capsys.readouterr().err.strip().splitlines()
     parts = ", ".join(rf"{part} \d+\.\d" for part in ("data", "training", "aggregation", "evaluation"))
-    assert re.fullmatch(rf"seconds: {parts}; rounds \d+\.\d in all \(2 workers\)", said[-2])
-    assert re.fullmatch(r"\d+ client-sequences a second; peak memory \d+ MB", said[-1])
+    assert re.fullmatch(rf"seconds: {parts}; rounds \d+\.\d in all \(2 workers\)", lines[-2])
+    assert re.fullmatch(r"\d+ client-sequences a second; peak memory \d+ MB", lines[-1])
 
 
-def test_the_peak_is_that_of_this_process():
+def test_the_peak_is_that_of_this_process() -> None:
     before = timing.peak_memory()
     block = bytearray(before + (1 << 27))
     block[:: 1 << 12] = b"\1" * len(block[:: 1 << 12])
     assert timing.peak_memory() > before + (1 << 26)
 
 
-def test_a_population_costs_a_few_bytes_a_client(tmp_path):
+def test_a_population_costs_a_few_bytes_a_client(tmp_path: Path) -> None:
     config = Config(algorithm=FedAvgOptions(), model=ModelOptions(embedding_dim=2, hidden_size=2), cohort=20)
 
-    def peak(clients):
+    def peak(clients: int) -> int:
         folder = tmp_path / str(clients)
         prepared.write(folder, synthetic.population(synthetic.Shape(clients, 2), 3, 20, 1))
         tracemalloc.start()
@@ -111,15 +113,15 @@ def test_a_population_costs_a_few_bytes_a_client(tmp_path):
             cohort = sample(task.clients, 20, Draw(0, round, "cohort"))
             for client in turnout(config, cohort, 1, task.population.numbers(cohort), round).able:
                 client.read()
-        found = tracemalloc.get_traced_memory()[1]
+        most = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        return found
+        return most
 
     peak(30)  # whatever is made once
     assert (peak(4000) - peak(400)) / 3600 < 60
 
 
-def test_a_projection_lies_between_gru_and_head():
+def test_a_projection_lies_between_gru_and_head() -> None:
     model = ModelOptions(embedding_dim=3, hidden_size=4, projection_dim=2)
     result = run(dataclasses.replace(SMALL, model=model, rounds=1), population=POPULATION)
     assert result.state["projection.weight"].shape == (2, 4)

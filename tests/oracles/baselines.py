@@ -194,7 +194,13 @@ def fedrecon(
 
 
 def server(
-    optimizer: str, w: Tensor, targets: Iterable[Callable[[Tensor], Tensor]], lr: float, beta1: float, beta2: float, tau: float
+    optimizer: str,
+    w: Tensor,
+    targets: Iterable[Callable[[Tensor], Tensor]],
+    lr: float,
+    beta1: float,
+    beta2: float | None,
+    tau: float,
 ) -> Tensor:
     """Some rounds of Algorithm 2 of Reddi et al. (2021), number by number; targets: the rounds' means. Returns w."""
     flat, m = w.flatten().tolist(), [0.0] * w.numel()
@@ -207,8 +213,10 @@ def server(
             if optimizer == "adagrad":
                 v[i] = v[i] + delta**2
             elif optimizer == "adam":
+                assert beta2 is not None
                 v[i] = beta2 * v[i] + (1 - beta2) * delta**2
             else:
+                assert beta2 is not None
                 sign = (v[i] > delta**2) - (v[i] < delta**2)
                 v[i] = v[i] - (1 - beta2) * delta**2 * sign
             flat[i] = flat[i] + lr * m[i] / (v[i] ** 0.5 + tau)

@@ -2,6 +2,9 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
 
 import harness
 import numpy as np
@@ -9,15 +12,17 @@ import oracles
 import pytest
 import torch
 from comparisons import plain_fixture  # noqa: F401
-from harness import ROUND, SEED, TIGHT, Bench
+from harness import ROUND, SEED, TIGHT, Bench, labelled
+from optional import present
 from oracles import aggregators as oracle
+from torch import Tensor
 
 from flow import Config, ModelOptions, UserError, resume, simulate
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.fedrep import FedRepOptions
 from flow.algorithms.flow import FlowOptions
 from flow.draws import Draw
-from flow.model.parameters import per_client
+from flow.model.parameters import Tensors, per_client
 from flow.server import aggregators
 from flow.server.optimizers import OPTIMIZERS, average, resolve
 from flow.server.options import ServerOptions
@@ -37,92 +42,103 @@ RULES = {
     "krum": ServerOptions(aggregator="krum"),
     "krum, a third": ServerOptions(aggregator="krum", byzantine=1 / 3),
 }
-ALL = pytest.mark.parametrize("how", RULES.values(), ids=RULES)
+ALL = pytest.mark.parametrize("server_options", RULES.values(), ids=RULES)
 
 
-def bucketing(how, size):
+def bucketing(options: ServerOptions, size: int) -> ServerOptions:
     """The same rule behind buckets of this size, of which as many may be wrong."""
-    byzantine = resolve(how).byzantine
-    return dataclasses.replace(how, bucket_size=size, byzantine=None if byzantine is None else byzantine / size)
+    byzantine = resolve(options).byzantine
+    return dataclasses.replace(options, bucket_size=size, byzantine=None if byzantine is None else byzantine / size)
 
 
-def uploads(vectors, weights=None):
+def uploads(vectors: list[oracle.Vector], weights: Sequence[float] | None = None) -> Uploads:
     """Uploads of two tensors, [n, 2, 2] and [n, 3], out of n rows of seven numbers."""
     table = torch.tensor(vectors, dtype=torch.float64)
     each = {"a": table[:, :4].view(-1, 2, 2), "b/c": table[:, 4:]}
-    weights = torch.ones(len(table)) if weights is None else torch.tensor(weights)
-    return Uploads(each=each, rows=np.arange(len(table)), weights=weights.double())
+    counts = torch.ones(len(table)) if weights is None else torch.tensor(weights)
+    return Uploads(each=each, rows=np.arange(len(table)), weights=counts.double())
 
 
-def flat(tensors):
+def flat(tensors: Tensors) -> Tensor:
     return torch.cat([tensors["a"].flatten(), tensors["b/c"]])
 
 
-def expected(vectors, how, origin=(0.0,) * 7, center=(0.0,) * 7):
+def expected(
+    vectors: list[oracle.Vector],
+    options: ServerOptions,
+    origin: Sequence[float] = (0.0,) * 7,
+    center: Sequence[float] = (0.0,) * 7,
+) -> Tensor:
     """What the oracle makes of the vectors; origin and centre for the rules that have one."""
-    how = resolve(how)
-    wrong = math.floor(how.byzantine * len(vectors) + 1e-9) if how.byzantine is not None else 0
-    vectors = oracle.buckets(vectors, how.bucket_size, SEED, ROUND)
-    if how.aggregator == "median":
-        found = oracle.median(vectors)
-    elif how.aggregator in ("trimmed_mean", "krum"):
-        found = getattr(oracle, how.aggregator)(vectors, wrong)
+    options = resolve(options)
+    wrong = math.floor(options.byzantine * len(vectors) + 1e-9) if options.byzantine is not None else 0
+    vectors = oracle.buckets(vectors, present(options.bucket_size), SEED, ROUND)
+    if options.aggregator == "median":
+        aggregate = oracle.median(vectors)
+    elif options.aggregator in ("trimmed_mean", "krum"):
+        aggregate = getattr(oracle, options.aggregator)(vectors, wrong)
     else:
         away = [[x - o for x, o in zip(vector, origin, strict=True)] for vector in vectors]
-        if how.aggregator == "geometric_median":
-            found = oracle.geometric_median(away, how.weiszfeld_steps, how.weiszfeld_smoothing)
+        if options.aggregator == "geometric_median":
+            aggregate = oracle.geometric_median(away, present(options.weiszfeld_steps), present(options.weiszfeld_smoothing))
         else:
-            found = oracle.centered_clipping(away, list(center), how.clip_radius, how.clip_steps)
-        found = [x + o for x, o in zip(found, origin, strict=True)]
-    return torch.tensor(found, dtype=torch.float64)
+            aggregate = oracle.centered_clipping(away, list(center), present(options.clip_radius), present(options.clip_steps))
+        aggregate = [x + o for x, o in zip(aggregate, origin, strict=True)]
+    return torch.tensor(aggregate, dtype=torch.float64)
 
 
-def draws(n, kind, seed=0):
+def draws(n: int, kind: str, seed: int = 0) -> list[oracle.Vector]:
     """n vectors: of continuous values, of small integers with many ties, all but some alike, or a few of them far off."""
     rng = np.random.default_rng([seed, n])
     if kind == "ties":
-        return rng.integers(-1, 2, (n, 7)).astype(float).tolist()
-    if kind == "alike":
-        return np.where(np.arange(n)[:, None] % 3 == 2, rng.normal(size=(n, 7)), np.arange(7.0)).tolist()
-    table = rng.normal(size=(n, 7))
+        table = rng.integers(-1, 2, (n, 7)).astype(float)
+    elif kind == "alike":
+        table = np.where(np.arange(n)[:, None] % 3 == 2, rng.normal(size=(n, 7)), np.arange(7.0))
+    else:
+        table = rng.normal(size=(n, 7))
     if kind == "outliers":
         table[: n // 4] *= 1e6
-    return table.tolist()
+    return [[float(x) for x in vector] for vector in table]
 
 
 @pytest.mark.parametrize("kind", ["random", "ties", "alike", "outliers"])
 @pytest.mark.parametrize("size", [1, 2, 3])
 @ALL
-def test_against_the_oracle(how, size, kind):
+def test_against_the_oracle(server_options: ServerOptions, size: int, kind: str) -> None:
     """One client, two, even and odd counts, buckets that come out even and that do not."""
-    how = bucketing(how, size)
+    server_options = bucketing(server_options, size)
     for n in (1, 2, 3, 4, 5, 8, 11, 16):
         vectors = draws(n, kind)
-        found, moments = aggregators.aggregate(uploads(vectors), {"m/a": torch.ones(1)}, resolve(how), DRAW)
+        aggregate, moments = aggregators.aggregate(uploads(vectors), {"m/a": torch.ones(1)}, resolve(server_options), DRAW)
         tolerance = {"rtol": 1e-9, "atol": 1e-9} if kind == "outliers" else TIGHT
-        torch.testing.assert_close(flat(found), expected(vectors, how), **tolerance, msg=lambda m, n=n: f"{n} clients: {m}")
-        assert set(moments) == {"m/a", *(("center/a", "center/b/c") if how.aggregator == "centered_clipping" else ())}
+        torch.testing.assert_close(
+            flat(aggregate), expected(vectors, server_options), **tolerance, msg=labelled(f"{n} clients")
+        )
+        assert set(moments) == {
+            "m/a",
+            *(("center/a", "center/b/c") if server_options.aggregator == "centered_clipping" else ()),
+        }
 
 
 @ALL
-def test_one_client_is_its_own_aggregate(how):
+def test_one_client_is_its_own_aggregate(server_options: ServerOptions) -> None:
     """But for clipping, which goes towards it by three radii at most."""
     vector = [3.0, -1.0, 0.5, 0.0, 2.0, 2.0, 7.0]
-    found = flat(aggregators.aggregate(uploads([vector]), {}, resolve(how), DRAW)[0])
-    steps, radius = resolve(how).clip_steps, resolve(how).clip_radius
+    aggregate = flat(aggregators.aggregate(uploads([vector]), {}, resolve(server_options), DRAW)[0])
+    steps, radius = resolve(server_options).clip_steps, resolve(server_options).clip_radius
     length = math.dist(vector, [0.0] * 7)
-    reach = min(1.0, steps * radius / length) if steps else 1.0
-    torch.testing.assert_close(found, reach * torch.tensor(vector, dtype=torch.float64), **TIGHT)
+    reach = min(1.0, steps * present(radius) / length) if steps else 1.0
+    torch.testing.assert_close(aggregate, reach * torch.tensor(vector, dtype=torch.float64), **TIGHT)
 
 
-def test_medians_of_even_and_odd_numbers():
+def test_medians_of_even_and_odd_numbers() -> None:
     values = [[5.0] * 7, [1.0] * 7, [2.0] * 7, [100.0] * 7]
     for n, middle in ((1, 5.0), (2, 3.0), (3, 2.0), (4, 3.5)):
-        found = aggregators.aggregate(uploads(values[:n]), {}, resolve(ServerOptions(aggregator="median")), DRAW)[0]
-        assert flat(found).tolist() == [middle] * 7
+        median = aggregators.aggregate(uploads(values[:n]), {}, resolve(ServerOptions(aggregator="median")), DRAW)[0]
+        assert flat(median).tolist() == [middle] * 7
 
 
-def test_krum_takes_the_first_of_equals_and_squares_once():
+def test_krum_takes_the_first_of_equals_and_squares_once() -> None:
     krum = ServerOptions(aggregator="krum", byzantine=0.0)
     twice = [[1.0] * 7, [0.0] * 7]
     assert flat(aggregators.aggregate(uploads(twice), {}, resolve(krum), DRAW)[0]).tolist() == twice[0]
@@ -133,60 +149,63 @@ def test_krum_takes_the_first_of_equals_and_squares_once():
 
 @ALL
 @pytest.mark.parametrize("size", [1, 2])
-def test_every_client_has_one_vote_whatever_weight_it_claims(how, size):
-    how = bucketing(how, size)
+def test_every_client_has_one_vote_whatever_weight_it_claims(server_options: ServerOptions, size: int) -> None:
+    server_options = bucketing(server_options, size)
     vectors = draws(9, "random")
-    plain = flat(aggregators.aggregate(uploads(vectors), {}, resolve(how), DRAW)[0])
-    claimed = flat(aggregators.aggregate(uploads(vectors, [1e9, *range(1, 9)]), {}, resolve(how), DRAW)[0])
+    plain = flat(aggregators.aggregate(uploads(vectors), {}, resolve(server_options), DRAW)[0])
+    claimed = flat(aggregators.aggregate(uploads(vectors, [1e9, *range(1, 9)]), {}, resolve(server_options), DRAW)[0])
     assert torch.equal(plain, claimed)
-    left = flat(aggregators.aggregate(uploads([*vectors, [1e3] * 7], [1] * 9 + [0]), {}, resolve(how), DRAW)[0])
+    left = flat(aggregators.aggregate(uploads([*vectors, [1e3] * 7], [1] * 9 + [0]), {}, resolve(server_options), DRAW)[0])
     assert torch.equal(plain, left)
 
 
 @ALL
-def test_what_is_not_finite_has_no_vote(how):
+def test_what_is_not_finite_has_no_vote(server_options: ServerOptions) -> None:
     vectors = draws(7, "random")
-    plain = flat(aggregators.aggregate(uploads(vectors), {}, resolve(how), DRAW)[0])
+    plain = flat(aggregators.aggregate(uploads(vectors), {}, resolve(server_options), DRAW)[0])
     for wrong in (math.nan, math.inf, -math.inf):
         spoiled = [*vectors, [0.0] * 6 + [wrong]]
-        assert torch.equal(plain, flat(aggregators.aggregate(uploads(spoiled), {}, resolve(how), DRAW)[0]))
-        nothing = flat(aggregators.aggregate(uploads([[wrong] * 7]), {}, resolve(how), DRAW)[0])
+        assert torch.equal(plain, flat(aggregators.aggregate(uploads(spoiled), {}, resolve(server_options), DRAW)[0]))
+        nothing = flat(aggregators.aggregate(uploads([[wrong] * 7]), {}, resolve(server_options), DRAW)[0])
         assert not nothing.isfinite().any()
 
 
-def test_buckets_are_means_of_random_groups_and_change_with_the_round():
+def test_buckets_are_means_of_random_groups_and_change_with_the_round() -> None:
     vectors = {"w": torch.arange(10, dtype=torch.float64).view(10, 1)}
     seen = set()
     for round in range(20):
-        found = aggregators.buckets(vectors, 3, Draw(SEED, round, "server"))["w"].flatten()
+        bucketed = aggregators.buckets(vectors, 3, Draw(SEED, round, "server"))["w"].flatten()
         order = oracles.stream(SEED, round, "server", "bucket").permutation(10)
         groups = [order[i : i + 3] for i in range(0, 10, 3)]
-        assert found.tolist() == [pytest.approx(float(np.mean(group))) for group in groups] and len(found) == 4
-        seen.add(tuple(found.tolist()))
+        assert bucketed.tolist() == [pytest.approx(float(np.mean(group))) for group in groups] and len(bucketed) == 4
+        seen.add(tuple(bucketed.tolist()))
     assert len(seen) > 15
 
 
-def test_the_mean_of_single_uploads_is_that_of_their_sum():
+def test_the_mean_of_single_uploads_is_that_of_their_sum() -> None:
     vectors, weights = draws(6, "random"), [1.0, 2.0, 5.0, 0.5, 3.0, 9.0]
-    one = uploads(vectors, weights)
-    total = Uploads(total={n: split((t * per_client(one.weights, t)).sum(0)) for n, t in one.each.items()}, weights=one.weights)
-    how = ServerOptions()
-    for name, tensor in aggregators.aggregate(total, {}, resolve(how), DRAW)[0].items():
-        torch.testing.assert_close(aggregators.aggregate(one, {}, resolve(how), DRAW)[0][name], tensor, **TIGHT)
+    weighted = uploads(vectors, weights)
+    total = Uploads(
+        total={n: split((t * per_client(weighted.weights, t)).sum(0)) for n, t in weighted.each.items()},
+        weights=weighted.weights,
+    )
+    options = ServerOptions()
+    for name, tensor in aggregators.aggregate(total, {}, resolve(options), DRAW)[0].items():
+        torch.testing.assert_close(aggregators.aggregate(weighted, {}, resolve(options), DRAW)[0][name], tensor, **TIGHT)
 
 
 @ALL
-def test_in_the_step_of_the_server_differences_are_taken_from_its_state(how):
+def test_in_the_step_of_the_server_differences_are_taken_from_its_state(server_options: ServerOptions) -> None:
     """Moving the model and all uploads by the same vector moves the next model by it; the centre is carried over rounds."""
     state = {"a": torch.full((2, 2), 2.0).double(), "b/c": torch.tensor([1.0, -2.0, 3.0]).double(), "kept": torch.ones(1)}
-    moments, center = {}, [0.0] * 7
+    moments, center = dict[str, Tensor](), [0.0] * 7
     for seed in range(3):
         vectors = draws(8, "random", seed)
         origin = flat(state).tolist()
-        wanted = expected(vectors, how, origin, center)
-        state, moments = average(None, state, moments, uploads(vectors), resolve(how), DRAW)
+        wanted = expected(vectors, server_options, origin, center)
+        state, moments = average(None, state, moments, uploads(vectors), resolve(server_options), DRAW)
         torch.testing.assert_close(flat(state), wanted, **TIGHT)
-        if how.aggregator == "centered_clipping":
+        if server_options.aggregator == "centered_clipping":
             center = flat({n.removeprefix("center/"): t for n, t in moments.items()}).tolist()
             torch.testing.assert_close(
                 torch.tensor(center, dtype=torch.float64), wanted - torch.tensor(origin, dtype=torch.float64), **TIGHT
@@ -199,38 +218,44 @@ def test_in_the_step_of_the_server_differences_are_taken_from_its_state(how):
 
 @pytest.mark.parametrize("attack", [-1.0, -1e4, 1e4, 0.0])
 @ALL
-def test_a_minority_cannot_pull_the_aggregate_away(how, attack):
+def test_a_minority_cannot_pull_the_aggregate_away(server_options: ServerOptions, attack: float) -> None:
     """15 of 20 vectors near one point, five at its multiple; the mean follows them."""
-    if resolve(how).byzantine == 0.0:
+    if resolve(server_options).byzantine == 0.0:
         return
     rng = np.random.default_rng(3)
     point = rng.normal(size=7)
     honest = [(point + 0.01 * rng.normal(size=7)).tolist() for _ in range(15)]
     wrong = [(attack * point).tolist() for _ in range(5)]
-    if how.byzantine is None and "byzantine" in aggregators.AGGREGATORS[how.aggregator].defaults:
-        how = dataclasses.replace(how, byzantine=0.3)
-    moments = {}
+    if server_options.byzantine is None and "byzantine" in aggregators.AGGREGATORS[server_options.aggregator].defaults:
+        server_options = dataclasses.replace(server_options, byzantine=0.3)
+    moments: Tensors = {}
     for round in range(12):  # clipping walks to the point from where it was
-        found, moments = aggregators.aggregate(uploads(honest + wrong), moments, resolve(how), Draw(SEED, round, "server"))
-    error = float(torch.dist(flat(found), torch.from_numpy(point)))
+        aggregate, moments = aggregators.aggregate(
+            uploads(honest + wrong), moments, resolve(server_options), Draw(SEED, round, "server")
+        )
+    error = float(torch.dist(flat(aggregate), torch.from_numpy(point)))
     mean = float(torch.dist(torch.tensor(honest + wrong).double().mean(0), torch.from_numpy(point)))
     # What clipping lets through is a radius for every wrong vector: it tells far from near, not right from wrong.
-    bound = {"centered_clipping": (5 / 15) * resolve(how).clip_radius + 0.05} if resolve(how).clip_radius else {}
-    assert error < bound.get(how.aggregator, 0.4 * mean), (error, mean)
+    radius = resolve(server_options).clip_radius
+    bound = {"centered_clipping": (5 / 15) * radius + 0.05} if radius else {}
+    assert error < bound.get(server_options.aggregator, 0.4 * mean), (error, mean)
 
 
 # ---- options ---------------------------------------------------------------------------------------------------------
 
 
-def test_defaults_are_the_published_ones():
+def test_defaults_are_the_published_ones() -> None:
     assert resolve(ServerOptions(aggregator="median")).bucket_size == 1
-    found = [resolve(ServerOptions(aggregator=name)) for name in aggregators.AGGREGATORS]
-    chosen = {one.aggregator: (one.byzantine, one.clip_radius, one.clip_steps, one.weiszfeld_steps) for one in found}
+    resolved = [resolve(ServerOptions(aggregator=cast(Any, name))) for name in aggregators.AGGREGATORS]
+    chosen = {
+        options.aggregator: (options.byzantine, options.clip_radius, options.clip_steps, options.weiszfeld_steps)
+        for options in resolved
+    }
     assert chosen["trimmed_mean"] == chosen["krum"] == (0.2, None, None, None)
     assert chosen["centered_clipping"] == (None, 10.0, 3, None) and chosen["geometric_median"] == (None, None, None, 8)
     assert resolve(ServerOptions(aggregator="geometric_median")).weiszfeld_smoothing == 0.1
-    assert all(resolve(one) == one for one in found)
-    assert {one.server_lr for one in found} == {OPTIMIZERS["average"].defaults["server_lr"]}
+    assert all(resolve(options) == options for options in resolved)
+    assert {options.server_lr for options in resolved} == {OPTIMIZERS["average"].defaults["server_lr"]}
 
 
 @pytest.mark.parametrize(
@@ -260,7 +285,7 @@ def test_defaults_are_the_published_ones():
         ),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_wrong_options_are_refused(options: Mapping[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         resolve(ServerOptions(**options))
 
@@ -270,30 +295,32 @@ def test_wrong_options_are_refused(options, message):
 
 @pytest.mark.parametrize("options", [FedAvgOptions(lr=0.5), FlowOptions(lr=0.5), FedRepOptions(lr=0.5)])
 @ALL
-def test_an_algorithm_that_averages_takes_any_aggregator(options, how):
+def test_an_algorithm_that_averages_takes_any_aggregator(options: Any, server_options: ServerOptions) -> None:
     """One round: the server's step of the algorithm on its clients' uploads, against the oracle."""
-    how = bucketing(how, 2)
+    server_options = bucketing(server_options, 2)
     bench = Bench(options)
     clients = bench.able()
-    found = collect([Received(bench.members(clients).rows, bench.local(clients), 0)], aggregators.one_by_one(how))
+    arrived = collect([Received(bench.members(clients).rows, bench.local(clients), 0)], aggregators.one_by_one(server_options))
     draw = Draw(SEED, ROUND, "server")
-    state, _ = bench.algorithm.server_step(bench.options, bench.state, {}, found, resolve(how), draw)
-    names = list(found.each)
-    vectors = torch.cat([found.each[name].flatten(1) for name in names], 1).tolist()
+    state, _ = bench.algorithm.server_step(bench.options, bench.state, {}, arrived, resolve(server_options), draw)
+    names = list(arrived.each)
+    vectors = torch.cat([arrived.each[name].flatten(1) for name in names], 1).tolist()
     origin = torch.cat([bench.state[name].flatten() for name in names]).tolist()
-    wanted = expected(vectors, how, origin, [0.0] * len(origin))
+    wanted = expected(vectors, server_options, origin, [0.0] * len(origin))
     torch.testing.assert_close(torch.cat([state[name].flatten() for name in names]), wanted, **TIGHT)
 
 
 @pytest.mark.parametrize(
-    "how", [RULES["centered_clipping"], RULES["median"], RULES["krum"]], ids=["clipping", "median", "krum"]
+    "server_options", [RULES["centered_clipping"], RULES["median"], RULES["krum"]], ids=["clipping", "median", "krum"]
 )
-@pytest.mark.parametrize("server", ["average", "yogi"])
-def test_a_run_resumes_with_what_its_aggregator_carries(how, server, tmp_path, plain):
-    how = dataclasses.replace(bucketing(how, 2), server=server)
+@pytest.mark.parametrize("optimizer", ["average", "yogi"])
+def test_a_run_resumes_with_what_its_aggregator_carries(
+    server_options: ServerOptions, optimizer: Any, tmp_path: Path, plain: None
+) -> None:
+    server_options = dataclasses.replace(bucketing(server_options, 2), server=optimizer)
     config = Config(
         algorithm=FedAvgOptions(lr=0.5),
-        server=how,
+        server=server_options,
         model=ModelOptions(embedding_dim=3, hidden_size=4),
         rounds=4,
         cohort=5,
@@ -304,14 +331,14 @@ def test_a_run_resumes_with_what_its_aggregator_carries(how, server, tmp_path, p
     (tmp_path / "run" / "checkpoints" / "round_000004.safetensors").unlink()
     broken = resume(tmp_path / "run", population=harness.POPULATION, progress=False)
     other = simulate(
-        dataclasses.replace(config, server=ServerOptions(server)), None, population=harness.POPULATION, progress=False
+        dataclasses.replace(config, server=ServerOptions(optimizer)), None, population=harness.POPULATION, progress=False
     )
     for key, tensor in whole.state.items():
         assert torch.equal(tensor, broken.state[key]) and not torch.equal(tensor, other.state[key])
 
 
 @pytest.mark.parametrize("name", ["geometric_median", "median"])
-def test_how_clients_are_grouped_changes_an_aggregate_only_to_rounding(name):
+def test_how_clients_are_grouped_changes_an_aggregate_only_to_rounding(name: str) -> None:
     config = Config(
         algorithm=FedAvgOptions(lr=0.5),
         server=bucketing(RULES[name], 2),
@@ -320,9 +347,9 @@ def test_how_clients_are_grouped_changes_an_aggregate_only_to_rounding(name):
         evaluate_every=0,
         model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
     )
-    one, other = (
+    by_one, by_five = (
         simulate(dataclasses.replace(config, chunk=chunk), None, population=harness.POPULATION, progress=False).state
         for chunk in (1, 5)
     )
-    for key, tensor in one.items():
-        torch.testing.assert_close(other[key], tensor, rtol=1e-9, atol=1e-10)
+    for key, tensor in by_one.items():
+        torch.testing.assert_close(by_five[key], tensor, rtol=1e-9, atol=1e-10)

@@ -1,14 +1,20 @@
 """The server's side: sums of uploads, single uploads, and its optimisers against Algorithm 2 of Reddi et al. (2021)."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 import harness
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from comparisons import plain_fixture  # noqa: F401
 from harness import TIGHT, Bench, close
+from optional import present
 from oracles import baselines
+from torch import Tensor
 
 from flow import Config, ModelOptions, UserError, resume, simulate
 from flow.algorithms import NAMES
@@ -16,46 +22,56 @@ from flow.algorithms.dynamic_routing import DynamicRoutingOptions
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
 from flow.algorithms.local import LocalOptions
+from flow.model.parameters import Tensors
 from flow.server import optimizers
 from flow.server.optimizers import resolve, step
 from flow.server.options import ServerOptions
-from flow.server.uploads import Received, collect
+from flow.server.uploads import Received, Uploads, collect
 from flow.training.messages import Upload
 from flow.training.records import Work
 
-OPTIMIZERS = ("adam", "yogi", "adagrad")
+OPTIMIZERS: tuple[Literal["adam", "yogi", "adagrad"], ...] = ("adam", "yogi", "adagrad")
 
 
-def goals(rounds=6, seed=0):
+def goals(rounds: int = 6, seed: int = 0) -> list[Callable[[Tensor], Tensor]]:
     """Targets that depend on the state, of several magnitudes and signs, some of them equal to it."""
     generator = torch.Generator().manual_seed(seed)
     offsets = [torch.randn(3, 4, generator=generator, dtype=torch.float64) * 10.0 ** (-n % 4) for n in range(rounds)]
     for offset in offsets:
         offset[0, 0] = 0
-    return [lambda w, offset=offset: 0.7 * w + offset for offset in offsets]
+
+    def goal(offset: Tensor) -> Callable[[Tensor], Tensor]:
+        return lambda w: 0.7 * w + offset
+
+    return [goal(offset) for offset in offsets]
+
+
+def rates_of(options: ServerOptions) -> tuple[float, float, float | None, float]:
+    """server_lr, beta1, beta2, tau of resolved options."""
+    return present(options.server_lr), present(options.beta1), options.beta2, present(options.tau)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
 @pytest.mark.parametrize("changes", [{}, {"server_lr": 0.3, "beta1": 0.5, "tau": 0.1}])
-def test_the_optimisers_match_the_oracle(name, changes):
-    how = resolve(ServerOptions(name, **changes))
-    w, moments = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4), {}
+def test_the_optimisers_match_the_oracle(name: Any, changes: dict[str, Any]) -> None:
+    options = resolve(ServerOptions(name, **changes))
+    w, moments = torch.linspace(-1, 1, 12, dtype=torch.float64).view(3, 4), dict[str, Tensor]()
     state = {"w": w, "untouched": torch.ones(2)}
     for target in goals():
-        state, moments = step(state, moments, {"w": target(state["w"])}, how)
-    expected = baselines.server(name, w, goals(), how.server_lr, how.beta1, how.beta2, how.tau)
+        state, moments = step(state, moments, {"w": target(state["w"])}, options)
+    expected = baselines.server(name, w, goals(), *rates_of(options))
     torch.testing.assert_close(state["w"], expected, **TIGHT)
     assert torch.equal(state["untouched"], torch.ones(2)) and set(moments) == {"m/w", "v/w"}
 
 
-def test_defaults_are_the_published_ones():
+def test_defaults_are_the_published_ones() -> None:
     assert resolve(ServerOptions()) == ServerOptions("average", 1.0, 0.0)
     for name in ("adam", "yogi"):
         assert resolve(ServerOptions(name)) == ServerOptions(name, 0.01, 0.9, 0.99, 1e-3)
     assert resolve(ServerOptions("adagrad")) == ServerOptions("adagrad", 0.1, 0.0, None, 1e-3)
 
 
-def test_average_takes_the_mean_itself_or_momentum_steps_towards_it():
+def test_average_takes_the_mean_itself_or_momentum_steps_towards_it() -> None:
     w = torch.randn(5, generator=torch.Generator().manual_seed(0))
     target = torch.randn(5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     state, moments = step({"w": w}, {}, {"w": target}, resolve(ServerOptions()))
@@ -69,10 +85,10 @@ def test_average_takes_the_mean_itself_or_momentum_steps_towards_it():
     torch.testing.assert_close(state["w"], expected, **TIGHT)
 
 
-def test_the_step_of_an_adaptive_optimiser_is_bounded_by_its_rate():
+def test_the_step_of_an_adaptive_optimiser_is_bounded_by_its_rate() -> None:
     """The published trap, a momentum mistaken for the delta, made steps of any size."""
     for name in OPTIMIZERS:
-        state, moments = {"w": torch.zeros(4, dtype=torch.float64)}, {}
+        state, moments = {"w": torch.zeros(4, dtype=torch.float64)}, dict[str, Tensor]()
         for _ in range(5):
             before = state["w"]
             goal = {"w": before + torch.tensor([1e-6, 1.0, 1e3, -1e6])}
@@ -95,18 +111,18 @@ def test_the_step_of_an_adaptive_optimiser_is_bounded_by_its_rate():
         (ServerOptions(server_lr=float("nan")), "server_lr must be a finite number at least 0, got nan"),
     ],
 )
-def test_wrong_options_are_refused(options, message):
+def test_wrong_options_are_refused(options: ServerOptions, message: str) -> None:
     with pytest.raises(UserError, match="^" + message):
         resolve(options)
 
 
-def received(rows, tensors, weights):
+def received(rows: Sequence[int], tensors: Tensors, weights: Sequence[float]) -> Received:
     k = len(rows)
     work = Work(torch.ones(k, dtype=torch.float64), torch.ones(k, dtype=torch.float64), k, torch.full((k,), 3.0))
     return Received(np.array(rows), Upload(tensors, weights, (work, work)), 7 * k)
 
 
-def test_uploads_are_summed_or_kept_one_by_one_in_the_order_of_the_clients():
+def test_uploads_are_summed_or_kept_one_by_one_in_the_order_of_the_clients() -> None:
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(3, 2, generator=generator), torch.randn(2, 2, generator=generator)
     groups = [received([5, 0, 9], {"w": a}, [1, 2, 3]), received([3, 7], {"w": b}, [4, 5])]
@@ -122,7 +138,7 @@ def test_uploads_are_summed_or_kept_one_by_one_in_the_order_of_the_clients():
     assert collect(iter(())).clients == 0
 
 
-def test_tensors_that_count_by_votes_have_a_mean_of_their_own():
+def test_tensors_that_count_by_votes_have_a_mean_of_their_own() -> None:
     generator = torch.Generator().manual_seed(1)
     a, b = torch.randn(3, 2, generator=generator), torch.randn(2, 2, generator=generator)
     groups = [
@@ -130,20 +146,20 @@ def test_tensors_that_count_by_votes_have_a_mean_of_their_own():
         for rows, w, weights in (([5, 0, 9], a, [1, 2, 3]), ([3, 7], b, [4, 5]))
     ]
 
-    def voting(first, second, lost=None):
+    def voting(first: Sequence[float], second: Sequence[float], lost: npt.NDArray[np.bool_] | None = None) -> Uploads:
         votes = [
-            one._replace(upload=one.upload._replace(voted=("psi", "gate"), votes=v))
-            for one, v in zip(groups, (first, second), strict=True)
+            group._replace(upload=group.upload._replace(voted=("psi", "gate"), votes=v))
+            for group, v in zip(groups, (first, second), strict=True)
         ]
         return collect(iter([votes[0]._replace(lost=lost), votes[1]]))
 
     whole = torch.cat([a, b]).double()
     weights, votes = torch.tensor([1.0, 2, 3, 4, 5]).double(), torch.tensor([1.0, 0, 1, 0.5, 0]).double()
-    found = voting([1, 0, 1], [0.5, 0]).mean()
-    assert set(found) == {"w", "psi", "gate"}
-    torch.testing.assert_close(found["w"], (weights @ whole) / 15, **TIGHT)
-    torch.testing.assert_close(found["psi"], (votes @ whole) / 2.5 + 1, rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(found["gate"], 2 * (votes @ whole) / 2.5, **TIGHT)
+    means = voting([1, 0, 1], [0.5, 0]).mean()
+    assert set(means) == {"w", "psi", "gate"}
+    torch.testing.assert_close(means["w"], (weights @ whole) / 15, **TIGHT)
+    torch.testing.assert_close(means["psi"], (votes @ whole) / 2.5 + 1, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(means["gate"], 2 * (votes @ whole) / 2.5, **TIGHT)
     assert set(voting([0, 0, 0], [0, 0]).mean()) == {"w"}, "nobody votes: the server keeps what it has"
     arrived = voting([1, 1, 0], [0, 1], lost=np.array([True, False, True])).mean()
     torch.testing.assert_close(arrived["gate"], a[1].double() + b[1].double(), **TIGHT)
@@ -152,21 +168,22 @@ def test_tensors_that_count_by_votes_have_a_mean_of_their_own():
 
 @pytest.mark.parametrize("options", [FedAvgOptions(), FlowOptions(), DynamicRoutingOptions()])
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_any_algorithm_that_averages_takes_any_server(options, name):
+def test_any_algorithm_that_averages_takes_any_server(options: Any, name: Any) -> None:
     bench, plain = Bench(options), Bench(options)
     clients, start = bench.able(), bench.state
     bench.round(clients, 1, ServerOptions(name))
     plain.round(clients, 1)
-    how = resolve(ServerOptions(name))
-    rates = how.server_lr, how.beta1, how.beta2, how.tau
-    expected = {
-        key: baselines.server(name, tensor, [lambda w, key=key: plain.state[key]], *rates) for key, tensor in start.items()
-    }
+    rates = rates_of(resolve(ServerOptions(name)))
+
+    def goal(key: str) -> Callable[[Tensor], Tensor]:
+        return lambda _: plain.state[key]
+
+    expected = {key: baselines.server(name, tensor, [goal(key)], *rates) for key, tensor in start.items()}
     close(bench.state, expected)
 
 
 @pytest.mark.parametrize("name", ["fedyogi", "fedadam", "fedadagrad"])
-def test_a_run_with_a_server_optimiser_resumes_with_its_moments(name, tmp_path, plain):
+def test_a_run_with_a_server_optimiser_resumes_with_its_moments(name: Any, tmp_path: Path, plain: None) -> None:
     known = NAMES[name]
     assert known.algorithm is NAMES["fedavg"].algorithm and known.server == ServerOptions(name.removeprefix("fed"))
     config = Config(
@@ -187,12 +204,12 @@ def test_a_run_with_a_server_optimiser_resumes_with_its_moments(name, tmp_path, 
         assert not torch.equal(tensor, other.state[key])
 
 
-def test_an_algorithm_that_sends_nothing_refuses_a_server_optimiser():
+def test_an_algorithm_that_sends_nothing_refuses_a_server_optimiser() -> None:
     config = Config(algorithm=LocalOptions(), server=ServerOptions("yogi"), cohort=2)
     with pytest.raises(UserError, match="server='yogi', aggregator='mean' need uploads to average, and local has none; leave"):
         simulate(config, population=harness.POPULATION, progress=False)
 
 
-def test_average_is_what_the_loop_calls():
+def test_average_is_what_the_loop_calls() -> None:
     """The step of the loop's algorithms is the optimiser of this file, with the options of the run."""
     assert NAMES["flow"].algorithm.server_step is optimizers.average

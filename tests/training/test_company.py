@@ -5,6 +5,9 @@ In float32 and by the kernels, with clients of one to many sequences of unequal 
 
 import dataclasses
 import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import harness
 import numpy as np
@@ -13,32 +16,35 @@ import pytest
 import torch
 from algorithm_cases import CASES
 from harness import Bench
+from optional import present
 from safetensors.torch import load_file
 
 from flow import Config, ModelOptions, simulate
 from flow.data import Client, Population, Sequences, Vocabulary
+from flow.model.parameters import Tensors
 from flow.server.options import ServerOptions
 from flow.simulation import loop
-from flow.training.batches import gather
+from flow.training.batches import Data, gather
 from flow.training.fused import refusal
-from flow.training.predict import predict
+from flow.training.messages import Personal
+from flow.training.predict import Guess, predict
 
 ALL = pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 ROUND = 3
 
 
-def alike(one, other, what):
-    assert one.keys() == other.keys(), what
-    for name, tensor in one.items():
-        assert torch.equal(tensor, other[name]), f"{what}: {name} differs by {(tensor - other[name]).abs().max()}"
+def alike(first: Tensors, second: Tensors, what: str) -> None:
+    assert first.keys() == second.keys(), what
+    for name, tensor in first.items():
+        assert torch.equal(tensor, second[name]), f"{what}: {name} differs by {(tensor - second[name]).abs().max()}"
 
 
-def of_client(tensors, k):
+def of_client(tensors: Tensors, k: int) -> Tensors:
     return {name: tensor[k : k + 1] for name, tensor in tensors.items()}
 
 
 @pytest.fixture
-def bench(options):
+def bench(options: object) -> Bench:
     """An algorithm after two rounds, so that clients have states and servers have moments."""
     made = Bench(options, dtype=torch.float32)
     assert not refusal(made.model, made.initial), "the kernels must be at work"
@@ -47,7 +53,7 @@ def bench(options):
     return made
 
 
-def together(clients):
+def together(clients: Sequence[Client]) -> Iterator[list[Sequence[Client]]]:
     """All in one group; pairs of a large and a small one; three groups."""
     yield [clients]
     yield [[clients[n], clients[-1 - n]] for n in range(len(clients) // 2)]
@@ -55,7 +61,7 @@ def together(clients):
 
 
 @ALL
-def test_local_work_alone_and_in_company(bench, options):
+def test_local_work_alone_and_in_company(bench: Bench, options: Any) -> None:
     clients = sorted(bench.able(), key=lambda client: -len(client.train))
     alone = {
         client.id: bench.algorithm.local(bench.options, bench.model, bench.visit([client], round=ROUND)) for client in clients
@@ -73,14 +79,14 @@ def test_local_work_alone_and_in_company(bench, options):
 
 
 @ALL
-def test_personalization_and_prediction_alone_and_in_company(bench, options):
+def test_personalization_and_prediction_alone_and_in_company(bench: Bench, options: Any) -> None:
     if bench.algorithm.personalize is None:
         return
     everybody = bench.able(harness.POPULATION.clients)
     clients = sorted(everybody, key=lambda client: -len(client.train))
 
-    def scored(group):
-        own = bench.algorithm.personalize(bench.options, bench.model, bench.visit(group, "evaluation", ROUND))
+    def scored(group: Sequence[Client]) -> tuple[Personal, Guess, Data]:
+        own = present(bench.algorithm.personalize)(bench.options, bench.model, bench.visit(group, "evaluation", ROUND))
         test = gather(group, "test", "cpu")
         return own, predict(bench.model, own, test), test
 
@@ -95,11 +101,11 @@ def test_personalization_and_prediction_alone_and_in_company(bench, options):
                 assert np.array_equal(guess.local_weight[rows], expected.local_weight), client.id
 
 
-def uneven():
+def uneven() -> Population:
     """Eleven clients of 1 to 13 sequences of 1 to 9 tokens."""
     rng = np.random.default_rng(7)
 
-    def sequences(n):
+    def sequences(n: int) -> Sequences:
         lengths = rng.integers(1, 10, n).astype(np.int32)
         tokens = rng.integers(4, 30, (n, 10)).astype(np.int32)
         tokens[np.arange(10) > lengths[:, None]] = 0
@@ -111,7 +117,7 @@ def uneven():
     return Population("uneven", clients, Vocabulary(names, "word"), 9, "made up")
 
 
-RUN = Config(
+RUN: Config[Any] = Config(
     model=ModelOptions(embedding_dim=5, hidden_size=19),
     rounds=3,
     cohort=7,
@@ -137,13 +143,13 @@ EVERY_SETTING = {
 """Runs that differ in what groups and threads could leave a trace on; other algorithms have the first two settings alone."""
 
 
-def timeless(content):
+def timeless(content: Any) -> Any:
     if isinstance(content, dict):
         return {key: timeless(value) for key, value in content.items() if "second" not in key}
     return [timeless(value) for value in content] if isinstance(content, list) else content
 
 
-def left_behind(config, folder, monkeypatch):
+def left_behind(config: Config[Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensors, str]:
     monkeypatch.setattr(loop, "_write_report", lambda path: None)
     result = simulate(config, folder, population=uneven(), progress=False)
     (last,) = (folder / "checkpoints").glob("*.safetensors")
@@ -160,19 +166,21 @@ def left_behind(config, folder, monkeypatch):
     ],
     ids=[*CASES, "yogi", "geometric median", "stragglers"],
 )
-def test_a_run_is_the_same_bits_under_any_chunk_and_number_of_threads(changes, settings, tmp_path, monkeypatch):
+def test_a_run_is_the_same_bits_under_any_chunk_and_number_of_threads(
+    changes: dict[str, Any], settings: Sequence[Mapping[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = dataclasses.replace(RUN, **changes)
-    state, said = left_behind(config, tmp_path / "one by one", monkeypatch)
+    state, results = left_behind(config, tmp_path / "one by one", monkeypatch)
     for n, setting in enumerate(settings):
-        other, heard = left_behind(dataclasses.replace(config, **setting), tmp_path / str(n), monkeypatch)
+        other, other_results = left_behind(dataclasses.replace(config, **setting), tmp_path / str(n), monkeypatch)
         alike(other, state, str(setting))
-        assert heard == said, setting
+        assert other_results == results, setting
 
 
-def test_the_clients_are_as_uneven_as_they_should_be():
+def test_the_clients_are_as_uneven_as_they_should_be() -> None:
     sizes = [len(client.train) for client in harness.TRAINING]
     assert len(set(sizes)) > 3 and oracles.VOCABULARY
 
 
-def test_runs_with_every_setting_are_among_the_cases():
+def test_runs_with_every_setting_are_among_the_cases() -> None:
     assert EVERY_SETTING.keys() < CASES.keys()

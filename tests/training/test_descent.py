@@ -1,20 +1,24 @@
 """SGD by the C++ kernels against autograd through the reference, and both against torch.optim.SGD."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from harness import labelled
 
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
-from flow.model.parameters import group_of, names_of
+from flow.model.parameters import Route, Tensors, group_of, names_of
+from flow.training.batches import Data, batches
 from flow.training.batches import Data as Table
-from flow.training.batches import batches
 from flow.training.descent import Descent, gradients
 from flow.training.fused import refusal
 from flow.training.messages import Personal
 from flow.training.predict import predict
+from flow.training.records import Work
 from flow.training.sgd import Sgd, Update
 from flow.training.work import measure, train
 from flow_kernels.backends import cpu
@@ -24,11 +28,18 @@ SIZES["three layers, projected"] = (13, 4, 6, 5)
 LAYERS = {"two layers": 2, "three layers, projected": 3}
 
 
-def problem(size, routed_head, clients=3, dtype=torch.float64, sequences=(7, 4, 1), steps=9):
+def problem(
+    size: str,
+    routed_head: bool,
+    clients: int = 3,
+    dtype: torch.dtype = torch.float64,
+    sequences: Sequence[int] = (7, 4, 1),
+    steps: int = 9,
+) -> tuple[LanguageModel, LanguageModel, Tensors, Data]:
     """A model by the kernels, the same by the reference, K clients' parameters, and their sequences."""
     v, e, h, d = SIZES[size]
     generator = torch.Generator().manual_seed(len(size))
-    make = {
+    make: dict[str, Any] = {
         "num_layers": LAYERS.get(size, 1),
         "projection_dim": d,
         "routed_head": routed_head,
@@ -48,13 +59,13 @@ def problem(size, routed_head, clients=3, dtype=torch.float64, sequences=(7, 4, 
     return model, LanguageModel(v, e, h, backend="reference", **make), parameters, data
 
 
-def trained(model, parameters, data, updates, sgd):
+def trained(model: LanguageModel, parameters: Tensors, data: Data, updates: Sequence[Update], sgd: Sgd) -> tuple[Tensors, Work]:
     parameters = {name: p.clone() for name, p in parameters.items()}
     work = train(model, parameters, data, updates, sgd, Draw(3, 1, "test"), "phase")
     return parameters, work
 
 
-def updates_of(parameters, how):
+def updates_of(parameters: Tensors, kind: str) -> list[Update]:
     router, local, world = (names_of(parameters, group) for group in ("router", "local", "global"))
     anchor = {name: p + 0.1 for name, p in parameters.items()}
     last = max(name[-3:] for name in parameters if name.startswith("gru."))
@@ -71,7 +82,7 @@ def updates_of(parameters, how):
             Update(tuple(name for name in parameters if name.startswith("gru.") and name.endswith(last)), "mixture")
         ],
         "composed": [Update(world, "global", compose=lambda p: {name: t * 0.5 + 0.1 for name, t in p.items()})],
-    }[how]
+    }[kind]
 
 
 PLAIN = Sgd(0.3, 2, 3, 0.0)
@@ -80,7 +91,7 @@ PLAIN = Sgd(0.3, 2, 3, 0.0)
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("routed_head", [True, False])
 @pytest.mark.parametrize(
-    "how",
+    "kind",
     [
         "global",
         "local",
@@ -94,9 +105,9 @@ PLAIN = Sgd(0.3, 2, 3, 0.0)
         "composed",
     ],
 )
-def test_the_kernels_descend_as_autograd_does(size, routed_head, how):
+def test_the_kernels_descend_as_autograd_does(size: str, routed_head: bool, kind: str) -> None:
     model, reference, parameters, data = problem(size, routed_head)
-    updates = updates_of(parameters, how)
+    updates = updates_of(parameters, kind)
     cpu._kernels.poison = True
     try:
         got, work = trained(model, parameters, data, updates, PLAIN)
@@ -105,7 +116,7 @@ def test_the_kernels_descend_as_autograd_does(size, routed_head, how):
     expected, same = trained(reference, parameters, data, updates, PLAIN)
     assert not refusal(model, parameters) and refusal(reference, parameters)
     for name, value in got.items():
-        torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(value, expected[name], rtol=1e-10, atol=1e-12, msg=labelled(name))
         moved = any(name in update.names for update in updates)
         assert torch.equal(value, parameters[name]) != moved
     torch.testing.assert_close(work.nats, same.nats, rtol=1e-11, atol=0)
@@ -122,17 +133,17 @@ def test_the_kernels_descend_as_autograd_does(size, routed_head, how):
         Sgd(0.3, 2, 3, 0.5, momentum=0.5, weight_decay=0.1),
     ],
 )
-def test_every_option_of_sgd_in_both_ways(sgd):
+def test_every_option_of_sgd_in_both_ways(sgd: Sgd) -> None:
     model, reference, parameters, data = problem("projected", True)
-    for how in ("flow", "pulled"):
-        updates = updates_of(parameters, how)
+    for kind in ("flow", "pulled"):
+        updates = updates_of(parameters, kind)
         got, _ = trained(model, parameters, data, updates, sgd)
         expected, _ = trained(reference, parameters, data, updates, sgd)
         for name, value in got.items():
             torch.testing.assert_close(value, expected[name], rtol=1e-9, atol=1e-11)
 
 
-def test_momentum_and_weight_decay_are_those_of_torch():
+def test_momentum_and_weight_decay_are_those_of_torch() -> None:
     model, _, parameters, data = problem("small", False, clients=1, sequences=(7,))
     sgd = Sgd(0.1, 2, 3, 0.0, momentum=0.9, weight_decay=0.01)
     world = names_of(parameters, "global")
@@ -151,23 +162,23 @@ def test_momentum_and_weight_decay_are_those_of_torch():
             torch.testing.assert_close(got[name][0], p.detach(), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("how", ["global", "flow"])
-def test_a_client_gets_the_same_alone_and_in_company(how):
+@pytest.mark.parametrize("kind", ["global", "flow"])
+def test_a_client_gets_the_same_alone_and_in_company(kind: str) -> None:
     model, _, parameters, data = problem("odd", True, dtype=torch.float32)
-    updates = updates_of(parameters, how)
+    updates = updates_of(parameters, kind)
     together, _ = trained(model, parameters, data, updates, Sgd(0.3, 2, 3, 0.5))
     for client in range(3):
         alone = data._replace(ids=data.ids[client : client + 1], rows=data.rows[client : client + 1])
         mine = {name: p[client : client + 1] for name, p in parameters.items()}
         single, _ = trained(model, mine, alone, updates, Sgd(0.3, 2, 3, 0.5))
         for name, value in single.items():
-            if how == "global":
+            if kind == "global":
                 assert torch.equal(value[0], together[name][client])
             else:  # torch multiplies the head's router
                 torch.testing.assert_close(value[0], together[name][client], rtol=2e-6, atol=2e-6)
 
 
-def test_a_loss_that_is_no_number_reaches_parameters_and_loss():
+def test_a_loss_that_is_no_number_reaches_parameters_and_loss() -> None:
     model, _, parameters, data = problem("small", True)
     parameters["gru.weight_hh_l0"][1, 0, 0] = math.nan
     got, work = trained(model, parameters, data, updates_of(parameters, "global"), Sgd(0.3, 1, 3, 1.0))
@@ -175,29 +186,29 @@ def test_a_loss_that_is_no_number_reaches_parameters_and_loss():
     assert got["head.weight"].isnan().flatten(1).any(1).tolist() == [False, True, False]
 
 
-def test_a_parameter_that_cannot_be_changed_in_place_is_refused():
+def test_a_parameter_that_cannot_be_changed_in_place_is_refused() -> None:
     model, _, parameters, data = problem("small", True)
     parameters["head.weight"] = parameters["head.weight"].mT.contiguous().mT
     with pytest.raises(ValueError, match=r"head\.weight are changed in place and must be contiguous; train a copy"):
         train(model, parameters, data, [Update(("head.weight",), "global")], PLAIN, Draw(3, 1, "test"), "phase")
 
 
-def test_frozen_parameters_may_be_views_of_one():
+def test_frozen_parameters_may_be_views_of_one() -> None:
     model, reference, parameters, data = problem("small", True)
     for name in parameters:
         if group_of(name) == "local" or name == "embedding.weight":
             parameters[name] = parameters[name][:1].expand_as(parameters[name])
     router = names_of(parameters, "router")
     results = []
-    for one in (model, reference):
+    for backend_model in (model, reference):
         own = {name: p.clone() if name in router else p for name, p in parameters.items()}
-        train(one, own, data, [Update(router, "mixture", 0.1)], PLAIN, Draw(3, 1, "test"), "phase")
+        train(backend_model, own, data, [Update(router, "mixture", 0.1)], PLAIN, Draw(3, 1, "test"), "phase")
         results.append(own)
     for name in router:
         torch.testing.assert_close(results[0][name], results[1][name], rtol=1e-10, atol=1e-12)
 
 
-def test_a_step_of_a_prefix_leaves_the_other_clients_alone():
+def test_a_step_of_a_prefix_leaves_the_other_clients_alone() -> None:
     model, _, parameters, data = problem("small", False)
     first = next(iter(batches(data, 2)))
     batch = type(first)(*(t[:2] for t in first))
@@ -210,26 +221,28 @@ def test_a_step_of_a_prefix_leaves_the_other_clients_alone():
 
 @pytest.mark.parametrize("route", ["global", "local", "mixture"])
 @pytest.mark.parametrize("routed_head", [True, False])
-def test_losses_and_predictions_without_a_gradient(route, routed_head):
+def test_losses_and_predictions_without_a_gradient(route: Route, routed_head: bool) -> None:
     model, reference, parameters, data = problem("projected", routed_head)
-    found, expected = (measure(one, parameters, data, route, 3) for one in (model, reference))
-    torch.testing.assert_close(found.nats, expected.nats, rtol=1e-12, atol=0)
-    assert torch.equal(found.tokens, expected.tokens)
+    actual, expected = (measure(backend_model, parameters, data, route, 3) for backend_model in (model, reference))
+    torch.testing.assert_close(actual.nats, expected.nats, rtol=1e-12, atol=0)
+    assert torch.equal(actual.tokens, expected.tokens)
     for routing in ("soft", "hard"):
         own = Personal(parameters, route, routing)
-        found, expected = (predict(one, own, data) for one in (model, reference))
-        np.testing.assert_array_equal(found.tokens, expected.tokens)
+        guess, wanted = (predict(backend_model, own, data) for backend_model in (model, reference))
+        np.testing.assert_array_equal(guess.tokens, wanted.tokens)
         for name in ("local_weight", "nats", "probability"):
-            np.testing.assert_allclose(getattr(found, name), getattr(expected, name), rtol=1e-6, atol=1e-7)
+            np.testing.assert_allclose(getattr(guess, name), getattr(wanted, name), rtol=1e-6, atol=1e-7)
 
 
-def test_gradients_alone_move_nothing():
+def test_gradients_alone_move_nothing() -> None:
     model, reference, parameters, data = problem("projected", True)
     batch = next(iter(batches(data, 3)))
-    for how in ("flow", "composed"):
-        update = updates_of(parameters, how)[-1]
-        (loss, found), (same, expected) = (gradients(one, parameters, batch, update) for one in (model, reference))
+    for kind in ("flow", "composed"):
+        update = updates_of(parameters, kind)[-1]
+        (loss, actual), (same, expected) = (
+            gradients(backend_model, parameters, batch, update) for backend_model in (model, reference)
+        )
         torch.testing.assert_close(loss, same, rtol=1e-12, atol=0)
-        assert found.keys() == expected.keys()
-        for name, gradient in found.items():
+        assert actual.keys() == expected.keys()
+        for name, gradient in actual.items():
             torch.testing.assert_close(gradient, expected[name], rtol=1e-10, atol=1e-13)
