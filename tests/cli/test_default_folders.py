@@ -1,6 +1,7 @@
 """The folder of a run that names none: a new one for every command, whenever it starts."""
 
 import json
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -8,7 +9,6 @@ import pytest
 from comparisons import plain_fixture  # noqa: F401
 from forked import Forked
 
-from flow.cli import command
 from flow.cli.command import default_folder
 from flow.cli.main import main
 from flow.parallel.processes import Ranks
@@ -28,7 +28,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def started(arguments):
+def started(arguments: list[str]) -> Forked:
     process = Forked(
         ["-c", SAME_SECOND, *arguments], paths=[str(Path(__file__).parents[1] / folder) for folder in (".", "support")]
     )
@@ -39,7 +39,7 @@ def started(arguments):
 @pytest.mark.parametrize(
     ("arguments", "name"), [(["run", "fedavg"], f"fedavg-mine-{SECOND}"), (["compare", "fedavg"], f"compare-mine-{SECOND}")]
 )
-def test_two_processes_of_the_same_second_get_a_folder_each(here, arguments, name):
+def test_two_processes_of_the_same_second_get_a_folder_each(here: Path, arguments: list[str], name: str) -> None:
     processes = [started([*arguments, *TINY]) for _ in range(2)]
     for process in processes:
         process.stdin.write("\n")
@@ -56,13 +56,13 @@ def test_two_processes_of_the_same_second_get_a_folder_each(here, arguments, nam
 
 
 @pytest.fixture
-def clock(monkeypatch):
-    monkeypatch.setattr(command.time, "strftime", lambda form: SECOND)
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "strftime", lambda form: SECOND)
 
 
 @pytest.mark.usefixtures("clock")
-def test_of_many_that_claim_a_name_at_once_each_gets_its_own(here):
-    def claim(_):
+def test_of_many_that_claim_a_name_at_once_each_gets_its_own(here: Path) -> None:
+    def claim(_: int) -> str:
         with default_folder("flow", "a/mine.jsonl", Ranks()) as folder:
             assert not folder.exists()
             folder.mkdir()
@@ -75,14 +75,16 @@ def test_of_many_that_claim_a_name_at_once_each_gets_its_own(here):
 
 
 @pytest.mark.usefixtures("clock", "plain")
-def test_a_name_that_is_taken_gets_the_next_number(here):
+def test_a_name_that_is_taken_gets_the_next_number(here: Path) -> None:
     for expected in ("", "-2", "-3"):
         assert main(["run", "local", *TINY]) == 0
         assert (here / "runs" / f"local-mine-{SECOND}{expected}" / "report.html").is_file()
 
 
 @pytest.mark.usefixtures("clock")
-def test_nothing_is_left_where_the_run_cannot_start_and_what_was_there_stays(here, capsys):
+def test_nothing_is_left_where_the_run_cannot_start_and_what_was_there_stays(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["run", "--data", "none.jsonl"]) == main(["compare", "--data", "none.jsonl"]) == 2
     assert sorted(path.name for path in here.iterdir()) == ["mine.jsonl.gz"]
     (here / "runs").mkdir()
@@ -99,7 +101,7 @@ def test_nothing_is_left_where_the_run_cannot_start_and_what_was_there_stays(her
 
 
 @pytest.mark.usefixtures("clock")
-def test_all_processes_of_a_run_get_the_name_that_the_first_chose(here, monkeypatch):
+def test_all_processes_of_a_run_get_the_name_that_the_first_chose(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Ranks, "texts", lambda ranks, own: ["runs/chosen", own])
     with default_folder("flow", "mine.jsonl", Ranks(1, 2)) as folder:
         assert folder == Path("runs/chosen")

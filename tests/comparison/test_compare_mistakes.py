@@ -3,6 +3,9 @@
 import dataclasses
 import json
 import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
 
 import checksums
 import harness
@@ -23,7 +26,7 @@ from flow.storage import run_folder
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"algorithms": ["fedavg"]}, r"algorithms is \['fedavg', 'ditto'\] there, \['fedavg'\] here"),
         (
@@ -40,18 +43,20 @@ from flow.storage import run_folder
     ],
     ids=["algorithms", "config", "seeds", "settings", "tune", "data"],
 )
-def test_another_configuration_is_refused_and_nothing_is_touched(tmp_path, plain, change, said):
+def test_another_configuration_is_refused_and_nothing_is_touched(
+    tmp_path: Path, plain: None, change: Mapping[str, Any], message: str
+) -> None:
     start = {"algorithms": ["fedavg", "ditto"], "config": TINY, **QUIET}
     compare(folder=tmp_path / "c", **start)
     before = tree(tmp_path)
     with pytest.raises(
-        UserError, match=f"holds a comparison with another configuration .{said}.*compare --resume .*or give another"
+        UserError, match=f"holds a comparison with another configuration .{message}.*compare --resume .*or give another"
     ):
         compare(folder=tmp_path / "c", **{**start, **change})
     assert tree(tmp_path) == before
 
 
-def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
+def test_a_run_folder_that_was_changed_is_refused(tmp_path: Path, plain: None) -> None:
     compare(["fedavg"], tmp_path / "c", TINY, **QUIET)
     config = tmp_path / "c" / "runs" / "fedavg-seed0" / "config.json"
     content = checksums.plain(config.read_text())
@@ -137,7 +142,9 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path, plain):
     ],
     ids=lambda value: " ".join(value)[:50] if isinstance(value, list) else "",
 )
-def test_mistakes_give_one_message_and_lose_nothing(here, capsys, arguments, said):
+def test_mistakes_give_one_message_and_lose_nothing(
+    here: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
     (here / "own.toml").write_text("[flow]\nlr = 0.3\n")
     (here / "odd.toml").write_text("[flow]\nspeed = 0.3\n")
     (here / "marked.toml").write_text("[flow]\nspeed = 0.3\n", encoding="utf-8-sig")  # with a byte order mark
@@ -147,38 +154,40 @@ def test_mistakes_give_one_message_and_lose_nothing(here, capsys, arguments, sai
     alias = "".join(f"[{name}]\nalgorithm = {value}\n" for name, value in named.items())
     (here / "alias.toml").write_text(alias)
     (here / "rated.toml").write_text("[fedyogi]\nserver_lr = 0.3\n")
-    names = [one for n, one in enumerate(arguments) if not any(other.startswith("-") for other in arguments[: n + 1])]
+    names = [word for n, word in enumerate(arguments) if not any(other.startswith("-") for other in arguments[: n + 1])]
     shared = [] if {"--resume", "--list"} & {*arguments} else ARGUMENTS
     before, given = tree(here), [*names, *shared, *arguments[len(names) :]]
     with pytest.raises(SystemExit) as stopped:
         raise SystemExit(main(["compare", *given]))
     assert stopped.value.code == 2
     error = capsys.readouterr().err
-    assert said in error and "Traceback" not in error
+    assert message in error and "Traceback" not in error
     assert tree(here) == before
 
 
-def test_a_stopped_comparison_says_how_to_go_on(here, capsys, monkeypatch):
+def test_a_stopped_comparison_says_how_to_go_on(
+    here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     arguments = ["compare", "fedavg", "local", *ARGUMENTS, "--folder", "mine"]
 
-    def interrupted(folder, row):
+    def interrupted(folder: Path, row: Mapping[str, Any]) -> None:
         raise KeyboardInterrupt
 
-    def full(folder, row):
+    def full(folder: Path, row: Mapping[str, Any]) -> None:
         raise OSError(28, "No space left on device")
 
-    for failure, code, said in (
+    for failure, code, message in (
         (interrupted, 130, "flow: stopped; go on with `flow compare --resume mine`"),
         (full, 2, "No space left on device; put that right, then go on with `flow compare --resume mine`"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(run_folder, "append_metrics", failure)
             assert main(arguments) == code
-        assert said in capsys.readouterr().err
+        assert message in capsys.readouterr().err
     assert main(["compare", "--resume", "mine"]) == 0
 
 
-def test_list_and_help(capsys):
+def test_list_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(NAMES)
@@ -186,9 +195,9 @@ def test_list_and_help(capsys):
     with pytest.raises(SystemExit) as stopped:
         main(["compare", "--help"])
     assert stopped.value.code == 0
-    shown = capsys.readouterr().out
+    printed = capsys.readouterr().out
     assert all(
-        option in shown
+        option in printed
         for option in (
             "--seeds",
             "--tune",
@@ -203,11 +212,11 @@ def test_list_and_help(capsys):
     )
 
 
-def test_the_python_interface(tmp_path, plain):
+def test_the_python_interface(tmp_path: Path, plain: None) -> None:
     result = compare(["fedavg", "ditto"], tmp_path / "c", dataclasses.replace(TINY, algorithm=Config().algorithm), **QUIET)
     assert [row.name for row in result.rows] == ["fedavg", "ditto"] and result.report == tmp_path / "c" / "comparison.html"
     assert "ditto" in result.table() and result.tried == {}
-    for options, said in (
+    for options, message in (
         (
             {"config": dataclasses.replace(TINY, algorithm=FedAvgOptions())},
             "config.algorithm must be left out or a flow.SharedOptions",
@@ -216,14 +225,14 @@ def test_the_python_interface(tmp_path, plain):
         ({"config": 3}, "config must be a flow.Config, got 3"),
         ({"tune": "1"}, "tune must be an integer of at least 0, got '1'"),
         ({"settings": {"fedavg": {"epochs": 1.5}}}, "fedavg: epochs must be an integer, got 1.5"),
-        ({"config": dataclasses.replace(TINY, algorithm=SharedOptions(lr="1"))}, "lr must be a number, got '1'"),
+        ({"config": dataclasses.replace(TINY, algorithm=SharedOptions(lr=cast(Any, "1")))}, "lr must be a number, got '1'"),
     ):
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             compare(**{"algorithms": ["fedavg"], "folder": tmp_path / "d", "config": TINY, **QUIET, **options})
     assert not (tmp_path / "d").exists()
 
 
-def test_a_comparison_unlabelled_goes_on(tmp_path, plain):
+def test_a_comparison_unlabelled_goes_on(tmp_path: Path, plain: None) -> None:
     """Its files lack options that came later; runs that are finished are kept."""
     folder = tmp_path / "compared"
     first = compare(["fedavg"], folder, TINY, population=harness.POPULATION, progress=False)

@@ -6,6 +6,9 @@ import json
 import os
 import re
 import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 from comparisons import (
@@ -32,7 +35,7 @@ from kept_cases import (
     whole_fixture,  # noqa: F401
 )
 
-from flow import UserError, compare, resume_comparison
+from flow import Comparison, UserError, compare, resume_comparison
 from flow.comparison import kept
 from flow.evaluation.metrics import METRICS, MODELS
 from flow.storage import files
@@ -44,23 +47,23 @@ COSTS = ["download_bytes", "upload_bytes", "flops"]
 # ---- what the files say ----------------------------------------------------------------------------------------------
 
 
-def test_a_line_for_every_scored_client_with_its_counts_and_costs(whole):
+def test_a_line_for_every_scored_client_with_its_counts_and_costs(whole: Path) -> None:
     for name, seed in runs():
         path, clients = whole / "kept" / f"{name}-seed{seed}.csv", evaluation(whole, name, seed)["clients"]
-        found = lines(path)
-        assert len(found) == len(clients) == 12
+        printed = lines(path)
+        assert len(printed) == len(clients) == 12
         models = ("global",) if name == "fedavg" else ("global", "personal")
         counts = [key for key in COUNTS if key.startswith(models)]
-        assert list(found[0]) == ["client", "side", "tokens", *counts, *COSTS]
-        for line, client in zip(found, clients, strict=True):
+        assert list(printed[0]) == ["client", "side", "tokens", *counts, *COSTS]
+        for line, client in zip(printed, clients, strict=True):
             assert line["client"] == hashlib.sha256(client["id"].encode()).hexdigest()[:16]
             assert line["side"] == ("seen" if client["seen"] else "unseen")
             for key in ("tokens", *counts, *COSTS):
                 assert float(line[key]) == client[key] and "," not in line[key], key
-    assert len({line["client"] for line in found}) == 12 and all(len(line["client"]) == 16 for line in found)
+    assert len({line["client"] for line in printed}) == 12 and all(len(line["client"]) == 16 for line in printed)
 
 
-def test_what_belongs_to_the_whole_run(whole):
+def test_what_belongs_to_the_whole_run(whole: Path) -> None:
     for name, seed in runs():
         folder = whole / "runs" / f"{name}-seed{seed}"
         path = whole / "kept" / f"{name}-seed{seed}.json"
@@ -88,18 +91,18 @@ def test_what_belongs_to_the_whole_run(whole):
         assert about["drawn"] == pytest.approx({"flops": flops, "bytes": nbytes}, rel=1e-12)
 
 
-def test_neither_a_text_nor_an_id_is_kept(whole):
+def test_neither_a_text_nor_an_id_is_kept(whole: Path) -> None:
     content = b"".join(path.read_bytes() for path in (whole / "kept").iterdir()).decode()
     assert not any(client.id in content for client in POPULATION.clients)
     keys = set(re.findall(r'"(\w+)":', content))
     assert "curve" in keys and not keys & {"texts", "id", "passage", "clients_ids"}
 
 
-def test_the_table_has_the_numbers_of_evaluation_json_to_the_last_bit(tmp_path, plain):
+def test_the_table_has_the_numbers_of_evaluation_json_to_the_last_bit(tmp_path: Path, plain: None) -> None:
     folder = compare(NAMES, tmp_path / "c", CONFIG, **QUIET).folder
     for line in lines(folder / "table.csv"):
-        found = evaluation(folder, line["algorithm"], 0)
-        for side, summary in found["summary"].items():
+        stored = evaluation(folder, line["algorithm"], 0)
+        for side, summary in stored["summary"].items():
             for metric in METRICS:
                 for model in MODELS:
                     for average, suffix in (("client", ""), ("token", "_by_token")):
@@ -110,12 +113,12 @@ def test_the_table_has_the_numbers_of_evaluation_json_to_the_last_bit(tmp_path, 
                 assert line[f"{share}_{side}"] == ("" if summary[share] is None else repr(summary[share]))
         rows = (folder / "runs" / f"{line['algorithm']}-seed0" / "metrics.jsonl").read_text().splitlines()
         assert float(line["total_flops"]) == sum(json.loads(row)["flops"] for row in rows) > 0
-        personal = [client["flops"] for client in found["clients"]]
+        personal = [client["flops"] for client in stored["clients"]]
         assert float(line["total_personal_flops"]) == sum(personal)
         assert float(line["personal_flops"]) == pytest.approx(sum(personal) / len(personal))
 
 
-def test_the_worst_tenth_of_the_clients(whole):
+def test_the_worst_tenth_of_the_clients(whole: Path) -> None:
     """Seeds averaged within a client; of fewer than eleven clients it is the one with the lowest accuracy."""
     for line in lines(whole / "table.csv"):
         model = "global" if line["algorithm"] == "fedavg" else "personal"
@@ -134,7 +137,7 @@ def test_the_worst_tenth_of_the_clients(whole):
             assert float(line[f"worst_tenth_{side}"]) == pytest.approx(lowest, rel=1e-12)
 
 
-def test_two_clients_with_one_hash_are_refused(tmp_path, plain, monkeypatch):
+def test_two_clients_with_one_hash_are_refused(tmp_path: Path, plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kept, "HEX", 1)
     assert len({hashed(client.id)[0] for client in POPULATION.clients}) < len(POPULATION.clients)
     with pytest.raises(UserError, match=r"fedavg-seed0: two of its clients have ids whose SHA-256 begins alike, .*another id"):
@@ -144,9 +147,10 @@ def test_two_clients_with_one_hash_are_refused(tmp_path, plain, monkeypatch):
 # ---- going on from them alone ----------------------------------------------------------------------------------------
 
 
-def test_on_another_machine_nothing_is_trained(whole, copied, tmp_path, untrained):
+def test_on_another_machine_nothing_is_trained(whole: Path, copied: Path, tmp_path: Path, untrained: None) -> None:
     shutil.rmtree(copied / "runs")
-    for call in (lambda: again(copied), lambda: compare(folder=copied, **GIVEN, **QUIET)):
+    calls: list[Callable[[], Comparison]] = [lambda: again(copied), lambda: compare(folder=copied, **GIVEN, **QUIET)]
+    for call in calls:
         for name in ("table.csv", "table.txt", "paired.csv", "results.json", "comparison.html"):
             (copied / name).unlink()
         result = call()
@@ -154,9 +158,11 @@ def test_on_another_machine_nothing_is_trained(whole, copied, tmp_path, untraine
         assert result.report.is_file() and not (copied / "runs").exists()
 
 
-def test_tuning_goes_on_from_them_too(tmp_path, plain, monkeypatch, request):
+def test_tuning_goes_on_from_them_too(
+    tmp_path: Path, plain: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     settings = {"ditto": {"lam": 1.9, "lr": 2.0}}  # the second choice is refused
-    given = {"algorithms": ["fedavg", "ditto"], "config": TINY, "tune": 2, "settings": settings}
+    given: dict[str, Any] = {"algorithms": ["fedavg", "ditto"], "config": TINY, "tune": 2, "settings": settings}
     first = compare(folder=tmp_path / "c", **given, **QUIET)
     whole = results(first.folder)
     assert sorted(path.name for path in (first.folder / "kept" / "tuning").glob("*.csv")) == [
@@ -171,8 +177,10 @@ def test_tuning_goes_on_from_them_too(tmp_path, plain, monkeypatch, request):
     assert results(first.folder) == whole and again.tried == first.tried and again.rows == first.rows
 
 
-def test_a_run_that_diverged_is_not_tried_again(tmp_path, plain, monkeypatch, request):
-    given = {"config": TINY, "settings": {"fedavg": {"lr": 1e30, "clip": 0.0}}, "against": "ditto"}
+def test_a_run_that_diverged_is_not_tried_again(
+    tmp_path: Path, plain: None, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    given: dict[str, Any] = {"config": TINY, "settings": {"fedavg": {"lr": 1e30, "clip": 0.0}}, "against": "ditto"}
     first = compare(["fedavg", "ditto"], tmp_path / "c", **given, **QUIET)
     about = json.loads((tmp_path / "c" / "kept" / "fedavg-seed0.json").read_text())
     assert str(tmp_path) not in json.dumps(about)
@@ -183,13 +191,13 @@ def test_a_run_that_diverged_is_not_tried_again(tmp_path, plain, monkeypatch, re
     assert first.tests == [] and "no other algorithm has a client and a seed in common with ditto" in first.table()
 
 
-def test_a_comparison_of_an_older_build_gets_them_from_its_runs(whole, copied, untrained):
+def test_a_comparison_of_an_older_build_gets_them_from_its_runs(whole: Path, copied: Path, untrained: None) -> None:
     shutil.rmtree(copied / "kept")
     again(copied)
     same_results(copied, whole)
 
 
-def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(whole, copied, untrained):
+def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(whole: Path, copied: Path, untrained: None) -> None:
     run, record = copied / "runs" / "fedavg-seed0", copied / "kept" / "fedavg-seed0.json"
     record.unlink()
     left = [run / ".lock", run / ".report.html.999999999.tmp"]
@@ -200,7 +208,7 @@ def test_what_a_run_left_that_was_killed_at_its_very_end_is_removed(whole, copie
     assert not any(path.exists() for path in left)
 
 
-def test_results_without_a_loss_have_empty_cells_for_it(copied, untrained):
+def test_results_without_a_loss_have_empty_cells_for_it(copied: Path, untrained: None) -> None:
     """Of a build that had none."""
     for name, seed in runs():
         path = copied / "runs" / f"{name}-seed{seed}" / "evaluation.json"
@@ -219,18 +227,18 @@ def test_results_without_a_loss_have_empty_cells_for_it(copied, untrained):
     for line in lines(copied / "table.csv"):
         assert line["global_loss_seen"] == line["global_perplexity_unseen"] == "" != line["global_seen"]
     assert {test.metric for test in result.tests} == {"accuracy"} and len(result.tests) == 4
-    found = [json.loads(path.read_text())["calibration"] for path in (copied / "kept").glob("*.json")]
-    assert found == [{"seen": None, "unseen": None}] * 6
+    calibrations = [json.loads(path.read_text())["calibration"] for path in (copied / "kept").glob("*.json")]
+    assert calibrations == [{"seen": None, "unseen": None}] * 6
 
 
 # ---- what is wrong with them -----------------------------------------------------------------------------------------
 
 
-def cut(path):
+def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
-def table(path, change):
+def table(path: Path, change: Callable[[list[list[str]]], list[list[str]]]) -> None:
     """Change the cells of the CSV file, with right checksums in the JSON file."""
     cells = change([line.split(",") for line in path.with_suffix(".csv").read_text().splitlines()])
     content = "".join(",".join(line) + "\n" for line in cells).encode()
@@ -238,7 +246,13 @@ def table(path, change):
     edit(path, csv=hashlib.sha256(content).hexdigest())
 
 
-DAMAGE = {
+def pipe(path: Path) -> None:
+    """Put a pipe in the place of the CSV file."""
+    path.with_suffix(".csv").unlink()
+    os.mkfifo(path.with_suffix(".csv"))
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "csv cut": lambda path: cut(path.with_suffix(".csv")),
     "csv changed": lambda path: path.with_suffix(".csv").write_text(
         path.with_suffix(".csv").read_text().replace("unseen", "seen")
@@ -268,7 +282,7 @@ DAMAGE = {
     "json a list": lambda path: path.write_text("[]"),
     "json not UTF-8": lambda path: path.write_bytes(b"\xff{}"),
     "json with an enormous number": lambda path: path.write_text('{"sha256": ' + "1" * 5000 + "}"),
-    "csv a pipe": lambda path: (path.with_suffix(".csv").unlink(), os.mkfifo(path.with_suffix(".csv"))),
+    "csv a pipe": pipe,
     "csv with a client twice": lambda path: table(path, lambda lines: [*lines, lines[1]]),
     "csv with a column twice": lambda path: table(path, lambda lines: [[*line, line[-1]] for line in lines]),
     "csv without a cost": lambda path: table(path, lambda lines: [line[:-1] for line in lines]),
@@ -288,14 +302,16 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_damaged_files_are_written_anew_from_the_run_or_refused(whole, copied, untrained, capsys, damage):
+def test_damaged_files_are_written_anew_from_the_run_or_refused(
+    whole: Path, copied: Path, untrained: None, capsys: pytest.CaptureFixture[str], damage: str
+) -> None:
     path = copied / "kept" / "ditto-seed1.json"
     DAMAGE[damage](path)
     again(copied)
     same_results(copied, whole)
-    said = capsys.readouterr().err.splitlines()
-    assert len(said) == 1 and re.match(
-        rf"flow: {copied}/kept/ditto-seed1\.(json|csv): .*; it is written anew from {copied}/runs", said[0]
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 1 and re.match(
+        rf"flow: {copied}/kept/ditto-seed1\.(json|csv): .*; it is written anew from {copied}/runs", warnings[0]
     )
 
     DAMAGE[damage](path)
@@ -308,7 +324,7 @@ def test_damaged_files_are_written_anew_from_the_run_or_refused(whole, copied, u
     assert tree(copied) == before
 
 
-def test_removed_files_make_the_run_be_done_again_where_it_is_gone(whole, copied):
+def test_removed_files_make_the_run_be_done_again_where_it_is_gone(whole: Path, copied: Path) -> None:
     """A CSV file alone does not count: the JSON file is written last."""
     shutil.rmtree(copied / "runs")
     (copied / "kept" / "ditto-seed1.json").unlink()
@@ -319,7 +335,7 @@ def test_removed_files_make_the_run_be_done_again_where_it_is_gone(whole, copied
 
 
 @pytest.mark.parametrize(
-    ("other", "said"),
+    ("other", "message"),
     [
         ("ditto-seed0", "seed is 0 there, 1 here"),
         ("fedavg-seed1", "algorithm.name is 'fedavg' there, 'ditto' here"),
@@ -328,7 +344,9 @@ def test_removed_files_make_the_run_be_done_again_where_it_is_gone(whole, copied
     ],
     ids=["seed", "algorithm", "data", "rounds"],
 )
-def test_files_of_another_run_are_refused_and_left_alone(copied, untrained, other, said):
+def test_files_of_another_run_are_refused_and_left_alone(
+    copied: Path, untrained: None, other: str | dict[str, Any], message: str
+) -> None:
     """Also where the folder of the right run is there."""
     path = copied / "kept" / "ditto-seed1.json"
     if isinstance(other, str):
@@ -339,13 +357,13 @@ def test_files_of_another_run_are_refused_and_left_alone(copied, untrained, othe
         edit(path, **{key: content[key] | value if isinstance(value, dict) else value for key, value in other.items()})
     before = tree(copied)
     with pytest.raises(
-        UserError, match=rf"ditto-seed1\.json: is of another run than this comparison's \(.*{said}.*\); put the"
+        UserError, match=rf"ditto-seed1\.json: is of another run than this comparison's \(.*{message}.*\); put the"
     ):
         again(copied)
     assert tree(copied) == before
 
 
-def test_options_that_came_later_do_not_make_a_run_another_one(copied, untrained):
+def test_options_that_came_later_do_not_make_a_run_another_one(copied: Path, untrained: None) -> None:
     path = copied / "kept" / "ditto-seed1.json"
     config = json.loads(path.read_text())["config"]
     del config["late"], config["server"]["weiszfeld_steps"], config["algorithm"]["clip"]
@@ -353,7 +371,7 @@ def test_options_that_came_later_do_not_make_a_run_another_one(copied, untrained
     assert [row.runs for row in again(copied).rows] == [2, 2, 2]
 
 
-def test_results_whose_summary_is_not_that_of_their_clients_are_refused(copied):
+def test_results_whose_summary_is_not_that_of_their_clients_are_refused(copied: Path) -> None:
     path = copied / "runs" / "ditto-seed1" / "evaluation.json"
     content = json.loads(path.read_text())
     content["summary"]["unseen"]["personal_loss_client"] *= 1.001
@@ -365,12 +383,12 @@ def test_results_whose_summary_is_not_that_of_their_clients_are_refused(copied):
         again(copied)
 
 
-def test_where_a_run_lies_and_where_it_is_kept(tmp_path):
+def test_where_a_run_lies_and_where_it_is_kept(tmp_path: Path) -> None:
     assert kept.place(tmp_path / "c" / "runs" / "flow-seed3") == tmp_path / "c" / "kept" / "flow-seed3.json"
     assert kept.place(tmp_path / "c" / "tuning" / "flow-3") == tmp_path / "c" / "kept" / "tuning" / "flow-3.json"
 
 
-def test_a_changed_configuration_beside_kept_files_is_refused(copied):
+def test_a_changed_configuration_beside_kept_files_is_refused(copied: Path) -> None:
     given = {**GIVEN, "config": dataclasses.replace(CONFIG, rounds=4)}
     shutil.rmtree(copied / "runs")
     with pytest.raises(UserError, match=r"config\.rounds is 3 there, 4 here"):

@@ -3,6 +3,8 @@
 import json
 import random
 import shutil
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from comparisons import (
@@ -21,7 +23,7 @@ WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
 NAMES = ["fedavg", "fedavgft"]
 
 
-def write(path, seed):
+def write(path: Path, seed: int) -> None:
     """Eight clients, two of them held out, with random words."""
     stream = random.Random(seed)
     clients = [
@@ -35,7 +37,7 @@ def write(path, seed):
     path.write_text("".join(json.dumps(client) + "\n" for client in clients), encoding="utf-8")
 
 
-def config(path):
+def config(path: Path) -> Config[Any]:
     model = ModelOptions(hidden_size=4, embedding_dim=3)
     return Config(
         data=DataOptions(data=str(path)),
@@ -50,7 +52,7 @@ def config(path):
 
 
 @pytest.fixture(name="moved")
-def moved_fixture(tmp_path, plain):
+def moved_fixture(tmp_path: Path, plain: None) -> Path:
     """Where the file of the finished comparison in c/ lies now."""
     write(tmp_path / "words.jsonl", 0)
     compare(NAMES, tmp_path / "c", config(tmp_path / "words.jsonl"), progress=False)
@@ -59,7 +61,7 @@ def moved_fixture(tmp_path, plain):
 
 
 @pytest.mark.parametrize("runs", [True, False])
-def test_it_goes_on_with_a_file_that_moved(moved, tmp_path, runs, untrained):
+def test_it_goes_on_with_a_file_that_moved(moved: Path, tmp_path: Path, runs: bool, untrained: None) -> None:
     folder, before = tmp_path / "c", (tmp_path / "c" / "table.csv").read_bytes()
     if not runs:
         shutil.rmtree(folder / "runs")
@@ -73,7 +75,7 @@ def test_it_goes_on_with_a_file_that_moved(moved, tmp_path, runs, untrained):
     assert [row.name for row in compare(NAMES, folder, config(moved), progress=False).rows] == NAMES
 
 
-def test_other_data_are_refused(moved, tmp_path):
+def test_other_data_are_refused(moved: Path, tmp_path: Path) -> None:
     write(moved, 1)
     before = (tmp_path / "c" / "comparison.json").read_bytes()
     with pytest.raises(UserError, match="the data are others"):
@@ -81,6 +83,6 @@ def test_other_data_are_refused(moved, tmp_path):
     assert (tmp_path / "c" / "comparison.json").read_bytes() == before
 
 
-def test_data_and_population_exclude_each_other(moved, tmp_path):
+def test_data_and_population_exclude_each_other(moved: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does nothing beside population"):
-        resume_comparison(tmp_path / "c", data=moved, population=object(), progress=False)
+        resume_comparison(tmp_path / "c", data=moved, population=cast(Any, object()), progress=False)

@@ -7,10 +7,13 @@ import math
 import re
 import shutil
 import tomllib
+from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import harness
 import numpy as np
+import numpy.typing as npt
 import oracles
 import pytest
 from comparisons import (
@@ -20,28 +23,34 @@ from comparisons import (
     results,
     tree,
 )
+from optional import present
 from report_cases import Page
 
-from flow import SharedOptions, UserError, compare, resume_comparison, simulate
+from flow import Comparison, SharedOptions, UserError, compare, resume_comparison, simulate
 from flow.algorithms import NAMES
-from flow.algorithms.interface import Tunable
+from flow.algorithms.interface import Algorithm, Tunable
 from flow.comparison import plan as plans
 from flow.comparison import run, tuning
 from flow.comparison.plan import Plan, planned
+from flow.comparison.tuning import Trial
+from flow.config import checked
 from flow.data import Client, Population, Sequences
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
 from flow.server.options import ServerOptions
 from flow.storage import files
+from flow.training.predict import Guess
 
 SHARE = 0.37
 VALIDATES = ("client 2", "client 4", "client 5")
 """Of harness.POPULATION, by that share; see tests/data/test_validation_clients.py."""
 ASIDE = dataclasses.replace(TINY, validation_share=SHARE)
 LR = Tunable("lr")
+Part = tuple[int, float, float | None]
+"""Clients, and what they reach with the global model and with their own."""
 
 
-def expected_population(validates=VALIDATES):
+def expected_population(validates: Collection[str] = VALIDATES) -> Population:
     """What a run of the tuning may know, put together client by client."""
     clients = []
     for client in harness.POPULATION.clients:
@@ -49,35 +58,35 @@ def expected_population(validates=VALIDATES):
             continue
         train, test = client.train, client.test
         if client.id not in validates:
-            whole, cut = train, oracles.older(client, 0.8) or len(train)  # a single sequence is for training
-            first, last = list(range(cut)), list(range(cut, len(whole)))
-            train, test = (Sequences(whole.tokens[some], whole.lengths[some]) for some in (first, last))
+            cut = oracles.older(client, 0.8) or len(train)  # a single sequence is for training
+            first, last = list(range(cut)), list(range(cut, len(train)))
+            train, test = (Sequences(client.train.tokens[some], client.train.lengths[some]) for some in (first, last))
         clients.append(Client(client.id, client.group, client.id in validates, client.texts, train, test))
     whole = harness.POPULATION
     return Population(whole.name, tuple(clients), whole.vocabulary, whole.sequence_length, "put together by hand")
 
 
-def one_half(values):
+def one_half(values: tuning.Values) -> Trial:
     return scored(values, 0.5)
 
 
-def scored(values, score):
+def scored(values: tuning.Values, score: float | None) -> Trial:
     return tuning.Trial(values, "accuracy", score, score, score, "")
 
 
 @pytest.mark.parametrize("validates", [(), VALIDATES])
-def test_a_run_that_tries_something_knows_validation_texts_and_validation_clients_alone(validates):
-    found = tuning.population_of(harness.POPULATION.setting_aside(SHARE if validates else 0.0))
+def test_a_run_that_tries_something_knows_validation_texts_and_validation_clients_alone(validates: Collection[str]) -> None:
+    smaller = tuning.population_of(harness.POPULATION.setting_aside(SHARE if validates else 0.0))
     expected = expected_population(validates)
-    assert found.fingerprint == expected.fingerprint and found.vocabulary is harness.POPULATION.vocabulary
-    assert found.validation_share == 0.0 and not found.validation.any()
-    for own, other in zip(found.clients, expected.clients, strict=True):
+    assert smaller.fingerprint == expected.fingerprint and smaller.vocabulary is harness.POPULATION.vocabulary
+    assert smaller.validation_share == 0.0 and not smaller.validation.any()
+    for own, other in zip(smaller.clients, expected.clients, strict=True):
         assert own.id == other.id and own.held_out == other.held_out == (own.id in validates)
         for side, part in itertools.product(("train", "test"), ("tokens", "lengths")):
             assert np.array_equal(getattr(getattr(own, side), part), getattr(getattr(other, side), part))
 
 
-def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(tmp_path, plain):
+def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(tmp_path: Path, plain: None) -> None:
     config = dataclasses.replace(ASIDE, algorithm=SharedOptions(batch_size=2, clip=0.0), rounds=4)
     names, budget = ["fedavg", "ditto", "fedyogi", "knnper"], 4
     result = compare(names, tmp_path / "c", config, tune=budget, tune_rounds=3, **QUIET)
@@ -98,7 +107,8 @@ def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(t
         assert ran["validation_share"] == SHARE
         assert stored["tuning"][name] == [trial._asdict() for trial in trials]
         for trial in trials[-1:]:  # each is an ordinary run on the smaller population
-            server = dataclasses.replace(NAMES[name].server, **{k: v for k, v in trial.values.items() if k == "server_lr"})
+            rate: dict[str, Any] = {k: v for k, v in trial.values.items() if k == "server_lr"}
+            server = dataclasses.replace(NAMES[name].server, **rate)
             others = {k: v for k, v in trial.values.items() if k != "server_lr"}
             own = NAMES[name].algorithm.options(batch_size=2, clip=0.0, **others)
             alone = dataclasses.replace(config, algorithm=own, rounds=3, server=server, validation_share=0.0)
@@ -111,9 +121,10 @@ def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(t
     page = Page(result.report.read_text(encoding="utf-8"))
     for name in names:
         assert tuning.show(stored["chosen"][name]) in page.text[f"rates-{name}"]
-        best = max(result.tried[name], key=lambda trial: trial.score)
-        assert f"{100 * best.score:.2f}" in page.text[f"rates-{name}"]
-        assert f"{100 * best.seen:.2f} / {100 * best.unseen:.2f}" in page.text[f"rates-{name}"]
+        best = max(result.tried[name], key=lambda trial: present(trial.score))
+        seen, unseen = present(best.seen), present(best.unseen)
+        assert f"{100 * present(best.score):.2f}" in page.text[f"rates-{name}"]
+        assert f"{100 * seen:.2f} / {100 * unseen:.2f}" in page.text[f"rates-{name}"]
     assert "newest of every training client" in page.source and "4 tries of 3 rounds each" in page.source
     assert {len(list((tmp_path / "c" / "tuning").glob(f"{name}-*"))) for name in names} == {budget}
     before = tree(tmp_path / "c" / "tuning")
@@ -127,11 +138,11 @@ def test_parameters_are_chosen_with_the_same_budget_and_both_parts_count_alike(t
     }
 
 
-def test_nothing_that_the_final_runs_are_judged_on_changes_a_try(tmp_path, plain):
+def test_nothing_that_the_final_runs_are_judged_on_changes_a_try(tmp_path: Path, plain: None) -> None:
     """Test texts of training clients, and unseen clients altogether, are replaced; then a word of a validation client."""
     other = oracles.population(seed=11)
 
-    def replaced(whose, **sides):
+    def replaced(whose: Callable[[Client], bool], **sides: bool) -> Population:
         """The population in which these clients have some sides of another one's."""
         clients = [
             dataclasses.replace(own, **{side: getattr(new, side) for side in sides}) if whose(own) else own
@@ -139,11 +150,13 @@ def test_nothing_that_the_final_runs_are_judged_on_changes_a_try(tmp_path, plain
         ]
         return dataclasses.replace(harness.POPULATION, clients=tuple(clients))
 
-    def tried(population, folder):
-        given = {"tune": 2, "tune_by": "fine", "population": population, "progress": False}
+    def tried(population: Population, folder: str) -> Comparison:
+        given: dict[str, Any] = {"tune": 2, "tune_by": "fine", "population": population, "progress": False}
         return compare(["fedavgft"], tmp_path / folder, ASIDE, **given)
 
-    def fine(guess, targets, scored):  # shows a change that the accuracy of few words may not
+    def fine(
+        guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]
+    ) -> float:  # shows a change that the accuracy of few words may not
         return float((np.arange(targets.size).reshape(targets.shape) * (guess.tokens == targets) * scored).sum())
 
     with pytest.MonkeyPatch.context() as patched:
@@ -167,16 +180,16 @@ def test_nothing_that_the_final_runs_are_judged_on_changes_a_try(tmp_path, plain
     assert [trial.unseen for trial in third.tried["fedavgft"]] != [trial.unseen for trial in first.tried["fedavgft"]]
 
 
-def judged(values, seen, unseen):
+def judged(values: tuning.Values, seen: Part, unseen: Part) -> Trial:
     """The score of a run with these parts, (clients, global, personal) of both sides."""
 
-    def side(clients, common, own):
+    def side(clients: int, common: float, own: float | None) -> dict[str, Any]:
         return {"clients": clients, "skipped": 4, "global_client": common, "personal_client": own}
 
     return tuning.judged(values, "accuracy", {"seen": side(*seen), "unseen": side(*unseen)}, Path("tuning/flow-1"))
 
 
-def test_both_kinds_of_clients_count_alike_however_many_there_are():
+def test_both_kinds_of_clients_count_alike_however_many_there_are() -> None:
     """Weighted by clients, or by one kind alone, another choice would win."""
     parts = [
         ((90, 0.1, 0.60), (10, 0.1, 0.20)),  # the best of training clients, and over all clients
@@ -192,11 +205,11 @@ def test_both_kinds_of_clients_count_alike_however_many_there_are():
 
 
 @pytest.mark.parametrize("metric", ["loss", "perplexity"])
-def test_a_try_whose_metric_is_not_finite_has_no_result(metric):
+def test_a_try_whose_metric_is_not_finite_has_no_result(metric: str) -> None:
     """Neither the global model, with which nobody predicts, nor the other side stands in for it."""
 
-    def score(seen, unseen):
-        sides = {
+    def score(seen: float | None, unseen: float | None) -> Trial:
+        sides: dict[str, dict[str, Any]] = {
             side: {"clients": 4, "skipped": 0, "personal_client": 0.1, f"global_{metric}_client": 2.0}
             | {f"personal_{metric}_client": own}
             for side, own in (("seen", seen), ("unseen", unseen))
@@ -209,10 +222,10 @@ def test_a_try_whose_metric_is_not_finite_has_no_result(metric):
         assert (trial.score, trial.note) == (None, "") and trial.reason == f"the {metric} of its {who} clients is not finite"
 
 
-def test_a_comparison_goes_on_after_a_try_whose_loss_is_not_finite(tmp_path, plain):
+def test_a_comparison_goes_on_after_a_try_whose_loss_is_not_finite(tmp_path: Path, plain: None) -> None:
     """Its clients' own models leave the finite numbers where they predict, which no round of training notices."""
     settings = {"fedavgft": {"lr": 0.5, "clip": 0.0, "personal_epochs": 3}}
-    plan = {"settings": settings, "tune": 2, "tune_by": "loss"}
+    plan: dict[str, Any] = {"settings": settings, "tune": 2, "tune_by": "loss"}
     start = replaced_start("fedavgft", personal_lr=1e38)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(Plan, "start", start)
@@ -222,8 +235,8 @@ def test_a_comparison_goes_on_after_a_try_whose_loss_is_not_finite(tmp_path, pla
             compare(["fedavgft"], tmp_path / "c", TINY, **plan, **QUIET)
 
 
-def replaced_start(name, **values):
-    return lambda self, one: dict(values) if one == name else {}
+def replaced_start(name: str, **values: float) -> Callable[[Plan, str], dict[str, float]]:
+    return lambda self, of_name: dict(values) if of_name == name else {}
 
 
 EARLY = Metric(
@@ -240,7 +253,7 @@ EARLY = Metric(
 )
 
 
-def test_any_metric_decides_in_its_own_direction(tmp_path, plain, monkeypatch):
+def test_any_metric_decides_in_its_own_direction(tmp_path: Path, plain: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics, "METRICS", (ACCURACY, EARLY))
     result = compare(["fedavg"], tmp_path / "c", ASIDE, tune=4, tune_by="early", **QUIET)
     trials = result.tried["fedavg"]
@@ -248,11 +261,11 @@ def test_any_metric_decides_in_its_own_direction(tmp_path, plain, monkeypatch):
         summary = json.loads((tmp_path / "c" / "tuning" / f"fedavg-{number}" / "evaluation.json").read_text())["summary"]
         assert [trial.seen, trial.unseen] == [summary[side]["global_early_client"] for side in ("seen", "unseen")]
     assert len({trial.score for trial in trials}) > 1
-    lowest = min(trials, key=lambda trial: trial.score)
+    lowest = min(trials, key=lambda trial: present(trial.score))
     assert tuning.best(trials) == lowest.values == results(tmp_path / "c")["chosen"]["fedavg"]
     page = Page(result.report.read_text(encoding="utf-8"))
     assert "lowest score" in page.text["tuning"] and "early misses" in page.text["tuning"]
-    assert f"{1000 * lowest.score:.1f}" in page.text["rates-fedavg"]
+    assert f"{1000 * present(lowest.score):.1f}" in page.text["rates-fedavg"]
     assert json.loads((tmp_path / "c" / "comparison.json").read_text())["tune_by"] == "early"
     assert resume_comparison(tmp_path / "c", **QUIET).tried == result.tried
     with pytest.raises(UserError, match="tune_by is 'early' there, 'accuracy' here"):
@@ -271,10 +284,10 @@ def test_any_metric_decides_in_its_own_direction(tmp_path, plain, monkeypatch):
         resume_comparison(tmp_path / "c", **QUIET)
 
 
-def test_the_page_names_the_unit_of_a_score_only_where_it_has_one(tmp_path, plain):
-    for metric, said in (("perplexity", "equal weight (mean over"), ("loss", "equal weight (in nats, mean over")):
+def test_the_page_names_the_unit_of_a_score_only_where_it_has_one(tmp_path: Path, plain: None) -> None:
+    for metric, unit in (("perplexity", "equal weight (mean over"), ("loss", "equal weight (in nats, mean over")):
         result = compare(["fedavg"], tmp_path / metric, ASIDE, tune=1, tune_by=metric, **QUIET)
-        assert said in Page(result.report.read_text(encoding="utf-8")).text["tuning"]
+        assert unit in Page(result.report.read_text(encoding="utf-8")).text["tuning"]
 
 
 @pytest.mark.parametrize(
@@ -286,7 +299,9 @@ def test_the_page_names_the_unit_of_a_score_only_where_it_has_one(tmp_path, plai
     ],
     ids=["share 0", "nobody below the share", "too few texts"],
 )
-def test_without_validation_clients_the_others_alone_decide_and_it_is_said(tmp_path, plain, capsys, share, texts, note):
+def test_without_validation_clients_the_others_alone_decide_and_it_is_said(
+    tmp_path: Path, plain: None, capsys: pytest.CaptureFixture[str], share: float, texts: int, note: str
+) -> None:
     note += ", so the validation texts of the training clients alone decide"
     clients = [
         dataclasses.replace(client, texts=texts) if client.id in VALIDATES else client for client in harness.POPULATION.clients
@@ -303,11 +318,11 @@ def test_without_validation_clients_the_others_alone_decide_and_it_is_said(tmp_p
     assert f"fedavg: {note}." in Page(result.report.read_text(encoding="utf-8")).text["tuning"]
 
 
-def test_a_rate_climbs_from_the_best_of_the_others():
+def test_a_rate_climbs_from_the_best_of_the_others() -> None:
     """Against a known accuracy: highest at lr 8 and personal_lr 0.25, none beyond lr 8."""
     asked = []
 
-    def tried(values):
+    def tried(values: tuning.Values) -> Trial:
         asked.append(values)
         if values["lr"] > 8:
             return scored(values, None)
@@ -315,7 +330,7 @@ def test_a_rate_climbs_from_the_best_of_the_others():
 
     trials = tuning.search({"lr": 2.0, "personal_lr": 0.5}, {"lr": LR, "personal_lr": Tunable("personal_lr")}, 8, tried)
     assert [trial.values for trial in trials] == asked
-    assert [(one["lr"], one["personal_lr"]) for one in asked] == [
+    assert [(asked_values["lr"], asked_values["personal_lr"]) for asked_values in asked] == [
         (2.0, 0.5),
         (4.0, 0.5),
         (8.0, 0.5),
@@ -330,9 +345,13 @@ def test_a_rate_climbs_from_the_best_of_the_others():
         assert len(tuning.search(dict.fromkeys("abc", 1.0), dict.fromkeys("abc", LR), budget, one_half)) == budget
 
 
-def sequence(how, start, budget, better=lambda value: 0.0):
+def sequence(
+    parameter: Tunable, start: float, budget: int, better: Callable[[float], float] = lambda value: 0.0
+) -> list[float]:
     """What is tried of one parameter, one after the other."""
-    trials = tuning.search({how.option: start}, {how.option: how}, budget, lambda values: scored(values, better(values["x"])))
+    trials = tuning.search(
+        {parameter.option: start}, {parameter.option: parameter}, budget, lambda values: scored(values, better(values["x"]))
+    )
     return [trial.values["x"] for trial in trials]
 
 
@@ -340,7 +359,7 @@ COUNT, PART, WEIGHT = Tunable("x", "count"), Tunable("x", "share", 3.0), Tunable
 
 
 @pytest.mark.parametrize(
-    ("how", "start", "goal", "expected"),
+    ("parameter", "start", "goal", "expected"),
     [
         (COUNT, 3, 12, [3, 6, 12, 24, 17, 8, 14]),
         (COUNT, 5, 1, [5, 10, 2, 1, 3]),
@@ -353,38 +372,38 @@ COUNT, PART, WEIGHT = Tunable("x", "count"), Tunable("x", "share", 3.0), Tunable
     ],
     ids=["up", "down", "at the bottom", "a share", "a share down", "a weight", "to none", "from none"],
 )
-def test_steps_by_kind(how, start, goal, expected):
-    found = sequence(how, start, len(expected), lambda value: -abs(value - goal))
-    assert found == pytest.approx(expected, rel=1e-12)
-    if how is COUNT:
-        assert all(type(value) is int for value in found)
+def test_steps_by_kind(parameter: Tunable, start: float, goal: float, expected: list[float]) -> None:
+    tried = sequence(parameter, start, len(expected), lambda value: -abs(value - goal))
+    assert tried == pytest.approx(expected, rel=1e-12)
+    if parameter is COUNT:
+        assert all(type(value) is int for value in tried)
 
 
 @pytest.mark.parametrize("sign", [0, 1, -1], ids=["equal", "more", "less"])
 @pytest.mark.parametrize(
-    ("how", "start"),
+    ("parameter", "start"),
     [(COUNT, 1), (COUNT, 7), (PART, 0.25), (WEIGHT, 0.0), (WEIGHT, 0.3), (Tunable("x"), 2.0)],
     ids=["1", "7", "share", "no weight", "weight", "rate"],
 )
-def test_values_stay_in_range_and_are_never_tried_twice(how, start, sign):
-    found = sequence(how, start, 300 if sign else tuning.MOST, lambda value: sign * value)
-    assert len(set(found)) == len(found) and found[0] == start
-    if how.kind == "count":
-        assert all(type(value) is int and value >= 1 for value in found)
-    elif how.kind == "share":
-        assert all(0 < value < 1 for value in found)
+def test_values_stay_in_range_and_are_never_tried_twice(parameter: Tunable, start: float, sign: int) -> None:
+    tried = sequence(parameter, start, 300 if sign else tuning.MOST, lambda value: sign * value)
+    assert len(set(tried)) == len(tried) and tried[0] == start
+    if parameter.kind == "count":
+        assert all(type(value) is int and value >= 1 for value in tried)
+    elif parameter.kind == "share":
+        assert all(0 < value < 1 for value in tried)
     else:
-        assert all(0 < value < math.inf for value in found[1:])
+        assert all(0 < value < math.inf for value in tried[1:])
 
 
-def test_the_first_of_equal_choices_and_none_at_all():
+def test_the_first_of_equal_choices_and_none_at_all() -> None:
     trials = [scored({"lr": 9.0}, None)._replace(reason="gone"), *(one_half({"lr": lr}) for lr in (2.0, 1.0, 4.0))]
     assert tuning.chosen("flow", trials) == {"lr": 2.0}
     with pytest.raises(UserError, match=r"flow: nothing that tune tried has a result .lr 9: gone.; give a smaller lr"):
         tuning.chosen("flow", trials[:1])
 
 
-def test_parameters_that_are_given_are_not_tuned(tmp_path, plain):
+def test_parameters_that_are_given_are_not_tuned(tmp_path: Path, plain: None) -> None:
     """Their tries go to the others; an algorithm that has no others keeps what was given."""
     config = dataclasses.replace(TINY, algorithm=SharedOptions(lr=0.5, batch_size=2, epochs=1))
     settings = {"ditto": {"personal_lr": 0.3}, "fedyogi": {"server_lr": 0.2}, "knnper": {"lam": 0.3}}
@@ -403,21 +422,21 @@ def test_parameters_that_are_given_are_not_tuned(tmp_path, plain):
     tuned = results(tmp_path / "c")["chosen"]
     assert chosen == {name: {**settings.get(name, {}), **tuned.get(name, {})} for name in names}
     compare(names, tmp_path / "again", config, settings=chosen, **QUIET)
-    there, here = (
+    first, again = (
         {path.name: path.read_bytes() for path in (tmp_path / name / "kept").glob("*.csv")} for name in ("c", "again")
     )
-    assert there == here and len(here) == 5
+    assert first == again and len(again) == 5
     assert not (tmp_path / "again" / "chosen.toml").exists()
 
 
-def test_what_was_chosen_is_written_with_settings_of_every_type(tmp_path, plain):
+def test_what_was_chosen_is_written_with_settings_of_every_type(tmp_path: Path, plain: None) -> None:
     own = {"twin": {"algorithm": "flow", "memory": True, "gate": "output", "router_share": 1e-05, "epochs": 2}}
     plan = planned(["twin"], TINY, 1, own, 2, 0, "loss")
     text = run.settings_text(plan, {"twin": {"lr": 0.1, "personal_epochs": 3}})
     assert tomllib.loads(text) == {"twin": {**own["twin"], "lr": 0.1, "personal_epochs": 3}}
 
 
-def test_every_parameter_that_is_tuned_is_an_option_of_its_kind():
+def test_every_parameter_that_is_tuned_is_an_option_of_its_kind() -> None:
     decisive = {
         "flow": ["personal_epochs"],
         "local": ["personal_epochs"],
@@ -444,46 +463,49 @@ def test_every_parameter_that_is_tuned_is_an_option_of_its_kind():
     }
     for name in NAMES:
         plan = planned([name], TINY, 1, None, 5, 0)
-        start, found = plan.start(name), plan.tunable(name)
-        assert "lr" in start and list(start) == list(found) == plan.parameters[name]
-        assert [option for option, how in found.items() if how.kind != "rate"] == decisive.get(name, [])
-        kinds = [how.kind == "rate" for how in found.values()]
+        start, tunable = plan.start(name), plan.tunable(name)
+        assert "lr" in start and list(start) == list(tunable) == plan.parameters[name]
+        assert [option for option, parameter in tunable.items() if parameter.kind != "rate"] == decisive.get(name, [])
+        kinds = [parameter.kind == "rate" for parameter in tunable.values()]
         assert kinds == sorted(kinds, reverse=True), "rates come first"
-        for option, how in found.items():
-            assert how.option == option and how.factor > 1
-            assert type(start[option]) is (int if how.kind == "count" else float)
-            assert 0 < start[option] < (1 if how.kind == "share" else math.inf)
-            step = tuning.at(how, start[option], 1)
-            plans.checked(plans.configuration(plan, name, tuned={**start, option: step}))
+        for option, parameter in tunable.items():
+            assert parameter.option == option and parameter.factor > 1
+            assert type(start[option]) is (int if parameter.kind == "count" else float)
+            assert 0 < start[option] < (1 if parameter.kind == "share" else math.inf)
+            step = present(tuning.at(parameter, start[option], 1))
+            checked(plans.configuration(plan, name, tuned={**start, option: step}))
     assert list(planned(["pfedhn"], TINY, 1, None, 5, 0).start("pfedhn")) == ["lr", "hyper_lr", "vector_lr", "steps"]
     settings = {"flow": {"server": "adam", "variant": "workshop"}}
     workshop = planned(["flow"], TINY, 1, settings, 5, 0)
     assert list(workshop.start("flow")) == ["lr", "personal_lr", "server_lr", "gamma"] and workshop.start("flow")["gamma"] == 0
 
 
-def tuned_of(algorithm):
+def tuned_of(algorithm: Algorithm[Any]) -> tuple[Tunable, ...]:
     return algorithm.tuned(algorithm.options()) if callable(algorithm.tuned) else algorithm.tuned
 
 
-def test_the_page_lists_what_is_tuned():
+def test_the_page_lists_what_is_tuned() -> None:
     page = (Path(__file__).parents[2] / "docs" / "compare.md").read_text(encoding="utf-8")
     table = page.split("| algorithm | learning rates, in this order | then |\n|---|---|---|\n")[1].split("\n\n")[0]
-    told = {}
+    told: dict[str, list[list[str]]] = {}
     for line in table.splitlines()[:-1]:
         names, *columns = line.strip("| ").split("|")
-        columns = [re.findall(r"`(\w+)`", column) for column in (*columns, "")[:2]]
-        told |= {name: columns for name in names.strip().split(", ") if name in NAMES}
+        options = [re.findall(r"`(\w+)`", column) for column in (*columns, "")[:2]]
+        told |= {name: options for name in names.strip().split(", ") if name in NAMES}
     assert table.splitlines()[-1].count("`server_lr`") == 1
-    found = {
-        name: [[one.option for one in tuned_of(known.algorithm) if (one.kind == "rate") == rates] for rates in (True, False)]
+    registered = {
+        name: [
+            [parameter.option for parameter in tuned_of(known.algorithm) if (parameter.kind == "rate") == rates]
+            for rates in (True, False)
+        ]
         for name, known in NAMES.items()
         if known.server == ServerOptions()
     }
-    assert told == found
+    assert told == registered
 
 
 @pytest.mark.parametrize("tune", [1001, 2**70])
-def test_an_enormous_number_of_tries_is_refused(tmp_path, plain, tune):
+def test_an_enormous_number_of_tries_is_refused(tmp_path: Path, plain: None, tune: int) -> None:
     with pytest.raises(UserError, match=f"^tune must be at most 1000 tries of every algorithm, got {tune}; give fewer$"):
         compare(["fedavg"], tmp_path / "c", TINY, tune=tune, **QUIET)
     compare(["fedavg"], tmp_path / "c", TINY, tune=1, tune_rounds=1, **QUIET)
@@ -495,9 +517,9 @@ def test_an_enormous_number_of_tries_is_refused(tmp_path, plain, tune):
         resume_comparison(tmp_path / "c", **QUIET)
 
 
-def test_a_comparison_of_an_older_build_tunes_what_it_tuned(tmp_path, plain):
+def test_a_comparison_of_an_older_build_tunes_what_it_tuned(tmp_path: Path, plain: None) -> None:
     """Rates alone, by the accuracy, on the training clients' validation texts; what it has done is kept."""
-    names, given = ["ditto", "fedyogi", "knnper", "fedfomo"], {"tune": 4, "tune_rounds": 1}
+    names, given = ["ditto", "fedyogi", "knnper", "fedfomo"], dict[str, Any](tune=4, tune_rounds=1)
     settings = {"fedfomo": {"weighing_share": 0.3}}
     folder = tmp_path / "c"
     compare(names, folder, TINY, settings=settings, **given, **QUIET)
@@ -527,7 +549,7 @@ def test_a_comparison_of_an_older_build_tunes_what_it_tuned(tmp_path, plain):
         resume_comparison(folder, **QUIET)
 
 
-def test_tuning_needs_somebody_to_score(tmp_path, plain):
+def test_tuning_needs_somebody_to_score(tmp_path: Path, plain: None) -> None:
     config = dataclasses.replace(TINY, min_texts=1000)
     with pytest.raises(UserError, match=r"no training client could be scored on its validation texts, .*lower min_texts"):
         compare(["fedavg"], tmp_path / "c", config, tune=1, **QUIET)

@@ -34,8 +34,8 @@ def test_every_snippet_prints_what_the_page_shows(
         printed = io.StringIO()
         with contextlib.redirect_stdout(printed):
             exec(compile("\n" * (line - 1) + code, name, "exec"), namespace)
-        shown = blocks[n + 1][1] if n + 1 < len(blocks) and blocks[n + 1][0] == "text" else ""
-        assert printed.getvalue() == shown, f"line {line}: the snippet prints something else than the page shows"
+        output = blocks[n + 1][1] if n + 1 < len(blocks) and blocks[n + 1][0] == "text" else ""
+        assert printed.getvalue() == output, f"line {line}: the snippet prints something else than the page shows"
         ran += 1
     assert ran >= least
 

@@ -30,12 +30,12 @@ Row = tuple[re.Pattern[str], str, tuple[type, ...]]
 def rows(file: str) -> list[Row]:
     """The table of a file: a pattern for the path, the field as the page has it, and its types."""
     table = PAGE.read_text(encoding="utf-8").split(f"<!-- fields of {file} -->")[1].split("<!-- end -->")[0]
-    found = []
+    pairs = []
     for field, kinds in re.findall(r"^\| `([^`]+)` \| ([^|]+) \|", table, re.MULTILINE):
         pattern = re.sub("|".join(WORDS), lambda word: WORDS[word[0]], re.escape(field))
         types = tuple(kind for name in re.split(", | or ", kinds.strip()) for kind in TYPES[name])
-        found.append((re.compile(pattern), field, types))
-    return found
+        pairs.append((re.compile(pattern), field, types))
+    return pairs
 
 
 def leaves(content: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -55,20 +55,20 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     """By the name of a file, everything of that name that two runs and two comparisons leave behind."""
     folder = tmp_path_factory.mktemp("files")
     tiny = replace(TINY, evaluate_every=1, min_texts=0)
-    quiet = {"population": harness.POPULATION, "progress": False}
+    quiet: dict[str, Any] = {"population": harness.POPULATION, "progress": False}
     for name in ("flow", "fedavg"):
         simulate(replace(tiny, algorithm=REGISTRY[name].options()), folder / name, **quiet)
     settings = {"twin": {"algorithm": "fedavgft", "personal_lr": 0.1}}
     compare(["fedavg", "flow", "twin"], folder / "both", tiny, settings=settings, seeds=2, tune=2, against="fedavg", **quiet)
     compare(["fedavg"], folder / "alone", tiny, **quiet)
-    found: dict[str, list[Any]] = {}
+    values: dict[str, list[Any]] = {}
     for path in sorted(folder.rglob("*.json*")):
         if "kept" not in path.parts:
             text = path.read_text(encoding="utf-8")
-            found.setdefault(path.name, []).extend(
+            values.setdefault(path.name, []).extend(
                 map(json.loads, text.splitlines()) if path.suffix == ".jsonl" else [json.loads(text)]
             )
-    return found
+    return values
 
 
 NEVER_HERE = ("algorithms[].each[]",)  # none of these runs diverges

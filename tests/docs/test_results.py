@@ -46,15 +46,15 @@ def test_kept_counts_give_the_tables_of_the_page(name: str, clients: tuple[int, 
         accuracy, loss = (f"{part.mean():.{digits}f}" for part, digits in zip(reference.received, (2, 4), strict=True))
         assert f"| as received | {accuracy} | | {loss} | | |" in page
         for algorithm, label in LINES.items():
-            found = Counts(folder, algorithm, side)
-            assert found.ids == reference.ids
-            assert all(np.array_equal(a, b) for a, b in zip(found.received, reference.received, strict=True)), "another w_g"
+            counts = Counts(folder, algorithm, side)
+            assert counts.ids == reference.ids
+            assert all(np.array_equal(a, b) for a, b in zip(counts.received, reference.received, strict=True)), "another w_g"
             cells = []
-            for values, start, digits in ((found.accuracy, reference.accuracy, 2), (found.loss, reference.loss, 4)):
+            for values, start, digits in ((counts.accuracy, reference.accuracy, 2), (counts.loss, reference.loss, 4)):
                 test = None if algorithm == "fedavgft" else paired(values - start)
-                shown = test and f"{test.difference:+.{digits}f} ({test.low:+.{digits}f} to {test.high:+.{digits}f})"
-                cells += [f"{values.mean():.{digits}f}", shown or ""]
-            line = " | ".join([*cells, f"{found.helped:.0f} / {found.hurt:.0f}"]).replace("|  |", "| |")
+                printed = test and f"{test.difference:+.{digits}f} ({test.low:+.{digits}f} to {test.high:+.{digits}f})"
+                cells += [f"{values.mean():.{digits}f}", printed or ""]
+            line = " | ".join([*cells, f"{counts.helped:.0f} / {counts.hurt:.0f}"]).replace("|  |", "| |")
             assert f" | {line} |" in page and label in page, (side, algorithm, line)
 
 
@@ -69,10 +69,10 @@ def test_kept_counts_give_the_table_of_the_memory() -> None:
     for algorithm, label in labels.items():
         cells = [label]
         for side in ("seen", "unseen"):
-            found = Counts(folder, algorithm, side, range(1))
-            cells += [f"{found.accuracy.mean():.2f}", f"{found.loss.mean():.4f}", f"{found.helped:.0f} / {found.hurt:.0f}"]
+            counts = Counts(folder, algorithm, side, range(1))
+            cells += [f"{counts.accuracy.mean():.2f}", f"{counts.loss.mean():.4f}", f"{counts.helped:.0f} / {counts.hurt:.0f}"]
         assert f"| {' | '.join(cells)} |" in page
     ours, theirs = ([Counts(folder, name, side, range(1)) for side in ("seen", "unseen")] for name in list(labels)[:1:-1])
     tests = [paired(a.loss - b.loss) for a, b in zip(ours, theirs, strict=True)]
-    shown = [f"{one.difference:.4f} ({one.low:.4f} to {one.high:.4f})" for one in tests]
-    assert f"loss {shown[0]} and {shown[1]}" in page
+    printed = [f"{test.difference:.4f} ({test.low:.4f} to {test.high:.4f})" for test in tests]
+    assert f"loss {printed[0]} and {printed[1]}" in page

@@ -2,6 +2,8 @@
 
 import json
 import os
+from pathlib import Path
+from typing import Any
 
 import checksums
 import oracles
@@ -19,7 +21,7 @@ from flow.storage import run_folder
 POPULATION = oracles.population()
 
 
-def test_shares_are_even_and_follow_from_the_costs_alone():
+def test_shares_are_even_and_follow_from_the_costs_alone() -> None:
     costs = [7.0, 3.0, 9.0, 3.0, 1.0, 9.0, 2.0]
     assert shard(costs, 1).places == (tuple(range(7)),)
     assert shard(costs, 2).places == ((0, 2, 4), (1, 3, 5, 6))  # 17 and 17: the costliest first, of equals the first one
@@ -28,7 +30,7 @@ def test_shares_are_even_and_follow_from_the_costs_alone():
     assert shard([], 2).counts() == [0, 0]
 
 
-def test_one_process_alone_exchanges_nothing():
+def test_one_process_alone_exchanges_nothing() -> None:
     alone, vector, rows = Ranks(), torch.ones(2), {"a": torch.ones(3, 2)}
     assert alone.sum(vector, rows, True) == (vector, rows)
     assert alone.gather(rows, [3]) is rows
@@ -38,7 +40,7 @@ def test_one_process_alone_exchanges_nothing():
 
 
 @pytest.fixture(scope="module")
-def single(tmp_path_factory):
+def single(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("single")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop, "_write_report", lambda path: None)
@@ -47,47 +49,48 @@ def single(tmp_path_factory):
     return folder
 
 
-def same(found, expected, where=""):
+def same(actual: Any, expected: Any, where: str = "") -> None:
     """Nested content is the same, numbers to the bit; seconds and memory aside."""
-    assert type(found) is type(expected), where
+    assert type(actual) is type(expected), where
     if isinstance(expected, dict):
-        assert found.keys() == expected.keys(), where
+        assert actual.keys() == expected.keys(), where
         for key, value in expected.items():
             if "second" not in key:
-                same(found[key], value, f"{where}/{key}")
+                same(actual[key], value, f"{where}/{key}")
     elif isinstance(expected, list):
-        assert len(found) == len(expected), where
-        for n, (one, other) in enumerate(zip(found, expected, strict=True)):
-            same(one, other, f"{where}/{n}")
+        assert len(actual) == len(expected), where
+        for n, (actual_item, expected_item) in enumerate(zip(actual, expected, strict=True)):
+            same(actual_item, expected_item, f"{where}/{n}")
     else:
-        assert found == expected, where
+        assert actual == expected, where
 
 
 @pytest.mark.parametrize("processes", [2, 3])
-def test_any_number_of_processes_gives_the_same_bits(single, processes, tmp_path):
+def test_any_number_of_processes_gives_the_same_bits(single: Path, processes: int, tmp_path: Path) -> None:
     ran = ranks.launch(processes, "ranks", "all", str(tmp_path))
     assert not ran.returncode, ran.stderr
     for name in ranks.configurations():
-        one, several = single / name, tmp_path / name
-        same(*map(checksums.rows, (several, one)), f"{name}: metrics")
-        same(*(checksums.plain((folder / "evaluation.json").read_text()) for folder in (several, one)), f"{name}: evaluation")
-        stored = [run_folder.stored(folder / "checkpoints") for folder in (several, one)]
+        reference, several = single / name, tmp_path / name
+        same(checksums.rows(several), checksums.rows(reference), f"{name}: metrics")
+        ours, theirs = (checksums.plain((folder / "evaluation.json").read_text()) for folder in (several, reference))
+        same(ours, theirs, f"{name}: evaluation")
+        stored = [run_folder.stored(folder / "checkpoints") for folder in (several, reference)]
         assert [path.name for path in stored[0]] == [path.name for path in stored[1]]
-        digest = run_folder.digest(run_folder.describe(read_config(one), json_name(one), POPULATION), POPULATION)
+        digest = run_folder.digest(run_folder.describe(read_config(reference), json_name(reference), POPULATION), POPULATION)
         for path, other in zip(*stored, strict=True):
-            found, expected = run_folder.load(path, digest)[0], run_folder.load(other, digest)[0]
-            assert found.keys() == expected.keys()
+            actual, expected = run_folder.load(path, digest)[0], run_folder.load(other, digest)[0]
+            assert actual.keys() == expected.keys()
             for key, tensor in expected.items():
-                assert torch.equal(found[key], tensor), f"{name} {key}"
-        files = [sorted(path.name for path in (folder / "clients").glob("*/*")) for folder in (several, one)]
+                assert torch.equal(actual[key], tensor), f"{name} {key}"
+        files = [sorted(path.name for path in (folder / "clients").glob("*/*")) for folder in (several, reference)]
         assert files[0] == files[1] and bool(files[1]) == (name == "kept on disk")
         about = json.loads((several / "run.json").read_text())
         assert about["processes"] == len(about["peak_memory_bytes"]) == processes
         assert [path.name for path in several.iterdir() if path.name.startswith(".")] == []
 
 
-def json_name(folder):
-    return json.loads((folder / "config.json").read_text())["algorithm"]["name"]
+def json_name(folder: Path) -> str:
+    return str(json.loads((folder / "config.json").read_text())["algorithm"]["name"])
 
 
 DATA = "--data synthetic --clients 40 --sequences 4 --sequence-length 5 --vocabulary-size 30"
@@ -95,19 +98,19 @@ TINY = f"{DATA} --embedding-dim 3 --hidden-size 4 --dtype float64 --cohort 5 --r
 
 
 @pytest.mark.parametrize(
-    ("task", "said"),
+    ("task", "message"),
     [
         ("kill-1-3", "flow: process 1 of 2 ended in round 3 without a word, as one that was killed; go on after its last"),
         ("kill-0-3", "flow: process 0 of 2 ended in round 3 without a word, as one that was killed; go on after its last"),
         ("fail-1-3", "flow: process 1 of 2 ended in round 3 (UserError: the disk of this process is gone); go on after its"),
     ],
 )
-def test_a_process_that_is_lost_ends_the_run_and_it_goes_on_on_any_number(task, said, tmp_path):
+def test_a_process_that_is_lost_ends_the_run_and_it_goes_on_on_any_number(task: str, message: str, tmp_path: Path) -> None:
     folder, cache = tmp_path / "run", tmp_path / "cache"
     ran = ranks.launch(2, "ranks", task, str(folder), ARGUMENTS=TINY, FLOW_CACHE=str(cache))
     assert ran.returncode
     (line,) = (line for line in ran.stderr.splitlines() if line.startswith("flow: "))
-    assert line.startswith(said)
+    assert line.startswith(message)
     assert line.endswith(f"checkpoint with `flow run --resume {folder}`, on any number of processes")
     assert run_folder.rounds(folder / "checkpoints") == [1, 2]
     with pytest.MonkeyPatch.context() as patched:
@@ -125,9 +128,11 @@ def test_a_process_that_is_lost_ends_the_run_and_it_goes_on_on_any_number(task, 
     same(again.evaluation, whole.evaluation)
 
 
-def test_a_mistake_is_told_by_the_first_process_alone(monkeypatch, capsys):
+def test_a_mistake_is_told_by_the_first_process_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     for rank in (0, 1):
         monkeypatch.setattr("flow.cli.main.joined", lambda rank=rank: Ranks(rank, 2))
         assert main(["compare", "--list"]) == 2
-        said = capsys.readouterr().err
-        assert said == ("" if rank else "flow: `flow compare` runs in one process, not in 2; start it without torchrun\n")
+        warning = capsys.readouterr().err
+        assert warning == ("" if rank else "flow: `flow compare` runs in one process, not in 2; start it without torchrun\n")

@@ -12,10 +12,10 @@ from flow.parallel.workers import Workers
 MODEL = LanguageModel(5, 2, 3)
 
 
-def test_results_come_in_order_from_threads_with_a_model_and_one_core_each():
-    seen = {}
+def test_results_come_in_order_from_threads_with_a_model_and_one_core_each() -> None:
+    seen: dict[int, set[int]] = {}
 
-    def work(model, item):
+    def work(model: LanguageModel, item: int) -> int:
         time.sleep(0.01 * (3 - item % 3))
         seen.setdefault(threading.get_ident(), set()).add(id(model))
         assert torch.get_num_threads() == 1
@@ -31,10 +31,10 @@ def test_results_come_in_order_from_threads_with_a_model_and_one_core_each():
     assert len(set.union(*models)) == 3 and id(MODEL) not in set.union(*models)
 
 
-def test_few_results_are_held_at_a_time():
+def test_few_results_are_held_at_a_time() -> None:
     started = []
 
-    def work(model, item):
+    def work(model: LanguageModel, item: int) -> int:
         started.append(item)
         return item
 
@@ -45,8 +45,8 @@ def test_few_results_are_held_at_a_time():
         assert len(started) <= 4
 
 
-def test_an_error_reaches_the_caller():
-    def work(model, item):
+def test_an_error_reaches_the_caller() -> None:
+    def work(model: LanguageModel, item: int) -> int:
         raise ValueError(f"item {item}")
 
     with Workers(MODEL, 2) as workers, pytest.raises(ValueError, match="item 0"):

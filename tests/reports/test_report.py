@@ -45,7 +45,7 @@ def test_sections_in_order(flow_page: Page) -> None:
 
 
 def test_says_what_was_run(flow_page: Page) -> None:
-    shown = flow_page.text_of("run")
+    facts = flow_page.text_of("run")
     for fact in (
         "flow trained one shared model to predict the next character for 120 rounds, 20 clients a round",
         "180 seen clients, of the training pool, and 60 unseen clients, each on that client’s own held-out text",
@@ -60,7 +60,7 @@ def test_says_what_was_run(flow_page: Page) -> None:
         "1.45 MB up, 1.44 MB down",
         "torch 2.13.0",
     ):
-        assert fact in shown
+        assert fact in facts
 
 
 def test_table_holds_the_numbers_of_the_evaluation(flow_folder: pathlib.Path, flow_page: Page) -> None:
@@ -149,8 +149,8 @@ def test_gain_histogram_counts_every_client(flow_page: Page) -> None:
 @pytest.mark.usefixtures("undrawn")
 def test_text_is_joined_by_unit(flow_page: Page, tmp_path: pathlib.Path) -> None:
     def passages(page: Page) -> list[str]:
-        found = re.findall(r'<div class="text">(.*?)</div>', page.source, flags=re.DOTALL)
-        return [re.sub(r"<[^>]+>", "", text.replace("<br>", "\n")) for text in found]
+        passages = re.findall(r'<div class="text">(.*?)</div>', page.source, flags=re.DOTALL)
+        return [re.sub(r"<[^>]+>", "", text.replace("<br>", "\n")) for text in passages]
 
     assert passages(flow_page) == [verse.replace("\n", "↵\n") for verse in VERSES]
     words = report(write_run_folder(tmp_path, unit="word", **SMALL))
@@ -192,8 +192,8 @@ def test_long_texts_are_cut_with_a_word(folder: pathlib.Path) -> None:
     change(folder, many)
     page = report(folder)
     assert len(page.source) < 1_000_000
-    shown = sum(values.get("class") == "passage card" for _, values in page.tags)
-    assert f"{600 - shown} more passages of the run are in evaluation.json" in page.text_of("texts")
+    cards = sum(values.get("class") == "passage card" for _, values in page.tags)
+    assert f"{600 - cards} more passages of the run are in evaluation.json" in page.text_of("texts")
 
 
 def test_configuration_is_printed(flow_folder: pathlib.Path, flow_page: Page) -> None:

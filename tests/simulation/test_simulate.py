@@ -2,13 +2,17 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import checksums
 import numpy as np
 import oracles
 import pytest
 import torch
-from run_cases import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
+from optional import present
+from run_cases import POPULATION, SMALL, change, copied_fixture, finished_fixture, run, timeless  # noqa: F401 (fixtures)
 
 from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms.fedavg import FedAvgOptions
@@ -20,11 +24,12 @@ from flow.evaluation.select import nobody
 from flow.evaluation.summaries import passages
 from flow.model.language_model import LanguageModel
 from flow.reports.terminal import summary_table
+from flow.simulation.loop import Result
 from flow.storage import run_folder
 
 
-def test_a_run_leaves_what_the_report_reads(finished):  # noqa: F811
-    folder = finished.folder
+def test_a_run_leaves_what_the_report_reads(finished: Result) -> None:
+    folder = present(finished.folder)
     assert sorted(path.name for path in folder.iterdir()) == [
         "checkpoints",
         "config.json",
@@ -50,7 +55,7 @@ def test_a_run_leaves_what_the_report_reads(finished):  # noqa: F811
     assert finished.report == folder / "report.html"
 
 
-def test_the_counts_of_a_round_are_right(finished):  # noqa: F811
+def test_the_counts_of_a_round_are_right(finished: Result) -> None:
     clients = {client.id: client for client in POPULATION.clients}
     names = sorted(c.id for c in POPULATION.clients if not c.held_out)
     sent = sum(tensor.numel() * 8 for tensor in finished.state.values())
@@ -70,7 +75,7 @@ def test_the_counts_of_a_round_are_right(finished):  # noqa: F811
 @pytest.mark.parametrize(
     "options", [FedAvgOptions(batch_size=4), FlowOptions(variant="neurips", batch_size=4)], ids=["fedavg", "flow"]
 )
-def test_the_whole_loop_matches_the_oracle(options):
+def test_the_whole_loop_matches_the_oracle(options: FedAvgOptions | FlowOptions) -> None:
     result = run(change(algorithm=options, rounds=2, evaluate_every=0))
     task = prepare(change(algorithm=options), POPULATION)
     plain = vars(task.config.algorithm)
@@ -96,7 +101,7 @@ def test_the_whole_loop_matches_the_oracle(options):
     _check_evaluation(result, shapes, plain)
 
 
-def _check_evaluation(result, shapes, options):
+def _check_evaluation(result: Result, shapes: Mapping[str, tuple[int, ...]], options: Mapping[str, Any]) -> None:
     """Every client's counts, against the oracle's predictions."""
     flow = "variant" in options
     for row in result.evaluation["clients"]:
@@ -123,27 +128,27 @@ def _check_evaluation(result, shapes, options):
     }
 
 
-def test_the_summary_follows_from_the_clients(finished):  # noqa: F811
+def test_the_summary_follows_from_the_clients(finished: Result) -> None:
     for side, seen in (("seen", True), ("unseen", False)):
-        rows, found = (
+        rows, summary = (
             [r for r in finished.evaluation["clients"] if r["seen"] == seen],
             finished.evaluation["summary"][side],
         )
-        assert found["clients"] == len(rows)
-        assert found["clients"] + found["skipped"] == sum(c.held_out != seen for c in POPULATION.clients)
-        assert found["tokens"] == sum(r["tokens"] for r in rows)
+        assert summary["clients"] == len(rows)
+        assert summary["clients"] + summary["skipped"] == sum(c.held_out != seen for c in POPULATION.clients)
+        assert summary["tokens"] == sum(r["tokens"] for r in rows)
         for kind in ("global", "personal", "soft"):
             correct = [r[f"{kind}_correct"] for r in rows]
-            assert found[f"{kind}_token"] == sum(correct) / found["tokens"]
-            assert found[f"{kind}_client"] == pytest.approx(
+            assert summary[f"{kind}_token"] == sum(correct) / summary["tokens"]
+            assert summary[f"{kind}_client"] == pytest.approx(
                 np.mean([c / r["tokens"] for c, r in zip(correct, rows, strict=True)])
             )
         gains = [r["personal_correct"] - r["global_correct"] for r in rows]
-        assert found["helped"] == np.mean([g > 0 for g in gains])
-        assert found["hurt"] == np.mean([g < 0 for g in gains])
+        assert summary["helped"] == np.mean([g > 0 for g in gains])
+        assert summary["hurt"] == np.mean([g < 0 for g in gains])
 
 
-def test_routing_and_passages_describe_the_same_tokens(finished):  # noqa: F811
+def test_routing_and_passages_describe_the_same_tokens(finished: Result) -> None:
     evaluation, tokens = finished.evaluation, sum(r["tokens"] for r in finished.evaluation["clients"])
     steps = evaluation["routing"]["steps"]
     assert sum(row["tokens"] for row in steps) == tokens == sum(evaluation["routing"]["histogram"]["counts"])
@@ -164,18 +169,35 @@ def test_routing_and_passages_describe_the_same_tokens(finished):  # noqa: F811
         assert len(text["local_weight"]) == len(targets) == len(text["global_correct"])
 
 
-def test_passages_come_from_the_clients_with_the_most_text_and_the_largest_gain():
-    def score(name, held_out, tokens, gain):
-        counts = {"global": {"accuracy": 10}, "personal": {"accuracy": 10 + gain}, "soft": {"accuracy": 10 + gain}}
-        return Score(name, "", held_out, 9, 0, tokens, counts, None, None, None, name, Cost(0, 0, 0.0))
+def test_passages_come_from_the_clients_with_the_most_text_and_the_largest_gain() -> None:
+    def score(name: str, held_out: bool, tokens: int, gain: int) -> Score:
+        counts: dict[str, dict[str, float]] = {
+            "global": {"accuracy": 10},
+            "personal": {"accuracy": 10 + gain},
+            "soft": {"accuracy": 10 + gain},
+        }
+        return Score(
+            name,
+            "",
+            held_out,
+            9,
+            0,
+            tokens,
+            counts,
+            None,
+            np.zeros(0, np.int64),
+            np.zeros((0, 2)),
+            {"of": name},
+            Cost(0, 0, 0.0),
+        )
 
     seen = [score("a", False, 100, 0), score("b", False, 300, 9), score("c", False, 200, -5), score("d", False, 50, 4)]
     seen += [score("e", False, 60, 4), score("f", False, 70, 4)]
     unseen = [score("x", True, 40, 0), score("y", True, 30, -1)]
-    assert passages([*seen, *unseen]) == ["b", "c", "d", "e", "x", "y"]
+    assert [passage["of"] for passage in passages([*seen, *unseen])] == ["b", "c", "d", "e", "x", "y"]
 
 
-def test_an_algorithm_without_personalization_says_so():
+def test_an_algorithm_without_personalization_says_so() -> None:
     evaluation = run(change(algorithm=FedAvgOptions(), rounds=1)).evaluation
     assert evaluation["personalized"] is False
     assert evaluation["routing"] is None
@@ -186,7 +208,7 @@ def test_an_algorithm_without_personalization_says_so():
     assert "global, over tokens" in table
 
 
-def test_clients_with_few_texts_train_but_are_not_scored():
+def test_clients_with_few_texts_train_but_are_not_scored() -> None:
     population = oracles.population(texts=9)
     result = run(change(rounds=1, evaluate_every=1), population=population)
     assert result.metrics[0]["clients"] > 0
@@ -197,7 +219,7 @@ def test_clients_with_few_texts_train_but_are_not_scored():
     assert len(run(change(rounds=1, min_texts=9), population=population).evaluation["clients"]) == 8
 
 
-def test_a_round_without_any_able_client_changes_nothing_and_is_told(capsys):
+def test_a_round_without_any_able_client_changes_nothing_and_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     population = oracles.population(sizes=(1, 1, 0, 4), held_out=(4,))
     config = change(rounds=6, cohort=2, seed=3)
     result = simulate(config, population=population)
@@ -215,7 +237,7 @@ def test_a_round_without_any_able_client_changes_nothing_and_is_told(capsys):
     assert all(torch.equal(tensor, initial[name]) for name, tensor in before.items())
 
 
-def test_a_population_in_which_nobody_can_train_is_refused(tmp_path):
+def test_a_population_in_which_nobody_can_train_is_refused(tmp_path: Path) -> None:
     population = oracles.population(sizes=(1, 1, 0), held_out=(4,))
     message = (
         r"data='tiny': none of the 3 clients that may train has the 2 training sequences that flow needs; give them more text"
@@ -227,10 +249,10 @@ def test_a_population_in_which_nobody_can_train_is_refused(tmp_path):
     assert run(workshop, population=population).metrics[0]["clients"] == 2
 
 
-def test_the_reasons_why_nobody_is_scored_are_counted():
+def test_the_reasons_why_nobody_is_scored_are_counted() -> None:
     population = oracles.population(sizes=(1, 3, 4), held_out=())
     silent = dataclasses.replace(
-        population.clients[1], test=dataclasses.replace(population.clients[1].test, lengths=np.zeros(3))
+        population.clients[1], test=dataclasses.replace(population.clients[1].test, lengths=np.zeros(3, np.int32))
     )
     few = dataclasses.replace(population.clients[2], texts=9)
     population = dataclasses.replace(population, clients=(population.clients[0], silent, few))
@@ -243,14 +265,14 @@ def test_the_reasons_why_nobody_is_scored_are_counted():
 
 
 @pytest.mark.parametrize("chunk", [0, 1, 2])
-def test_the_chunk_changes_results_only_to_rounding(finished, chunk):  # noqa: F811
+def test_the_chunk_changes_results_only_to_rounding(finished: Result, chunk: int) -> None:
     other = run(change(chunk=chunk))
     for name, tensor in finished.state.items():
         torch.testing.assert_close(other.state[name], tensor, rtol=1e-11, atol=1e-12)
     assert [row["sequences"] for row in other.metrics] == [row["sequences"] for row in finished.metrics]
-    for one, same in zip(other.evaluation["clients"], finished.evaluation["clients"], strict=True):
-        assert one.pop("local_weight") == pytest.approx(same["local_weight"], rel=1e-6)
-        assert one == {k: v for k, v in same.items() if k != "local_weight"}
+    for client, same in zip(other.evaluation["clients"], finished.evaluation["clients"], strict=True):
+        assert client.pop("local_weight") == pytest.approx(same["local_weight"], rel=1e-6)
+        assert client == {k: v for k, v in same.items() if k != "local_weight"}
 
 
 @pytest.mark.parametrize(
@@ -264,33 +286,35 @@ def test_the_chunk_changes_results_only_to_rounding(finished, chunk):  # noqa: F
         (30_000, "auto", "cpu", 1),
     ],
 )
-def test_the_automatic_chunk_bounds_the_scores_or_the_parameters_held_at_a_time(vocabulary, backend, device, expected):
+def test_the_automatic_chunk_bounds_the_scores_or_the_parameters_held_at_a_time(
+    vocabulary: int, backend: str, device: str, expected: int
+) -> None:
     names = (*POPULATION.vocabulary.tokens[:4], *(str(i) for i in range(vocabulary - 4)))
     population = dataclasses.replace(POPULATION, vocabulary=Vocabulary(names, "word"), sequence_length=80)
-    config = Config(model=ModelOptions(device=device))
+    config: Config[Any] = Config(model=ModelOptions(device=device))
     model = LanguageModel(vocabulary, 32, 128, backend=backend)
     assert automatic_chunk(config, population, model) == expected
 
 
-def test_the_threads_change_results_only_to_rounding(finished):  # noqa: F811
+def test_the_threads_change_results_only_to_rounding(finished: Result) -> None:
     other = run(change(threads=3))
     assert (other.config.threads, finished.config.threads) == (3, 1)
     for name, tensor in finished.state.items():
         torch.testing.assert_close(other.state[name], tensor, rtol=1e-11, atol=1e-12)
 
 
-def test_the_seed_decides_the_run():
+def test_the_seed_decides_the_run() -> None:
     first, same, other = (run(change(seed=seed, rounds=1, evaluate_every=0)) for seed in (1, 1, 2))
     assert timeless(first.metrics) == timeless(same.metrics) != timeless(other.metrics)
     assert first.evaluation == same.evaluation
 
 
-def test_the_global_streams_are_left_alone():
+def test_the_global_streams_are_left_alone() -> None:
     torch.manual_seed(3)
     np.random.seed(3)
-    before = torch.get_rng_state(), np.random.get_state()[1].tolist()
+    before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].tolist()
     first = run(change(rounds=1))
     assert torch.equal(before[0], torch.get_rng_state())
-    assert before[1] == np.random.get_state()[1].tolist()
+    assert before[1] == np.random.get_state(legacy=False)["state"]["key"].tolist()
     torch.manual_seed(4)
     assert timeless(run(change(rounds=1)).metrics) == timeless(first.metrics)

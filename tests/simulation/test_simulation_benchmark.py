@@ -27,7 +27,7 @@ def arena(plan: Plan, folder: Path) -> Arena:
     return Arena(folder, plan, rounds=1, effort=Effort(0.0, (1, 1), 0.0), say=lambda line: None)
 
 
-def test_all_take_turns_and_who_computes_something_else_has_failed(plan, tmp_path):
+def test_all_take_turns_and_who_computes_something_else_has_failed(plan: Plan, tmp_path: Path) -> None:
     row = race.race(arena(plan, tmp_path), race.ours(1), [race.loops(1)[0], IDLE, ABSENT, BROKEN], "FedAvg")
     assert set(row["contenders"]) == {"ours", "PyTorch loop"}
     mine, loop = row["contenders"]["ours"], row["contenders"]["PyTorch loop"]
@@ -45,24 +45,24 @@ def test_all_take_turns_and_who_computes_something_else_has_failed(plan, tmp_pat
     assert [path.name for path in plots.draw(report(row), tmp_path)] == ["simulation-speed.png"]
 
 
-def test_a_round_of_flow_is_the_hand_written_loop_s(plan, tmp_path):
+def test_a_round_of_flow_is_the_hand_written_loop_s(plan: Plan, tmp_path: Path) -> None:
     row = race.race(arena(plan, tmp_path), race.ours(1, "flow"), [race.loops(1, "flow")[0]], "Flow")
     assert not row["failed"]
     assert row["flops"] > TINY.flops * TINY.round_sequences  # three phases over half the data each, two experts
 
 
-def test_the_same_loss_from_other_weights_is_no_match(plan, tmp_path):
-    there, start = arena(plan, tmp_path), plan.start("flow")
+def test_the_same_loss_from_other_weights_is_no_match(plan: Plan, tmp_path: Path) -> None:
+    benchmark, start = arena(plan, tmp_path), plan.start("flow")
     trained = {name: array * 1.01 for name, array in start.items()} | {"gru.router_bias_l0": start["gru.router_bias_l0"] + 1}
-    there.check(race.ours(1, "flow"), trained)  # the first is the reference
-    there.check(race.loops(1, "flow")[0], dict(trained))
+    benchmark.check(race.ours(1, "flow"), trained)  # the first is the reference
+    benchmark.check(race.loops(1, "flow")[0], dict(trained))
     with pytest.raises(Differs, match="of their way"):  # the global model alone is scored, and has no router
-        there.check(race.loops(1, "flow")[0], trained | {"gru.router_bias_l0": start["gru.router_bias_l0"]})
+        benchmark.check(race.loops(1, "flow")[0], trained | {"gru.router_bias_l0": start["gru.router_bias_l0"]})
     with pytest.raises(Differs, match="instead of"):
-        there.check(race.ours(1, "flow"), {"head.bias": start["head.bias"]})
+        benchmark.check(race.ours(1, "flow"), {"head.bias": start["head.bias"]})
 
 
-def test_the_workload():
+def test_the_workload() -> None:
     assert FULL.flops / 1e6 == pytest.approx(58.4, abs=0.05)
     with pytest.raises(ValueError, match="cohort=7 is more than clients=6"):
         Sizes(clients=6, cohort=7)
@@ -72,11 +72,12 @@ def report(row: dict[str, Any]) -> dict[str, Any]:
     machine = {"processor": "a processor", "cores": 2, "backends": {"cpu": "available"}}
     versions = {"torch": "2", "jax": "not installed"}
     head = {"date": "today", "minutes": 1, "quick": True, "machine": machine, "versions": versions}
-    return json.loads(json.dumps(head | {"parts": {"fedavg": [row]}, "missing": {}, "failed": {}}))
+    content: dict[str, Any] = json.loads(json.dumps(head | {"parts": {"fedavg": [row]}, "missing": {}, "failed": {}}))
+    return content
 
 
 @pytest.mark.parametrize("name", ["fedavg", "ditto", "pfedhn"])
-def test_the_same_clients_work_a_round_and_are_evaluated(name):
+def test_the_same_clients_work_a_round_and_are_evaluated(name: str) -> None:
     data = DataOptions(data="synthetic", clients=60, sequences=12, sequence_length=4, vocabulary_size=20)
     clients, round, scored, own = evaluation.measure(name, data, 5, 1)
     assert clients == 5 and round > 0 and scored > own >= 0

@@ -2,49 +2,56 @@
 
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from comparisons import tree
+from optional import present
 from run_cases import KEPT, POPULATION, run
+from torch import Tensor
 
-from flow import UserError, resume
+from flow import Config, UserError, resume
+from flow.model.parameters import Tensors
 from flow.server.options import ServerOptions
 from flow.simulation import loop
 from flow.storage import files
 from flow.storage.client_states import ClientStates
 
-ADAM = replace(KEPT, rounds=3, checkpoint_every=1, client_memory=64, server=ServerOptions(server="adam"))
+Change = Callable[[Tensors], Tensors]
+ADAM: Config[Any] = replace(KEPT, rounds=3, checkpoint_every=1, client_memory=64, server=ServerOptions(server="adam"))
 
 
 @pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_write_report", lambda folder: None)
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A run with what clients keep on disk, and one with all of it and the moments of Adam in its checkpoints."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop, "_write_report", lambda folder: None)
         place = tmp_path_factory.mktemp("runs")
-        return {name: run(config, place / name).folder for name, config in (("disk", KEPT), ("adam", ADAM))}
+        return {name: present(run(config, place / name).folder) for name, config in (("disk", KEPT), ("adam", ADAM))}
 
 
-def forged(path, change):
+def forged(path: Path, change: Change) -> None:
     """Write a file of tensors anew after a change of them, with a right checksum."""
     labels = files.read_labels(path, "")
     tensors, _ = files.read_tensors(path, labels.run, str)
     files.write_tensors(path, change({name: tensor.clone() for name, tensor in tensors.items()}), *labels)
 
 
-def dropped(name):
+def dropped(name: str) -> Change:
     return lambda own: {other: tensor for other, tensor in own.items() if other != name}
 
 
-def put(name, make):
-    return lambda own: own | {name: make(own.get(name))}
+def put(name: str, make: Callable[[Tensor], Tensor]) -> Change:
+    return lambda own: own | {name: make(own.get(name, torch.zeros(0)))}
 
 
 CHECKPOINTS = {
@@ -88,7 +95,9 @@ CHECKPOINTS = {
 
 
 @pytest.mark.parametrize("case", CHECKPOINTS)
-def test_a_checkpoint_with_other_tensors_is_refused_and_nothing_is_touched(case, runs, tmp_path):
+def test_a_checkpoint_with_other_tensors_is_refused_and_nothing_is_touched(
+    case: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
     which, change, message = CHECKPOINTS[case]
     folder = shutil.copytree(runs[which], tmp_path / "run")
     path = max((folder / "checkpoints").iterdir())
@@ -101,7 +110,7 @@ def test_a_checkpoint_with_other_tensors_is_refused_and_nothing_is_touched(case,
     assert tree(folder) == before
 
 
-def test_without_the_forged_checkpoint_the_run_goes_on_from_the_one_before(runs, tmp_path):
+def test_without_the_forged_checkpoint_the_run_goes_on_from_the_one_before(runs: dict[str, Path], tmp_path: Path) -> None:
     folder = shutil.copytree(runs["adam"], tmp_path / "run")
     path = max((folder / "checkpoints").iterdir())
     content = path.read_bytes()
@@ -121,7 +130,9 @@ def test_without_the_forged_checkpoint_the_run_goes_on_from_the_one_before(runs,
     ],
     ids=["dtype", "shape", "missing", "extra"],
 )
-def test_a_client_state_with_other_tensors_is_refused_and_nothing_is_touched(change, message, runs, tmp_path):
+def test_a_client_state_with_other_tensors_is_refused_and_nothing_is_touched(
+    change: Change, message: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
     folder = shutil.copytree(runs["disk"], tmp_path / "run")
     path = max((folder / "clients").glob("*/*-000006.safetensors"))
     forged(path, change)
@@ -131,7 +142,7 @@ def test_a_client_state_with_other_tensors_is_refused_and_nothing_is_touched(cha
     assert tree(folder) == before
 
 
-def test_states_in_memory_where_clients_keep_nothing_are_refused():
+def test_states_in_memory_where_clients_keep_nothing_are_refused() -> None:
     states = ClientStates(like={})
     assert states.wrong({}, 3) == ""
     saved = {"rows": torch.tensor([0]), "kept/a": torch.zeros(1, 2)}
@@ -139,7 +150,9 @@ def test_states_in_memory_where_clients_keep_nothing_are_refused():
 
 
 @pytest.mark.parametrize("name", ["checkpoints", "clients"])
-def test_what_is_no_folder_in_the_place_of_one_is_refused_and_nothing_is_touched(name, runs, tmp_path):
+def test_what_is_no_folder_in_the_place_of_one_is_refused_and_nothing_is_touched(
+    name: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
     folder = shutil.copytree(runs["disk"], tmp_path / "run")
     shutil.rmtree(folder / name)
     (folder / name).symlink_to("nothing")

@@ -5,6 +5,9 @@ import json
 import os
 import re
 import socket
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,35 +17,38 @@ from comparisons import (
     plain_fixture,  # noqa: F401
 )
 from holders import Holder
+from optional import present
 from run_cases import KEPT, POPULATION, change, run, timeless
 
 from flow import UserError, compare, resume, resume_comparison
 from flow.reports.run_page import write_report
 from flow.simulation import loop
+from flow.simulation.loop import Result
 from flow.storage import lock, run_folder
 
 
 @pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_write_report", lambda folder: None)
 
 
-def in_use(holder):
+def in_use(holder: Holder) -> str:
     """The one sentence with which every other process is refused."""
     host = re.escape(socket.gethostname())
     return rf"^folder='.*' is in use by process {holder.process.pid} on host {host} since 20\S+ \S+; wait until .*, or stop it"
 
 
-def again(folder):
+def again(folder: Path) -> Result:
     return resume(folder, population=POPULATION, progress=False)
 
 
-def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(tmp_path):
+def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     whole = run(KEPT, tmp_path / "whole")
     with Holder("simulate", folder, stop="3") as holder:
         holder.started()
-        for second in (lambda: again(folder), lambda: run(KEPT, folder)):
+        seconds: list[Callable[[], Result]] = [lambda: again(folder), lambda: run(KEPT, folder)]
+        for second in seconds:
             with pytest.raises(UserError, match=in_use(holder)) as refused:
                 second()
             assert "\n" not in str(refused.value)
@@ -57,7 +63,7 @@ def test_a_second_process_is_refused_and_a_killed_one_keeps_nobody_out(tmp_path)
     assert not (folder / lock.NAME).exists()
 
 
-def test_of_two_processes_that_go_on_with_a_run_one_does(tmp_path, monkeypatch):
+def test_of_two_processes_that_go_on_with_a_run_one_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "run"
     run(KEPT, folder)
     (folder / "checkpoints" / "round_000006.safetensors").unlink()
@@ -66,11 +72,11 @@ def test_of_two_processes_that_go_on_with_a_run_one_does(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("task", ["simulate", "compare"])
-def test_of_two_processes_that_start_in_the_same_new_folder_one_does(task, tmp_path):
+def test_of_two_processes_that_start_in_the_same_new_folder_one_does(task: str, tmp_path: Path) -> None:
     race(task, tmp_path / "parent" / "new", "1")
 
 
-def race(task, folder, stop):
+def race(task: str, folder: Path, stop: str) -> None:
     """Start two processes at the same moment: one comes to its stop, the other one is refused."""
     with Holder(task, folder, stop) as first, Holder(task, folder, stop) as second:
         for holder in (first, second):
@@ -86,9 +92,13 @@ def race(task, folder, stop):
 
 
 @pytest.mark.parametrize("task", ["simulate", "compare"])
-def test_a_folder_of_a_process_killed_before_it_wrote_anything_is_taken_over(task, tmp_path, plain):
+def test_a_folder_of_a_process_killed_before_it_wrote_anything_is_taken_over(task: str, tmp_path: Path, plain: None) -> None:
     folder = tmp_path / "new"
-    start = {"simulate": lambda: run(KEPT, folder), "compare": lambda: compare(["fedavg"], folder, TINY, **QUIET)}[task]
+    starts: dict[str, Callable[[], object]] = {
+        "simulate": lambda: run(KEPT, folder),
+        "compare": lambda: compare(["fedavg"], folder, TINY, **QUIET),
+    }
+    start = starts[task]
     with Holder(task, folder, stop="prepare") as holder:
         holder.started()
         with pytest.raises(UserError, match=in_use(holder)):
@@ -100,15 +110,16 @@ def test_a_folder_of_a_process_killed_before_it_wrote_anything_is_taken_over(tas
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_a_comparison_and_its_runs_are_locked(tmp_path, plain):
+def test_a_comparison_and_its_runs_are_locked(tmp_path: Path, plain: None) -> None:
     folder = tmp_path / "compared"
     with Holder("compare", folder) as holder:
         holder.started()
-        for second in (
+        seconds: list[Callable[[], object]] = [
             lambda: compare(["fedavg"], folder, TINY, **QUIET),
             lambda: resume_comparison(folder, **QUIET),
             lambda: again(folder / "runs" / "fedavg-seed0"),
-        ):
+        ]
+        for second in seconds:
             with pytest.raises(UserError, match=in_use(holder)):
                 second()
         holder.kill()
@@ -116,27 +127,29 @@ def test_a_comparison_and_its_runs_are_locked(tmp_path, plain):
     assert not list(folder.rglob(lock.NAME))
 
 
-def test_a_report_takes_no_lock(tmp_path):
-    folder = run(change(rounds=1), tmp_path / "run").folder
+def test_a_report_takes_no_lock(tmp_path: Path) -> None:
+    folder = present(run(change(rounds=1), tmp_path / "run").folder)
     with lock.held(folder):
         assert write_report(folder).is_file() and (folder / lock.NAME).is_file()
 
 
-def test_an_empty_folder_is_left_as_it_is(tmp_path):
+def test_an_empty_folder_is_left_as_it_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already and is left as it is; give another folder"):
         run(folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("what", ["this system", "its file system"])
-def test_without_file_locks_a_run_says_so_once_and_goes_on(what, tmp_path, monkeypatch, capsys):
-    def unsupported(descriptor, operation):
+def test_without_file_locks_a_run_says_so_once_and_goes_on(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unsupported(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
     if what == "this system":
         monkeypatch.setattr(lock, "fcntl", None)
     else:
-        monkeypatch.setattr(lock.fcntl, "flock", unsupported)
+        monkeypatch.setattr("flow.storage.lock.fcntl.flock", unsupported)
     folder, leftover = tmp_path / "run", tmp_path / "run" / ".run.json.999999999.tmp"
     run(change(rounds=1), folder)
     leftover.touch()
@@ -147,7 +160,7 @@ def test_without_file_locks_a_run_says_so_once_and_goes_on(what, tmp_path, monke
     assert not (folder / lock.NAME).exists()
 
 
-def test_what_a_killed_process_did_not_finish_is_removed_when_the_run_goes_on(tmp_path):
+def test_what_a_killed_process_did_not_finish_is_removed_when_the_run_goes_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     result = run(KEPT, folder)
     gone, alive = 999_999_999, os.getppid()
@@ -164,8 +177,8 @@ def test_what_a_killed_process_did_not_finish_is_removed_when_the_run_goes_on(tm
     assert left == sorted([".mine.tmp", *map(str, expected)])
 
 
-def test_the_lock_is_given_up_where_a_run_fails(tmp_path, monkeypatch):
-    def interrupted(folder, row):
+def test_the_lock_is_given_up_where_a_run_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(folder: Path, row: Mapping[str, Any]) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -177,12 +190,17 @@ def test_the_lock_is_given_up_where_a_run_fails(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["symbolic link", "hard link", "pipe"])
-def test_what_is_no_lock_is_neither_written_into_nor_removed(kind, tmp_path):
+def test_what_is_no_lock_is_neither_written_into_nor_removed(kind: str, tmp_path: Path) -> None:
     folder, other = tmp_path / "run", tmp_path / "other"
     run(KEPT, folder)
     other.write_text("precious " * 9)
     path = folder / lock.NAME
-    {"symbolic link": path.symlink_to, "hard link": path.hardlink_to, "pipe": lambda _: os.mkfifo(path)}[kind](other)
+    if kind == "symbolic link":
+        path.symlink_to(other)
+    elif kind == "hard link":
+        path.hardlink_to(other)
+    else:
+        os.mkfifo(path)
     with pytest.raises(OSError, match=re.escape(str(path))):
         again(folder)
     assert other.read_text() == "precious " * 9 and os.path.lexists(path)

@@ -2,34 +2,41 @@
 
 import functools
 import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
 
 import oracles
 import pytest
 import torch
 from checksums import plain, rewrite, rows
-from run_cases import POPULATION, SMALL, change, copied, finished, run, timeless  # noqa: F401 (fixtures)
+from run_cases import POPULATION, SMALL, change, copied_fixture, finished_fixture, run, timeless  # noqa: F401 (fixtures)
 
-from flow import Diverged, ModelOptions, UserError, resume
+from flow import Config, Diverged, ModelOptions, UserError, resume
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
 from flow.config import read_config
 from flow.engine.task import prepare
+from flow.model.parameters import Tensors
 from flow.server import optimizers
+from flow.server.options import ServerOptions
 from flow.simulation import loop
-from flow.storage import files, run_folder
+from flow.simulation.loop import Result
+from flow.storage import run_folder
 
 
 @pytest.fixture(autouse=True)
-def _no_report(monkeypatch):
+def _no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "_write_report", lambda folder: None)
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory):
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Config[Any]], Result]:
     """Configuration -> its whole run, made once."""
 
     @functools.cache
-    def of(config):
+    def of(config: Config[Any]) -> Result:
         with pytest.MonkeyPatch.context() as patched:
             patched.setattr(loop, "_write_report", lambda folder: None)
             return run(config, tmp_path_factory.mktemp("whole") / "run")
@@ -39,11 +46,13 @@ def unbroken(tmp_path_factory):
 
 @pytest.mark.parametrize("algorithm", [FlowOptions(), FedAvgOptions(), FlowOptions(variant="workshop")])
 @pytest.mark.parametrize("stop", [1, 4, 5])
-def test_resume_equals_the_unbroken_run_to_the_bit(algorithm, stop, unbroken, tmp_path, monkeypatch):
+def test_resume_equals_the_unbroken_run_to_the_bit(
+    algorithm: object, stop: int, unbroken: Callable[[Config[Any]], Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = change(algorithm=algorithm, model=ModelOptions(embedding_dim=3, hidden_size=4))
     whole = unbroken(config)
 
-    def interrupted(folder, row, append=run_folder.append_metrics):
+    def interrupted(folder: Path, row: Mapping[str, Any], append: Callable[..., None] = run_folder.append_metrics) -> None:
         append(folder, row)
         if row["round"] == stop:  # in the middle: the row is written, the checkpoint is not
             raise KeyboardInterrupt
@@ -63,7 +72,7 @@ def test_resume_equals_the_unbroken_run_to_the_bit(algorithm, stop, unbroken, tm
         assert torch.equal(tensor, broken.state[name])
 
 
-def test_resuming_a_finished_run_repeats_its_evaluation(finished, copied):  # noqa: F811
+def test_resuming_a_finished_run_repeats_its_evaluation(finished: Result, copied: Path) -> None:
     (copied / "evaluation.json").unlink()
     again = resume(copied, population=POPULATION, progress=False)
     assert plain((copied / "evaluation.json").read_text()) == finished.evaluation
@@ -71,13 +80,15 @@ def test_resuming_a_finished_run_repeats_its_evaluation(finished, copied):  # no
 
 
 @pytest.mark.parametrize("stop", [1, 3])
-def test_a_run_keeps_its_number_of_threads_where_it_is_resumed(stop, tmp_path, monkeypatch):
+def test_a_run_keeps_its_number_of_threads_where_it_is_resumed(
+    stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = change(model=ModelOptions(embedding_dim=3, hidden_size=4), checkpoint_every=1)
     torch.set_num_threads(2)  # of the machine that the run is started on
     whole = run(config, tmp_path / "whole")
     assert whole.config.threads == json.loads((tmp_path / "whole" / "config.json").read_text())["threads"] == 2
 
-    def interrupted(folder, row, append=run_folder.append_metrics):
+    def interrupted(folder: Path, row: Mapping[str, Any], append: Callable[..., None] = run_folder.append_metrics) -> None:
         append(folder, row)
         if row["round"] == stop:
             raise KeyboardInterrupt
@@ -93,13 +104,19 @@ def test_a_run_keeps_its_number_of_threads_where_it_is_resumed(stop, tmp_path, m
     assert broken.evaluation == whole.evaluation
 
 
-def test_divergence_ends_the_run_and_keeps_earlier_checkpoints(tmp_path, monkeypatch):
-    def explode(state, moments, target, how, step=optimizers.step):
+def test_divergence_ends_the_run_and_keeps_earlier_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def explode(
+        state: Tensors,
+        moments: Tensors,
+        target: Tensors,
+        options: ServerOptions,
+        step: Callable[..., tuple[Tensors, Tensors]] = optimizers.step,
+    ) -> tuple[Tensors, Tensors]:
         calls.append(1)
-        state, moments = step(state, moments, target, how)
+        state, moments = step(state, moments, target, options)
         return {n: t * (1e200 if len(calls) == 4 else 1.0) for n, t in state.items()}, moments
 
-    calls = []
+    calls: list[int] = []
     monkeypatch.setattr(optimizers, "step", explode)
     with pytest.raises(Diverged, match=r"diverged in round 5: .* smaller lr.*clip.*last good checkpoint is .*round_000004"):
         run(folder=tmp_path / "run")
@@ -110,7 +127,7 @@ def test_divergence_ends_the_run_and_keeps_earlier_checkpoints(tmp_path, monkeyp
     assert len((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()) == 4
 
 
-def test_a_folder_that_holds_no_run_cannot_be_resumed(tmp_path):
+def test_a_folder_that_holds_no_run_cannot_be_resumed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"not the folder of a run, there is no config\.json"):
         resume(tmp_path)
     assert not list(tmp_path.iterdir())
@@ -126,7 +143,7 @@ def test_a_folder_that_holds_no_run_cannot_be_resumed(tmp_path):
         ("[" * 100_000, "not JSON"),
     ],
 )
-def test_a_damaged_configuration_is_named(copied, text, message):  # noqa: F811
+def test_a_damaged_configuration_is_named(copied: Path, text: str, message: str) -> None:
     (copied / "config.json").write_text(text)
     with pytest.raises(UserError, match=rf"config\.json: {message}.*put back"):
         resume(copied, population=POPULATION)
@@ -148,7 +165,9 @@ def test_a_damaged_configuration_is_named(copied, text, message):  # noqa: F811
         ("algorithm", "variant", "load", "variant must be 'decoupled' or 'neurips' or 'workshop', got 'load'"),
     ],
 )
-def test_a_changed_value_in_the_configuration_is_named(copied, part, name, value, message):  # noqa: F811
+def test_a_changed_value_in_the_configuration_is_named(
+    copied: Path, part: str | None, name: str, value: object, message: str
+) -> None:
     config = plain((copied / "config.json").read_text())
     (config if part is None else config[part])[name] = value
     rewrite(copied / "config.json", config)
@@ -156,14 +175,16 @@ def test_a_changed_value_in_the_configuration_is_named(copied, part, name, value
         resume(copied, population=POPULATION)
 
 
-def _flip(path, position):
+def _flip(path: Path, position: int) -> None:
     content = bytearray(path.read_bytes())
     content[position] ^= 1
     path.write_bytes(content)
 
 
 @pytest.mark.parametrize("damage", ["last byte", "middle", "metadata", "cut", "empty"])
-def test_a_damaged_checkpoint_is_named_kept_and_the_run_goes_on_from_the_one_before(finished, copied, damage, capsys):  # noqa: F811
+def test_a_damaged_checkpoint_is_named_kept_and_the_run_goes_on_from_the_one_before(
+    finished: Result, copied: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = copied / "checkpoints" / "round_000005.safetensors"
     size = path.stat().st_size
     if damage == "last byte":
@@ -178,13 +199,13 @@ def test_a_damaged_checkpoint_is_named_kept_and_the_run_goes_on_from_the_one_bef
         path.write_bytes(path.read_bytes()[: size - 8 if damage == "cut" else 0])
     content = path.read_bytes()
     again = resume(copied, population=POPULATION, progress=False)
-    said = capsys.readouterr().err
-    assert f"flow: went back to round 4: {path}: " in said and "; kept as round_000005.safetensors.damaged\n" in said
+    warning = capsys.readouterr().err
+    assert f"flow: went back to round 4: {path}: " in warning and "; kept as round_000005.safetensors.damaged\n" in warning
     assert path.with_name("round_000005.safetensors.damaged").read_bytes() == content
     assert all(torch.equal(tensor, again.state[name]) for name, tensor in finished.state.items())
 
 
-def test_a_checkpoint_of_another_configuration_or_of_other_data_is_refused(copied):  # noqa: F811
+def test_a_checkpoint_of_another_configuration_or_of_other_data_is_refused(copied: Path) -> None:
     with pytest.raises(UserError, match="another configuration or other data"):
         resume(copied, population=oracles.population(seed=4))
     config = plain((copied / "config.json").read_text())
@@ -194,19 +215,19 @@ def test_a_checkpoint_of_another_configuration_or_of_other_data_is_refused(copie
         resume(copied, population=POPULATION)
 
 
-def test_metrics_that_do_not_reach_the_checkpoint_are_named(copied):  # noqa: F811
+def test_metrics_that_do_not_reach_the_checkpoint_are_named(copied: Path) -> None:
     path = copied / "metrics.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
     with pytest.raises(UserError, match=r"metrics\.jsonl: does not hold rounds 1 to 5"):
         resume(copied, population=POPULATION)
 
 
-def test_nothing_partial_is_left_where_writing_fails(tmp_path, monkeypatch):
-    def full(file):
+def test_nothing_partial_is_left_where_writing_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(file: int) -> None:
         raise OSError(28, "No space left on device")
 
     path = run_folder.save(tmp_path, {"w": torch.zeros(3)}, 1, "run")
-    monkeypatch.setattr(files.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         run_folder.save(tmp_path, {"w": torch.ones(3)}, 1, "run")
     assert [p.name for p in tmp_path.iterdir()] == [path.name]

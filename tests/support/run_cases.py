@@ -31,7 +31,7 @@ KEPT: Config[Any] = dataclasses.replace(SMALL, algorithm=DittoOptions(batch_size
 """What clients keep is on disk; checkpoints after rounds 2, 4 and 6, of which the last two stay."""
 
 
-def run(config: Config[Any] = SMALL, folder: Path | None = None, population: Population = POPULATION) -> Result:
+def run(config: Config[Any] = SMALL, folder: Path | str | None = None, population: Population = POPULATION) -> Result:
     return simulate(config, folder, population=population, progress=False)
 
 
@@ -43,14 +43,14 @@ def timeless(metrics: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [{k: v for k, v in row.items() if "second" not in k} for row in metrics]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Result:
+@pytest.fixture(scope="module", name="finished")
+def finished_fixture(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """A whole run of SMALL; copy the folder before changing it."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
     return run(folder=folder)
 
 
-@pytest.fixture
-def copied(finished: Result, tmp_path: Path) -> Path:
+@pytest.fixture(name="copied")
+def copied_fixture(finished: Result, tmp_path: Path) -> Path:
     assert finished.folder is not None
     return shutil.copytree(finished.folder, tmp_path / "run")

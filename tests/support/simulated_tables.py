@@ -1,6 +1,6 @@
 """Tables of differences with known variances: what the paired tests are held to, and the numbers of docs/paired-tests.md.
 
-    python tests/comparison/simulated_tables.py single | tables | others
+    python tests/support/simulated_tables.py single | tables | others
 
 prints one table of the page each; `others` needs SciPy.
 """
@@ -39,8 +39,8 @@ class Variances(NamedTuple):
 
 def parts(stream: np.random.Generator, seeds: int, clients: int, of: Variances, shared: Array | None = None) -> Array:
     """Values [S, C] with mean zero. `shared` [S, 1] are effects of seeds drawn before, such as by the same run elsewhere."""
-    root = np.sqrt(clients)
-    own = stream.standard_normal((seeds, 1)) * of.ratio if shared is None else shared
+    root = float(np.sqrt(clients))
+    own: Array = stream.standard_normal((seeds, 1)) * of.ratio if shared is None else shared
     if not of.skewed:
         mixed = stream.standard_normal((seeds, clients)) * of.interaction
         return own + root * (stream.standard_normal(clients) + mixed)
@@ -60,8 +60,8 @@ def table(stream: np.random.Generator, seeds: int, clients: int, of: Variances, 
         first, other = (np.stack([parts(stream, seeds, clients, of, run) for run in measure]) for measure in runs)
         for scores in (first, 0.8 * first + 0.6 * other):
             for algorithm in range(ALGORITHMS):
-                found = 0.8 * scores[1 + algorithm] + 0.6 * scores[0]
-                yield found + (shift * of.error(seeds) if algorithm == 0 else 0.0)
+                differences = 0.8 * scores[1 + algorithm] + 0.6 * scores[0]
+                yield differences + (shift * of.error(seeds) if algorithm == 0 else 0.0)
 
 
 def rejections(
@@ -96,7 +96,7 @@ def pigeonhole(differences: Array) -> float:
     rows = stream.multinomial(seeds, np.full(seeds, 1 / seeds), draws) / seeds
     columns = stream.multinomial(clients, np.full(clients, 1 / clients), draws) / clients
     means = ((rows @ differences) * columns).sum(axis=1)
-    return min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (draws + 1))
+    return float(min(1.0, 2 * (1 + min((means <= 0).sum(), (means >= 0).sum())) / (draws + 1)))
 
 
 def _squares(differences: Array) -> tuple[float, float, float, float]:
@@ -157,8 +157,8 @@ def _tables(case: tuple[int, int, bool, float]) -> str:
     for ratio in RATIOS:
         of = Variances(ratio, interaction, skewed)
         wrong = rejections(1, seeds, clients, of, 200)[0]
-        found = rejections(2, seeds, clients, of, 100, shift=6.0)[1]
-        cells.append(f"{wrong} / {found}")
+        planted = rejections(2, seeds, clients, of, 100, shift=6.0)[1]
+        cells.append(f"{wrong} / {planted}")
     return f"| {seeds} | {clients} | {'skewed' if skewed else 'normal'} | {interaction:g} | {' | '.join(cells)} |"
 
 
@@ -166,8 +166,8 @@ def _others(case: tuple[Test, float, float]) -> str:
     test, interaction, shift = case
     cells = []
     for ratio in RATIOS:
-        found = shares(test, 3, 100, Variances(ratio, interaction), shift, 2000)
-        cells.append(" / ".join(f"{100 * share:.1f}" for share in found))
+        rejected = shares(test, 3, 100, Variances(ratio, interaction), shift, 2000)
+        cells.append(" / ".join(f"{100 * share:.1f}" for share in rejected))
     return f"| {test.__name__} | {interaction:g} | {shift:g} | {' | '.join(cells)} |"
 
 
