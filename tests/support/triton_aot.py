@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import triton
+from optional import present
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
@@ -57,7 +58,7 @@ def compiled(kernel: Any, dtype: str, arch: int, warps: int, **constants: Any) -
             subprocess.run([BIN / tool, option, cubin], check=True, capture_output=True, text=True).stdout
             for tool, option in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
         )
-    registers, stack = (int(re.search(rf"\b{what}:(\d+)", usage)[1]) for what in ("REG", "STACK"))  # type: ignore[index]
+    registers, stack = (int(present(re.search(rf"\b{what}:(\d+)", usage))[1]) for what in ("REG", "STACK"))
     products = {kind: len(re.findall(rf"\b{kind}\b", code)) for kind in ("HGMMA", "HMMA", "FFMA")}
     return Used(registers, stack, len(re.findall(r"\b(?:LDL|STL)\b", code)), made.metadata.shared, products)
 
