@@ -78,7 +78,7 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path: Path, plain: None) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["magic"], "there is no algorithm 'magic'; the algorithms are flow, local, "),
         (["magic"], "another name needs a table [magic] of settings in which algorithm is one of them"),

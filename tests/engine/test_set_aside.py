@@ -120,7 +120,7 @@ def test_a_run_that_goes_on_sets_the_same_clients_aside(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"cohort": 11},
