@@ -1,6 +1,8 @@
 """FedAvg in JAX: one jitted scan over a client's batches, client after client. JAX's CPU client takes every processor that its
 process may run on, so a process that is to use one is pinned to it."""
 
+# mypy: disallow-untyped-decorators=False
+
 from __future__ import annotations
 
 import sys
