@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,27 @@ def test_kept_counts_give_the_table_of_the_memory() -> None:
     tests = [paired(a.loss - b.loss) for a, b in zip(ours, theirs, strict=True)]
     printed = [f"{test.difference:.4f} ({test.low:.4f} to {test.high:.4f})" for test in tests]
     assert f"loss {printed[0]} and {printed[1]}" in page
+
+
+def test_kept_counts_give_the_table_of_all_algorithms() -> None:
+    page, folder = (DOCS / "results.md").read_text(encoding="utf-8"), DOCS / "results" / "all-shakespeare"
+    rows = {
+        name: cells for name, *cells in re.findall(r"^\| (\w+) \| (.+) \|$", page, re.MULTILINE) if cells[0].count("|") == 7
+    }
+    assert len(rows) == len(list((folder / "kept").glob("*-seed0.csv")))
+    checked = 0
+    for name, (cells,) in rows.items():
+        columns = (folder / "kept" / f"{name}-seed0.csv").read_text(encoding="utf-8").split("\n")[0].split(",")
+        if not {"personal_correct", "global_correct"} <= set(columns):
+            continue  # one model alone; the counts below need two
+        expected = []
+        for side, count in (("seen", 100), ("unseen", 76)):
+            counts, reference = (Counts(folder, known, side, range(1)) for known in (name, "fedavgft"))
+            assert counts.ids == reference.ids and counts.loss.shape == (1, count)
+            test = None if name == "fedavgft" else paired(counts.loss - reference.loss)
+            difference = "" if test is None else f"{test.difference:+.4f} ({test.low:+.4f} to {test.high:+.4f})"
+            expected += [f"{counts.accuracy.mean():.2f}", f"{counts.loss.mean():.4f}", difference]
+            expected += [f"{counts.helped:.0f} / {counts.hurt:.0f}"]
+        assert cells == " | ".join(expected).replace("|  |", "| |"), name
+        checked += 1
+    assert checked > 15
