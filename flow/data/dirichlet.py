@@ -119,6 +119,11 @@ def _parts(base: Stream, asked: _Asked, seed: int, data: str) -> Iterator[Part]:
     digits = len(str(asked.clients - 1))
     for part in base.parts():
         for place, text in enumerate(part.texts):
+            if at.get(part.group, 0) >= counts[part.group]:  # the source is read twice
+                raise UserError(
+                    f"data={data!r} changed while it was being prepared, and must stay as it is until the end; run the command "
+                    "again when no program writes to it"
+                )
             client = dealt[part.group][at[part.group]]
             at[part.group] += 1
             times = None if part.times is None else (part.times[place],)

@@ -161,28 +161,41 @@ def _load(source: Source, options: DataOptions, progress: bool) -> Population:
                 folder.parent.mkdir(parents=True, exist_ok=True)
                 prepared.write(folder, population, progress)
         else:
-            _prepare(source.opened(options), options, folder, progress)
+            _prepare(source, options, folder, progress)
     return prepared.read(folder)
 
 
 def _in_memory(source: Source, options: DataOptions, progress: bool) -> Population:
     if source.read is not None:
         return source.read(options)
+    content = source.content(options.data)
     try:
-        return in_memory(source.opened(options), options, progress)
+        population = in_memory(source.opened(options), options, progress)
     except spool.Failed as error:
         raise UserError(
             f"TMPDIR={tempfile.gettempdir()!r}: data that do not fit into memory cannot be put aside there ({error}); set this "
             "variable of the environment to a folder with more room"
         ) from error
+    if source.content(options.data) != content:
+        raise _changed(options)
+    return population
 
 
-def _prepare(stream: Stream, options: DataOptions, folder: Path, progress: bool) -> None:
-    """Prepare the texts of a stream in this folder; what is put aside meanwhile lies beside it."""
-    cache = folder.parent
+def _changed(options: DataOptions) -> UserError:
+    return UserError(
+        f"data={options.data!r} changed while it was being prepared, and must stay as it is until the end; run the command "
+        "again when no program writes to it"
+    )
+
+
+def _prepare(source: Source, options: DataOptions, folder: Path, progress: bool) -> None:
+    """Prepare the texts of a source in this folder; what is put aside meanwhile lies beside it."""
+    stream, cache = source.opened(options), folder.parent
     _require_room("text put aside", stream.nbytes if stream.nbytes > spool.BUFFER else 0, options, cache)
     try:
         with spool.Place(folder) as place, preparing(stream, options, place, progress) as made:
+            if _folder(source, options) != folder:  # whose name holds the digest of what was to be read
+                raise _changed(options)
             width = (made.frame.sequence_length + 1) * (2 if len(made.frame.vocabulary) <= 1 << 16 else 4) + 4
             _require_room("prepared data", made.sequences * width, options, cache)
             with _usable(cache):

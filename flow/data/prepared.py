@@ -19,8 +19,6 @@ import hashlib
 import json
 import mmap
 import os
-import secrets
-import shutil
 import zlib
 from array import array
 from bisect import bisect_left
@@ -43,6 +41,7 @@ from flow.data.population import (
     add_to_fingerprint,
     scored_targets,
 )
+from flow.data.spool import Place
 from flow.data.validation import trusted
 from flow.errors import UserError
 
@@ -70,9 +69,9 @@ def write(
     Args:
         clients: clients in the order of their ids and how many they are, in place of those of the population.
     """
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")  # one that was killed leaves its own
-    partial.mkdir(parents=True)
-    try:
+    with Place(folder) as place:  # removed with all in it; one of a process that was killed by whoever prepares next
+        partial = place.new_file()
+        partial.mkdir()
         index = _write_arrays(partial, population, progress, *(clients or (population.clients, len(population.clients))))
         _sync(partial / INDEX, (json.dumps(index | {"sha256": _digest(index)}) + "\n").encode())
         try:
@@ -80,8 +79,6 @@ def write(
         except OSError:
             if not (folder / INDEX).is_file():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)  # renamed, where all went well
 
 
 def _write_arrays(

@@ -264,8 +264,8 @@ def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
                 "`tr '\\r' '\\n'`, and put a text that holds a carriage return into quotation marks"
             ) from error
         raise UserError(
-            f"{where}, line {line}: quotation marks that do not pair up ({error}); write a text with quotation marks in it as "
-            '"say ""yes""", or make a Parquet file'
+            f"{where}, line {max(line, 1)}: quotation marks that do not pair up ({error}); write a text with quotation marks "
+            'in it as "say ""yes""", or make a Parquet file'
         ) from error
     except EOFError as error:
         raise UserError(f"{where}: truncated gzip file, unreadable after line {line}; copy or compress it again") from error

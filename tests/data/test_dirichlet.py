@@ -9,7 +9,7 @@ import pytest
 from data_cases import write_jsonl
 
 from flow.data import DataOptions, dirichlet, load, located, registry
-from flow.data.streams import Part
+from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
 
@@ -111,3 +111,13 @@ def test_what_cannot_be_dealt_is_refused(
     write_jsonl(tmp_path / "one.jsonl", [{"id": "a", "group": "g", "texts": ["x", "y"]}])
     with pytest.raises(UserError, match=message):
         load(DataOptions(data=data))
+
+
+@pytest.mark.parametrize("group", ["b", "c"])
+def test_a_source_that_changes_between_its_two_reads_is_refused(group: str) -> None:
+    """A text more of a known label, or one of a new label."""
+    once = [Part("ann", ["one", "two"], group="a"), Part("bob", ["three"], group="b")]
+    reads = iter([once, [*once, Part("bob", ["four"], group=group)]])
+    base = Stream("mine", "", lambda: iter(next(reads)))
+    with pytest.raises(UserError, match=r"data='dirichlet:1:2:mine' changed while it was being prepared, and must .*; run the"):
+        list(dirichlet._parts(base, dirichlet._asked("dirichlet:1:2:mine"), 0, "dirichlet:1:2:mine"))

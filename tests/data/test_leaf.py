@@ -368,7 +368,7 @@ def test_comments_whose_labels_are_letters_are_no_windows(tmp_path: Path) -> Non
         ),
         (
             {"ann": {"x": ["abc"], "y": ["d"]}, "bob": {"x": ["a b"], "y": ["more"]}},
-            r"client 'bob', example 1: x='a b' is of another kind",
+            r"client 'bob', example 1: x='a b' is of another kind or length than the first, or its y='more' is; copy",
         ),
         ({"ann": {"x": ["abc"], "y": ["d"]}, "": {"x": ["abc"], "y": ["d"]}}, r"client '': the name of a client must not be"),
         ({"ann": {"x": [[["a"]]], "y": [{"created_utc": "soon"}]}}, r"client 'ann', example 1: created_utc='soon' is no time"),

@@ -1,9 +1,11 @@
 """Prepared data: the same population from disk, whole or not at all, read client by client, and synthetic clients."""
 
 import dataclasses
+import itertools
 import json
 import mmap
 import os
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,6 +18,7 @@ from flow import Config, ModelOptions, UserError, simulate
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.data import Client, DataOptions, jsonl, load, prepared, prepared_folder, synthetic
 from flow.data.population import Indexed
+from flow.data.spool import Sorted
 from flow.data.streams import Part
 
 SYNTHETIC = DataOptions(data="synthetic", clients=60, sequences=5, sequence_length=6, vocabulary_size=40)
@@ -171,6 +174,55 @@ def test_what_cannot_be_written_leaves_nothing(tmp_path: Path, monkeypatch: pyte
     prepared.write(tmp_path / "tiny", oracles.population(seed=9))  # by another process, a moment later
     assert prepared.read(tmp_path / "tiny").fingerprint == oracles.population().fingerprint
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a process that is killed is forked")
+def test_what_a_killed_process_was_writing_is_removed_by_the_next(tmp_path: Path) -> None:
+    child = os.fork()
+    if not child:
+
+        def killed() -> Iterator[Client]:
+            yield oracles.population().clients[0]
+            os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            prepared.write(tmp_path / "tiny", oracles.population(), clients=(killed(), 2))
+        finally:
+            os._exit(1)  # not reached, unless writing fails
+    assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+    assert [path.name for path in tmp_path.iterdir()] != []
+    prepared.write(tmp_path / "other", oracles.population())
+    assert [path.name for path in tmp_path.iterdir()] == ["other"]
+
+
+def _growing(file: Path, monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """Have a line added to a file while it is being read."""
+    add, reads = Sorted.add, itertools.count()
+
+    def grow(texts: Sorted, key: bytes, content: bytes) -> None:
+        if next(reads) == 0:
+            with file.open("a") as more:
+                more.write(line)
+        add(texts, key, content)
+
+    monkeypatch.setattr(Sorted, "add", grow)
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_data_that_change_while_they_are_read_are_refused(
+    cached: bool, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise they would be kept under the digest of a content that they do not have."""
+    if not cached:
+        monkeypatch.setenv("FLOW_CACHE", "")
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"id": "a", "texts": ["one two", "two three"], "split": "train"}\n')
+    with monkeypatch.context() as patched:
+        _growing(file, patched, '{"id": "b", "texts": ["one two"]}\n')
+        with pytest.raises(UserError, match=r"data='.*mine\.jsonl' changed while it was being prepared, and must .*; run the"):
+            load(DataOptions(data=str(file)))
+    assert not cache.exists() or not list(cache.iterdir())
+    assert len(load(DataOptions(data=str(file))).clients) == 2
 
 
 def test_data_are_prepared_once_and_again_when_anything_changes(

@@ -132,6 +132,7 @@ def test_columns_are_given_or_guessed_and_the_guess_is_said(tmp_path: Path, capf
         ("user,text\na,b\n,c\n", {}, r"line 3: nothing in the column 'user', which names the client of the row; fill it in"),
         ("user,text\na,b\nc\n", {}, r"line 3: 1 values where the first line names 2 columns; put a text that holds ','"),
         ('user,text\na,"b\nc"\nd,"e" f\n', {}, r"line 4: quotation marks that do not pair up \(.*\); write a text with"),
+        ('user,"te\nxt"\na,b\n', {}, r"line 1: quotation marks that do not pair up \(unexpected end of data\)"),
         ('user,text\na,b\nd,"e\n', {}, r"line 3: quotation marks that do not pair up \(unexpected end of data\)"),
         ("user,text,time\na,b,1\na,b,later\n", {}, r"line 3: 'later' in the column 'time' is no time \(.*\); write Unix"),
         ("user,text,time\na,b,nan\n", {}, r"line 2: 'nan' in the column 'time' is no time \(it is not finite\)"),

@@ -68,6 +68,12 @@ def test_sentences_are_short(page: str) -> None:
     assert [sentence for sentence, words in lengths.items() if words > 40] == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_headings_have_words(page: str) -> None:
+    text = re.sub(r"(?ms)^```.*?^```", "", (ROOT / page).read_text(encoding="utf-8"))
+    assert not re.findall(r"(?m)^#+[ \t]*$", text)
+
+
 def test_names_say_what_a_thing_is() -> None:
     """Variables, arguments, attributes and functions."""
     empty = {"found", "said", "shown", "fully", "picked", "there", "how"}

@@ -198,7 +198,8 @@ def _user(task: Task, value: Any, where: str) -> Iterator[tuple[list[str], list[
         fits = isinstance(example, str) if task is TEXTS else task_of(example, label, f"{where}, example {place + 1}") is task
         if not fits or (task is WINDOWS and len(example) != len(x[0])):
             raise UserError(
-                f"{where}, example {place + 1}: x={_SHORT.repr(example)} is of another kind or length than the first; {AGAIN}"
+                f"{where}, example {place + 1}: x={_SHORT.repr(example)} is of another kind or length than the first, "
+                f"or its y={_SHORT.repr(label)} is; {AGAIN}"
             )
     if task is WINDOWS:
         if x:
