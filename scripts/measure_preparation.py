@@ -215,7 +215,7 @@ def _anonymous(process: int) -> int:
 
 def _children(process: int) -> list[int]:
     try:
-        return [int(one) for one in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
+        return [int(number) for number in Path(f"/proc/{process}/task/{process}/children").read_text().split()]
     except OSError:
         return []
 

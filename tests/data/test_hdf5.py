@@ -75,10 +75,15 @@ def test_the_files_give_what_the_database_gives(
     database = tff_sqlite(tmp_path / "so.sqlite", rows)
     (tmp_path / "stackoverflow.word_count").write_text(". 4\nzoë 3\n<URL> 2\ntrain 1\n")
     (folder / "stackoverflow.word_count").write_text(". 4\nzoë 3\n<URL> 2\ntrain 1\n")
-    one, other = (load(DataOptions(data=str(path), protocol=protocol)) for path in (folder, database))
-    assert one.vocabulary == other.vocabulary and one.vocabulary.tokens[4:] == (".", "zoë", "<URL>", "train")
-    assert len(one.clients) == len(other.clients) == (3 if protocol == "motley" else 4)
-    for mine, theirs in zip(one.clients, other.clients, strict=True):
+    from_folder, from_database = (load(DataOptions(data=str(path), protocol=protocol)) for path in (folder, database))
+    assert from_folder.vocabulary == from_database.vocabulary and from_folder.vocabulary.tokens[4:] == (
+        ".",
+        "zoë",
+        "<URL>",
+        "train",
+    )
+    assert len(from_folder.clients) == len(from_database.clients) == (3 if protocol == "motley" else 4)
+    for mine, theirs in zip(from_folder.clients, from_database.clients, strict=True):
         assert (mine.id, mine.held_out, mine.texts) == (theirs.id, theirs.held_out, theirs.texts)
         for side in ("train", "test"):
             assert np.array_equal(getattr(mine, side).tokens, getattr(theirs, side).tokens)
