@@ -139,3 +139,12 @@ def test_a_large_file_is_read_a_piece_at_a_time(tmp_path: Path) -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert texts == 60_000 and peak < 2_000_000
+
+
+def test_hidden_folders_are_left_out_at_any_depth(tmp_path: Path) -> None:
+    """They hold copies of the texts beside them, which would stand on both sides of the split, or no texts at all."""
+    for name in ("ann/a.txt", "ann/.copies/a-copy.txt", "ann/deeper/.git/HEAD", "ann/deeper/b.txt", ".git/HEAD"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    parts = list(textfiles.parts(tmp_path))
+    assert [(part.client, list(part.texts)) for part in parts] == [("ann", ["ann/a.txt", "ann/deeper/b.txt"])]

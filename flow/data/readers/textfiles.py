@@ -99,7 +99,10 @@ def files_of(client: Client) -> Iterator[Path]:
         raise error
 
     with paths.readable(client.path, "data", WANTED):
-        below = [Path(folder) / name for folder, _, names in os.walk(client.path, onerror=refuse) for name in names]
+        below = []
+        for folder, folders, names in os.walk(client.path, onerror=refuse):
+            folders[:] = [name for name in folders if not name.startswith(".")]  # such as copies that an editor keeps
+            below += [Path(folder) / name for name in names]
         yield from sorted(
             filter(_is_text, below), key=lambda path: [_order(part) for part in path.relative_to(client.path).parts]
         )
