@@ -15,8 +15,6 @@ Name = Literal["stackoverflow", "shakespeare", "reddit"]
 class Preset:
     """A published model: sizes of its layers, and how texts are cut for it."""
 
-    source: str
-    """Who published it."""
     model: dict[str, Any]
     """Fields of :class:`flow.config.ModelOptions`."""
     data: dict[str, Any]
@@ -25,17 +23,17 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "stackoverflow": Preset(
-        "Reddi et al. 2021 and Wu et al. 2022",
+        # Reddi et al. 2021 and Wu et al. 2022
         {"embedding_dim": 96, "hidden_size": 670, "num_layers": 1, "projection_dim": 96},
         {"sequence_length": 20, "vocabulary_size": 10_000},
     ),
     "shakespeare": Preset(
-        "McMahan et al. 2017 and Reddi et al. 2021",
+        # McMahan et al. 2017 and Reddi et al. 2021
         {"embedding_dim": 8, "hidden_size": 256, "num_layers": 2},
         {"sequence_length": 80},
     ),
     "reddit": Preset(
-        "Caldas et al. 2018 (LEAF)",
+        # Caldas et al. 2018 (LEAF)
         {"embedding_dim": 256, "hidden_size": 256, "num_layers": 2},
         {"sequence_length": 10, "vocabulary_size": 10_000},
     ),

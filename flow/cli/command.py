@@ -7,7 +7,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -55,7 +54,7 @@ def sized(arguments: Sequence[str]) -> dict[str, Any]:
     A value that is no preset's name changes nothing; the parser of options refuses it.
     """
     name = None
-    for argument, following in zip_longest(arguments, arguments[1:]):
+    for argument, following in itertools.zip_longest(arguments, arguments[1:]):
         flag, _, value = argument.partition("=")
         if flag == "--preset":
             name = value if "=" in argument else following

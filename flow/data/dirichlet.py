@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from flow.data import paths
 from flow.data.options import DataOptions
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
@@ -120,10 +121,7 @@ def _parts(base: Stream, asked: _Asked, seed: int, data: str) -> Iterator[Part]:
     for part in base.parts():
         for place, text in enumerate(part.texts):
             if at.get(part.group, 0) >= counts[part.group]:  # the source is read twice
-                raise UserError(
-                    f"data={data!r} changed while it was being prepared, and must stay as it is until the end; run the command "
-                    "again when no program writes to it"
-                )
+                raise paths.changed(data)
             client = dealt[part.group][at[part.group]]
             at[part.group] += 1
             times = None if part.times is None else (part.times[place],)

@@ -177,15 +177,8 @@ def _in_memory(source: Source, options: DataOptions, progress: bool) -> Populati
             "variable of the environment to a folder with more room"
         ) from error
     if source.content(options.data) != content:
-        raise _changed(options)
+        raise paths.changed(options.data)
     return population
-
-
-def _changed(options: DataOptions) -> UserError:
-    return UserError(
-        f"data={options.data!r} changed while it was being prepared, and must stay as it is until the end; run the command "
-        "again when no program writes to it"
-    )
 
 
 def _prepare(source: Source, options: DataOptions, folder: Path, progress: bool) -> None:
@@ -195,7 +188,7 @@ def _prepare(source: Source, options: DataOptions, folder: Path, progress: bool)
     try:
         with spool.Place(folder) as place, preparing(stream, options, place, progress) as made:
             if _folder(source, options) != folder:  # whose name holds the digest of what was to be read
-                raise _changed(options)
+                raise paths.changed(options.data)
             width = (made.frame.sequence_length + 1) * (2 if len(made.frame.vocabulary) <= 1 << 16 else 4) + 4
             _require_room("prepared data", made.sequences * width, options, cache)
             with _usable(cache):

@@ -107,3 +107,11 @@ def _remedy(path: Path, error: OSError, wanted: str) -> str:
             return f"renew the link, or give the path of {wanted}"
         case _:
             return f"give the path of {wanted}"
+
+
+def changed(data: str) -> UserError:
+    """The error for data that are not what they were when their preparation began."""
+    return UserError(
+        f"data={data!r} changed while it was being prepared, and must stay as it is until the end; run the command again when "
+        "no program writes to it"
+    )

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from foreign import fedjax_packed, fedjax_sqlite, tff_h5
+from foreign import fedjax_packed, fedjax_sqlite, other_form, tff_h5
 
 from flow.data import DataOptions, load, registry
 from flow.data.streams import Part, Stream
@@ -155,12 +155,7 @@ def test_faulty_rows_are_named(tmp_path: Path, client: bytes, data: bytes | None
 def test_other_forms_of_the_table_give_the_same(folder: Path, statements: list[str]) -> None:
     file = folder / "stackoverflow_train.sqlite"
     wanted = [plain(part) for part in stream_of(file).parts()]
-    base = sqlite3.connect(file)
-    base.execute("ALTER TABLE federated_data RENAME TO old")
-    for statement in statements:
-        base.execute(statement)
-    base.commit()
-    base.close()
+    other_form(file, "federated_data", *statements)
     stream = stream_of(file)
     assert [plain(part) for part in stream.parts()] == wanted
     assert [part.position for part in stream.parts()] == [1, 2] and stream.total == 2

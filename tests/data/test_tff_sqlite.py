@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from foreign import Example, Row, example, sentence, tff_sqlite
+from foreign import Example, Row, example, other_form, sentence, tff_sqlite
 
 from flow.data import DataOptions, load, registry
 from flow.data.population import Sequences, Vocabulary
@@ -305,17 +305,6 @@ def test_a_wrong_call_is_no_damaged_file(file: Path) -> None:
 TYPES = "split_name TEXT, client_id TEXT, serialized_example_proto BLOB"
 
 
-def other_form(file: Path, *statements: str) -> Path:
-    """The database with its table in another form; the table as it was is called `old`."""
-    base = sqlite3.connect(file)
-    base.execute("ALTER TABLE examples RENAME TO old")
-    for statement in statements:
-        base.execute(statement)
-    base.commit()
-    base.close()
-    return file
-
-
 @pytest.mark.parametrize("protocol", [None, "motley"])
 @pytest.mark.parametrize(
     "statements",
@@ -338,14 +327,14 @@ def other_form(file: Path, *statements: str) -> Path:
 )  # fmt: skip
 def test_other_forms_of_the_table_give_the_same(tmp_path: Path, rows: list[Row], statements: list[str], protocol: str) -> None:
     plain, other = (tff_sqlite(tmp_path / f"{name}.sqlite", rows) for name in ("plain", "other"))
-    other_form(other, *statements)
+    other_form(other, "examples", *statements)
     wanted = [part._replace(place="") for part in stream_of(plain, protocol=protocol).parts()]
     assert [part._replace(place="") for part in stream_of(other, protocol=protocol).parts()] == wanted
 
 
 def test_ids_that_are_stored_as_numbers(tmp_path: Path) -> None:
     file = tff_sqlite(tmp_path / "so.sqlite", [("train", str(n), sentence("a", date(n))) for n in (10, 2)])
-    other_form(file, "CREATE TABLE examples (split_name TEXT, client_id INTEGER, serialized_example_proto BLOB)",
+    other_form(file, "examples", "CREATE TABLE examples (split_name TEXT, client_id INTEGER, serialized_example_proto BLOB)",
                "INSERT INTO examples SELECT * FROM old")  # fmt: skip
     assert [part.client for part in stream_of(file).parts()] == ["10", "2"]
 
@@ -366,7 +355,7 @@ def test_ids_that_are_stored_as_numbers(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_other_forms_that_are_refused(file: Path, statements: list[str], message: str) -> None:
-    other_form(file, *statements)
+    other_form(file, "examples", *statements)
     with pytest.raises(UserError, match=rf"stackoverflow\.sqlite'.*{message}.*; ") as refused:
         list(stream_of(file).parts())
     assert "\n" not in str(refused.value)

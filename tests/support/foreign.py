@@ -149,3 +149,14 @@ def fedjax_sqlite(path: Path, clients: Mapping[str, bytes | Mapping[str, Any]]) 
     base.commit()
     base.close()
     return path
+
+
+def other_form(file: Path, table: str, *statements: str) -> Path:
+    """The database with its table in another form, which the statements make; the table as it was is called `old`."""
+    base = sqlite3.connect(file)
+    base.execute(f"ALTER TABLE {table} RENAME TO old")
+    for statement in statements:
+        base.execute(statement)
+    base.commit()
+    base.close()
+    return file
