@@ -1,8 +1,8 @@
 """From a stream of texts to a population, at constant memory: what all sources of texts share.
 
-Three passes, of which the second and third run on all cores:
+Three passes; the second and third run on all cores, and so does the first where a stream comes in pieces:
 
-1. The parts of clients are read, and brought together by client in the order of the ids (:mod:`flow.data.spool`).
+1. The parts of clients are read, and brought together by client in the order of the ids (:mod:`flow.data.by_client`).
 2. The texts of every client are put in the order of time, split, cut into tokens and numbered within a chunk of clients. The
    tokens of the training texts of clients that are not held out are counted; few of them at a time are in memory.
 3. The vocabulary is chosen, the numbers become ids, and windows are cut.
@@ -12,65 +12,38 @@ The result does not depend on the number of processes, the size of the chunks, o
 
 from __future__ import annotations
 
-import ctypes
 import heapq
 import json
-import math
-import multiprocessing
-import os
-import signal
 import struct
-import sys
-import warnings
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby, pairwise
+from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
-from flow.data.corpus import boundary, client_hash, count_windows, cut_flat, is_held_out
+from flow.data.by_client import ClientTexts, Job, chunks, collect, decoded, joined
+from flow.data.corpus import count_windows, cut_flat
 from flow.data.options import DataOptions
 from flow.data.population import Client, Population, Sequences, Vocabulary, bucket, check_at_least_one, check_fits
+from flow.data.processes import bar, mapped, most_processes
 from flow.data.spool import Blobs, Place, Sorted
-from flow.data.streams import TEST, TRAIN, Part, Stream
+from flow.data.streams import Stream
 from flow.data.tokenizer import LENGTHS, UNITS, FileTokenizer, is_file, read
 from flow.data.tokens import BOS, EOS, OOV, SPECIALS, SPLITTERS, Numbering, runs_on
 from flow.errors import UserError, say
 
-CHUNK = 1 << 21
-"""Bytes of texts that a process gets at a time, or one client."""
 ROWS = 1 << 25
 """Bytes of sequences that a process gives back at a time, or one client."""
 DISTINCT = 1 << 20
 """Tokens that are counted in memory; where there are more, counts are put aside on disk."""
 ALONE = 1 << 24
 """Bytes of texts that are not worth a second process."""
-MOST_PROCESSES = 16
-AHEAD = 2  # jobs in hand for every process
-PR_SET_PDEATHSIG = 1  # of <sys/prctl.h>
-
-_FORKS = "fork" in multiprocessing.get_all_start_methods()
 Array = npt.NDArray[Any]
-_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), check_circular=False).encode
-
-
-class ClientTexts(NamedTuple):
-    """A client whose texts are in the order of time and split in two."""
-
-    id: str
-    group: str
-    held_out: bool
-    train: list[str]
-    test: list[str]
 
 
 class Prepared(NamedTuple):
@@ -151,13 +124,13 @@ def preparing(
     texts = Sorted(place)
     blobs, counts = Blobs(place), _Counts(place)
     try:
-        chosen = _spool(stream, texts, options.max_clients, progress)
+        chosen = collect(stream, texts, options.max_clients, processes, progress)
         if processes is None:
-            processes = min(MOST_PROCESSES, cores()) if texts.nbytes > ALONE and _FORKS else 1
+            processes = most_processes(texts.nbytes > ALONE)
         count, held_out, sequences, counted, nonempty, run_on = np.zeros(6, np.int64).tolist()
-        with _bar("counting", texts.nbytes, progress, "B") as bar:
-            jobs = _chunks(texts, chosen, cutting.where, bar)
-            for chunk in _mapped(_count, jobs, cutting, processes):
+        with bar("counting", texts.nbytes, progress, "B") as shown:
+            jobs = chunks(texts, chosen, shown)
+            for chunk in mapped(_count, jobs, cutting, processes):
                 for blob in chunk.blobs:
                     blobs.add(blob)
                 counts.add(chunk.counts)
@@ -211,125 +184,6 @@ def _cutting(stream: Stream, options: DataOptions) -> tuple[_Cutting, str]:
     return _Cutting(where, tokenizer, from_file, length, stream.continuous, stream.separator, stream.first_only, counted), about
 
 
-# --- 1: together by client --------------------------------------------------------------------------------------------
-
-
-def _spool(stream: Stream, texts: Sorted, max_clients: int, progress: bool) -> frozenset[bytes] | None:
-    """Read everything; returns the ids of the clients to keep, None for all of them."""
-    where = f"data={stream.path or stream.name!r}"
-    first = _First(max_clients) if max_clients else None
-    previous, position = None, 0
-    with _bar("reading", stream.total, progress, "") as bar:
-        for part in stream.parts():
-            try:
-                if part.client != previous:
-                    previous = part.client
-                    kept = first is None or first.takes(previous)
-                if part.position > position:
-                    bar.update(part.position - position)
-                    position = part.position
-                if not kept:
-                    continue
-                if part.times is not None and not all(map(math.isfinite, part.times)):
-                    raise UserError(
-                        f"{where}, {part.place}: client {part.client!r} has a time that is no finite number; correct it"
-                    )
-                content = _encode([list(part.texts), None if part.times is None else list(part.times), *part[3:7]]).encode()
-                texts.add(part.client.encode(), content)
-            except UnicodeEncodeError as error:
-                raise UserError(
-                    f"{where}, {part.place}: client {part.client[:80]!r} holds half of a surrogate pair, which is no "
-                    "character; remove the escape (\\ud800 to \\udfff)"
-                ) from error
-    return None if first is None else first.ids()
-
-
-class _First:
-    """The first N clients in the order of the crc32 of their ids; few more than N are held."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-        self._held: set[tuple[int, str]] = set()
-        self._last: tuple[int, str] | None = None
-
-    def takes(self, client_id: str) -> bool:
-        """Whether the client may be one of them, by what was seen so far."""
-        candidate = client_hash(client_id), client_id
-        if self._last is not None and candidate > self._last:
-            return False
-        self._held.add(candidate)
-        if len(self._held) >= 2 * self._count:
-            kept = heapq.nsmallest(self._count, self._held)
-            self._held, self._last = set(kept), kept[-1]
-        return True
-
-    def ids(self) -> frozenset[bytes]:
-        """The ids of all of them."""
-        return frozenset(client_id.encode() for _, client_id in heapq.nsmallest(self._count, self._held))
-
-
-Job = list[tuple[bytes, list[bytes]]]
-
-
-def _chunks(texts: Sorted, chosen: frozenset[bytes] | None, where: str, bar: Any) -> Iterator[Job]:
-    """Clients with all of their parts, as many as one process gets at a time."""
-    job: Job = []
-    held = 0
-    for key, records in groupby(texts, key=itemgetter(0)):
-        parts = [content for _, content in records]
-        size = sum(map(len, parts))
-        bar.update(size)
-        if chosen is not None and key not in chosen:
-            continue
-        job.append((key, parts))
-        held += size
-        if held >= CHUNK:
-            yield job
-            job, held = [], 0
-    if job:
-        yield job
-
-
-def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> ClientTexts:
-    """A client of all its parts, in the order in which they were read.
-
-    Raises:
-        UserError: the parts disagree on whether the client is held out.
-    """
-    splits = {part.held_out for part in parts} - {None}
-    if len(splits) > 1:
-        place = next(part.place for part in parts if part.held_out is not None and part.held_out != parts[0].held_out)
-        raise UserError(
-            f"{where}, {place}: client {client_id!r} is held out here and trains elsewhere, or the other way round; give all "
-            "of its texts one split"
-        )
-    texts = [(text, part.side) for part in parts for text in part.texts]
-    with_texts = [part for part in parts if part.texts]
-    if all(part.times is not None for part in with_texts):
-        times = [time for part in with_texts for time in part.times or ()]
-        if any(later < earlier for earlier, later in pairwise(times)):
-            texts = [texts[place] for place in sorted(range(len(texts)), key=times.__getitem__)]
-    groups: Counter[str] = Counter()
-    for part in parts:
-        if part.group:
-            groups[part.group] += len(part.texts)
-    group = max(groups, key=groups.__getitem__) if groups else ""
-    by_time = boundary(sum(not side for _, side in texts))
-    train: list[str] = []
-    test: list[str] = []
-    without_side = 0
-    for text, side in texts:
-        if not side:
-            without_side += 1
-        (train if side == TRAIN or (side != TEST and without_side <= by_time) else test).append(text)
-    held_out = splits.pop() if splits else is_held_out(client_id) or (bool(test) and not train)
-    return ClientTexts(client_id, group, bool(held_out), train, test)
-
-
-def _decoded(client_id: str, parts: Iterable[bytes]) -> list[Part]:
-    return [Part(client_id, *json.loads(part)) for part in parts]
-
-
 # --- 2: tokens, numbered within a chunk -------------------------------------------------------------------------------
 
 _COUNTS = struct.Struct("<4Q")
@@ -337,7 +191,7 @@ _COUNTS = struct.Struct("<4Q")
 
 def _count(job: Job, cutting: _Cutting) -> _Counted:
     """Split and number a chunk of clients, and count."""
-    clients = [joined(key.decode(), _decoded(key.decode(), parts), cutting.where) for key, parts in job]
+    clients = [joined(key.decode(), decoded(key.decode(), parts), cutting.where) for key, parts in job]
     sides = [side for client in clients for side in (client.train, client.test)]
     pieces = [[cutting.separator.join(side)] if cutting.continuous and side else side for side in sides]
     numbering = Numbering()
@@ -463,7 +317,7 @@ def _names(stream: Stream, cutting: _Cutting, counts: _Counts, options: DataOpti
 
 
 def _clients(blobs: Blobs, cutting: _Cutting, names: _Names, processes: int) -> Iterator[Client]:
-    for heads, ends, tokens, lengths in _mapped(_cut, iter(blobs), (cutting, names), processes):
+    for heads, ends, tokens, lengths in mapped(_cut, iter(blobs), (cutting, names), processes):
         for n, (client_id, group, held_out, texts) in enumerate(heads):
             a, b, c = ends[2 * n : 2 * n + 3].tolist()
             train, test = (Sequences(tokens[rows].astype(np.int32), lengths[rows]) for rows in (slice(a, b), slice(b, c)))
@@ -504,54 +358,3 @@ def _cut(blob: bytes, shared: tuple[_Cutting, _Names]) -> tuple[list[Any], Array
     side_ends = of_pieces[np.concatenate([[0], np.cumsum(per_side)])]
     small = np.dtype("uint16" if len(names.vocabulary) <= 1 << 16 else "int32")
     return clients, side_ends, sequences.tokens.astype(small), sequences.lengths
-
-
-# --- on all cores -----------------------------------------------------------------------------------------------------
-
-_shared: Any = None
-"""What all calls of a process have in common: it is inherited, and not sent with every call."""
-
-
-def _mapped(function: Callable[[Any, Any], Any], jobs: Iterable[Any], shared: Any, processes: int) -> Iterator[Any]:
-    """``function(job, shared)`` of every job, in their order; few of them are in hand at a time."""
-    if processes < 2:
-        for job in jobs:
-            yield function(job, shared)
-        return
-    with warnings.catch_warnings():  # of threads at a fork: what is called there uses none of torch's
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pool = ProcessPoolExecutor(processes, multiprocessing.get_context("fork"), _begin, (shared,))
-        waiting: deque[Future[Any]] = deque()
-        try:
-            for job in jobs:
-                waiting.append(pool.submit(_call, function, job))
-                if len(waiting) > AHEAD * processes:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool as error:
-            raise MemoryError("a process that prepares data was killed, as the system does where memory is short") from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _begin(shared: Any) -> None:
-    global _shared
-    _shared = shared
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # or it would wait for ever for one that was killed
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one is asked to end, and ends it
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _call(function: Callable[[Any, Any], Any], job: Any) -> Any:
-    return function(job, _shared)
-
-
-def _bar(what: str, total: int, progress: bool, unit: str) -> Any:
-    return tqdm(desc=what, total=total or None, unit=unit, unit_scale=True, delay=1, disable=not progress)

@@ -18,7 +18,7 @@ What a reader has to keep to:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 TRAIN, TEST = "train", "test"
@@ -50,6 +50,10 @@ class Part(NamedTuple):
     """How much of ``Stream.total`` was read when this part was, for the bar."""
 
 
+Piece = Callable[[], Iterable[Part]]
+"""Reads a piece of the data; it may be called in another process, so it is a function of a module or a ``partial`` of one."""
+
+
 class Stream(NamedTuple):
     """The texts of a data set, and how they are cut."""
 
@@ -78,5 +82,8 @@ class Stream(NamedTuple):
     """How many bytes the texts have, at least: what is put aside on disk; 0 where it is not known."""
     path: str = ""
     """Of the file or folder, for messages."""
+    pieces: Callable[[], Iterator[Piece]] | None = None
+    """The same parts in consecutive pieces of about 2 MB, which processes read side by side; times are finite, texts Unicode.
+    None: the data can only be read from their start."""
     separator: str = "\n"
     """What stands between the texts of a side that are joined; empty for pieces of a text that was cut before."""

@@ -163,7 +163,7 @@ def by_user(folder: Path, more: dict[str, Any], late: bool = False) -> Path:
 def test_clients_of_a_split_by_user_are_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
     """Whatever the hashes of their names say, here that ANN and BEN are to be held out."""
     monkeypatch.setenv("FLOW_CACHE", "")
-    monkeypatch.setattr("flow.data.preparing.is_held_out", lambda client: client in ("ANN", "BEN"))
+    monkeypatch.setattr("flow.data.by_client.is_held_out", lambda client: client in ("ANN", "BEN"))
     folder = by_user(tmp_path, {}, late)
     assert the_splits(folder) == {("ANN", False, "train"), ("BEN", False, "train"), ("CAT", True, "")}
     assert "test, train as published, split by user; sha256" in stream_of(folder).about

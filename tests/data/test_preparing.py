@@ -15,7 +15,7 @@ import pytest
 from data_cases import fingerprint, plain, write_jsonl
 from oracles import preparation
 
-from flow.data import DataOptions, load, loading, preparing, spool, streams
+from flow.data import DataOptions, by_client, load, loading, preparing, spool, streams
 from flow.data.preparing import in_memory
 from flow.data.streams import Part, Stream
 from flow.errors import UserError
@@ -65,7 +65,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(spool, "BUFFER", 700)
     monkeypatch.setattr(spool, "READ", 1)
     monkeypatch.setattr(spool, "LEAST_READ", 7)
-    monkeypatch.setattr(preparing, "CHUNK", 300)
+    monkeypatch.setattr(by_client, "CHUNK", 300)
     monkeypatch.setattr(preparing, "ROWS", 200)
     monkeypatch.setattr(preparing, "DISTINCT", 3)
 
@@ -118,7 +118,7 @@ def test_the_same_bytes_for_any_number_of_processes_and_size_of_memory(tmp_path:
     parts = made_up(7, 400)
     options = DataOptions(sequence_length=4, vocabulary_size=9, oov_buckets=2)
     whole = fingerprint(in_memory(stream(parts), options))
-    monkeypatch.setattr(preparing, "CHUNK", 100)
+    monkeypatch.setattr(by_client, "CHUNK", 100)
     for processes in (1, 3):
         assert fingerprint(in_memory(stream(parts), options, processes=processes)) == whole
     monkeypatch.setattr(spool, "BUFFER", 500)
@@ -181,7 +181,7 @@ def test_faulty_parts_are_named(parts: Sequence[Part], message: str) -> None:
 
 
 def test_an_error_in_another_process_is_the_same_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "CHUNK", 1)
+    monkeypatch.setattr(by_client, "CHUNK", 1)
     parts = [Part(f"c{n}", ["x y"], held_out=False) for n in range(20)]
     parts += [Part("c7", ["y"], held_out=True, place="row 21")]
     with pytest.raises(UserError, match=r"^data='made', row 21: client 'c7' is held out here"):
@@ -193,7 +193,7 @@ def killed(job: object, cutting: object) -> None:
 
 
 def test_a_process_that_is_killed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "CHUNK", 1)
+    monkeypatch.setattr(by_client, "CHUNK", 1)
     monkeypatch.setattr(preparing, "_count", killed)
     with pytest.raises(MemoryError, match="a process that prepares data was killed"):
         in_memory(stream(made_up(1)), DataOptions(), processes=2)
@@ -251,9 +251,9 @@ def test_what_a_killed_process_left_is_removed_and_what_lives_stays(tmp_path: Pa
 
 PROGRAM = """
 import sys, time
-from flow.data import jsonl, preparing, spool
+from flow.data import by_client, jsonl, preparing, spool
 from flow.cli.main import main
-spool.BUFFER, preparing.CHUNK, preparing.ALONE = 500, 300, 0
+spool.BUFFER, by_client.CHUNK, preparing.ALONE = 500, 300, 0
 before = preparing._count
 def slow(job, cutting):
     time.sleep(0.2)

@@ -72,7 +72,7 @@ def test_a_population_is_prepared_anew_where_a_file_changes_or_moves(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("FLOW_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr("flow.data.preparing.is_held_out", lambda client: client == "bob")
+    monkeypatch.setattr("flow.data.by_client.is_held_out", lambda client: client == "bob")
     population = load(DataOptions(data=str(folder)))
     assert [(client.id, client.texts) for client in population.clients] == [
         ("ann", 3), ("bob", 1), ("lines.txt", 2), ("paragraphs.md", 2), ("plain", 1),

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import tracemalloc
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,11 @@ import pytest
 from foreign import Example, Row, example, other_form, sentence, tff_sqlite
 
 from flow.data import DataOptions, load, registry
-from flow.data.population import Sequences, Vocabulary
+from flow.data.population import Client, Sequences, Vocabulary
+from flow.data.preparing import in_memory
 from flow.data.readers import example as reader
 from flow.data.readers import sqlite, stackoverflow
+from flow.data.readers import tff_sqlite as tff_reader
 from flow.data.streams import Stream
 from flow.errors import UserError
 
@@ -456,6 +458,59 @@ def test_without_protobuf_the_message_says_what_to_install(file: Path, monkeypat
     monkeypatch.setitem(sys.modules, "google.protobuf.descriptor_pb2", None)
     with pytest.raises(UserError, match=r"needs the package protobuf .*; run: pip install 'flow-fl\[data\]'"):
         stream_of(file)
+
+
+@pytest.mark.parametrize("change", ["", "DELETE FROM examples WHERE rowid % 3 = 0", "UPDATE examples SET rowid = rowid - 7"])
+def test_pieces_hold_the_rows_once_and_any_number_of_processes_gives_the_same(
+    tmp_path: Path, rows: list[Row], change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where numbers of rows are missing, or below zero; clients are cut at the edges of pieces."""
+    file = tff_sqlite(tmp_path / "so.sqlite", rows * 5)
+    if change:
+        with closing(sqlite3.connect(file)) as base, base:
+            base.execute(change)
+    options = DataOptions(data=str(file), vocabulary_size=7)
+    whole = in_memory(stream_of(file), options, processes=1)
+    monkeypatch.setattr(tff_reader, "MOST_ROWS", 11)
+    stream = stream_of(file)
+    assert stream.pieces is not None
+    pieces = [list(piece()) for piece in stream.pieces()]
+    assert len(pieces) > len(rows) * 5 // 20
+    for name in ("texts", "times"):
+        in_pieces = [(part.client, value) for piece in pieces for part in piece for value in getattr(part, name)]
+        assert in_pieces == [(part.client, value) for part in stream.parts() for value in getattr(part, name)]
+    for processes in (1, 3):
+        again = in_memory(stream, options, processes=processes)
+        assert again.vocabulary == whole.vocabulary
+        assert [plain_client(client) for client in again.clients] == [plain_client(client) for client in whole.clients]
+    few = DataOptions(data=str(file), vocabulary_size=7, max_clients=2)
+    one, three = (in_memory(stream, few, processes=processes) for processes in (1, 3))
+    assert [client.id for client in one.clients] == [client.id for client in three.clients] and len(one.clients) == 2
+
+
+def plain_client(client: Client) -> tuple[Any, ...]:
+    sides = [(side.tokens.tolist(), side.lengths.tolist()) for side in (client.train, client.test)]
+    return client.id, client.group, client.held_out, client.texts, sides
+
+
+def test_a_faulty_row_in_another_process_is_the_same_sentence(
+    tmp_path: Path, rows: list[Row], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tff_sqlite(tmp_path / "so.sqlite", rows * 5)
+    with closing(sqlite3.connect(file)) as base, base:
+        base.execute("UPDATE examples SET client_id = '' WHERE rowid = 40")
+    monkeypatch.setattr(tff_reader, "MOST_ROWS", 11)
+    for processes in (1, 3):
+        with pytest.raises(UserError, match=r"table examples, row 40: client_id='' must be text"):
+            in_memory(stream_of(file), DataOptions(data=str(file)), processes=processes)
+
+
+def test_rows_whose_numbers_lie_far_apart_are_read_from_the_start(tmp_path: Path, rows: list[Row]) -> None:
+    file = tff_sqlite(tmp_path / "so.sqlite", rows)
+    with closing(sqlite3.connect(file)) as base, base:
+        base.execute("UPDATE examples SET rowid = 1 << 40 WHERE rowid = (SELECT max(rowid) FROM examples)")
+    stream = stream_of(file)
+    assert stream.pieces is None and sum(len(part.texts) for part in stream.parts()) == len(rows)
 
 
 def test_few_rows_are_in_memory(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def features(where: str, why: str) -> Callable[[object], Any]:
 
     def read(blob: object) -> Any:
         if not isinstance(blob, bytes):
-            raise ValueError(f"no tf.train.Example (a {type(blob).__name__} and not bytes)")
+            raise ValueError(_no_bytes(blob))
         try:
             return parse(blob).features.feature
         except damaged as error:
@@ -83,19 +83,30 @@ def reader(where: str, why: str, *names: str) -> Callable[[object], list[bytes |
     Raises:
         UserError: protobuf is not installed.
     """
-    all_features = features(where, why)
+    parse = message(where, why).FromString
+    damaged = needs.package("google.protobuf.message", "data", where, why).DecodeError
 
     def read(blob: object) -> list[bytes | None]:
-        given = all_features(blob)
+        if not isinstance(blob, bytes):
+            raise ValueError(_no_bytes(blob))
+        try:
+            get = parse(blob).features.feature.get
+        except damaged as error:
+            raise ValueError(f"no tf.train.Example ({error})") from error
         values: list[bytes | None] = []
         for name in names:
-            if name not in given:  # asking the map for it would add it
+            feature = get(name)
+            if feature is None:
                 values.append(None)
                 continue
-            of_name = given[name].bytes_list.value
+            of_name = feature.bytes_list.value
             if len(of_name) != 1:
                 raise ValueError(f"the feature {name!r} is not one value of bytes")
             values.append(of_name[0])
         return values
 
     return read
+
+
+def _no_bytes(blob: object) -> str:
+    return f"no tf.train.Example (a {type(blob).__name__} and not bytes)"

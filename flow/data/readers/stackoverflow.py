@@ -120,7 +120,7 @@ def motley(texts: Iterable[Texts]) -> Iterator[Part]:
                 yield Part(own.client, [kept[n] for n in chosen], of_side, "", True, side, own.place, own.position)
 
 
-_DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?: ?UTC|Z)?")
+_DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?: ?UTC|Z)?", re.ASCII)
 
 
 def seconds(text: str) -> float:
@@ -130,11 +130,11 @@ def seconds(text: str) -> float:
         ValueError: it is no such date.
     """
     match = _DATE.fullmatch(text)
-    day, *clock = match.groups() if match else ("", "", "", "")
-    if not match or not all(number <= most for number, most in zip(map(int, clock), (23, 59, 60), strict=True)):
-        raise ValueError(f"{text[:40]!r} is no date such as '2010-01-08 09:34:05 UTC'")
-    hours, minutes, own = map(int, clock)
-    return _midnight(day) + hours * 3600 + minutes * 60 + own
+    if match is not None:
+        day, hours, minutes, own = match.groups()
+        if hours <= "23" and minutes <= "59" and own <= "60":
+            return _midnight(day) + int(hours) * 3600 + int(minutes) * 60 + int(own)
+    raise ValueError(f"{text[:40]!r} is no date such as '2010-01-08 09:34:05 UTC'")
 
 
 @lru_cache(maxsize=1 << 14)

@@ -11,6 +11,7 @@ import lzma
 import sqlite3
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
+from functools import partial
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -21,7 +22,7 @@ from flow.data.options import DataOptions
 from flow.data.readers import example, published, sqlite, stackoverflow, unpacking
 from flow.data.readers.stackoverflow import Form, Texts
 from flow.data.source import BY_FILE, Content, Source
-from flow.data.streams import Part, Stream
+from flow.data.streams import Part, Piece, Stream
 from flow.errors import UserError
 
 WANTED = "a .sqlite or .sqlite.lzma file of TensorFlow Federated"
@@ -30,6 +31,9 @@ TABLE, METADATA = "examples", "client_metadata"
 COLUMNS = {"split_name", "client_id", "serialized_example_proto"}
 EXAMPLE = "CAST(serialized_example_proto AS BLOB)"  # whatever type the column has
 MOST_TEXTS = 1024  # of a client that are passed on together
+PIECE = 1 << 22  # bytes of the file that are read in one process, on average
+MOST_ROWS = 1 << 14  # of which that many are read together at most
+MOST_NUMBERS = 1 << 31  # of rows; where numbers lie farther apart, most pieces would be empty
 SUFFIXES = (".sqlite.lzma", ".sqlite.xz", ".lzma", ".xz", ".sqlite", ".sqlite3", ".db")
 
 
@@ -99,7 +103,9 @@ def form_of(path: Path, where: str) -> Form:
     return stackoverflow.form_of(fields, at)
 
 
-def texts(path: Path, form: Form, where: str, known: tuple[str, ...], by_client: bool = False) -> Iterator[Texts]:
+def texts(
+    path: Path, form: Form, where: str, known: tuple[str, ...], by_client: bool = False, between: tuple[int, int] | None = None
+) -> Iterator[Texts]:
     """The texts of a file, at most 1,024 of a client at a time; with ``by_client`` the first 1,024 of every client.
 
     Args:
@@ -108,15 +114,16 @@ def texts(path: Path, form: Form, where: str, known: tuple[str, ...], by_client:
         where: the start of error messages.
         known: the splits that there are.
         by_client: whether the rows come client by client. SQLite takes an index for that or sorts the rows' numbers, on disk.
+        between: the first and the last of the rows' numbers that are read; None: all are.
 
     Raises:
         UserError: the file is damaged, or a row is not as described above.
     """
     read = _parser(form, where)
-    row = 0
+    row = between[0] - 1 if between else 0
     with (
         sqlite.opened(path, where, lambda: f", table {TABLE}, after row {row}") as base,
-        closing(_rows(base, by_client)) as rows,
+        closing(_rows(base, by_client, between)) as rows,
     ):
         for (split, client_id), own in groupby(rows, key=itemgetter(1, 2)):
             name, client = published.NAMES.get(sqlite.text_of(split) or "", ""), sqlite.text_of(client_id)
@@ -140,8 +147,14 @@ def texts(path: Path, form: Form, where: str, known: tuple[str, ...], by_client:
                 yield Texts(name, client, own_texts, times if form.date else None, _place(first), row)
 
 
-def _rows(base: sqlite3.Connection, by_client: bool) -> Generator[tuple[int, Any, Any, Any], None, None]:
+def _rows(
+    base: sqlite3.Connection, by_client: bool, between: tuple[int, int] | None = None
+) -> Generator[tuple[int, Any, Any, Any], None, None]:
     """(number, split, client, Example) of every row, in their order or client by client."""
+    if between is not None:
+        columns = f"rowid, split_name, client_id, {EXAMPLE}"
+        yield from base.execute(f"SELECT {columns} FROM {TABLE} WHERE rowid BETWEEN ? AND ? ORDER BY rowid", between)
+        return
     numbered = sqlite.has_row_numbers(base, TABLE)
     if not by_client:
         number, order = ("rowid", "ORDER BY rowid") if numbered else ("0", "")
@@ -195,6 +208,12 @@ def _parser(form: Form, where: str) -> Callable[[Any, int, str], tuple[str, floa
     return read
 
 
+def _parts(
+    path: Path, form: Form, where: str, known: tuple[str, ...], between: tuple[int, int] | None = None
+) -> Iterator[Part]:
+    return stackoverflow.parts(texts(path, form, where, known, between=between), known)
+
+
 def _checked(path: Path) -> Path:
     paths.check_file(path, "data", WANTED)
     return path
@@ -211,22 +230,31 @@ def _stream(options: DataOptions) -> Stream:
     path = unpacking.unpacked(given, WANTED)
     with sqlite.opened(path, where) as base:
         sqlite.check(base, TABLE, COLUMNS, where)
-        number = "max(rowid)" if sqlite.has_row_numbers(base, TABLE) else "count(*)"
-        last = base.execute(f"SELECT {number} FROM {TABLE}").fetchone()[0] or 0
+        numbered = sqlite.has_row_numbers(base, TABLE)
+        last = base.execute(f"SELECT {'max(rowid)' if numbered else 'count(*)'} FROM {TABLE}").fetchone()[0] or 0
+        first = (base.execute(f"SELECT min(rowid) FROM {TABLE}").fetchone()[0] or 0) if numbered else 0
     known = splits(path, where)
     form = form_of(path, where)
     stackoverflow.check_protocol(options, form, known, where)
     by_client = options.protocol == "motley"
 
+    reading = partial(_parts, path, form, where, known)
+
     def parts() -> Iterator[Part]:
-        examples = texts(path, form, where, known, by_client)
-        return stackoverflow.motley(examples) if by_client else stackoverflow.parts(examples, known)
+        return stackoverflow.motley(texts(path, form, where, known, by_client=True)) if by_client else reading()
+
+    def pieces() -> Iterator[Piece]:
+        step = max(1, min(MOST_ROWS, PIECE * (last - first + 1) // path.stat().st_size))
+        return (partial(reading, (begin, min(last, begin + step - 1))) for begin in range(first, last + 1, step))
+
+    in_pieces = numbered and not by_client and last - first < MOST_NUMBERS
 
     words = stackoverflow.vocabulary(form, given.parent, options, where)
     about = stackoverflow.about(form, given.name, known, options, words is None)
     return Stream(
         name_of(given), f"{about}; sha256 {digests.of_file(given, WANTED)[:16]})", parts, form.tokenizer, form.sequence_length,
         words, first_only=options.protocol is not None, total=0 if by_client else last, path=str(given),
+        pieces=pieces if in_pieces else None,
     )  # fmt: skip
 
 
