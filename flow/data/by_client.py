@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby, islice, pairwise
+from itertools import chain, groupby, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -58,9 +58,9 @@ def collect(stream: Stream, texts: Sorted, max_clients: int, processes: int | No
     pieces = iter(()) if stream.pieces is None else stream.pieces()
     begin = list(islice(pieces, FEW))
     processes = most_processes(len(begin) == FEW) if processes is None else processes
-    with bar("reading", stream.total, progress, "") as shown:
+    with bar("reading", stream.total, progress, "") as progress_bar:
         if processes < 2 or not begin:
-            _read_here(stream, texts, first, where, shown)
+            _read_here(stream, texts, first, where, progress_bar)
         else:
             for read in mapped(_read_piece, chain(begin, pieces), where, processes):
                 for client, own in groupby(read.parts, key=itemgetter(0)):
@@ -68,11 +68,11 @@ def collect(stream: Stream, texts: Sorted, max_clients: int, processes: int | No
                         key = client.encode()
                         for _, content in own:
                             texts.add(key, content)
-                shown.update(read.position - shown.n)
+                progress_bar.update(read.position - progress_bar.n)
     return None if first is None else first.ids()
 
 
-def _read_here(stream: Stream, texts: Sorted, first: _First | None, where: str, shown: Any) -> None:
+def _read_here(stream: Stream, texts: Sorted, first: _First | None, where: str, progress_bar: Any) -> None:
     previous, kept = None, True
     for part in stream.parts():
         if part.client != previous:
@@ -81,8 +81,8 @@ def _read_here(stream: Stream, texts: Sorted, first: _First | None, where: str, 
                 kept = first is None or first.takes(previous)
             except UnicodeEncodeError as error:
                 raise _no_character(part, where) from error
-        if part.position > shown.n:
-            shown.update(part.position - shown.n)
+        if part.position > progress_bar.n:
+            progress_bar.update(part.position - progress_bar.n)
         if kept:
             texts.add(*_encoded(part, where))
 
@@ -146,14 +146,14 @@ class _First:
 Job = list[tuple[bytes, list[bytes]]]
 
 
-def chunks(texts: Sorted, chosen: frozenset[bytes] | None, shown: Any) -> Iterator[Job]:
+def chunks(texts: Sorted, chosen: frozenset[bytes] | None, progress_bar: Any) -> Iterator[Job]:
     """Clients with all of their parts, as many as one process gets at a time."""
     job: Job = []
     held = 0
     for key, records in groupby(texts, key=itemgetter(0)):
         parts = [content for _, content in records]
         size = sum(map(len, parts))
-        shown.update(size)
+        progress_bar.update(size)
         if chosen is not None and key not in chosen:
             continue
         job.append((key, parts))
@@ -178,24 +178,36 @@ def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> Client
             f"{where}, {place}: client {client_id!r} is held out here and trains elsewhere, or the other way round; give all "
             "of its texts one split"
         )
-    texts = [(text, part.side) for part in parts for text in part.texts]
+    texts = [text for part in parts for text in part.texts]
+    sides = [part.side for part in parts for _ in part.texts] if any(part.side for part in parts) else []
     with_texts = [part for part in parts if part.texts]
     if all(part.times is not None for part in with_texts):
         times = [time for part in with_texts for time in part.times or ()]
-        if any(later < earlier for earlier, later in pairwise(times)):
-            texts = [texts[place] for place in sorted(range(len(texts)), key=times.__getitem__)]
+        if times != sorted(times):
+            order = sorted(range(len(texts)), key=times.__getitem__)
+            texts = [texts[place] for place in order]
+            sides = [sides[place] for place in order] if sides else []
     groups: Counter[str] = Counter()
     for part in parts:
         if part.group:
             groups[part.group] += len(part.texts)
     group = max(groups, key=groups.__getitem__) if groups else ""
-    by_time = boundary(sum(not side for _, side in texts))
-    train: list[str] = []
-    test: list[str] = []
-    without_side = 0
-    for text, side in texts:
-        if not side:
-            without_side += 1
-        (train if side == TRAIN or (side != TEST and without_side <= by_time) else test).append(text)
+    if sides:
+        train, test = _by_side(texts, sides)
+    else:
+        end = boundary(len(texts))
+        train, test = texts[:end], texts[end:]
     held_out = splits.pop() if splits else is_held_out(client_id) or (bool(test) and not train)
     return ClientTexts(client_id, group, bool(held_out), train, test)
+
+
+def _by_side(texts: Sequence[str], sides: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Texts to train and to test on; those without a side are split by their order."""
+    train: list[str] = []
+    test: list[str] = []
+    end, without_side = boundary(sides.count("")), 0
+    for text, side in zip(texts, sides, strict=True):
+        if not side:
+            without_side += 1
+        (train if side == TRAIN or (side != TEST and without_side <= end) else test).append(text)
+    return train, test

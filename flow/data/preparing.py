@@ -18,7 +18,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -128,8 +128,8 @@ def preparing(
         if processes is None:
             processes = most_processes(texts.nbytes > ALONE)
         count, held_out, sequences, counted, nonempty, run_on = np.zeros(6, np.int64).tolist()
-        with bar("counting", texts.nbytes, progress, "B") as shown:
-            jobs = chunks(texts, chosen, shown)
+        with bar("counting", texts.nbytes, progress, "B") as progress_bar:
+            jobs = chunks(texts, chosen, progress_bar)
             for chunk in mapped(_count, jobs, cutting, processes):
                 for blob in chunk.blobs:
                     blobs.add(blob)
@@ -221,7 +221,6 @@ def _count(job: Job, cutting: _Cutting) -> _Counted:
         windows = np.minimum(windows, 1)
     check_fits(1, cutting.sequence_length)
     blobs = list(_blobs(clients, in_chunk, flat, sizes, per_side, windows, cutting.sequence_length))
-    texts = [text for client in clients for text in (*client.train, *client.test) if text]
     return _Counted(
         blobs,
         [(token, int(by_number[n])) for n, token in enumerate(in_chunk) if by_number[n]] if cutting.counted else [],
@@ -229,8 +228,8 @@ def _count(job: Job, cutting: _Cutting) -> _Counted:
         int(held_out.sum()),
         int(windows.sum()),
         len(counting),
-        len(texts),
-        sum(map(runs_on, texts)) if cutting.tokenizer == "words" else 0,
+        sum(len(side) - side.count("") for side in sides),
+        sum(map(runs_on, chain.from_iterable(sides))) if cutting.tokenizer == "words" else 0,
     )
 
 

@@ -59,7 +59,8 @@ UNITS = ("character", "word", "token")
 
 def split_spaces(text: str) -> Sequence[str]:
     """Tokens that one space each separates, as they are: text that was cut before."""
-    return [token for token in text.split(" ") if token]
+    tokens = text.split(" ")
+    return tokens if all(tokens) else [token for token in tokens if token]
 
 
 SPLITTERS: dict[str, Callable[[str], Sequence[str]]] = {

@@ -484,8 +484,8 @@ def test_pieces_hold_the_rows_once_and_any_number_of_processes_gives_the_same(
         assert again.vocabulary == whole.vocabulary
         assert [plain_client(client) for client in again.clients] == [plain_client(client) for client in whole.clients]
     few = DataOptions(data=str(file), vocabulary_size=7, max_clients=2)
-    one, three = (in_memory(stream, few, processes=processes) for processes in (1, 3))
-    assert [client.id for client in one.clients] == [client.id for client in three.clients] and len(one.clients) == 2
+    alone, together = (in_memory(stream, few, processes=processes) for processes in (1, 3))
+    assert [client.id for client in alone.clients] == [client.id for client in together.clients] and len(alone.clients) == 2
 
 
 def plain_client(client: Client) -> tuple[Any, ...]:
