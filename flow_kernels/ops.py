@@ -169,7 +169,8 @@ class Family:
             _refuse_onnx()
         tensors = inputs.tensors
         shared = (*tensors, inputs.lengths, inputs.offsets, *inputs.options)
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors):
+        # Inside of vmap a tensor does not say whether a gradient is wanted outside of it.
+        if torch.is_grad_enabled() and (_transformed() or any(t is not None and t.requires_grad for t in tensors)):
             if torch._C._get_tracing_state() is not None:
                 raise RuntimeError(TRACED)
             function = self.function if forward_ad._current_level < 0 else self.function_without_forward_mode

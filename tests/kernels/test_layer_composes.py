@@ -15,6 +15,7 @@ from torch.func import functional_call, grad, vmap
 from torch.multiprocessing.spawn import start_processes
 from torch.nn.parallel import DistributedDataParallel
 
+import flow_kernels
 from flow_kernels import RoutedGRU, RoutedGRUCell
 
 
@@ -37,6 +38,47 @@ def test_vmap_of_grad_is_grad_one_by_one(options: dict[str, Any]) -> None:
     for k in range(3):
         for name, want in grad(loss)({n: p[k] for n, p in stacked.items()}, x[k]).items():
             torch.testing.assert_close(many[name][k], want)
+
+
+@pytest.mark.parametrize("wanted", ["weights", "input", "both"])
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}], ids=["one", "two layers, both ways"])
+def test_backward_through_vmap_is_backward_one_by_one(options: dict[str, Any], wanted: str) -> None:
+    """The forward pass alone is mapped: inside of vmap no tensor says that a gradient is wanted."""
+    layer = RoutedGRU(5, 6, dtype=torch.float64, **options)
+    loss = loss_of(layer)
+    stacked = {n: torch.stack([p.detach() * (1 + 0.1 * k) for k in range(3)]) for n, p in layer.named_parameters()}
+    x = torch.randn(3, 4, 2, 5, dtype=torch.float64)
+    leaves = [*(stacked.values() if wanted != "input" else ()), *([x] if wanted != "weights" else [])]
+    for leaf in leaves:
+        leaf.requires_grad_()
+    many = torch.autograd.grad(vmap(loss)(stacked, x).sum(), leaves)
+    alone = torch.autograd.grad(sum(loss({n: p[k] for n, p in stacked.items()}, x[k]) for k in range(3)), leaves)
+    for own, want in zip(many, alone, strict=True):
+        assert want.abs().max() > 1e-3
+        torch.testing.assert_close(own, want)
+
+
+@pytest.mark.parametrize("kind", [flow_kernels.GRU, RoutedGRU])
+def test_backward_through_vmap_over_the_input_alone(kind: type[nn.Module]) -> None:
+    """As of an ensemble of inputs: one set of weights for all of them."""
+    layer = kind(5, 6, dtype=torch.float64)
+    x = torch.randn(3, 4, 2, 5, dtype=torch.float64)
+    many = torch.autograd.grad(vmap(lambda own: layer(own)[0])(x).square().sum(), list(layer.parameters()), allow_unused=True)
+    alone = torch.autograd.grad(
+        sum(layer(x[k])[0].square().sum() for k in range(3)), list(layer.parameters()), allow_unused=True
+    )
+    for own, want in zip(many, alone, strict=True):
+        assert own is not None and want is not None
+        torch.testing.assert_close(own, want)
+
+
+def test_backward_through_vmap_of_the_cell() -> None:
+    cell = RoutedGRUCell(5, 6, dtype=torch.float64)
+    x = torch.randn(3, 4, 5, dtype=torch.float64)
+    many = torch.autograd.grad(vmap(cell)(x).square().sum(), list(cell.parameters()))
+    alone = torch.autograd.grad(sum(cell(x[k]).square().sum() for k in range(3)), list(cell.parameters()))
+    for own, want in zip(many, alone, strict=True):
+        torch.testing.assert_close(own, want)
 
 
 @pytest.mark.parametrize("fullgraph", [False, True])
