@@ -1,7 +1,7 @@
 """Federated learning with per-instance routing between a global and a local expert."""
 
 from flow.comparison.run import Comparison, SharedOptions, compare, resume_comparison
-from flow.config import Config, ModelOptions
+from flow.config import Config, ModelOptions, TorchModel
 from flow.errors import Diverged, UserError
 from flow.presets import preset
 from flow.simulation.loop import Result, resume, simulate
@@ -14,6 +14,7 @@ __all__ = [
     "ModelOptions",
     "Result",
     "SharedOptions",
+    "TorchModel",
     "UserError",
     "__version__",
     "compare",

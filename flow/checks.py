@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import types
+from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -36,13 +37,18 @@ def _typed(field: Field[Any], value: Any, hint: Any) -> Any:
     if get_origin(hint) in (Union, types.UnionType):
         if value is None and type(None) in get_args(hint):
             return None
-        (hint,) = (kind for kind in get_args(hint) if kind is not type(None))
+        kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+        hint = next((kind for kind in kinds if isinstance(kind, type) and isinstance(value, kind)), kinds[0])
     if isinstance(hint, TypeVar):  # the algorithm's options, which checked() looks at by themselves
         return value
     if isinstance(hint, type) and is_dataclass(hint):
         if not isinstance(value, hint):
             raise UserError(f"{field.name} must be a {hint.__name__}, got {value!r}; leave it out for the default")
         return typed(value)
+    if get_origin(hint) is Callable:
+        if not callable(value):
+            raise UserError(f"{field.name} must be a function or a class, got {value!r}; give one that can be called")
+        return value
     if get_origin(hint) is Literal:
         if not (isinstance(value, str) and value in get_args(hint)):
             known = " or ".join(map(repr, get_args(hint)))

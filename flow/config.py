@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Callable
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import torch
+from torch import nn
 
 from flow.algorithms import DEFAULT, REGISTRY, algorithm_of
 from flow.checks import LARGEST_INTEGER, _default, typed
@@ -15,6 +17,7 @@ from flow.errors import UserError
 from flow.server.optimizers import resolve
 from flow.server.options import ServerOptions
 from flow.storage import run_folder
+from flow.user_code import source_of
 
 Options = TypeVar("Options")
 
@@ -46,6 +49,52 @@ class ModelOptions:
     backend: str = "auto"
     """Kernel of the routed GRU, one of flow_kernels.backends(); "auto": the fastest that runs here."""
 
+    def described(self) -> dict[str, Any]:
+        """What config.json keeps."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TorchModel:
+    """A module of one's own in place of the built-in model, and where it runs.
+
+    Clients are stacked and trained by ``torch.func.vmap`` where torch can compute a module so, and one by one where it cannot;
+    a run says which. Parameters that require a gradient are trained by the clients, averaged by the server and counted as
+    communication. Other parameters and buffers are the same for all and stay as the factory made them. There is one model, and
+    no second expert: algorithms that route between two (Flow, dynamic routing) refuse it.
+    """
+
+    factory: Callable[[int], nn.Module]
+    """``factory(vocabulary_size)`` gives a module whose forward takes int64 tokens [B, T] and gives logits [B, T, V]. While it
+    is called torch's random numbers are seeded by the run's ``seed``, and it has to give the same module every time."""
+
+    head: str = ""
+    """The name of the submodule that is the output layer, such as "head" or "decoder.out", for algorithms that need a body and
+    a head (FedRep, FedPer, LG-FedAvg, ...). Empty: the module has none by a name."""
+
+    dtype: Literal["float32", "float64"] = "float32"
+    """Number format of all parameters."""
+
+    device: str = "cpu"
+    """Where torch computes: "cpu", "cuda", ..."""
+
+    def described(self) -> dict[str, Any]:
+        """What config.json keeps: the names of file and factory in place of the code."""
+        return {"factory": name_of(self.factory), "head": self.head, "dtype": self.dtype, "device": self.device}
+
+
+def size_of(options: ModelOptions | TorchModel) -> tuple[str, object]:
+    """The option that decides most of a model's size, for messages."""
+    return ("hidden_size", options.hidden_size) if isinstance(options, ModelOptions) else ("model", name_of(options.factory))
+
+
+def name_of(factory: Callable[..., Any]) -> str:
+    """A factory's name as config.json has it, FILE.py:NAME without folders, or MODULE:NAME."""
+    source = source_of(factory)
+    name = getattr(factory, "__qualname__", type(factory).__qualname__)
+    where = getattr(factory, "__module__", type(factory).__module__) if source is None else source[0]
+    return f"{where}:{name}"
+
 
 @dataclass(frozen=True)
 class Config(Generic[Options]):
@@ -53,7 +102,7 @@ class Config(Generic[Options]):
 
     algorithm: Options = field(default_factory=REGISTRY[DEFAULT].options)
     data: DataOptions = field(default_factory=DataOptions)
-    model: ModelOptions = field(default_factory=ModelOptions)
+    model: ModelOptions | TorchModel = field(default_factory=ModelOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
 
     rounds: int = 80
@@ -135,7 +184,7 @@ def checked(config: Config[Any]) -> Config[Any]:
     config = typed(config)
     options = typed(config.algorithm)
     algorithm.check(options)
-    for part, least in ((config, LEAST), (config.model, LEAST_OF_MODEL)):
+    for part, least in ((config, LEAST), (config.model, LEAST_OF_MODEL if isinstance(config.model, ModelOptions) else {})):
         for known in fields(part):
             value, low, high = getattr(part, known.name), least.get(known.name), MOST.get(known.name, LARGEST_INTEGER)
             if low is not None and value is not None and not low <= value <= high:
@@ -151,7 +200,7 @@ def checked(config: Config[Any]) -> Config[Any]:
     return replace(config, threads=config.threads or (torch.get_num_threads() if on_cpu(config.model) else 1))
 
 
-def on_cpu(options: ModelOptions) -> bool:
+def on_cpu(options: ModelOptions | TorchModel) -> bool:
     """Whether the model computes on the CPU, "cpu" or "cpu:0"."""
     return options.device.partition(":")[0] == "cpu"
 

@@ -86,6 +86,7 @@ def config(algorithm: Any, size: Size, where: torch.device, **model: Any) -> flo
 def on_kernels(configuration: flow.Config[Any], size: Size) -> dict[str, Any]:
     """flow.simulate on a kernel: with it, how that goes about a batch of the cohort."""
     model = configuration.model
+    assert isinstance(model, flow.ModelOptions)
     plan = flow_kernels.explain(
         batch_size=size.batch,
         seq_len=size.steps,

@@ -23,7 +23,7 @@ from flow.engine.run import begin
 from flow.engine.task import Task, prepare
 from flow.evaluation.score import score_clients
 from flow.evaluation.select import choose_clients
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.parallel.workers import Workers
 from flow.server.uploads import Received, collect
 from flow.training.batches import groups
@@ -88,7 +88,7 @@ def scored(task: Task, count: int) -> list[Client]:
 def local_work(task: Task, workers: Workers, state: Any, states: Any, clients: Sequence[Client], draw: Draw) -> list[Received]:
     """A round's work of these clients."""
 
-    def of_group(model: LanguageModel, group: list[Client]) -> Received:
+    def of_group(model: Model, group: list[Client]) -> Received:
         visit: Visit = task.visit(model, state, states, group, draw, "train")
         return Received(visit.rows, task.algorithm.local(task.config.algorithm, model, visit), 0)
 

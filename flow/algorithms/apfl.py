@@ -8,7 +8,7 @@ from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import RATES, FineTuning, personal
 from flow.checks import check_number
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors, copy, per_client, tagged, untagged
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.records import Work
@@ -34,26 +34,26 @@ def check(options: APFLOptions) -> None:
     check_number("alpha", options.alpha, 0, 1)
 
 
-def fresh(options: APFLOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: APFLOptions, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state: v and alpha; a new client's v is w_g."""
     some = next(iter(received.values()))
     return {**tagged("v", received), "alpha": some.new_full((clients,), options.alpha)}
 
 
-def local(options: APFLOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: APFLOptions, model: Model, visit: Visit) -> Upload:
     """Train w and v in turn; uploads w, keeps v and alpha."""
     parameters, work = both(options, model, visit, "global")
     own = {name: parameters[name] for name in visit.kept.tensors}
     return Upload(untagged("w", parameters), visit.data.sizes(), (work,), own)
 
 
-def personalize(options: APFLOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: APFLOptions, model: Model, visit: Visit) -> Personal:
     """The local work once more, by the rate and epochs of fine-tuning; prediction with alpha v + (1 - alpha) w."""
     parameters, work = both(personal(options), model, visit, "personal")
     return Personal(mixture(parameters), "global", phases=(work,))
 
 
-def both(options: APFLOptions, model: LanguageModel, visit: Visit, label: str) -> tuple[Tensors, Work]:
+def both(options: APFLOptions, model: Model, visit: Visit, label: str) -> tuple[Tensors, Work]:
     """On every batch w <- w - eta grad f(w), then v <- v - eta grad_v f(alpha v + (1 - alpha) w) with the new w.
 
     Where alpha is adapted it moves with v, by the gradient at the same point: alpha - eta <v - w, grad f>, within 0..1.

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import RATES, FineTuning, personal
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors, copy
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Update
@@ -30,12 +30,12 @@ def check(options: DittoOptions) -> None:
     finetuning.check_pull("lam", options.lam, {"personal_lr": personal(options).lr})
 
 
-def fresh(options: DittoOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: DittoOptions, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state: v, a new client's from w_g."""
     return received
 
 
-def local(options: DittoOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: DittoOptions, model: Model, visit: Visit) -> Upload:
     """On every batch one step on v, at its own rate and pulled to the w_g received, and one on w; uploads w, keeps v.
 
     Neither step reads what the other changes, so the two are run one after the other, over the same batches.
@@ -46,7 +46,7 @@ def local(options: DittoOptions, model: LanguageModel, visit: Visit) -> Upload:
     return upload._replace(phases=(work, *upload.phases), kept=own)
 
 
-def personalize(options: DittoOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: DittoOptions, model: Model, visit: Visit) -> Personal:
     """The steps on v alone, pulled to the w_g received now."""
     return finetune(model, visit.kept.tensors, visit, pulled(options, visit.received), personal(options))
 

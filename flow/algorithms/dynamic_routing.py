@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, Scope
+from flow.algorithms.interface import Algorithm, Scope, needs_routers
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
 from flow.checks import check_number
 from flow.draws import Draw
-from flow.model.language_model import LanguageModel, second_expert
+from flow.model.interface import Model
+from flow.model.language_model import second_expert
 from flow.model.parameters import Tensors, initial
 from flow.training.messages import Personal, Upload, Visit, broadcast
 from flow.training.sgd import Update
@@ -41,23 +42,23 @@ def traits(options: DynamicRoutingOptions) -> dict[str, bool | float]:
     return {"routed_head": options.routed_head, "temperature": options.temperature}
 
 
-def init(options: DynamicRoutingOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def init(options: DynamicRoutingOptions, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: all parameters; the second expert is drawn anew, for two equal ones would stay equal."""
     state = {name: tensor.clone() for name, tensor in initial(model, "global", "router").items()}
     return state | second_expert(model, Draw(seed, 0, "second expert").stream())
 
 
-def local(options: DynamicRoutingOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: DynamicRoutingOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD on everything; uploads the result, weighted by the number of training sequences."""
     return fit(model, visit.received, visit, Update(tuple(visit.received), "mixture"), options)
 
 
-def general(options: DynamicRoutingOptions, model: LanguageModel, state: Tensors) -> Personal | None:
+def general(options: DynamicRoutingOptions, model: Model, state: Tensors) -> Personal | None:
     """The routed network as it is."""
     return Personal(broadcast(state, 1).tensors, "mixture")
 
 
-def personalize(options: DynamicRoutingOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: DynamicRoutingOptions, model: Model, visit: Visit) -> Personal:
     """SGD on everything, the same for a client that never trained."""
     return finetune(model, visit.received, visit, Update(tuple(visit.received), "mixture"), personal(options))
 
@@ -66,6 +67,7 @@ ALGORITHM = Algorithm(
     name="dynamic_routing",
     about="The routed network itself federated: two global experts and a router, fine-tuned by every client.",
     options=DynamicRoutingOptions,
+    needs=needs_routers,
     local=local,
     personalize=personalize,
     resolve=finetuning.resolve,

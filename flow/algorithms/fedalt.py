@@ -12,7 +12,7 @@ from flow.algorithms.shared import finetuning, private_part
 from flow.algorithms.shared.finetuning import RATES
 from flow.algorithms.shared.private_part import ChosenPart
 from flow.checks import check_number
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import copy
 from flow.training.messages import Upload, Visit
 from flow.training.sgd import Update
@@ -51,7 +51,7 @@ def check(options: FedAltOptions) -> None:
         check_number("private_epochs", options.private_epochs, 1)
 
 
-def local(options: FedAltOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedAltOptions, model: Model, visit: Visit) -> Upload:
     """The private part with the shared one frozen, then the shared part with the private one frozen; uploads the shared part.
 
     It is weighted by the client's sequences. Before that, rounds of FedAvg.
@@ -71,6 +71,7 @@ ALGORITHM = Algorithm(
     name="fedalt",
     about="After rounds of FedAvg every client keeps a part of the model and trains it before the shared one.",
     options=FedAltOptions,
+    needs=private_part.needs_part,
     local=local,
     personalize=private_part.personalize,
     resolve=resolve,

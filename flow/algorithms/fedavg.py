@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from flow.algorithms.interface import Algorithm, Scope
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.training.messages import Upload, Visit
 from flow.training.sgd import Sgd, Update
 from flow.training.work import fit
@@ -16,7 +16,7 @@ class FedAvgOptions(Sgd):
     """FedAvg. Published: 1 epoch; lr 10^-0.5 for StackOverflow with server lr 1 (google-research/federated)."""
 
 
-def local(options: FedAvgOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedAvgOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD from w_g; uploads the result, weighted by the number of training sequences."""
     return fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, needs_head
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.algorithms.shared.heads import first_body, first_head
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors, body_of, copy, head_of
 from flow.training.messages import Personal, Upload, Visit, broadcast
 from flow.training.sgd import Update
@@ -26,22 +26,22 @@ class FedBABUOptions(FineTuning):
     """What a client fine-tunes before it predicts. (The paper's abstract: the head; its experiments fine-tune all, too.)"""
 
 
-def head_at_first(model: LanguageModel, clients: int) -> Tensors:
+def head_at_first(model: Model, clients: int) -> Tensors:
     """[K, ..]: the initial head, which nobody sends."""
     return broadcast(first_head(model), clients).tensors
 
 
-def init(options: FedBABUOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def init(options: FedBABUOptions, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: the body."""
     return first_body(model)
 
 
-def general(options: FedBABUOptions, model: LanguageModel, state: Tensors) -> Personal:
+def general(options: FedBABUOptions, model: Model, state: Tensors) -> Personal:
     """The body under the first head."""
     return Personal({**broadcast(state, 1).tensors, **head_at_first(model, 1)}, "global")
 
 
-def local(options: FedBABUOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedBABUOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD on the body; uploads it, weighted by the number of sequences."""
     body = copy(visit.received)
     parameters = {**body, **head_at_first(model, len(visit.data.ids))}
@@ -49,7 +49,7 @@ def local(options: FedBABUOptions, model: LanguageModel, visit: Visit) -> Upload
     return Upload(body, visit.data.sizes(), (work,))
 
 
-def personalize(options: FedBABUOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FedBABUOptions, model: Model, visit: Visit) -> Personal:
     """Fine-tune, the same for a client that never trained."""
     start = {**visit.received, **head_at_first(model, len(visit.data.ids))}
     names = {"all": tuple(start), "head": head_of(start), "body": body_of(start)}[options.tuned_part]
@@ -60,6 +60,7 @@ ALGORITHM = Algorithm(
     name="fedbabu",
     about="A global body under a head that stays random, which every client fine-tunes with it.",
     options=FedBABUOptions,
+    needs=needs_head,
     local=local,
     personalize=personalize,
     resolve=resolve,

@@ -18,7 +18,7 @@ from flow.algorithms.interface import Algorithm, Tunable
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Rows, Tensors, copy, initial, nbytes, per_client, tagged, untagged
 from flow.server.options import ServerOptions
 from flow.server.uploads import Uploads, weighted_mean
@@ -70,7 +70,7 @@ def check(options: FedFomoOptions) -> None:
         )
 
 
-def init(options: FedFomoOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def init(options: FedFomoOptions, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: where a new client starts, at first the initial model; P [N, N], row i how much client i gains by
     others."""
     if clients > MOST:
@@ -82,12 +82,12 @@ def init(options: FedFomoOptions, model: LanguageModel, seed: int, clients: int)
     return {**start, PREFERENCE: next(iter(start.values())).new_zeros(clients, clients)}
 
 
-def general(options: FedFomoOptions, model: LanguageModel, state: Tensors) -> Personal | None:
+def general(options: FedFomoOptions, model: Model, state: Tensors) -> Personal | None:
     """The mean of the models uploaded last, where a new client starts."""
     return Personal(broadcast(without_preference(state), 1).tensors, "global")
 
 
-def download(options: FedFomoOptions, model: LanguageModel, state: Tensors, to: Members) -> Download:
+def download(options: FedFomoOptions, model: Model, state: Tensors, to: Members) -> Download:
     """M models of others and the mean of those uploaded last; to a new client in a round the mean alone, and for prediction
     with it M at random.
 
@@ -143,13 +143,13 @@ def choose_models(
     return np.array(picks, dtype=np.int64)
 
 
-def fresh(options: FedFomoOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: FedFomoOptions, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state: its model as uploaded, and as it was before the training that led there; a new client's are the mean."""
     start = untagged("start", received)
     return {**tagged("model", start), **tagged("before", start)}
 
 
-def local(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedFomoOptions, model: Model, visit: Visit) -> Upload:
     """Mix the models received, train the result; uploads it and what the clients think of each model.
 
     A client's first round has nothing to mix: it trains where it starts.
@@ -164,7 +164,7 @@ def local(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> Upload
     return Upload(sent, visit.data.sizes(), (work, training), kept)
 
 
-def personalize(options: FedFomoOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FedFomoOptions, model: Model, visit: Visit) -> Personal:
     """Mix the models received and predict with the result, before any training on it, as published.
 
     A new client first trains where it starts, as in the first round of all others.
@@ -183,9 +183,7 @@ def parts(options: FedFomoOptions, visit: Visit) -> tuple[Data, Data]:
     return split(visit.data, draw, 1 - options.weighing_share, visit.split)
 
 
-def federate(
-    options: FedFomoOptions, model: LanguageModel, visit: Visit, own: Tensors, target: Data
-) -> tuple[Tensors, Tensor, Work]:
+def federate(options: FedFomoOptions, model: Model, visit: Visit, own: Tensors, target: Data) -> tuple[Tensors, Tensor, Work]:
     """Mix the client's own model and those received: (the result [K, ..], w float64 [K, 1 + M or 2 + M], work).
 
     With theta the client's model before its last training, L its loss on the target sequences and theta_0 its own model:

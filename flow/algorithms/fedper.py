@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, needs_head
 from flow.algorithms.shared import heads
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import copy
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Update
@@ -26,7 +26,7 @@ class FedPerOptions(FineTuning):
     the initial values, and no head ever leaves a client, as in the paper, which has no new clients."""
 
 
-def local(options: FedPerOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedPerOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD on body and head together; uploads what it received, weighted by its sequences, and keeps the head."""
     parameters = copy({**visit.received, **visit.kept.tensors})
     work = train(model, parameters, visit.data, [Update(tuple(parameters), "global")], options, visit.draw, "global")
@@ -34,7 +34,7 @@ def local(options: FedPerOptions, model: LanguageModel, visit: Visit) -> Upload:
     return Upload(sent, visit.data.sizes(), (work,), kept)
 
 
-def personalize(options: FedPerOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FedPerOptions, model: Model, visit: Visit) -> Personal:
     """Fit the head to the body received."""
     update = Update(tuple(visit.kept.tensors), "global")
     return finetune(model, {**visit.received, **visit.kept.tensors}, visit, update, personal(options))
@@ -44,6 +44,7 @@ ALGORITHM = Algorithm(
     name="fedper",
     about="A global body, and a head of every client's own that is trained along with it.",
     options=FedPerOptions,
+    needs=needs_head,
     local=local,
     personalize=personalize,
     resolve=resolve,

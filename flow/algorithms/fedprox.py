@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import RATES, FineTuning, personal
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Update
@@ -29,12 +29,12 @@ def check(options: FedProxOptions) -> None:
     finetuning.check_pull("mu", options.mu, {"lr": options.lr, "personal_lr": personal(options).lr})
 
 
-def local(options: FedProxOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedProxOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of w <- w - eta (grad f(w) + mu (w - w_g)), from w_g; weighted by the number of training sequences."""
     return fit(model, visit.received, visit, proximal(options, visit.received), options)
 
 
-def personalize(options: FedProxOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FedProxOptions, model: Model, visit: Visit) -> Personal:
     """The same kind of steps from the same w_g, for every client: FedProx as a stateless personalization."""
     return finetune(model, visit.received, visit, proximal(options, visit.received), personal(options))
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, needs_embedding
 from flow.checks import check_number
 from flow.draws import Draw
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors, copy, initial
 from flow.training.batches import Data, split
 from flow.training.messages import Personal, Upload, Visit, broadcast
@@ -43,13 +43,13 @@ def check(options: FedReconOptions) -> None:
     check_number("recon_lr", options.recon_lr, 0)
 
 
-def init(options: FedReconOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def init(options: FedReconOptions, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: w_g without the embeddings of unknown words."""
     state = {name: tensor.clone() for name, tensor in initial(model, "global").items()}
     return {**state, TABLE: state[TABLE][known(model)]}
 
 
-def local(options: FedReconOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedReconOptions, model: Model, visit: Visit) -> Upload:
     """Reconstruct on the support half, then train w_g on the query half with the local part frozen.
 
     Uploads w_g, weighted by the number of query sequences.
@@ -62,37 +62,37 @@ def local(options: FedReconOptions, model: LanguageModel, visit: Visit) -> Uploa
     return Upload({name: parameters[name] for name in visit.received}, query.sizes(), (*recon, work))
 
 
-def general(options: FedReconOptions, model: LanguageModel, state: Tensors) -> Personal | None:
+def general(options: FedReconOptions, model: Model, state: Tensors) -> Personal | None:
     """w_g with the initial local part."""
     return Personal(joined(model)(start(model, broadcast(state, 1).tensors)), "global")
 
 
-def personalize(options: FedReconOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FedReconOptions, model: Model, visit: Visit) -> Personal:
     """Reconstruct on all training sequences; the query set is what the client is tested on. The same for every client."""
     parameters = start(model, visit.received)
     recon = reconstruct(options, model, parameters, visit.data, visit.draw)
     return Personal(joined(model)(parameters), "global", phases=recon)
 
 
-def start(model: LanguageModel, received: Tensors) -> Tensors:
+def start(model: Model, received: Tensors) -> Tensors:
     """K clients' parameters: what was received, and the local part at its initial values, the same for all."""
     own = initial(model, "global")[TABLE][list(model.oov)]
     clients = len(received[TABLE])
     return copy({**received, LOCAL: own.expand(clients, *own.shape)})
 
 
-def reconstruct(options: FedReconOptions, model: LanguageModel, parameters: Tensors, data: Data, draw: Draw) -> tuple[Work]:
+def reconstruct(options: FedReconOptions, model: Model, parameters: Tensors, data: Data, draw: Draw) -> tuple[Work]:
     """Train the local part alone, in place."""
     sgd = replace(options, lr=options.recon_lr, epochs=options.recon_epochs)
     return (train(model, parameters, data, [Update((LOCAL,), "global", compose=joined(model))], sgd, draw, "recon"),)
 
 
-def known(model: LanguageModel) -> list[int]:
+def known(model: Model) -> list[int]:
     """The tokens that are no bucket of unknown words."""
     return [token for token in range(model.vocabulary_size) if token not in model.oov]
 
 
-def joined(model: LanguageModel) -> Callable[[Tensors], Tensors]:
+def joined(model: Model) -> Callable[[Tensors], Tensors]:
     """Puts the global and the local rows of the embedding into one table."""
     order = torch.tensor([*known(model), *model.oov]).argsort()
 
@@ -108,6 +108,7 @@ ALGORITHM = Algorithm(
     name="fedrecon",
     about="Embeddings of unknown words stay local and are reconstructed from a client's text; the rest is global.",
     options=FedReconOptions,
+    needs=needs_embedding,
     local=local,
     personalize=personalize,
     check=check,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, needs_head
 from flow.algorithms.shared import heads
 from flow.algorithms.shared.finetuning import check_rate
 from flow.checks import check_number
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import body_of, copy, head_of
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Sgd, Update, check_sgd
@@ -47,7 +47,7 @@ def resolve(options: FedRepOptions, rounds: int) -> FedRepOptions:
     return replace(options, personal_lr=options.lr) if options.personal_lr is None else options
 
 
-def local(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedRepOptions, model: Model, visit: Visit) -> Upload:
     """The head with the body frozen, then the body with the head frozen; uploads what it received, keeps the head."""
     parameters = copy({**visit.received, **visit.kept.tensors})
     first_sgd = replace(options, epochs=options.head_epochs)
@@ -58,7 +58,7 @@ def local(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Upload:
     return Upload(sent, visit.data.sizes(), (first, then), kept)
 
 
-def personalize(options: FedRepOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FedRepOptions, model: Model, visit: Visit) -> Personal:
     """Fit the head to the body received."""
     rate = options.lr if options.personal_lr is None else options.personal_lr
     sgd, update = replace(options, lr=rate, epochs=options.personal_epochs), Update(tuple(visit.kept.tensors), "global")
@@ -69,6 +69,7 @@ ALGORITHM = Algorithm(
     name="fedrep",
     about="A global body, every client a head of its own.",
     options=FedRepOptions,
+    needs=needs_head,
     local=local,
     personalize=personalize,
     resolve=resolve,

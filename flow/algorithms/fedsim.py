@@ -11,7 +11,7 @@ from flow.algorithms.interface import Algorithm
 from flow.algorithms.shared import private_part
 from flow.algorithms.shared.finetuning import TUNED
 from flow.algorithms.shared.private_part import ChosenPart
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.training.messages import Upload, Visit
 
 
@@ -21,7 +21,7 @@ class FedSimOptions(ChosenPart):
     epochs of fine-tuning at 0.1 (facebookresearch/FL_partial_personalization)."""
 
 
-def local(options: FedSimOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FedSimOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD on the shared and the private part at once; uploads the first, keeps the second.
 
     Before that, rounds of FedAvg.
@@ -35,6 +35,7 @@ ALGORITHM = Algorithm(
     name="fedsim",
     about="After rounds of FedAvg every client keeps a part of the model and trains it along with the shared one.",
     options=FedSimOptions,
+    needs=private_part.needs_part,
     local=local,
     personalize=private_part.personalize,
     resolve=private_part.resolve,

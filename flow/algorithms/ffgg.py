@@ -11,12 +11,12 @@ from typing import Literal
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, needs_head
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.flops import per_token
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors, body_of, copy, head_of, initial, nbytes, per_client, stack
 from flow.server import aggregators, optimizers
 from flow.server.options import ServerOptions
@@ -88,14 +88,14 @@ def check_server(options: FFGGOptions, server_options: ServerOptions) -> None:
         )
 
 
-def init(options: FFGGOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def init(options: FFGGOptions, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: theta; asynchronous also its last versions, the newest first, as "past/<name>" [delay, ..]."""
     start, hidden = initial(model, "global"), private(options, model)
     theta = {name: tensor.clone() for name, tensor in start.items() if name not in hidden}
     return theta if not options.asynchronous else {**theta, **remember([theta] * options.delay)}
 
 
-def download(options: FFGGOptions, model: LanguageModel, state: Tensors, to: Members) -> Download:
+def download(options: FFGGOptions, model: Model, state: Tensors, to: Members) -> Download:
     """theta; asynchronous, to clients that train, one of its last versions."""
     theta = current(state)
     if not options.asynchronous or to.phase != "train":
@@ -104,12 +104,12 @@ def download(options: FFGGOptions, model: LanguageModel, state: Tensors, to: Mem
     return Download({name: state[PAST + name][ages.to(state[name].device)] for name in theta}, [nbytes(theta)] * len(to.ids))
 
 
-def fresh(options: FFGGOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: FFGGOptions, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state: w, a new client's the initial values, the same for all; none where it starts from these every time."""
     return stack(private(options, model), clients) if options.start == "kept" else {}
 
 
-def local(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FFGGOptions, model: Model, visit: Visit) -> Upload:
     """Fine-tune w with theta frozen; upload grad_theta f(theta, w) over all training sequences, and keep w.
 
     With more pairs, each goes on from the last w and from theta after the last gradient's step. All clients count alike.
@@ -131,7 +131,7 @@ def local(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Upload:
     return Upload(total, [1] * len(visit.data.ids), tuple(phases), kept or None)
 
 
-def gradient(model: LanguageModel, parameters: Tensors, names: tuple[str, ...], data: Data, sgd: Sgd) -> tuple[Tensors, Work]:
+def gradient(model: Model, parameters: Tensors, names: tuple[str, ...], data: Data, sgd: Sgd) -> tuple[Tensors, Work]:
     """Gradient [K, ..] of K clients' mean loss over all their tokens, clipped as a whole; nothing moves."""
     where = Update(names, "global")
     sums = {name: torch.zeros_like(parameters[name]) for name in names}
@@ -176,7 +176,7 @@ def descend(
     return optimizers.step(theta, moments, target, server_options)
 
 
-def personalize(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FFGGOptions, model: Model, visit: Visit) -> Personal:
     """Fit w to the theta received."""
     hidden = own_part(options, model, visit)
     epochs = options.epochs if options.personal_epochs is None else options.personal_epochs
@@ -184,12 +184,12 @@ def personalize(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Per
     return finetune(model, {**visit.received, **hidden}, visit, Update(tuple(hidden), "global"), sgd)
 
 
-def own_part(options: FFGGOptions, model: LanguageModel, visit: Visit) -> Tensors:
+def own_part(options: FFGGOptions, model: Model, visit: Visit) -> Tensors:
     """[K, ..]: what the private parts start from."""
     return visit.kept.tensors or stack(private(options, model), len(visit.data.ids))
 
 
-def private(options: FFGGOptions, model: LanguageModel) -> Tensors:
+def private(options: FFGGOptions, model: Model) -> Tensors:
     """The private part's initial values, the same for all clients."""
     start = initial(model, "global")
     return {name: start[name] for name in (head_of if options.private == "head" else body_of)(start)}
@@ -209,6 +209,7 @@ ALGORITHM = Algorithm(
     name="ffgg",
     about="A private head, fitted first, and one gradient of all the rest, taken under it.",
     options=FFGGOptions,
+    needs=needs_head,
     local=local,
     personalize=personalize,
     resolve=resolve,

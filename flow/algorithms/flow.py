@@ -6,7 +6,7 @@ here; flow/algorithms/shared/decoupled.py has the default.
 
 from __future__ import annotations
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, needs_routers
 from flow.algorithms.shared.decoupled import first_state, parts, prediction, work_of_round
 from flow.algorithms.shared.flow_options import (
     FlowOptions,
@@ -20,7 +20,8 @@ from flow.algorithms.shared.flow_options import (
 )
 from flow.algorithms.shared.two_experts import make_local, start
 from flow.draws import Draw
-from flow.model.language_model import LanguageModel, second_expert
+from flow.model.interface import Model
+from flow.model.language_model import second_expert
 from flow.model.parameters import Tensors, initial, names_of
 from flow.training.batches import Data, split
 from flow.training.messages import Personal, Upload, Visit, broadcast
@@ -31,7 +32,7 @@ from flow.training.work import train
 __all__ = ["ALGORITHM", "FlowOptions", "resolve"]
 
 
-def init(options: FlowOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def init(options: FlowOptions, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: w_g and psi; in the workshop variant and in PC-Flow w_g alone; in PI-Flow a second expert too."""
     if options.variant == "decoupled":
         return first_state(options, model, seed)
@@ -42,7 +43,7 @@ def init(options: FlowOptions, model: LanguageModel, seed: int, clients: int) ->
     return state
 
 
-def general(options: FlowOptions, model: LanguageModel, state: Tensors) -> Personal | None:
+def general(options: FlowOptions, model: Model, state: Tensors) -> Personal | None:
     """w_g by the global route; in PI-Flow, where no expert stands for itself, both with the router."""
     shared = broadcast(state, 1).tensors
     if options.variant == "decoupled":
@@ -50,7 +51,7 @@ def general(options: FlowOptions, model: LanguageModel, state: Tensors) -> Perso
     return Personal(shared, "mixture", "hard") if options.ablation == "instance" else Personal(shared, "global")
 
 
-def local(options: FlowOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: FlowOptions, model: Model, visit: Visit) -> Upload:
     """Train w_g, make w_l, and train psi; uploads what was received, weighted by the sequences w_g was trained on."""
     if options.variant == "decoupled":
         return work_of_round(options, model, visit)
@@ -68,7 +69,7 @@ def local(options: FlowOptions, model: LanguageModel, visit: Visit) -> Upload:
     return Upload({name: parameters[name] for name in visit.received}, query.sizes(), (*phases, work))
 
 
-def personalize(options: FlowOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FlowOptions, model: Model, visit: Visit) -> Personal:
     """Make w_l, then train psi alone. Nothing is remembered: an unseen client does the same as one that trained."""
     if options.variant == "decoupled":
         return prediction(options, model, visit)
@@ -85,7 +86,7 @@ def personalize(options: FlowOptions, model: LanguageModel, visit: Visit) -> Per
     return Personal(parameters, "mixture", "hard" if split_in_two else "soft", (*phases, work), alone="local")
 
 
-def prepare(options: FlowOptions, model: LanguageModel, visit: Visit) -> tuple[Tensors, Data, tuple[Work, ...]]:
+def prepare(options: FlowOptions, model: Model, visit: Visit) -> tuple[Tensors, Data, tuple[Work, ...]]:
     """K clients' parameters with w_l made, the data for the next phase, and the work so far; ablations make no w_l here."""
     parameters = start(model, visit.received)
     if options.ablation != "none":
@@ -101,6 +102,7 @@ ALGORITHM = Algorithm(
     name="flow",
     about="A global expert and a local one made from it on the spot, mixed anew at every token.",
     options=FlowOptions,
+    needs=needs_routers,
     local=local,
     personalize=personalize,
     resolve=resolve,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, needs_gru
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
 from flow.checks import check_number
 from flow.draws import Draw
+from flow.model.interface import Model
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, copy, initial, tagged, untagged
 from flow.server import aggregators, optimizers
@@ -53,7 +54,7 @@ def check(options: HypClusterOptions) -> None:
         check_number("personal_epochs", options.personal_epochs, 0)
 
 
-def init(options: HypClusterOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def init(options: HypClusterOptions, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: the models w_0, w_1, ... as "0/name", "1/name", ...; all equal, or each drawn on its own."""
     state: Tensors = {}
     for cluster in range(options.clusters):
@@ -64,9 +65,10 @@ def init(options: HypClusterOptions, model: LanguageModel, seed: int, clients: i
     return state
 
 
-def drawn(model: LanguageModel, seed: int, cluster: int) -> Tensors:
+def drawn(model: Model, seed: int, cluster: int) -> Tensors:
     """Other initial values, distributed as those of the model."""
     generator = Draw(seed, 0, "cluster").stream(str(cluster))
+    assert isinstance(model, LanguageModel)  # which `needs` says
     bound = model.gru.hidden_size**-0.5
     tensors = {}
     for name, tensor in initial(model, "global").items():
@@ -76,7 +78,7 @@ def drawn(model: LanguageModel, seed: int, cluster: int) -> Tensors:
     return tensors
 
 
-def local(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: HypClusterOptions, model: Model, visit: Visit) -> Upload:
     """Choose a model before any step, then E epochs of SGD on it; uploads it with the number of its cluster."""
     choice, phases = chosen(options, model, visit)
     parameters = chosen_model(options, visit.received, choice)
@@ -84,7 +86,7 @@ def local(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> Upl
     return Upload({**parameters, CHOICE: choice}, visit.data.sizes(), (*phases, work))
 
 
-def personalize(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: HypClusterOptions, model: Model, visit: Visit) -> Personal:
     """The model with the lowest loss on the client's training sequences, fine-tuned; before: as it was received."""
     losses, phases = measured(options, model, visit)
     start = chosen_model(options, visit.received, losses.argmin(0))
@@ -96,7 +98,7 @@ def personalize(options: HypClusterOptions, model: LanguageModel, visit: Visit) 
     return own._replace(phases=(*phases, *own.phases), before=before)
 
 
-def chosen(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> tuple[Tensor, tuple[Work, ...]]:
+def chosen(options: HypClusterOptions, model: Model, visit: Visit) -> tuple[Tensor, tuple[Work, ...]]:
     """int64 [K]: every client's cluster, and the work of finding it."""
     if visit.draw.round <= options.random_rounds:
         picks = [int(visit.draw.stream("cluster", id).integers(options.clusters)) for id in visit.data.ids]
@@ -105,7 +107,7 @@ def chosen(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> tu
     return losses.argmin(0), phases
 
 
-def measured(options: HypClusterOptions, model: LanguageModel, visit: Visit) -> tuple[Tensor, tuple[Work, ...]]:
+def measured(options: HypClusterOptions, model: Model, visit: Visit) -> tuple[Tensor, tuple[Work, ...]]:
     """[clusters, K]: mean loss of every model on the clients' training sequences."""
     works = tuple(
         measure(model, untagged(str(cluster), visit.received), visit.data, "global", options.batch_size)
@@ -146,6 +148,7 @@ ALGORITHM = Algorithm(
     name="hypcluster",
     about="A few global models; every client takes the one with the lowest loss and fine-tunes it.",
     options=HypClusterOptions,
+    needs=needs_gru,
     local=local,
     personalize=personalize,
     resolve=finetuning.resolve,

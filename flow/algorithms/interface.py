@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 from flow.draws import Draw
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model, Part
 from flow.model.parameters import Tensors, initial
 from flow.server import optimizers
 from flow.server.options import ServerOptions
@@ -69,22 +69,52 @@ def one_model(options: Any) -> dict[str, int]:
     return {}
 
 
+def nothing_more(options: Any) -> tuple[Part, ...]:
+    """Parameters and their gradients will do."""
+    return ()
+
+
+def needs_head(options: Any) -> tuple[Part, ...]:
+    """An output layer that is treated otherwise than the rest."""
+    return ("head",)
+
+
+def needs_features(options: Any) -> tuple[Part, ...]:
+    """What the output layer reads."""
+    return ("features",)
+
+
+def needs_routers(options: Any) -> tuple[Part, ...]:
+    """Two experts and routers."""
+    return ("routers",)
+
+
+def needs_embedding(options: Any) -> tuple[Part, ...]:
+    """The embedding by its name."""
+    return ("embedding",)
+
+
+def needs_gru(options: Any) -> tuple[Part, ...]:
+    """The GRU by its name."""
+    return ("gru",)
+
+
 def single_expert(options: Any) -> dict[str, bool | float]:
     """A plain GRU and head: only the global expert is ever used."""
     return {"routed_head": False, "temperature": 1.0}
 
 
-def global_model(options: Any, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def global_model(options: Any, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: w_g, the initial values of the global expert."""
     return {name: tensor.clone() for name, tensor in initial(model, "global").items()}
 
 
-def to_all(options: Any, model: LanguageModel, state: Tensors, to: Members) -> Download:
+def to_all(options: Any, model: Model, state: Tensors, to: Members) -> Download:
     """Everybody receives the server state."""
     return broadcast(state, len(to.ids))
 
 
-def nothing_is_sent(options: Any, model: LanguageModel, state: Tensors, to: Members) -> Download:
+def nothing_is_sent(options: Any, model: Model, state: Tensors, to: Members) -> Download:
     """Nobody receives anything."""
     return Download({}, [0] * len(to.ids))
 
@@ -96,7 +126,7 @@ def nothing_changes(
     return state, moments
 
 
-def as_received(options: Any, model: LanguageModel, state: Tensors) -> Personal | None:
+def as_received(options: Any, model: Model, state: Tensors) -> Personal | None:
     """The server state by the global route."""
     return Personal(broadcast(state, 1).tensors, "global")
 
@@ -120,10 +150,10 @@ class Algorithm(Generic[Options]):
     options: type[Options]
     """Frozen dataclass of options, all with defaults, among them batch_size."""
 
-    local: Callable[[Options, LanguageModel, Visit], Upload]
+    local: Callable[[Options, Model, Visit], Upload]
     """(options, model, visit): a round's work of K clients -> what they upload and keep."""
 
-    personalize: Callable[[Options, LanguageModel, Visit], Personal] | None
+    personalize: Callable[[Options, Model, Visit], Personal] | None
     """(options, model, visit) -> what K clients predict with, whether they ever trained or not; nothing is kept. None: they
     predict with the general model."""
 
@@ -139,20 +169,23 @@ class Algorithm(Generic[Options]):
     """What `flow compare --tune` chooses, in this order: the learning rates, then the one or two parameters that decide most.
     The rate of an adaptive server optimiser comes between them."""
     traits: Callable[[Options], dict[str, Any]] = single_expert
-    """options -> keyword arguments of LanguageModel that the algorithm decides"""
+    """options -> keyword arguments of :class:`flow.model.language_model.LanguageModel` that the algorithm decides"""
+    needs: Callable[[Options], tuple[Part, ...]] = nothing_more
+    """options -> what the algorithm needs of a model beside its parameters, see :data:`flow.model.interface.PARTS`; a module of
+    the user's own may lack it"""
     models: Callable[[Options], dict[str, int]] = one_model
     """options -> how many models the server keeps, or a client receives, by the name of the option that says so; for the
     estimate of memory"""
     scope: Callable[[Options], Scope] = client_scope
     """options -> what the algorithm personalizes"""
 
-    init: Callable[[Options, LanguageModel, int, int], Tensors] = global_model
+    init: Callable[[Options, Model, int, int], Tensors] = global_model
     """(options, model with its initial parameters, seed, how many clients may train) -> server state"""
-    download: Callable[[Options, LanguageModel, Tensors, Members], Download] = to_all
+    download: Callable[[Options, Model, Tensors, Members], Download] = to_all
     """(options, model, server state, K clients) -> what each of them receives; its size is the communication that is counted"""
-    general: Callable[[Options, LanguageModel, Tensors], Personal | None] = as_received
+    general: Callable[[Options, Model, Tensors], Personal | None] = as_received
     """(options, model, server state) -> the one model for everybody, with a leading 1; None where there is none"""
-    fresh: Callable[[Options, LanguageModel, Tensors, int], Tensors] | None = None
+    fresh: Callable[[Options, Model, Tensors, int], Tensors] | None = None
     """(options, model, received, K) -> the state [K, ..] from which clients start that have none; not changed in place.
     None: clients keep nothing."""
     keeps: Callable[[Options], bool] = always

@@ -14,11 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, needs_features
 from flow.checks import check_number
 from flow.errors import UserError
 from flow.model.flops import per_token
-from flow.model.language_model import LanguageModel, Prediction
+from flow.model.interface import Model, Prediction
 from flow.training.batches import Batch, batches
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.records import Tally, Work
@@ -67,19 +67,19 @@ def check(options: KNNPerOptions) -> None:
         raise UserError(f"scale must be above 0, got {options.scale!r}; leave it out for the default")
 
 
-def local(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: KNNPerOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD from w_g, as FedAvg; weighted by the number of training sequences."""
     return fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
 
 
-def personalize(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: KNNPerOptions, model: Model, visit: Visit) -> Personal:
     """Fill the stores by the received model; every client predicts with (1 - lam) p_model + lam p_knn."""
     filled, work = stores(options, model, visit)
     return Personal(visit.received, "global", phases=(work,), probabilities=partial(mixture, options, filled))
 
 
 @torch.no_grad()
-def stores(options: KNNPerOptions, model: LanguageModel, visit: Visit) -> tuple[list[Store], Work]:
+def stores(options: KNNPerOptions, model: Model, visit: Visit) -> tuple[list[Store], Work]:
     """Every client's store, over its training tokens."""
     parts: list[list[Store]] = [[] for _ in visit.data.ids]
     tally = Tally(visit.data)
@@ -134,6 +134,7 @@ ALGORITHM = Algorithm(
     name="knnper",
     about="FedAvg, mixed at every client with the vote of its nearest training examples.",
     options=KNNPerOptions,
+    needs=needs_features,
     local=local,
     personalize=personalize,
     check=check,

@@ -8,11 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, needs_head
 from flow.algorithms.shared import private_part
 from flow.algorithms.shared.finetuning import TUNED
 from flow.algorithms.shared.private_part import Pretrained, Private
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.training.messages import Upload, Visit
 
 
@@ -23,7 +23,7 @@ class LGFedAvgOptions(Pretrained):
     private: ClassVar[Private] = "body"
 
 
-def local(options: LGFedAvgOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: LGFedAvgOptions, model: Model, visit: Visit) -> Upload:
     """All of the model, from the global head and the client's body; uploads the head, keeps the body.
 
     Heads count alike in the mean, whatever the clients' sizes. Before that, rounds of FedAvg.
@@ -37,6 +37,7 @@ ALGORITHM = Algorithm(
     name="lgfedavg",
     about="After rounds of FedAvg a global head, every client embedding and GRU of its own.",
     options=LGFedAvgOptions,
+    needs=needs_head,
     local=local,
     personalize=private_part.personalize,
     resolve=private_part.resolve,

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from flow.algorithms.interface import Algorithm, Tunable, nothing_changes, nothing_is_sent
 from flow.checks import check_number
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors, copy, initial, stack
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Sgd, Update, check_sgd
@@ -27,19 +27,19 @@ def check(options: LocalOptions) -> None:
     check_number("personal_epochs", options.personal_epochs, 1)
 
 
-def fresh(options: LocalOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: LocalOptions, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state: v, from the initial parameters, the same for all."""
     return stack(initial(model, "global"), clients)
 
 
-def local(options: LocalOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: LocalOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD on v, which stays with the client."""
     parameters = copy(visit.kept.tensors)
     work = train(model, parameters, visit.data, [Update(tuple(parameters), "global")], options, visit.draw, "local")
     return Upload({}, visit.data.sizes(), (work,), parameters)
 
 
-def personalize(options: LocalOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: LocalOptions, model: Model, visit: Visit) -> Personal:
     """Further epochs from v; a new client's v is the initial model."""
     longer = replace(options, epochs=options.personal_epochs)
     return finetune(model, visit.kept.tensors, visit, Update(tuple(visit.kept.tensors), "global"), longer)

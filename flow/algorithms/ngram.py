@@ -12,7 +12,7 @@ from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared import gate
 from flow.algorithms.shared.gate import Expert, Experts, remembered
 from flow.checks import check_number
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import fit
@@ -36,16 +36,16 @@ def check(options: NGramOptions) -> None:
     check_number("memory_tokens", options.memory_tokens, 1)
 
 
-def local(options: NGramOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: NGramOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD from w_g, as FedAvg; weighted by the number of training sequences."""
     return fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
 
 
-def personalize(options: NGramOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: NGramOptions, model: Model, visit: Visit) -> Personal:
     """Count the n-grams of all training texts; a client predicts with (1 - lam) p_model + lam p_ngram."""
     memories = remembered(visit.data, model.vocabulary_size, options.memory_tokens)
     experts = Experts(model, (Expert(visit.received, "global"),), memories, True, tuple(visit.data.sizes()))
-    shares = gate.constant((1 - options.lam, options.lam), len(memories), visit.received["head.weight"])
+    shares = gate.constant((1 - options.lam, options.lam), len(memories), next(iter(visit.received.values())))
     return Personal(visit.received, "global", answering=partial(gate.answering, shares, experts))
 
 

@@ -19,7 +19,7 @@ from flow.algorithms.shared.finetuning import RATES, TUNED, FineTuning, personal
 from flow.algorithms.shared.private_part import layer_of, part_of
 from flow.checks import check_number
 from flow.draws import Draw
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model, Part
 from flow.model.parameters import Tensors, copy, per_client, tagged, untagged
 from flow.training.messages import Download, Members, Personal, Upload, Visit
 from flow.training.records import Work
@@ -62,12 +62,12 @@ def check(options: PartialFedOptions) -> None:
     check_number("temperature_decay", options.temperature_decay, 0, 1, remedy="1 keeps the temperature as it is")
 
 
-def download(options: PartialFedOptions, model: LanguageModel, state: Tensors, to: Members) -> Download:
+def download(options: PartialFedOptions, model: Model, state: Tensors, to: Members) -> Download:
     """w_g; where the layers that are kept are given, those that have them are sent the others alone."""
     return private_part.sent(state, () if options.strategy == "adaptive" else part_of(options.strategy, state), to)
 
 
-def fresh(options: PartialFedOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: PartialFedOptions, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state: its own model, a new client's is w_g, and for every layer two scores, (load, keep), at first equal.
 
     Where the layers that are kept are given: these layers alone.
@@ -79,7 +79,7 @@ def fresh(options: PartialFedOptions, model: LanguageModel, received: Tensors, c
     return {**tagged(OWN, received), **tagged(CHOICE, scores)}
 
 
-def local(options: PartialFedOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: PartialFedOptions, model: Model, visit: Visit) -> Upload:
     """Learn the choice, load the layers chosen, then E epochs of SGD on all of the model; uploads all of it, and keeps it."""
     start, scores, phases = initialized(options, model, visit)
     upload = fit(model, start, visit, Update(tuple(start), "global"), options)
@@ -88,14 +88,14 @@ def local(options: PartialFedOptions, model: LanguageModel, visit: Visit) -> Upl
     return upload._replace(phases=(*phases, *upload.phases), kept={**kept, **scores})
 
 
-def personalize(options: PartialFedOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: PartialFedOptions, model: Model, visit: Visit) -> Personal:
     """The same with the rate and the epochs of fine-tuning; a new client fine-tunes w_g."""
     start, _, phases = initialized(options, model, visit)
     own = finetune(model, start, visit, Update(tuple(start), "global"), personal(options))
     return own._replace(phases=(*phases, *own.phases))
 
 
-def initialized(options: PartialFedOptions, model: LanguageModel, visit: Visit) -> tuple[Tensors, Tensors, tuple[Work, ...]]:
+def initialized(options: PartialFedOptions, model: Model, visit: Visit) -> tuple[Tensors, Tensors, tuple[Work, ...]]:
     """What K clients' training starts from, the scores by which they chose it, and the work of choosing."""
     own = untagged(OWN, visit.kept.tensors)
     if options.strategy != "adaptive":
@@ -109,7 +109,7 @@ def initialized(options: PartialFedOptions, model: LanguageModel, visit: Visit) 
     return start, scores, (work,)
 
 
-def learned(options: PartialFedOptions, model: LanguageModel, visit: Visit) -> tuple[Tensors, Work]:
+def learned(options: PartialFedOptions, model: Model, visit: Visit) -> tuple[Tensors, Work]:
     """Train the scores of clients that have a model of their own, with both models frozen.
 
     On every batch a sample of the choice decides which layers compute; its gradient is that of the Gumbel-softmax
@@ -168,10 +168,18 @@ def tuned(options: PartialFedOptions) -> tuple[Tunable, ...]:
     return (*RATES, Tunable("strategy_lr"), Tunable("personal_epochs", "count")) if options.strategy == "adaptive" else TUNED
 
 
+def needs(options: PartialFedOptions) -> tuple[Part, ...]:
+    """The layer that stays private, by its name; where layers are chosen, whatever there are."""
+    if options.strategy == "adaptive":
+        return ()
+    return ("head" if options.strategy == "body" else options.strategy,)
+
+
 ALGORITHM = Algorithm(
     name="partialfed",
     about="Every client learns which layers it loads from the global model and which it keeps of its own.",
     options=PartialFedOptions,
+    needs=needs,
     local=local,
     personalize=personalize,
     resolve=finetuning.resolve,

@@ -19,7 +19,7 @@ from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, per
 from flow.algorithms.shared.finetuning import check as check_finetuning
 from flow.errors import UserError
 from flow.model.flops import per_token
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import copy
 from flow.training.batches import Batch, batches
 from flow.training.descent import Descent, descend, gradients
@@ -61,7 +61,7 @@ def only(batch: Batch, part: Tensor) -> Batch:
     return Batch(*(torch.take_along_dim(t, order.view(*order.shape, *(1,) * (t.dim() - 2)), dim=1) for t in masked))
 
 
-def local(options: PerFedAvgOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: PerFedAvgOptions, model: Model, visit: Visit) -> Upload:
     """E epochs of such steps from w_g; uploads the result, weighted by the number of training sequences."""
     parameters, data = copy(visit.received), visit.data
     update, inner = Update(tuple(parameters), "global"), Sgd(options.inner_lr, clip=options.clip)
@@ -80,7 +80,7 @@ def local(options: PerFedAvgOptions, model: LanguageModel, visit: Visit) -> Uplo
     return Upload(parameters, data.sizes(), (work._replace(flops=flops),))
 
 
-def personalize(options: PerFedAvgOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: PerFedAvgOptions, model: Model, visit: Visit) -> Personal:
     """SGD on all of w_g, the same for a client that never trained."""
     return finetune(model, visit.received, visit, Update(tuple(visit.received), "global"), personal(options))
 

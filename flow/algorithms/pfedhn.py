@@ -20,7 +20,7 @@ from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
 from flow.model.flops import per_token
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model, Part
 from flow.model.parameters import Tensors, copy, head_of, initial, nbytes, per_client, tagged, untagged
 from flow.server.options import ServerOptions
 from flow.server.uploads import Uploads, weighted_mean
@@ -152,7 +152,7 @@ def final_fit(options: HyperOptions) -> Sgd:
     return Sgd(rate, max(options.personal_epochs, 1), options.batch_size, options.clip)
 
 
-def targets(options: HyperOptions, model: LanguageModel) -> tuple[Tensors, Tensors]:
+def targets(options: HyperOptions, model: Model) -> tuple[Tensors, Tensors]:
     """Initial values of (what the hypernetwork writes, what is shared and averaged)."""
     start = initial(model, "global")
     own = head_of(start) if own_head(options) else ()
@@ -161,7 +161,7 @@ def targets(options: HyperOptions, model: LanguageModel) -> tuple[Tensors, Tenso
     return {name: start[name] for name in written}, {name: start[name] for name in rest}
 
 
-def init(options: HyperOptions, model: LanguageModel, seed: int, clients: int) -> Tensors:
+def init(options: HyperOptions, model: Model, seed: int, clients: int) -> Tensors:
     """Server state: phi, the clients' vectors [N, D], how often each took part [N], and the shared tensors."""
     written, shared = targets(options, model)
     size = options.vector_size or min(1 + clients // 4, options.hyper_width)
@@ -192,7 +192,7 @@ def average_vector(state: Tensors) -> Tensor:
     return state[VECTORS][seen if seen.any() else slice(None)].mean(0, keepdim=True)
 
 
-def general(options: HyperOptions, model: LanguageModel, state: Tensors) -> Personal | None:
+def general(options: HyperOptions, model: Model, state: Tensors) -> Personal | None:
     """What the hypernetwork makes of the mean vector; none where heads are the clients' own."""
     if own_head(options):
         return None
@@ -200,7 +200,7 @@ def general(options: HyperOptions, model: LanguageModel, state: Tensors) -> Pers
     return Personal({**broadcast(shared_of(state), 1).tensors, **made}, "global")
 
 
-def download(options: HyperOptions, model: LanguageModel, state: Tensors, to: Members) -> Download:
+def download(options: HyperOptions, model: Model, state: Tensors, to: Members) -> Download:
     """theta_i and the shared tensors: all that is sent, and counted.
 
     For prediction phi and the clients' vectors lie at the server's side, "phi/..", "vector", "new": :func:`personalize`
@@ -221,13 +221,13 @@ def download(options: HyperOptions, model: LanguageModel, state: Tensors, to: Me
     return Download(tensors, sizes, {**broadcast(phi, len(rows)).tensors, "vector": vectors, "new": new})
 
 
-def fresh(options: HyperOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: HyperOptions, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state of PC: the head; a new client's has the initial values, the same for all."""
     start = initial(model, "global")
     return {name: start[name].expand(clients, *start[name].shape) for name in head_of(start)}
 
 
-def local(options: HyperOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: HyperOptions, model: Model, visit: Visit) -> Upload:
     """K steps on everything at once; uploads Delta = theta_i - theta~_i and the shared tensors, keeps its own head."""
     parameters = copy({**visit.received, **visit.kept.tensors})
     work = advance(options, model, parameters, tuple(parameters), visit.data, visit.draw, "global")
@@ -239,7 +239,7 @@ def local(options: HyperOptions, model: LanguageModel, visit: Visit) -> Upload:
 
 
 def advance(
-    options: HyperOptions, model: LanguageModel, parameters: Tensors, names: tuple[str, ...], data: Data, draw: Draw, label: str
+    options: HyperOptions, model: Model, parameters: Tensors, names: tuple[str, ...], data: Data, draw: Draw, label: str
 ) -> Work:
     """K steps of SGD, in place, each on a batch that is drawn from all of a client's sequences; not epochs."""
     tally, sequences, update = Tally(data), 0, Update(names, "global")
@@ -254,7 +254,7 @@ def advance(
     return tally.work(sequences, per_token(model, "global", names))
 
 
-def personalize(options: HyperOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: HyperOptions, model: Model, visit: Visit) -> Personal:
     """Fit h(v_i; phi) and the shared tensors to the training texts; of PC the head alone.
 
     For a new client v_i (and its head) is found first, all else frozen. An exchange: theta = h(v; phi), K steps, Delta, and v
@@ -347,10 +347,16 @@ def server_step(
     return state, moments
 
 
+def needs(options: HyperOptions) -> tuple[Part, ...]:
+    """The layers that are generated and that stay with the client, by their names."""
+    return (*(("gru",) if options.generated == "gru" else ()), *(("head",) if own_head(options) else ()))
+
+
 ALGORITHM: Algorithm[HyperOptions] = Algorithm(
     name="pfedhn",
     about="A hypernetwork at the server writes each client's GRU from a vector that stands for the client.",
     options=PFedHNOptions,
+    needs=needs,
     local=local,
     personalize=personalize,
     resolve=resolve,

@@ -16,12 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Scope, Tunable
+from flow.algorithms.interface import Algorithm, Scope, Tunable, needs_embedding
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, personal
 from flow.algorithms.shared.gate import Expert, Experts, Listener, Views, blending, hardened
 from flow.model.flops import per_token
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors, copy, initial, stack, tagged, untagged
 from flow.training.batches import Batch, batches
 from flow.training.descent import Descent
@@ -58,14 +58,14 @@ def check(options: PrivateGateOptions) -> None:
     check_rate("gate_lr", options.gate_lr)
 
 
-def fresh(options: PrivateGateOptions, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: PrivateGateOptions, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state: the private model, and the gate, which weighs both models the same at first."""
     start = received if options.new_private == "received" else stack(initial(model, "global"), clients)
     table = start["embedding.weight"]
     return {**tagged(PRIVATE, start), WEIGHT: table.new_zeros(clients, table.shape[2]), BIAS: table.new_zeros(clients)}
 
 
-def local(options: PrivateGateOptions, model: LanguageModel, visit: Visit) -> Upload:
+def local(options: PrivateGateOptions, model: Model, visit: Visit) -> Upload:
     """Train all three; uploads the general model, weighted by the number of sequences, and keeps the rest."""
     parameters = copy({**visit.received, **visit.kept.tensors})
     work = train(options, model, parameters, tuple(visit.received), visit, "global")
@@ -73,7 +73,7 @@ def local(options: PrivateGateOptions, model: LanguageModel, visit: Visit) -> Up
     return Upload({name: parameters[name] for name in visit.received}, visit.data.sizes(), (work,), own)
 
 
-def personalize(options: PrivateGateOptions, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: PrivateGateOptions, model: Model, visit: Visit) -> Personal:
     """Train the private model and the gate beside the general model as received; prediction with the mixture."""
     parameters = copy({**visit.received, **visit.kept.tensors})
     work = train(replace(options, epochs=personal(options).epochs), model, parameters, (), visit, "personal")
@@ -83,7 +83,7 @@ def personalize(options: PrivateGateOptions, model: LanguageModel, visit: Visit)
 
 
 def train(
-    options: PrivateGateOptions, model: LanguageModel, parameters: Tensors, general: tuple[str, ...], visit: Visit, label: str
+    options: PrivateGateOptions, model: Model, parameters: Tensors, general: tuple[str, ...], visit: Visit, label: str
 ) -> Work:
     """On every batch one gradient of the mixture's loss, and a step along it by each part's own rate, in place.
 
@@ -108,7 +108,7 @@ def train(
     return tally.work(options.epochs * sum(data.sizes()), cost)
 
 
-def gradients(model: LanguageModel, parameters: Tensors, batch: Batch, names: tuple[str, ...]) -> tuple[Tensor, Tensors]:
+def gradients(model: Model, parameters: Tensors, batch: Batch, names: tuple[str, ...]) -> tuple[Tensor, Tensors]:
     """The mixture's mean loss of k clients, float64 [k], and its gradients [k, ..] by the parameters of these names.
 
     One client after the other, each without the padding that others need, so that its bits do not depend on them.
@@ -137,7 +137,7 @@ def alone(batch: Batch, client: int) -> Batch:
     return Batch(batch.rows[client : client + 1, :rows], inputs, targets, batch.lengths[client : client + 1, :rows], valid)
 
 
-def mixture_nats(model: LanguageModel, parameters: Tensors, batch: Batch) -> Tensor:
+def mixture_nats(model: Model, parameters: Tensors, batch: Batch) -> Tensor:
     """[n]: -log(alpha p_G(w) + (1 - alpha) p_P(w)) at every valid target w of one client."""
     targets, log_probabilities = batch.targets[batch.valid], []
     for network in (parameters, untagged(PRIVATE, parameters)):
@@ -161,7 +161,7 @@ def as_local(private: Tensors) -> Tensors:
 
 
 def answering(
-    model: LanguageModel, parameters: Tensors, own: Tensors, general: tuple[str, ...], routing: str
+    model: Model, parameters: Tensors, own: Tensors, general: tuple[str, ...], routing: str
 ) -> Callable[[Batch], Answers]:
     """How K clients predict with both models mixed by their gates; hard: by the one that weighs more, of equals the general."""
     networks = (Expert({name: parameters[name] for name in general}, "global"), Expert(own, "local"))
@@ -178,6 +178,7 @@ ALGORITHM = Algorithm(
     name="privategate",
     about="FedAvg's model beside a private one of every client's, and a gate of its own that mixes both at every token.",
     options=PrivateGateOptions,
+    needs=needs_embedding,
     local=local,
     personalize=personalize,
     resolve=finetuning.resolve,

@@ -16,6 +16,7 @@ from flow.comparison.labels import Label, add_labels
 from flow.comparison.plan import Plan
 from flow.comparison.table import MODELS, ResultColumn, Row, Run, Title, accuracy_columns, other_columns, routed_columns
 from flow.comparison.tuning import Trial, Values, metric_of, number, show
+from flow.config import ModelOptions, TorchModel, name_of
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
 from flow.evaluation.select import SIDES
@@ -98,13 +99,19 @@ def _against(reference: str | None, tests: list[Line], rows: list[Row]) -> dict[
     return {"reference": reference, "tables": tables, "notes": against.notes(reference, tests)}
 
 
+def _model(options: ModelOptions | TorchModel) -> tuple[str, str]:
+    if isinstance(options, TorchModel):
+        return name_of(options.factory), options.dtype
+    return f"{options.hidden_size} units", f"embedding {options.embedding_dim}, {options.dtype}"
+
+
 def _facts(plan: Plan, runs: list[Run]) -> list[tuple[str, str, str]]:
     """(term, value, smaller print) of the definition list."""
     config = plan.config
     facts = [
         ("Rounds", f"{config.rounds}", f"{config.cohort} clients a round, the same ones for every algorithm"),
         ("Seeds", ", ".join(str(config.seed + n) for n in range(plan.seeds)), "one run of every algorithm with each"),
-        ("Model", f"{config.model.hidden_size} units", f"embedding {config.model.embedding_dim}, {config.model.dtype}"),
+        ("Model", *_model(config.model)),
     ]
     if runs:
         counts = [f"{runs[0].clients[name]} {side.label}" for name, side in SIDES.items()]

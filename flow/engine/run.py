@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from flow.config import size_of
 from flow.draws import Draw
 from flow.engine.task import Task
 from flow.errors import UserError
@@ -39,7 +40,7 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
     nowhere, size = ClientStates(like=like, clients=len(task.clients)), nbytes(like)
     clients = min(len(task.clients), config.cohort * config.rounds)
     on_disk = folder is not None and (folder / "clients").exists()  # a run that goes on with fewer rounds keeps them there
-    decide = (("cohort", config.cohort), ("rounds", config.rounds), ("hidden_size", config.model.hidden_size))
+    decide = (("cohort", config.cohort), ("rounds", config.rounds), size_of(config.model))
     need = Need(f"what {clients} clients keep", size * clients, decide)
     if size * clients <= config.client_memory * 2**20 and not on_disk:
         require_memory([need])
@@ -224,7 +225,7 @@ def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: d
     state = task.algorithm.init(options, task.model, task.config.seed, len(task.clients))
     states = client_states(task, state, folder, digest)
     if folder is not None and stored is None:  # two are kept, and a third one is written before the first goes
-        need = Need("three checkpoints", 3 * nbytes(state), (("hidden_size", task.config.model.hidden_size),))
+        need = Need("three checkpoints", 3 * nbytes(state), (size_of(task.config.model),))
         require_disk([need], folder, ", or put the run's folder on a larger disk")
     adaptive = OPTIMIZERS[task.config.server.server].second_moment is not None
     return RunState(folder, digest, state, {}, states, ranks or Ranks(), adaptive, run_folder.identity(described))

@@ -7,17 +7,20 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 import flow_kernels
 from flow.algorithms import Algorithm, algorithm_of
-from flow.config import Config, ModelOptions, checked, on_cpu
+from flow.config import Config, ModelOptions, TorchModel, checked, name_of, on_cpu
 from flow.data import Client, Population, load, validated
 from flow.data.validation import trusted
 from flow.draws import Draw
 from flow.engine import estimate, participation
-from flow.errors import UserError
+from flow.errors import UserError, say
+from flow.model.interface import PARTS, Model
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, initial, nbytes
+from flow.model.user_module import Refused, UserModule
 from flow.server import optimizers
 from flow.server.options import ServerOptions
 from flow.storage.client_states import ClientStates
@@ -34,7 +37,7 @@ class Task(NamedTuple):
     population: Population
     clients: Sequence[Client]
     """Those that may train, neither held out nor validation clients; made or read when they are asked for."""
-    model: LanguageModel
+    model: Model
     minimum: int
     """Clients with fewer training sequences are skipped."""
     chunk: int
@@ -46,14 +49,14 @@ class Task(NamedTuple):
         """Clients as the server knows them."""
         return Members(tuple(client.id for client in clients), self.population.numbers(clients), states, draw, phase)
 
-    def download(self, model: LanguageModel, state: Tensors, members: Members) -> Download:
+    def download(self, model: Model, state: Tensors, members: Members) -> Download:
         """What the server sends to these clients."""
         if not members.ids:
             return Download({}, [])
         return self.algorithm.download(self.config.algorithm, model, state, members)
 
     def visit(
-        self, model: LanguageModel, state: Tensors, states: ClientStates, clients: Sequence[Client], draw: Draw, phase: Phase
+        self, model: Model, state: Tensors, states: ClientStates, clients: Sequence[Client], draw: Draw, phase: Phase
     ) -> Visit:
         """Send clients what they receive in this state of the server, and put what they have beside it."""
         fresh, members = self.algorithm.fresh, self.members(clients, states, draw, phase)
@@ -77,6 +80,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     config = checked(config)
     algorithm = algorithm_of(config.algorithm)
     participation.check(config)
+    _check_needs(config.model, algorithm, config.algorithm)
     _check_device(config.model)  # said before anything is read: a large file takes a while
     if population is None:
         estimate.check_memory(config, algorithm)
@@ -112,12 +116,14 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
         )
     estimate.check_memory(config, algorithm, len(population.vocabulary))
     model = _build_model(config, algorithm, population)
+    if isinstance(config.model, TorchModel):
+        estimate.check_memory(config, algorithm, len(population.vocabulary), model)
     chunk = config.chunk or automatic_chunk(config, population, model)
     workers = config.threads if on_cpu(config.model) else 1
     return Task(config, algorithm, population, clients, model, minimum, chunk, workers)
 
 
-def automatic_chunk(config: Config[Any], population: Population, model: LanguageModel) -> int:
+def automatic_chunk(config: Config[Any], population: Population, model: Model) -> int:
     """The most clients in a group.
 
     Where the kernels train, a group's parameters take at most 12 MiB. This limit was measured with one thread: groups side by
@@ -133,8 +139,10 @@ def automatic_chunk(config: Config[Any], population: Population, model: Language
     return int(max(1, min(config.cohort, fit)))
 
 
-def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Population) -> LanguageModel:
+def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Population) -> Model:
     """The model with its initial parameters, tried once so that what cannot run shows before the run."""
+    if isinstance(config.model, TorchModel):
+        return _user_module(config.model, config.seed, population)
     options, dtype = config.model, getattr(torch, config.model.dtype)
     generator = torch.Generator().manual_seed(config.seed)
     try:
@@ -171,10 +179,71 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
     return model
 
 
-def _check_device(options: ModelOptions) -> None:
+def _check_needs(options: ModelOptions | TorchModel, algorithm: Algorithm[Any], own: Any) -> None:
+    """Raise UserError where an algorithm needs what a module of the user's own does not have."""
+    if not isinstance(options, TorchModel):
+        return
+    provided = {"head", "features"} if options.head else set[str]()
+    missing = [part for part in algorithm.needs(own) if part not in provided]
+    if missing:
+        what = " and ".join(PARTS[part] for part in missing)
+        remedy = "name its output layer with head" if set(missing) <= {"head", "features"} else "leave the model out"
+        raise UserError(
+            f"model={name_of(options.factory)!r}: {algorithm.name} needs {what}, which the module does not have; "
+            f"{remedy}, or take another algorithm, such as fedavg, fedavgft or ditto"
+        )
+
+
+def _user_module(options: TorchModel, seed: int, population: Population) -> UserModule:
+    """The user's module, made and tried.
+
+    Raises:
+        UserError: the factory fails, or what it makes is no module that clients can train.
+    """
+    name, tokens = name_of(options.factory), len(population.vocabulary)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            module = options.factory(tokens)
+        except Exception as error:
+            raise UserError(
+                f"model={name!r} failed for a vocabulary of {tokens} tokens ({_told(error)}); correct it"
+            ) from error
+    if not isinstance(module, nn.Module):
+        raise UserError(f"model={name!r} gives a {type(module).__name__}, and must give a torch.nn.Module; correct it")
+    try:
+        model = UserModule(
+            module.to(options.device, getattr(torch, options.dtype)), tokens, options.head, population.vocabulary.oov
+        )
+    except Refused as error:
+        raise UserError(f"model={name!r}: {error}") from error
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError, AssertionError) as error:
+        raise UserError(
+            f"model={name!r} failed on tokens [B, T] between 0 and {tokens - 1} ({_told(error)}); correct its forward"
+        ) from error
+    count = sum(parameter.numel() for parameter in model.parameters())
+    fast, slow = model.milliseconds
+    way = f"clients side by side ({slow / fast:.1f} times as fast as one by one on a tiny batch)" if model.side_by_side else (
+        f"clients one by one, since {model.reason}"
+    )  # fmt: skip
+    say(f"model {name}: {count:,} parameters to train; {way}")
+    if model.evaluates:
+        say(
+            f"model {name}: it draws random numbers in training mode, such as those of dropout, and a client's numbers may not "
+            "depend on others; it is used in evaluation mode, without them"
+        )
+    return model
+
+
+def _told(error: BaseException) -> str:
+    text = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _check_device(options: ModelOptions | TorchModel) -> None:
     """Raise UserError unless there is a backend of this name, and torch can compute on this device here and now."""
     known = flow_kernels.backends()
-    if options.backend not in ("auto", *known):
+    if isinstance(options, ModelOptions) and options.backend not in ("auto", *known):
         listed = ", ".join(f"{name!r} ({status})" for name, status in known.items())
         raise UserError(
             f"backend={options.backend!r} must be 'auto', the fastest that runs here, or one of {listed}; "

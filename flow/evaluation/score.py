@@ -12,7 +12,7 @@ from flow.draws import Draw
 from flow.evaluation import metrics
 from flow.evaluation.calibration import reliability
 from flow.evaluation.metrics import ACCURACY
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors
 from flow.parallel.workers import Workers
 from flow.training.batches import Data, gather, groups
@@ -92,7 +92,7 @@ def score_clients(
         A score of every client, in the order of the groups.
     """
 
-    def of_group(model: LanguageModel, group: list[Client]) -> list[Score]:
+    def of_group(model: Model, group: list[Client]) -> list[Score]:
         visit = task.visit(model, state, states, group, draw, "predict")
         personal = None
         if task.algorithm.personalize is not None:
@@ -114,7 +114,7 @@ def score_clients(
     return all_scores
 
 
-def _guesses(task: Task, model: LanguageModel, state: Tensors, personal: Personal | None, test: Data) -> dict[str, Guess]:
+def _guesses(task: Task, model: Model, state: Tensors, personal: Personal | None, test: Data) -> dict[str, Guess]:
     """The predictions of the models that a group of clients has, by the names of flow.evaluation.metrics.MODELS."""
     guesses: dict[str, Guess] = {}
     general = task.algorithm.general(task.config.algorithm, model, state)

@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from flow.model.interface import Model
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import group_of
+from flow.model.user_module import UserModule
 
 EXPERTS = {"global": ("global",), "local": ("local",), "mixture": ("global", "local")}
 
@@ -62,13 +64,18 @@ def _layers_of(model: LanguageModel, name: str) -> list[str]:
     return [f"gru_l{leaf.rpartition('_l')[2]}"] if leaf else _recurrent(model)
 
 
-def per_token(model: LanguageModel, route: str, trained: Iterable[str] = ()) -> int:
+def per_token(model: Model, route: str, trained: Iterable[str] = ()) -> int:
     """Operations for one token: of the forward pass, and of the backward pass where parameters are trained.
+
+    Those of a module of the user's own are measured once, see :meth:`flow.model.user_module.UserModule.flops`.
 
     Args:
         trained: names of the parameters that get a gradient; what stands before a "/" in a name is left out.
     """
     names = [name.rpartition("/")[2] for name in trained]
+    if isinstance(model, UserModule):
+        return model.flops(frozenset(names))
+    assert isinstance(model, LanguageModel)
     moved = {(layer, group_of(name)) for name in names for layer in _layers_of(model, name)}
     depth = {layer: n for n, layer in enumerate(("embedding", *_recurrent(model), "projection", "head"))}
     deepest = min((depth[layer] for layer, _ in moved if layer in depth), default=len(depth))

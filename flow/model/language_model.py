@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,26 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import flow_kernels
+from flow.model.interface import PARTS, Model, Prediction
 from flow.model.parameters import Tensors, global_name, group_of, initial
 from flow_kernels.modules.layer import RoutedGRU
 from flow_kernels.reference import routing_weights
 
 EXPERT = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-
-
-class Prediction(NamedTuple):
-    """What the model says about every position, with a leading K when the tokens have one."""
-
-    logits: Tensor
-    """[B, T, V] scores of the next token."""
-    gru_routing: Tensor
-    """[B, T, 2] weights (global, local) of the GRU's experts, mean over its layers; one-hot where one expert runs alone."""
-    head_routing: Tensor | None
-    """[B, T, 2] weights of the head's experts; None where the head is not routed."""
-    features: Tensor
-    """[B, T, H] what the head reads: the GRU's state after every token; with a projection [B, T, projection_dim]."""
-    layer_routing: tuple[Tensor, ...]
-    """[B, T, 2] for every layer of the GRU."""
 
 
 class Parameters(nn.Module):
@@ -49,7 +34,7 @@ class Parameters(nn.Module):
             self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
 
 
-class LanguageModel(nn.Module):
+class LanguageModel(Model):
     """Next-token prediction with a routed GRU and, if asked, a routed head.
 
     Every layer of the GRU is routed at every time step by [x_t ; h_{t-1}], where x_t is the embedding or the state of the layer
@@ -71,6 +56,8 @@ class LanguageModel(nn.Module):
         generator: where the initial values are drawn from; None means torch's global generator.
         device, dtype: of the parameters.
     """
+
+    provides = frozenset(PARTS)
 
     def __init__(
         self,
@@ -257,11 +244,12 @@ def parameter_counts(
     return counts
 
 
-def second_expert(model: LanguageModel, generator: np.random.Generator) -> Tensors:
+def second_expert(model: Model, generator: np.random.Generator) -> Tensors:
     """Initial values of the local experts where they are no copies: drawn like the global ones, but others.
 
     Two experts that start equal get equal gradients from a router at zero, and stay equal for ever.
     """
+    assert isinstance(model, LanguageModel)  # a module of the user's own has no experts
     drawn = {}
     for name, parameter in initial(model, "local").items():
         fed = model.feature_size if name.startswith("head.") else model.gru.hidden_size

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import torch
 
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.parallel.processes import Stopped
 
 Item = TypeVar("Item")
@@ -26,7 +26,7 @@ Out = TypeVar("Out")
 class Workers:
     """A pool of `count` threads, each with a model of its own (a call puts parameters into it); a context manager."""
 
-    def __init__(self, model: LanguageModel, count: int) -> None:
+    def __init__(self, model: Model, count: int) -> None:
         self.count = count
         self._model = model
         self._own = threading.local()
@@ -46,7 +46,7 @@ class Workers:
         self._pool.shutdown(wait=not isinstance(error, Stopped), cancel_futures=True)
         torch.set_num_threads(self._before)
 
-    def map(self, function: Callable[[LanguageModel, Item], Out], items: Iterable[Item]) -> Iterator[Out]:
+    def map(self, function: Callable[[Model, Item], Out], items: Iterable[Item]) -> Iterator[Out]:
         """The results in the order of the items; at most twice as many as there are workers are held at a time."""
         pending: deque[Future[Out]] = deque()
         for item in items:
@@ -56,5 +56,5 @@ class Workers:
         while pending:
             yield pending.popleft().result()
 
-    def _call(self, function: Callable[[LanguageModel, Item], Out], item: Item) -> Out:
+    def _call(self, function: Callable[[Model, Item], Out], item: Item) -> Out:
         return function(self._own.model, item)

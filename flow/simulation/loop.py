@@ -23,7 +23,7 @@ from flow.engine.task import Task, prepare
 from flow.errors import Diverged
 from flow.evaluation.gather import evaluate, final_evaluation
 from flow.evaluation.select import choose_clients
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors
 from flow.parallel.processes import joined
 from flow.parallel.workers import Workers
@@ -197,7 +197,7 @@ def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw
     return uploads
 
 
-def _local(task: Task, run: RunState, draw: Draw, model: LanguageModel, group: Group) -> Received:
+def _local(task: Task, run: RunState, draw: Draw, model: Model, group: Group) -> Received:
     """The local work of one group of the cohort. What a client keeps it keeps even where its upload is lost."""
     started = time.perf_counter()
     visit = task.visit(model, run.state, run.states, group.clients, draw, "train")

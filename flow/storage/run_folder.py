@@ -13,7 +13,7 @@ import platform
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,7 +93,8 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> tuple[T
 
 def describe(config: Any, algorithm: str, population: Population) -> dict[str, Any]:
     """The content of config.json: a configuration as nested dictionaries, the algorithm's name, and :data:`BESIDE`."""
-    content = asdict(config)
+    content = asdict(replace(config, model=None))
+    content["model"] = config.model.described()
     content["algorithm"] = {"name": algorithm, **content["algorithm"]}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
     return {**content, "versions": versions, "population": digest({}, population)}

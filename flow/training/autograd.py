@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors, per_client
 from flow.training.batches import Batch
 from flow.training.sgd import Update
 from flow_kernels.training import Step
 
 
-def objective(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensor]:
+def objective(model: Model, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensor]:
     """What an update descends, and the mean loss in nats per valid token alone: both [k]."""
     used = parameters if update.compose is None else update.compose(parameters)
     out = torch.func.functional_call(model, used, (batch.inputs, batch.lengths), {"route": update.route})
@@ -32,7 +32,7 @@ def objective(model: LanguageModel, parameters: Tensors, batch: Batch, update: U
     return loss - update.gamma * regulariser, loss
 
 
-def by_autograd(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
+def by_autograd(model: Model, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
     """:func:`gradients`, on any device."""
     leaves = {name: parameters[name].detach().requires_grad_() for name in update.names}
     target, loss = objective(model, {**parameters, **leaves}, batch, update)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Tensors
 from flow.training.autograd import by_autograd, plain_sgd_
 from flow.training.batches import Batch
@@ -29,7 +29,7 @@ class Descent:
         parameters: stacked; those that an update names are changed.
     """
 
-    def __init__(self, model: LanguageModel, parameters: Tensors, sgd: Sgd) -> None:
+    def __init__(self, model: Model, parameters: Tensors, sgd: Sgd) -> None:
         self.model, self.sgd = model, sgd
         self._given, self.parameters, self._by_kernels = parameters, parameters, not refusal(model, parameters)
         if self._by_kernels:  # frozen ones may be views of one tensor for all clients, which the kernels do not read
@@ -102,7 +102,7 @@ class Descent:
         )
 
 
-def gradients(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
+def gradients(model: Model, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
     """The mean loss of k clients, float64 [k], and its gradients [k, ..] by the parameters of an update; nothing moves."""
     if update.compose is not None or refusal(model, parameters):
         return by_autograd(model, parameters, batch, update)
@@ -111,6 +111,6 @@ def gradients(model: LanguageModel, parameters: Tensors, batch: Batch, update: U
     return loss, {name: steps[name].gradient for name in update.names}
 
 
-def descend(model: LanguageModel, parameters: Tensors, batch: Batch, update: Update, sgd: Sgd) -> Tensor:
+def descend(model: Model, parameters: Tensors, batch: Batch, update: Update, sgd: Sgd) -> Tensor:
     """A single step, without momentum from any before; returns the mean loss before it, float64 [k]."""
     return Descent(model, parameters, sgd).step(batch, update)

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flow.model.interface import Model
 from flow.model.language_model import LanguageModel, embed, mean_routing, mixed_linear
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch
@@ -28,8 +29,10 @@ ROUTER = WEIGHT, BIAS = "head.router_weight", "head.router_bias"
 EMBEDDING = "embedding.weight"
 
 
-def refusal(model: LanguageModel, parameters: Tensors) -> str:
+def refusal(model: Model, parameters: Tensors) -> str:
     """Why these parameters' gradients cannot be computed here; empty when they can."""
+    if not isinstance(model, LanguageModel):
+        return "the model is a module of the user's own"
     if model.backend not in ("auto", "cpu"):
         return f"the model asks for backend={model.backend!r}"
     first = next(iter(parameters.values()))
@@ -92,7 +95,8 @@ class Fused:
     gamma: weight of Flow's regulariser, see :class:`flow.training.sgd.Update`.
     """
 
-    def __init__(self, model: LanguageModel, route: Route, trained: Iterable[str] = (), gamma: float = 0.0) -> None:
+    def __init__(self, model: Model, route: Route, trained: Iterable[str] = (), gamma: float = 0.0) -> None:
+        assert isinstance(model, LanguageModel), refusal(model, {})
         self.model, self.route, self.gamma = model, route, gamma
         self.mixture = route == "mixture"
         self.routed_head = self.mixture and model.routed_head

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flow.data.population import Split
 from flow.draws import Draw
-from flow.model.language_model import Prediction
+from flow.model.interface import Prediction
 from flow.model.parameters import Route, Rows, Tensors, nbytes
 from flow.training.batches import Batch, Data
 from flow.training.records import Work

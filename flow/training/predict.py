@@ -9,7 +9,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from flow.model.language_model import LanguageModel, Prediction
+from flow.model.interface import Model, Prediction
+from flow.model.language_model import LanguageModel
 from flow.training.batches import Batch, Data, batches
 from flow.training.fused import Fused, refusal
 from flow.training.messages import Personal
@@ -31,7 +32,7 @@ class Guess(NamedTuple):
 
 
 @torch.no_grad()
-def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None = None, logits: int = 1 << 22) -> Guess:
+def predict(model: Model, own: Personal, data: Data, routing: str | None = None, logits: int = 1 << 22) -> Guess:
     """Predict every target of K clients with their own parameters. At most `logits` logits are held at a time. The kernels hold
     no logits, but about as many numbers of the layers below.
 
@@ -46,6 +47,7 @@ def predict(model: LanguageModel, own: Personal, data: Data, routing: str | None
         size, answers = ANSWERED, own.answering(routing)
     elif own.probabilities is None and not refusal(model, parameters):
         fused = Fused(model, own.route)  # which holds no logits, but states
+        assert isinstance(model, LanguageModel)  # or there would be a refusal
         wide = model.gru.input_size + (1 + model.gru.num_layers) * model.gru.hidden_size
         size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
         parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}

@@ -13,7 +13,7 @@ import torch
 
 from flow.draws import Draw
 from flow.model.flops import per_token
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors, copy
 from flow.training.autograd import objective
 from flow.training.batches import Data, batches
@@ -25,7 +25,7 @@ from flow.training.sgd import Sgd, Update
 
 
 def train(
-    model: LanguageModel,
+    model: Model,
     parameters: Tensors,
     data: Data,
     updates: Sequence[Update],
@@ -57,7 +57,7 @@ def train(
     return tally.work(sgd.epochs * sum(data.sizes()), cost)
 
 
-def fit(model: LanguageModel, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Upload:
+def fit(model: Model, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Upload:
     """A round's work by one update: K clients upload what it makes of a copy of `start`, weighted by the number of their
     training sequences."""
     parameters = copy(start)
@@ -65,7 +65,7 @@ def fit(model: LanguageModel, start: Tensors, visit: Visit, update: Update, sgd:
     return Upload(parameters, visit.data.sizes(), (work,))
 
 
-def finetune(model: LanguageModel, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Personal:
+def finetune(model: Model, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Personal:
     """Personalization by one update: K clients predict with what it makes of a copy of `start`."""
     parameters = copy(start)
     work = train(model, parameters, visit.data, [update], sgd, visit.draw, "personal")
@@ -73,7 +73,7 @@ def finetune(model: LanguageModel, start: Tensors, visit: Visit, update: Update,
 
 
 @torch.no_grad()
-def measure(model: LanguageModel, parameters: Tensors, data: Data, route: Route, batch_size: int) -> Work:
+def measure(model: Model, parameters: Tensors, data: Data, route: Route, batch_size: int) -> Work:
     """The loss of K clients' parameters on their data, without training."""
     tally, update = Tally(data), Update((), route)
     fused = None if refusal(model, parameters) else Fused(model, route)

@@ -21,6 +21,7 @@ SIZES = {
 
 def sizes(config: flow.Config[object]) -> tuple[int | None, ...]:
     model, data = config.model, config.data
+    assert isinstance(model, flow.ModelOptions)
     layers = (model.embedding_dim, model.hidden_size, model.num_layers, model.projection_dim)
     return (*layers, data.sequence_length, data.vocabulary_size)
 

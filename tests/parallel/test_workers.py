@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from flow.model.interface import Model
 from flow.model.language_model import LanguageModel
 from flow.parallel.workers import Workers
 
@@ -15,7 +16,7 @@ MODEL = LanguageModel(5, 2, 3)
 def test_results_come_in_order_from_threads_with_a_model_and_one_core_each() -> None:
     seen: dict[int, set[int]] = {}
 
-    def work(model: LanguageModel, item: int) -> int:
+    def work(model: Model, item: int) -> int:
         time.sleep(0.01 * (3 - item % 3))
         seen.setdefault(threading.get_ident(), set()).add(id(model))
         assert torch.get_num_threads() == 1
@@ -34,7 +35,7 @@ def test_results_come_in_order_from_threads_with_a_model_and_one_core_each() -> 
 def test_few_results_are_held_at_a_time() -> None:
     started = []
 
-    def work(model: LanguageModel, item: int) -> int:
+    def work(model: Model, item: int) -> int:
         started.append(item)
         return item
 
@@ -46,7 +47,7 @@ def test_few_results_are_held_at_a_time() -> None:
 
 
 def test_an_error_reaches_the_caller() -> None:
-    def work(model: LanguageModel, item: int) -> int:
+    def work(model: Model, item: int) -> int:
         raise ValueError(f"item {item}")
 
     with Workers(MODEL, 2) as workers, pytest.raises(ValueError, match="item 0"):

@@ -13,7 +13,7 @@ from flow.algorithms.shared import gate
 from flow.algorithms.shared.flow_options import FlowOptions, Gate, gate_of, settings
 from flow.algorithms.shared.gate import Expert, Experts, remembered
 from flow.algorithms.shared.two_experts import make_local, start
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors, copy, initial, names_of
 from flow.training.batches import Data, split
 from flow.training.messages import Personal, Upload, Visit
@@ -49,7 +49,7 @@ def parts(received: Tensors) -> Parts:
     return Parts(world, {name: received[name] for name in psi}, {name: received[name] for name in gates})
 
 
-def first_state(options: FlowOptions, model: LanguageModel, seed: int) -> Tensors:
+def first_state(options: FlowOptions, model: Model, seed: int) -> Tensors:
     """w_g, psi where the cell routes, and the gate where there is one."""
     routes = NETWORKS[gate_of(options)]
     groups = ("global", "router") if "mixture" in routes else ("global",)
@@ -59,7 +59,7 @@ def first_state(options: FlowOptions, model: LanguageModel, seed: int) -> Tensor
     return state
 
 
-def work_of_round(options: FlowOptions, model: LanguageModel, visit: Visit) -> Upload:
+def work_of_round(options: FlowOptions, model: Model, visit: Visit) -> Upload:
     """Train w_g as FedAvg does. Then make w_l from the w_g that was received, and train psi and the gate between the two.
 
     w_g counts by the number of sequences; psi and the gate count alike, of the clients that trained them.
@@ -86,9 +86,7 @@ def taken(options: FlowOptions, visit: Visit, id: str) -> bool:
     return options.router_share == 1 or bool(visit.draw.stream("router", id).random() < options.router_share)
 
 
-def route_newer(
-    options: FlowOptions, model: LanguageModel, visit: Visit, sgd: Sgd
-) -> tuple[Tensors, Tensors, tuple[Work, ...]]:
+def route_newer(options: FlowOptions, model: Model, visit: Visit, sgd: Sgd) -> tuple[Tensors, Tensors, tuple[Work, ...]]:
     """Make w_l on the older texts, then train psi and the gate on the newer ones. w_g is frozen, and so is w_l once made.
 
     Returns:
@@ -106,7 +104,7 @@ def route_newer(
     return {name: parameters[name] for name in received.psi}, gates, tuple(phases)
 
 
-def experts(options: FlowOptions, model: LanguageModel, parameters: Tensors, known: Data) -> Experts:
+def experts(options: FlowOptions, model: Model, parameters: Tensors, known: Data) -> Experts:
     """What the gate mixes; known: the sequences from which w_l was made, which the memory holds too."""
     constant = gate_of(options) == "constant"  # which asks for no counts
     memories = () if constant else remembered(known, model.vocabulary_size, options.memory_tokens)
@@ -114,7 +112,7 @@ def experts(options: FlowOptions, model: LanguageModel, parameters: Tensors, kno
     return Experts(model, networks, memories, options.memory, tuple(known.sizes()))
 
 
-def prediction(options: FlowOptions, model: LanguageModel, visit: Visit) -> Personal:
+def prediction(options: FlowOptions, model: Model, visit: Visit) -> Personal:
     """Adapt psi and the gate to the newer texts, where asked to, and make w_l again on all of them."""
     received, chosen = parts(visit.received), settings(options)
     psi, gates = received.psi, received.gate

@@ -23,7 +23,7 @@ from torch import Tensor
 from flow.algorithms.shared.memory import NONE, Ints, Memory
 from flow.draws import Draw
 from flow.model.flops import per_token
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch, Data, batches
 from flow.training.fused import Fused, refusal
@@ -53,7 +53,7 @@ class Expert(NamedTuple):
 class Experts(NamedTuple):
     """What a gate chooses from."""
 
-    model: LanguageModel
+    model: Model
     networks: tuple[Expert, ...]
     memories: tuple[Memory, ...]
     """By client, counts of its words; empty where neither the gate nor a mixture asks for them."""

@@ -13,7 +13,7 @@ from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import FineTuning, personal
 from flow.checks import check_number
 from flow.draws import Draw
-from flow.model.language_model import LanguageModel
+from flow.model.interface import Model, Part
 from flow.model.parameters import Tensors, body_of, nbytes
 from flow.training.messages import Download, Members, Personal, Upload, Visit, broadcast
 from flow.training.sgd import Sgd, Update
@@ -46,6 +46,11 @@ class ChosenPart(Pretrained):
     private: Private = "head"
     """What every client keeps for itself: "head": the output layer; "gru": the recurrent layer; "embedding": the input layer;
     "body": everything below the head. (Paper, StackOverflow: a layer of the transformer, or adapters.)"""
+
+
+def needs_part(options: ChosenPart) -> tuple[Part, ...]:
+    """The layer that stays private, by its name."""
+    return ("head" if options.private == "body" else options.private,)
 
 
 Options = TypeVar("Options", bound=Pretrained)
@@ -88,12 +93,12 @@ def sent(state: Tensors, private: Iterable[str], to: Members) -> Download:
     return Download(broadcast(state, len(known)).tensors, [rest if has_part else nbytes(state) for has_part in known])
 
 
-def download(options: WithPrivatePart, model: LanguageModel, state: Tensors, to: Members) -> Download:
+def download(options: WithPrivatePart, model: Model, state: Tensors, to: Members) -> Download:
     """The shared part; to those without a private part the one that FedAvg left, too."""
     return sent(state, part_of(options.private, state), to)
 
 
-def fresh(options: WithPrivatePart, model: LanguageModel, received: Tensors, clients: int) -> Tensors:
+def fresh(options: WithPrivatePart, model: Model, received: Tensors, clients: int) -> Tensors:
     """Client state: the private part; a new client's is the one received."""
     return {name: received[name] for name in part_of(options.private, received)}
 
@@ -109,18 +114,18 @@ def divided(visit: Visit, parameters: Tensors) -> tuple[Tensors, Tensors]:
     return {name: t for name, t in parameters.items() if name not in private}, {name: parameters[name] for name in private}
 
 
-def fedavg(options: Sgd, model: LanguageModel, visit: Visit) -> Upload:
+def fedavg(options: Sgd, model: Model, visit: Visit) -> Upload:
     """A round of FedAvg on all of the model; nothing is kept."""
     return fit(model, visit.received, visit, Update(tuple(visit.received), "global"), options)
 
 
-def together(options: Sgd, model: LanguageModel, visit: Visit) -> Upload:
+def together(options: Sgd, model: Model, visit: Visit) -> Upload:
     """E epochs of SGD on both parts at once; uploads the shared one, weighted by the client's sequences, keeps the other."""
     upload = fit(model, whole(visit), visit, Update(tuple(visit.received), "global"), options)
     shared, private = divided(visit, upload.tensors)
     return upload._replace(tensors=shared, kept=private)
 
 
-def personalize(options: FineTuning, model: LanguageModel, visit: Visit) -> Personal:
+def personalize(options: FineTuning, model: Model, visit: Visit) -> Personal:
     """Fine-tune the private part under the shared one received, which stays."""
     return finetune(model, whole(visit), visit, Update(tuple(visit.kept.tensors), "global"), personal(options))

@@ -1,0 +1,50 @@
+"""What the loop needs of a model: predictions for one client, or for K clients with parameters of their own."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from torch import Tensor, nn
+
+Part = Literal["routers", "head", "embedding", "gru", "features"]
+"""What an algorithm may need of a model beside its parameters: two experts with routers, an output layer by its name, an
+embedding or a GRU by its name, and what the output layer reads."""
+PARTS: dict[Part, str] = {
+    "routers": "two experts and a router",
+    "head": "an output layer that it can tell from the rest",
+    "embedding": "the embedding of the built-in model",
+    "gru": "the GRU of the built-in model",
+    "features": "what the output layer reads",
+}
+"""In words, for messages."""
+
+
+class Prediction(NamedTuple):
+    """What the model says about every position, with a leading K when the tokens have one."""
+
+    logits: Tensor
+    """[B, T, V] scores of the next token."""
+    gru_routing: Tensor
+    """[B, T, 2] weights (global, local) of the GRU's experts, mean over its layers; one-hot where one expert runs alone."""
+    head_routing: Tensor | None
+    """[B, T, 2] weights of the head's experts; None where the head is not routed."""
+    features: Tensor
+    """[B, T, H] what the head reads: the GRU's state after every token; with a projection [B, T, projection_dim]. Of a module
+    of the user's own without a head by its name: [B, T, 0]."""
+    layer_routing: tuple[Tensor, ...]
+    """[B, T, 2] for every layer of the GRU; empty where nothing is routed."""
+
+
+class Model(nn.Module):
+    """A model that clients train. Its parameters live outside, as flat dictionaries of tensors by name.
+
+    ``torch.func.functional_call(model, parameters, (tokens, lengths), {"route": .., "routing": ..})`` gives a
+    :class:`Prediction`. Tokens are int64 [B, T], or [K, B, T] with parameters that have a leading K.
+    """
+
+    vocabulary_size: int
+    """Number V of tokens."""
+    oov: tuple[int, ...]
+    """The tokens that unknown words share."""
+    provides: frozenset[Part]
+    """What there is for algorithms that need more than parameters."""
