@@ -119,6 +119,13 @@ def source_of(*objects: Any) -> tuple[str, str] | None:
     return ", ".join(name for name, _ in found), hashlib.sha256(lines.encode()).hexdigest()
 
 
+def origin(kind: type[Any]) -> str:
+    """The file that a class is written in, or the name of its module where that has none, as in a notebook."""
+    module = sys.modules.get(kind.__module__)
+    file = getattr(module, "__file__", None)
+    return str(Path(file).resolve()) if file else kind.__module__
+
+
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
