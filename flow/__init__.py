@@ -1,5 +1,6 @@
 """Federated learning with per-instance routing between a global and a local expert."""
 
+from flow.algorithms import register
 from flow.comparison.run import Comparison, SharedOptions, compare, resume_comparison
 from flow.config import Config, ModelOptions, TorchModel
 from flow.errors import Diverged, UserError
@@ -19,6 +20,7 @@ __all__ = [
     "__version__",
     "compare",
     "preset",
+    "register",
     "resume",
     "resume_comparison",
     "simulate",

@@ -10,7 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import nn
 
-from flow.algorithms import DEFAULT, REGISTRY, algorithm_of
+from flow.algorithms import DEFAULT, REGISTRY, algorithm_of, algorithms, reserve
 from flow.checks import LARGEST_INTEGER, _default, typed
 from flow.data import DataOptions, located, placed
 from flow.errors import UserError
@@ -163,6 +163,7 @@ class Config(Generic[Options]):
     bit, elsewhere results to rounding. 0: as many as torch would, a number that the run keeps when it is resumed elsewhere."""
 
 
+reserve(field.name for part in (Config, DataOptions, ModelOptions, ServerOptions) for field in fields(part))
 LEAST = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}
 LEAST |= {"checkpoint_every": 1, "chunk": 0, "client_memory": 0, "threads": 0, "final_clients": 0}
 LEAST_OF_MODEL = {"embedding_dim": 1, "hidden_size": 1, "num_layers": 1, "projection_dim": 1}
@@ -180,7 +181,7 @@ def checked(config: Config[Any]) -> Config[Any]:
     try:
         algorithm = algorithm_of(config.algorithm)
     except TypeError as error:
-        raise UserError(f"{error}; give one, or leave algorithm out for the default") from error
+        raise UserError(f"{error}; give one, call flow.register first, or leave algorithm out for the default") from error
     config = typed(config)
     options = typed(config.algorithm)
     algorithm.check(options)
@@ -214,6 +215,9 @@ def read_config(folder: Path) -> Config[Any]:
     path, remedy = folder / "config.json", "put back the file that the run was started with"
     stored = run_folder.read_config(folder)
     try:
+        name = stored["algorithm"]["name"]
+        if isinstance(name, str) and name not in algorithms():
+            raise _unknown(path, name, run_folder.code(stored, "algorithm"))
         content = completed(run_folder.options(stored))
         kinds = _kinds(content)
         del content["algorithm"]["name"]
@@ -229,6 +233,20 @@ def read_config(folder: Path) -> Config[Any]:
         return checked(config)
     except UserError as error:
         raise UserError(f"{path}: {error}; {remedy}") from error
+
+
+def _unknown(path: Path, name: str, code: dict[str, Any] | None) -> UserError:
+    """Why a run of an algorithm that is not known in this process cannot be read."""
+    if code is None:
+        return UserError(
+            f"{path}: not the configuration of a run of this version (there is no algorithm {name!r} here); install the "
+            "package that brings it, or put back the file that the run was started with"
+        )
+    return UserError(
+        f"{path}: the run's algorithm {name!r} is of the file {code['file']}, and a folder never runs code by itself; name the "
+        f"file and the algorithm in it (`flow run --resume {path.parent} {code['file']}:NAME`), or in Python call "
+        "flow.register before"
+    )
 
 
 def completed(content: dict[str, Any], algorithm: type[Any] | None = None) -> dict[str, Any]:
@@ -262,7 +280,8 @@ def _kinds(content: dict[str, Any]) -> dict[str, type[Any]]:
     parts: dict[str, type[Any]] = {"data": DataOptions, "model": ModelOptions, "server": ServerOptions}
     algorithm = content.get("algorithm")
     name = algorithm.get("name") if isinstance(algorithm, dict) else None
-    return {**parts, "algorithm": REGISTRY[name].options} if name in REGISTRY else parts
+    known = algorithms()
+    return {**parts, "algorithm": known[name].options} if isinstance(name, str) and name in known else parts
 
 
 def _names(kind: type[Any]) -> list[str]:

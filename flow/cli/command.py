@@ -14,6 +14,7 @@ from flow.checks import check_text
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
 from flow.presets import PRESETS, preset
+from flow.user_code import is_reference
 
 RUNS = Path("runs")
 
@@ -28,6 +29,19 @@ class Command(NamedTuple):
     """Runs it with the arguments after its name. Raises UserError for a mistake of the user."""
     distributed: bool = False
     """Whether it may run in several processes at once, under torchrun."""
+
+
+def references(arguments: list[str]) -> list[str]:
+    """Take algorithms of the form FILE.py:NAME off the end of the arguments, where they stand behind the options."""
+    taken: list[str] = []
+    while arguments and is_reference(arguments[-1]) and not (len(arguments) > 1 and _waits(arguments[-2])):
+        taken.insert(0, arguments.pop())
+    return taken
+
+
+def _waits(argument: str) -> bool:
+    """Whether an argument is an option that takes the next argument as its value."""
+    return argument.startswith("--") and "=" not in argument and argument != "--changed-file"
 
 
 def named_folder(option: str, folder: str) -> Path:

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from flow.cli.command import Command, default_folder, named_folder, sized
+from flow.algorithms.registry import named
+from flow.cli.command import Command, default_folder, named_folder, references, sized
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.comparison.tuning import MOST, metric_names
 from flow.config import Config
@@ -19,7 +20,9 @@ from flow.data import paths
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
 from flow.presets import Name as Preset
+from flow.user_code import is_reference
 
+_BESIDE_RESUME = {"--resume", "--against", "--data", "--changed-file", "--changed_file"}
 DECIDES = f"With --tune: the metric that decides: {' or '.join(metric_names())}."
 
 
@@ -59,8 +62,12 @@ class Compare(Config[SharedOptions]):
     -2, -3, ... after a name that is taken."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Go on with the comparison in this folder, with its configuration. Takes no other options but --against, and
-    --data where the file moved."""
+    """Go on with the comparison in this folder, with its configuration. Takes no other options but --against, --data
+    where the file moved, and --changed-file. Algorithms of files are named again: --resume FOLDER FILE.py:NAME."""
+
+    changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --resume: go on although the file of an algorithm was changed. Finished runs keep their results, and comparison.json
+    records the change."""
 
 
 def _compare(arguments: list[str], ranks: Ranks) -> None:
@@ -72,19 +79,29 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
     names = []
     while arguments and not arguments[0].startswith("-"):
         names.append(arguments.pop(0))
+    names += references(arguments)
+    own = [name for name in names if is_reference(name)]
     given = {argument.split("=")[0] for argument in arguments}
-    chosen = _parsed(names, arguments)
+    names = [named(name) if name in own else name for name in names]
+    chosen = _parsed([] if "--resume" in given and len(own) == len(names) else names, arguments)
+    again = "".join(f" {reference}" for reference in own)
     with _folder(chosen, ranks) as folder:
-        result = _result(names, chosen, folder, "--data" in given)
+        result = _result(names, chosen, folder, "--data" in given, again)
     print(f"report: {result.report}")
 
 
-def _result(names: list[str], chosen: Compare, folder: Path, moved: bool) -> Comparison:
-    """moved: whether --data was given, which beside --resume says where the file is now."""
+def _result(names: list[str], chosen: Compare, folder: Path, moved: bool, again: str) -> Comparison:
+    """The comparison, started or continued.
+
+    Args:
+        moved: whether --data was given, which beside --resume says where the file is now.
+        again: what stands behind `flow compare --resume FOLDER` to go on with this comparison.
+    """
     config: Config[Any] = Config(**{field.name: getattr(chosen, field.name) for field in fields(Config)})
     try:
         if chosen.resume is not None:
-            return resume_comparison(folder, data=chosen.data.data if moved else None, against=chosen.against)
+            data = chosen.data.data if moved else None
+            return resume_comparison(folder, data=data, against=chosen.against, changed_file=chosen.changed_file)
         return compare(
             names,
             folder,
@@ -98,10 +115,10 @@ def _result(names: list[str], chosen: Compare, folder: Path, moved: bool) -> Com
         )
     except KeyboardInterrupt:
         if (folder / RECORD).exists():
-            print(f"\nflow: stopped; go on with `flow compare --resume {folder}`", file=sys.stderr)
+            print(f"\nflow: stopped; go on with `flow compare --resume {folder}{again}`", file=sys.stderr)
         raise
     except OSError as error:
-        raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}`") from error
+        raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}{again}`") from error
 
 
 def _parsed(names: list[str], arguments: list[str]) -> Compare:
@@ -110,17 +127,19 @@ def _parsed(names: list[str], arguments: list[str]) -> Compare:
         default=Compare(**sized(arguments)),
         prog="flow compare",
         description="Run several algorithms on the same clients and write one table.\n\n"
-        "flow compare [ALGORITHM ...] [OPTIONS], names first; none means all of them:\n"
-        + "\n".join(f"  {line}" for line in listing().splitlines()),
+        "flow compare [ALGORITHM ...] [OPTIONS], names first; FILE.py:NAME is an algorithm of your own "
+        "(docs/own-algorithm.md); none means all of these:\n" + "\n".join(f"  {line}" for line in listing().splitlines()),
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
     options = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
-    if chosen.resume is not None and (names or not {"--resume", "--against", "--data"}.issuperset(options)):
+    if chosen.resume is not None and (names or not _BESIDE_RESUME.issuperset(options)):
         raise UserError(
-            f"--resume {chosen.resume} takes its configuration from that folder; leave names and all options but --against "
-            "and --data out, or start a new comparison"
+            f"--resume {chosen.resume} takes its configuration from that folder; leave names and all options but --against, "
+            "--data and --changed-file out, or start a new comparison"
         )
+    if chosen.resume is None and chosen.changed_file:
+        raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")
     if not chosen.tune:
         for name in ("trials", "tune_rounds", "tune_by"):
             if getattr(chosen, name) != getattr(Compare, name):

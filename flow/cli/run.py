@@ -10,8 +10,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 import tyro
 
-from flow.algorithms import DEFAULT, NAMES, algorithm_of
-from flow.cli.command import Command, default_folder, named_folder, sized
+from flow.algorithms import DEFAULT, algorithm_of
+from flow.algorithms.registry import GROUP, named, names
+from flow.cli.command import Command, default_folder, named_folder, references, sized
 from flow.config import Config, read_config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
@@ -36,41 +37,51 @@ class Run(Config[Options], Generic[Options]):
     taken."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Go on with the run in this folder, with the configuration it was started with. Two other options may stand beside it:
-    --rounds, the number of rounds that the run has from now on, and --data, the path to which its file moved."""
+    """Go on with the run in this folder, with the configuration it was started with. Three other options may stand beside it:
+    --rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, and --changed-file.
+    An algorithm of a file is named again: --resume FOLDER FILE.py:NAME."""
+
+    changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --resume: go on although the file of the run's algorithm was changed. config.json records the change."""
 
 
 def _run(arguments: list[str], ranks: Ranks) -> None:
-    named = arguments.pop(0) if arguments and not arguments[0].startswith("-") else None
-    name = DEFAULT if named is None else named
-    if name not in NAMES:
-        raise UserError(f"there is no algorithm {name!r}; the algorithms are {', '.join(NAMES)}")
+    given = [arguments.pop(0)] if arguments and not arguments[0].startswith("-") else []
+    given += references(arguments)
+    if len(given) > 1:
+        raise UserError(
+            f"one algorithm runs at a time, got {' and '.join(given)}; name one, or write `flow compare {' '.join(given)}`"
+        )
+    name = named(given[0]) if given else DEFAULT
     run = _parsed(name, arguments)
-    if named is not None and run.resume is not None:
-        _check_name(named, named_folder("resume", run.resume))
+    if given and run.resume is not None:
+        _check_name(name, named_folder("resume", run.resume))
+    again = f" {given[0]}" if given and given[0] != name else ""
     with _folder(run, name, ranks) as folder:
-        result = _result(run, folder, _given(arguments), ranks)
+        result = _result(run, folder, _given(arguments), ranks, again)
     if ranks.first:
         print(f"report: {result.report}")
 
 
-def _result(run: Run[Any], folder: Path, given: set[str], ranks: Ranks) -> Result:
+def _result(run: Run[Any], folder: Path, given: set[str], ranks: Ranks, again: str) -> Result:
+    """again: what stands behind `flow run --resume FOLDER` to go on with this run."""
     try:
         if run.resume is None:
             return simulate(Config(**{field.name: getattr(run, field.name) for field in fields(Config)}), folder)
-        return resume(folder, data=run.data.data if "data" in given else None, rounds=run.rounds if "rounds" in given else None)
+        data, rounds = run.data.data if "data" in given else None, run.rounds if "rounds" in given else None
+        return resume(folder, data=data, rounds=rounds, changed_file=run.changed_file)
     except KeyboardInterrupt:
         if ranks.first and (folder / "config.json").exists():
-            print(f"\nflow: stopped; go on with `flow run --resume {folder}`", file=sys.stderr)
+            print(f"\nflow: stopped; go on with `flow run --resume {folder}{again}`", file=sys.stderr)
         raise
     except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
-        raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}`") from error
+        raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}{again}`") from error
 
 
 def _check_name(name: str, folder: Path) -> None:
     """Refuse to go on with a run under the name of an algorithm that is not the run's."""
     stored = algorithm_of(read_config(folder).algorithm).name
-    if stored != NAMES[name].algorithm.name:
+    if stored != names()[name].algorithm.name:
         raise UserError(f"--resume {folder} is a run of {stored}, not of {name}; leave the name out, or start a new run")
 
 
@@ -80,20 +91,22 @@ def _given(arguments: list[str]) -> set[str]:
 
 
 def _parsed(name: str, arguments: list[str]) -> Run[Any]:
-    algorithm = NAMES[name].algorithm
+    algorithm, server = names()[name].algorithm, names()[name].server
     run: Run[Any] = tyro.cli(
         Run[algorithm.options],  # type: ignore[name-defined]
-        default=Run(algorithm=algorithm.options(), server=NAMES[name].server, **sized(arguments)),
+        default=Run(algorithm=algorithm.options(), server=server, **sized(arguments)),
         prog=f"flow run {name}",
         description=_describe(name),
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    if run.resume is not None and not _given(arguments) <= {"resume", "rounds", "data"}:
+    if run.resume is not None and not _given(arguments) <= {"resume", "rounds", "data", "changed-file", "changed_file"}:
         raise UserError(
-            f"--resume {run.resume} takes its configuration from that folder; leave the other options out but --rounds and "
-            "--data, or start a new run"
+            f"--resume {run.resume} takes its configuration from that folder; leave the other options out but --rounds, --data "
+            "and --changed-file, or start a new run"
         )
+    if run.resume is None and run.changed_file:
+        raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")
     return run
 
 
@@ -106,15 +119,17 @@ def _folder(run: Run[Any], name: str, ranks: Ranks) -> AbstractContextManager[Pa
 
 
 def _describe(name: str) -> str:
-    others = "\n".join(f"  {other}: {known.about}" for other, known in NAMES.items())
+    others = "\n".join(f"  {other}: {known.about}" for other, known in names().items())
     return (
         f"Train with {name}, evaluate on held-out text and write a report.\n\n"
-        f"flow run [ALGORITHM] [OPTIONS], options in any order. Algorithms:\n{others}"
+        "flow run [ALGORITHM] [OPTIONS], options in any order. An ALGORITHM of your own is FILE.py:NAME, see "
+        f"docs/own-algorithm.md, or an entry point {GROUP} of an installed package. Algorithms:\n{others}"
     )
 
 
 USAGE = """\
   run [ALGORITHM]     train, evaluate and write a report; `flow run --help` lists algorithms and options
+  run FILE.py:NAME    the same with an algorithm of your own file; it is named again beside --resume
   run --resume FOLDER go on with a run that was stopped, or with --rounds N lengthen one; --data FILE: its file moved
 """
 COMMAND = Command("run", USAGE, _run, distributed=True)

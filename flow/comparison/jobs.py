@@ -85,7 +85,8 @@ def _end_of(job: Job, progress: bool) -> str | None:
     try:
         with _no_tables():
             if folder.exists():
-                resume(folder, population=population, progress=progress)
+                # Whether a user's file may be another one is asked once, for comparison.json.
+                resume(folder, changed_file=True, population=population, progress=progress)
             else:
                 simulate(config, folder, population=population, progress=progress)
     except Diverged as error:  # that is a result, and shown as one

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flow.algorithms import DEFAULT, NAMES, REGISTRY, Name
+from flow.algorithms import DEFAULT, REGISTRY, Name, registry
 from flow.algorithms.interface import Tunable
 from flow.checks import LARGEST_INTEGER, typed
 from flow.comparison.tuning import MOST, Values, metric_of
@@ -96,7 +96,7 @@ def planned(
         raise UserError(f"algorithms={names!r} must be several names; write [{names!r}]")
     if not isinstance(settings, Mapping | None):
         raise UserError(f"settings must hold tables of options by name, got {settings!r}; write {{'flow': {{'lr': 1.0}}}}")
-    names = tuple(names) or tuple(NAMES)
+    names = tuple(names) or tuple(registry.names())
     for name in names:
         if not isinstance(name, str):
             raise UserError(f"algorithms: {name!r} is no name; give names as strings")
@@ -189,7 +189,7 @@ def reference(names: Sequence[str], against: str | None) -> str | None:
 
 def known_as(settings: Mapping[str, Mapping[str, Any]], name: str) -> Name:
     """What a name of a comparison stands for: the algorithm of its settings, or the one of this name."""
-    return NAMES[settings.get(name, {}).get(ALIAS, name)]
+    return registry.names()[settings.get(name, {}).get(ALIAS, name)]
 
 
 def about(plan: Plan, name: str) -> str:
@@ -203,17 +203,18 @@ def about(plan: Plan, name: str) -> str:
 
 def _check_name(name: str, own: object) -> None:
     """Raise UserError for a name that is no algorithm's, and whose settings name none."""
-    known = ", ".join(NAMES)
+    everything = registry.names()
+    known = ", ".join(everything)
     if not isinstance(own, Mapping) or ALIAS not in own:
-        if name not in NAMES:
+        if name not in everything:
             raise UserError(
                 f"there is no algorithm {name!r}; the algorithms are {known}; another name needs a table [{name}] of settings "
                 f"in which {ALIAS} is one of them"
             )
         return
-    if own[ALIAS] not in list(NAMES):
+    if own[ALIAS] not in list(everything):
         raise UserError(f"settings: {name} has {ALIAS}={own[ALIAS]!r}, which is not one of {known}; name one of these")
-    if name in NAMES or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,59}", name):
+    if name in everything or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,59}", name):
         raise UserError(
             f"settings: [{name}] with {ALIAS}={own[ALIAS]!r} must have a name that is no algorithm's, a letter and at most 59 "
             f"letters, digits, '-' and '_'; call it {own[ALIAS]}-2, for example"
@@ -270,7 +271,10 @@ def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping
 
 
 def describe(plan: Plan, population: Population) -> dict[str, Any]:
-    """The content of comparison.json."""
+    """The content of comparison.json; under "code" the users' files, by the names of the algorithms that are from them."""
+    algorithms = {known.name: known for known in (known_as(plan.settings, name).algorithm for name in plan.names)}
+    sources = {name: registry.code_of(known) for name, known in algorithms.items()}
+    code = {name: run_folder.described_code(source) for name, source in sources.items() if source is not None}
     return {
         "algorithms": list(plan.names),
         "seeds": plan.seeds,
@@ -282,6 +286,7 @@ def describe(plan: Plan, population: Population) -> dict[str, Any]:
         "config": {**asdict(plan.config), "algorithm": asdict(plan.config.algorithm)},
         "data": run_folder.digest({}, population),
         "against": plan.against,
+        **({"code": code} if code else {}),
     }
 
 
@@ -293,11 +298,29 @@ def read_plan(path: Path) -> Plan:
     """
     remedy = "put back the file that the comparison was started with"
     try:
-        return _plan_of(completed_plan(files.read_json(path, remedy)))
+        content = files.read_json(path, remedy)
+        unknown = _unknown(path, content)
+        if unknown is None:
+            return _plan_of(completed_plan(content))
     except UserError as error:
         raise UserError(f"{path}: {error}; {remedy}") from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not the configuration of a comparison of this version ({error!r}); {remedy}") from error
+    raise unknown
+
+
+def _unknown(path: Path, content: dict[str, Any]) -> UserError | None:
+    """Why a comparison with algorithms that are not known in this process cannot go on."""
+    here = registry.algorithms()
+    files_of = {name: run_folder.code(content, name) for name in content.get("code", {}) if name not in here}
+    told = [f"{name!r} is of the file {code['file']}" for name, code in files_of.items() if code is not None]
+    if not told:
+        return None
+    named = " ".join(f"{code['file']}:NAME" for code in files_of.values() if code is not None)
+    return UserError(
+        f"{path}: the algorithm {' and '.join(told)}, and a folder never runs code by itself; name the file and the algorithm "
+        f"in it (`flow compare --resume {path.parent} {named}`), or in Python call flow.register before"
+    )
 
 
 def completed_plan(content: dict[str, Any]) -> dict[str, Any]:

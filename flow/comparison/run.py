@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from flow.algorithms import NAMES
+from flow.algorithms import registry
 from flow.comparison import kept, tuning
 from flow.comparison.against import Line, csv_against, lines_against, records, text_against
 from flow.comparison.jobs import Job, kept_of
@@ -38,7 +38,7 @@ from flow.data import Population, is_file, located
 from flow.engine.task import prepare
 from flow.errors import UserError
 from flow.evaluation.select import SIDES
-from flow.storage import files, lock
+from flow.storage import files, lock, run_folder
 
 RECORD = "comparison.json"
 __all__ = ["Comparison", "SharedOptions", "compare", "listing", "resume_comparison"]
@@ -114,6 +114,7 @@ def resume_comparison(
     *,
     data: Path | str | None = None,
     against: str | None = None,
+    changed_file: bool = False,
     population: Population | None = None,
     progress: bool = True,
 ) -> Comparison:
@@ -123,9 +124,12 @@ def resume_comparison(
         folder: of the comparison; its runs may be gone where their files below kept/ are there.
         data: the path to which the comparison's file moved, which must give the same population; None: it is where it was.
         against: as in :func:`compare`, likewise `population` and `progress`.
+        changed_file: whether to go on where the file that an algorithm is from was changed. Runs that are finished keep their
+            results, and the others go on with the changed file; comparison.json gets its SHA-256 and keeps the old one.
 
     Raises:
-        UserError: as :func:`compare`; there is no comparison in the folder.
+        UserError: as :func:`compare`; there is no comparison in the folder, or an algorithm of it is not registered in this
+            process or is of a changed file.
     """
     folder = _folder(folder)
     if not (folder / RECORD).is_file():
@@ -145,13 +149,14 @@ def resume_comparison(
             )
         if against is not None:
             plan = plan._replace(against=reference(plan.names, against))
-        return _compare(plan, folder, population, progress)
+        return _compare(plan, folder, population, progress, changed_file)
 
 
 def listing() -> str:
     """All algorithms by name, with a line each."""
-    width = max(map(len, NAMES))
-    return "\n".join(f"{name:<{width}}  {known.about}" for name, known in NAMES.items())
+    names = registry.names()
+    width = max(map(len, names))
+    return "\n".join(f"{name:<{width}}  {known.about}" for name, known in names.items())
 
 
 def _folder(folder: Path | str) -> Path:
@@ -186,7 +191,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _compare(plan: Plan, folder: Path, population: Population | None, progress: bool) -> Comparison:
+def _compare(plan: Plan, folder: Path, population: Population | None, progress: bool, changed_file: bool = False) -> Comparison:
     known = read_plan(folder / RECORD) if (folder / RECORD).is_file() else None
     if known is not None and not plan.config.threads:  # left open: as on the machine where it was started
         plan = plan._replace(config=replace(plan.config, threads=known.config.threads))
@@ -195,7 +200,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
     if known is not None and plan.against is None:
         plan = plan._replace(against=known.against)
     population = _ready(plan, population)  # whatever is wrong is said before anything is written
-    _record(folder, describe(plan, population))
+    _record(folder, describe(plan, population), changed_file)
 
     tuned = [name for name in plan.names if name in plan.parameters]
     count, done = len(tuned) * plan.tune + len(plan.names) * plan.seeds, 0
@@ -245,13 +250,14 @@ def _ready(plan: Plan, population: Population | None) -> Population:
     return population
 
 
-def _record(folder: Path, described: dict[str, Any]) -> None:
+def _record(folder: Path, described: dict[str, Any], changed_file: bool) -> None:
     """Write what the comparison is made of into its new folder, or make sure that the comparison there is this one.
 
-    What only decides what is shown, and where the same data lie, may be another than there, and is written down.
+    What only decides what is shown, and where the same data lie, may be another than there, and is written down. So may the
+    file of an algorithm where the user said so.
 
     Raises:
-        UserError: it is another one.
+        UserError: it is another one, or of another file.
     """
     path = folder / RECORD
     if not path.is_file():
@@ -265,6 +271,9 @@ def _record(folder: Path, described: dict[str, Any]) -> None:
         place = {"data": described["config"]["data"]["data"]}
         stored["config"] = stored["config"] | {"data": stored["config"]["data"] | place}
         replaceable["config"] = content["config"] | {"data": content["config"]["data"] | place}
+    described = {name: value for name, value in described.items() if name != "code"}
+    if "code" in content:
+        described["code"] = replaceable["code"] = _renewed_code(folder, content, changed_file)
     changed = differences(stored | replaceable | {"config": stored["config"]}, json.loads(json.dumps(described)))
     if changed:
         raise UserError(
@@ -273,6 +282,17 @@ def _record(folder: Path, described: dict[str, Any]) -> None:
         )
     if any(content.get(name) != value for name, value in replaceable.items()):
         files.write_json(path, files.with_checksum(content | replaceable))
+
+
+def _renewed_code(folder: Path, content: dict[str, Any], changed_file: bool) -> dict[str, Any]:
+    """The users' files of a comparison as they are recorded from now on, by the algorithms' names."""
+    renewed = {}
+    for name in content["code"]:
+        stored, algorithm = run_folder.code(content, name), registry.algorithms().get(name)
+        if stored is not None and algorithm is not None:
+            what = f"{folder}: the file of the algorithm {name!r}"
+            renewed[name] = run_folder.renewed_code(stored, registry.code_of(algorithm), changed_file, what)
+    return renewed
 
 
 def _tune(

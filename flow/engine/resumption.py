@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from flow.algorithms import algorithm_of, code_of
 from flow.config import Config, checked, read_config
 from flow.data import Population, is_file, located
 from flow.engine.task import Task, prepare
@@ -17,7 +18,12 @@ RESULTS = ("evaluation.json", "run.json", "report.html")
 
 
 def reopened(
-    folder: Path, data: str | None, rounds: int | None, population: Population | None, progress: bool
+    folder: Path,
+    data: str | None,
+    rounds: int | None,
+    population: Population | None,
+    progress: bool,
+    changed_file: bool = False,
 ) -> tuple[Task, dict[str, Any]]:
     """The task of a run that goes on, and the content that its config.json must have from now on; nothing is written.
 
@@ -26,11 +32,14 @@ def reopened(
         rounds: of the run from now on; None: as many as before.
         population: clients to train on instead of loading the run's data.
         progress: whether to draw a bar on stderr while data are being prepared.
+        changed_file: whether the user's file that the algorithm is from may be another one than before.
 
     Raises:
-        UserError: the folder holds no run, an argument is wrong, or the data are gone or others.
+        UserError: the folder holds no run, an argument is wrong, the data are gone or others, or the user's file is
+            another one.
     """
     config, content = read_config(folder), run_folder.read_config(folder)
+    content = _same_code(folder, content, config, changed_file)
     if data is not None:
         if population is not None:
             raise UserError(f"data={data!r} does nothing beside population, which takes its place; leave either out")
@@ -61,6 +70,17 @@ def record(folder: Path, content: dict[str, Any]) -> None:
         for name in RESULTS:
             (folder / name).unlink(missing_ok=True)
     files.write_json(folder / "config.json", files.with_checksum(content))
+
+
+def _same_code(folder: Path, content: dict[str, Any], config: Config[Any], changed_file: bool) -> dict[str, Any]:
+    """The content of config.json with the user's file as it is now."""
+    stored = run_folder.code(content, "algorithm")
+    if stored is None:
+        return content
+    algorithm = algorithm_of(config.algorithm)
+    what = f"{folder}: the file of the algorithm {algorithm.name!r}"
+    renewed = run_folder.renewed_code(stored, code_of(algorithm), changed_file, what)
+    return content | {"code": content["code"] | {"algorithm": renewed}}
 
 
 def _moved(config: Config[Any], content: dict[str, Any], data: str) -> tuple[Config[Any], dict[str, Any]]:

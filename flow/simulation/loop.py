@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from flow.algorithms import code_of
 from flow.config import Config
 from flow.data import Client, Population
 from flow.draws import Draw
@@ -78,7 +79,8 @@ def simulate(
         task = prepare(Config() if config is None else config, population, progress and ranks.first)
         run = begin(task, path, ranks)
         if path is not None and ranks.first:
-            run_folder.create(path, run_folder.describe(task.config, task.algorithm.name, task.population))
+            code = {"algorithm": code_of(task.algorithm)}
+            run_folder.create(path, run_folder.describe(task.config, task.algorithm.name, task.population, code))
         return task, run
 
     own = run_folder.started(folder) if folder is not None and ranks.first else nullcontext()
@@ -92,6 +94,7 @@ def resume(
     *,
     data: Path | str | None = None,
     rounds: int | None = None,
+    changed_file: bool = False,
     population: Population | None = None,
     progress: bool = True,
 ) -> Result:
@@ -103,16 +106,20 @@ def resume(
         data: the path to which the run's file moved, which must give the same population; None: the file is where it was.
         rounds: the number of rounds that the run has from now on, at least those of its last checkpoint; options that were
             resolved from the number before stay as they are. None: as many as before.
+        changed_file: whether to go on where the file that the run's algorithm is from was changed. config.json then gets the
+            new SHA-256 and keeps the old one.
         population: clients to train on instead of loading the run's data.
         progress: as in :func:`simulate`.
 
     Raises:
-        UserError: as :func:`simulate`; the folder holds no run, or its files were damaged or belong to other data.
+        UserError: as :func:`simulate`; the folder holds no run, its files were damaged or belong to other data, or its
+            algorithm is not registered in this process or is of a changed file.
     """
     path, ranks = Path(folder), joined()
 
     def start() -> tuple[Task, RunState, list[dict[str, Any]]]:
-        task, content = reopened(path, None if data is None else str(data), rounds, population, progress and ranks.first)
+        place = None if data is None else str(data)
+        task, content = reopened(path, place, rounds, population, progress and ranks.first, changed_file)
         run = begin(task, path, ranks, content)
         rows = run.go_back(task.config.model.device)
         if ranks.first:
@@ -128,7 +135,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     """The rounds that are left, then the full evaluation."""
     config, algorithm, ranks = task.config, task.algorithm, run.ranks
     folder = run.folder if ranks.first else None  # the others write nothing
-    ranks.agree("a configuration or data", run.digest)
+    ranks.agree("a configuration, data or code", f"{run.digest} {code_of(algorithm)}")
     curve = choose_clients(task, config.evaluate_clients, "curve")
     name = None if folder is None else str(folder)
     bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
