@@ -78,6 +78,12 @@ class TorchModel:
     device: str = "cpu"
     """Where torch computes: "cpu", "cuda", ..."""
 
+    def __post_init__(self) -> None:
+        if callable(self.factory):
+            same = _FACTORIES.setdefault(name_of(self.factory), [])
+            if self.factory not in same:
+                same.append(self.factory)
+
     def described(self) -> dict[str, Any]:
         """What config.json keeps: the names of file and factory in place of the code."""
         return {"factory": name_of(self.factory), "head": self.head, "dtype": self.dtype, "device": self.device}
@@ -86,6 +92,48 @@ class TorchModel:
 def size_of(options: ModelOptions | TorchModel) -> tuple[str, object]:
     """The option that decides most of a model's size, for messages."""
     return ("hidden_size", options.hidden_size) if isinstance(options, ModelOptions) else ("model", name_of(options.factory))
+
+
+_FACTORIES: dict[str, list[Callable[[int], nn.Module]]] = {}
+"""What a :class:`TorchModel` was made of in this process, by :func:`name_of`: a folder never runs code by itself."""
+
+
+def factory_of(name: str, folder: Path) -> Callable[[int], nn.Module]:
+    """The factory of this name, of which a :class:`TorchModel` was made in this process.
+
+    Args:
+        folder: of the run, for the message.
+
+    Raises:
+        UserError: there is none, or there are several.
+    """
+    same = _FACTORIES.get(name, [])
+    if len(same) == 1:
+        return same[0]
+    if same:
+        raise UserError(
+            f"{folder}: the run's model is {name!r}, and {len(same)} factories here have that name; give each a name of its own"
+        )
+    raise UserError(
+        f"{folder}: the run's model is {name!r}, and a folder never runs code by itself; name it (`--resume {folder} --model "
+        f"{name}`), or in Python make a flow.TorchModel of it before"
+    )
+
+
+def model_of(content: dict[str, Any], folder: Path) -> ModelOptions | TorchModel:
+    """The model that config.json or comparison.json describes.
+
+    Raises:
+        UserError: see :func:`factory_of`.
+    """
+    if "factory" in content:
+        return TorchModel(**{**content, "factory": factory_of(content["factory"], folder)})
+    return ModelOptions(**content)
+
+
+def code_of_model(options: ModelOptions | TorchModel) -> tuple[str, str] | None:
+    """The user's file that a module is from and its SHA-256; None for the built-in model, and for code of a package."""
+    return source_of(options.factory) if isinstance(options, TorchModel) else None
 
 
 def name_of(factory: Callable[..., Any]) -> str:
@@ -221,6 +269,8 @@ def read_config(folder: Path) -> Config[Any]:
         content = completed(run_folder.options(stored))
         kinds = _kinds(content)
         del content["algorithm"]["name"]
+        if kinds["model"] is TorchModel:
+            content["model"]["factory"] = factory_of(content["model"]["factory"], folder)
         parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "data", "model", "server")}
         config = Config(**parts, **{name: content.pop(name) for name in _names(Config) if name not in parts})
         if content:
@@ -277,11 +327,16 @@ def renamed(kind: type[Any], options: dict[str, Any]) -> dict[str, Any]:
 
 def _kinds(content: dict[str, Any]) -> dict[str, type[Any]]:
     """The classes of the parts of a configuration; without the algorithm's where it has no name that is known."""
-    parts: dict[str, type[Any]] = {"data": DataOptions, "model": ModelOptions, "server": ServerOptions}
+    parts: dict[str, type[Any]] = {"data": DataOptions, "model": _kind_of_model(content), "server": ServerOptions}
     algorithm = content.get("algorithm")
     name = algorithm.get("name") if isinstance(algorithm, dict) else None
     known = algorithms()
     return {**parts, "algorithm": known[name].options} if isinstance(name, str) and name in known else parts
+
+
+def _kind_of_model(content: dict[str, Any]) -> type[ModelOptions] | type[TorchModel]:
+    model = content.get("model")
+    return TorchModel if isinstance(model, dict) and "factory" in model else ModelOptions
 
 
 def _names(kind: type[Any]) -> list[str]:

@@ -7,14 +7,16 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.checks import check_text
+from flow.config import Config, ModelOptions, TorchModel
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
 from flow.presets import PRESETS, preset
-from flow.user_code import is_reference
+from flow.user_code import is_reference, load
 
 RUNS = Path("runs")
 
@@ -60,6 +62,31 @@ def named_folder(option: str, folder: str) -> Path:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"{option}={folder!r} is longer than the file system allows; give a shorter name") from error
     return path
+
+
+def user_model(reference: str | None, head: str | None, config: Config[Any], arguments: Sequence[str]) -> Config[Any]:
+    """A configuration with the module of the user's own that ``--model FILE.py:NAME`` names, if it does.
+
+    Raises:
+        UserError: the file or what it gives is wrong, or an option of the built-in model stands beside it.
+    """
+    if reference is None:
+        if head is not None:
+            raise UserError(f"head={head!r} does nothing without --model FILE.py:NAME; add it, or leave head out")
+        return config
+    given = {argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
+    own = {field.name for field in fields(ModelOptions)} - {field.name for field in fields(TorchModel)}
+    for name in sorted(given & (own | {"preset"})):
+        raise UserError(
+            f"--{name.replace('_', '-')} is of the built-in model and does nothing beside --model; leave either out"
+        )
+    factory = load(reference, "model").value
+    if not callable(factory):
+        raise UserError(
+            f"model={reference!r} is a {type(factory).__name__}, and must be a function or a class that makes a module"
+        )
+    model = TorchModel(factory, head or "", config.model.dtype, config.model.device)
+    return replace(config, model=model)
 
 
 def sized(arguments: Sequence[str]) -> dict[str, Any]:

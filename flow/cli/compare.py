@@ -12,17 +12,17 @@ from typing import Annotated, Any
 import tyro
 
 from flow.algorithms.registry import named
-from flow.cli.command import Command, default_folder, named_folder, references, sized
+from flow.cli.command import Command, default_folder, named_folder, references, sized, user_model
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.comparison.tuning import MOST, metric_names
-from flow.config import Config
+from flow.config import Config, ModelOptions
 from flow.data import paths
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
 from flow.presets import Name as Preset
 from flow.user_code import is_reference
 
-_BESIDE_RESUME = {"--resume", "--against", "--data", "--changed-file", "--changed_file"}
+_BESIDE_RESUME = {"--resume", "--against", "--data", "--model", "--changed-file", "--changed_file"}
 DECIDES = f"With --tune: the metric that decides: {' or '.join(metric_names())}."
 
 
@@ -31,6 +31,8 @@ class Compare(Config[SharedOptions]):
     """The options of `flow compare`: what the runs share, and how they are tuned and kept."""
 
     algorithm: SharedOptions = field(default_factory=SharedOptions)
+
+    model: ModelOptions = field(default_factory=ModelOptions)
 
     preset: Preset | None = None
     """Sizes of a published model, as `flow run --help` says. Other options take precedence."""
@@ -56,6 +58,14 @@ class Compare(Config[SharedOptions]):
     against: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """One of the algorithms: all others are tested against it, client by client. It decides only what is shown, and may be
     another one when the comparison goes on. None: the one that it had last, if any."""
+
+    torch_model: Annotated[str | None, tyro.conf.arg(name="model", metavar="FILE.py:NAME")] = None
+    """A module of your own in place of the built-in model: NAME(vocabulary_size) gives a torch.nn.Module that takes int64
+    tokens [B, T] and gives logits [B, T, V] (docs/own-model.md). --dtype and --device hold for it too. None: the built-in
+    model."""
+
+    head: str | None = None
+    """With --model: the name of the submodule that is the output layer, for algorithms that need a body and a head."""
 
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """New folder for everything, or that of the same comparison, which then goes on. None: runs/compare-DATA-DATE-TIME, with
@@ -85,22 +95,26 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
     names = [named(name) if name in own else name for name in names]
     chosen = _parsed([] if "--resume" in given and len(own) == len(names) else names, arguments)
     again = "".join(f" {reference}" for reference in own)
+    again += "" if chosen.torch_model is None else f" --model {chosen.torch_model}"
     with _folder(chosen, ranks) as folder:
-        result = _result(names, chosen, folder, "--data" in given, again)
+        result = _result(names, chosen, folder, arguments, again)
     print(f"report: {result.report}")
 
 
-def _result(names: list[str], chosen: Compare, folder: Path, moved: bool, again: str) -> Comparison:
+def _result(names: list[str], chosen: Compare, folder: Path, arguments: list[str], again: str) -> Comparison:
     """The comparison, started or continued.
 
     Args:
-        moved: whether --data was given, which beside --resume says where the file is now.
+        arguments: the options as they were given; --data beside --resume says where the file is now.
         again: what stands behind `flow compare --resume FOLDER` to go on with this comparison.
     """
     config: Config[Any] = Config(**{field.name: getattr(chosen, field.name) for field in fields(Config)})
     try:
+        if chosen.resume is None:
+            config = user_model(chosen.torch_model, chosen.head, config, arguments)
         if chosen.resume is not None:
-            data = chosen.data.data if moved else None
+            user_model(chosen.torch_model, chosen.head, Config(), ())  # so that this process knows the factory
+            data = chosen.data.data if any(argument.split("=")[0] == "--data" for argument in arguments) else None
             return resume_comparison(folder, data=data, against=chosen.against, changed_file=chosen.changed_file)
         return compare(
             names,
@@ -136,7 +150,7 @@ def _parsed(names: list[str], arguments: list[str]) -> Compare:
     if chosen.resume is not None and (names or not _BESIDE_RESUME.issuperset(options)):
         raise UserError(
             f"--resume {chosen.resume} takes its configuration from that folder; leave names and all options but --against, "
-            "--data and --changed-file out, or start a new comparison"
+            "--data, --model and --changed-file out, or start a new comparison"
         )
     if chosen.resume is None and chosen.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")

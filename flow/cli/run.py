@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -12,24 +12,35 @@ import tyro
 
 from flow.algorithms import DEFAULT, algorithm_of
 from flow.algorithms.registry import GROUP, named, names
-from flow.cli.command import Command, default_folder, named_folder, references, sized
-from flow.config import Config, read_config
+from flow.cli.command import Command, default_folder, named_folder, references, sized, user_model
+from flow.config import Config, ModelOptions, read_config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
 from flow.presets import Name as Preset
 from flow.simulation.loop import Result, resume, simulate
 
 Options = TypeVar("Options")
+_BESIDE_RESUME = {"resume", "rounds", "data", "model", "changed-file", "changed_file"}
 
 
 @dataclass(frozen=True)
 class Run(Config[Options], Generic[Options]):
     """The options of `flow run`: a configuration and where the run is kept."""
 
+    model: ModelOptions = field(default_factory=ModelOptions)
+
     preset: Preset | None = None
     """Sizes of a published model: "stackoverflow" (embedding 96, 670 units, projection 96, 10,000 words), "shakespeare"
     (embedding 8, 2 layers of 256 units) or "reddit" (embedding 256, 2 layers of 256 units, 10 words in a sequence). Other
     options take precedence."""
+
+    torch_model: Annotated[str | None, tyro.conf.arg(name="model", metavar="FILE.py:NAME")] = None
+    """A module of your own in place of the built-in model: NAME(vocabulary_size) gives a torch.nn.Module that takes int64
+    tokens [B, T] and gives logits [B, T, V] (docs/own-model.md). --dtype and --device hold for it too. None: the built-in
+    model."""
+
+    head: str | None = None
+    """With --model: the name of the submodule that is the output layer, for algorithms that need a body and a head."""
 
     # Strings, not paths: Path("") is the working directory.
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -37,12 +48,12 @@ class Run(Config[Options], Generic[Options]):
     taken."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
-    """Go on with the run in this folder, with the configuration it was started with. Three other options may stand beside it:
+    """Go on with the run in this folder, with the configuration it was started with. Other options may stand beside it:
     --rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, and --changed-file.
-    An algorithm of a file is named again: --resume FOLDER FILE.py:NAME."""
+    An algorithm or a model of a file is named again: --resume FOLDER FILE.py:NAME --model FILE.py:NAME."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """With --resume: go on although the file of the run's algorithm was changed. config.json records the change."""
+    """With --resume: go on although the file of the run's algorithm or model was changed. config.json records the change."""
 
 
 def _run(arguments: list[str], ranks: Ranks) -> None:
@@ -57,17 +68,21 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
     if given and run.resume is not None:
         _check_name(name, named_folder("resume", run.resume))
     again = f" {given[0]}" if given and given[0] != name else ""
+    again += "" if run.torch_model is None else f" --model {run.torch_model}"
     with _folder(run, name, ranks) as folder:
-        result = _result(run, folder, _given(arguments), ranks, again)
+        result = _result(run, folder, arguments, ranks, again)
     if ranks.first:
         print(f"report: {result.report}")
 
 
-def _result(run: Run[Any], folder: Path, given: set[str], ranks: Ranks, again: str) -> Result:
+def _result(run: Run[Any], folder: Path, arguments: list[str], ranks: Ranks, again: str) -> Result:
     """again: what stands behind `flow run --resume FOLDER` to go on with this run."""
+    given = _given(arguments)
     try:
         if run.resume is None:
-            return simulate(Config(**{field.name: getattr(run, field.name) for field in fields(Config)}), folder)
+            config: Config[Any] = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
+            return simulate(user_model(run.torch_model, run.head, config, arguments), folder)
+        user_model(run.torch_model, run.head, Config(), ())  # so that this process knows the factory
         data, rounds = run.data.data if "data" in given else None, run.rounds if "rounds" in given else None
         return resume(folder, data=data, rounds=rounds, changed_file=run.changed_file)
     except KeyboardInterrupt:
@@ -100,10 +115,10 @@ def _parsed(name: str, arguments: list[str]) -> Run[Any]:
         args=arguments,
         config=(tyro.conf.OmitArgPrefixes,),
     )
-    if run.resume is not None and not _given(arguments) <= {"resume", "rounds", "data", "changed-file", "changed_file"}:
+    if run.resume is not None and not _given(arguments) <= _BESIDE_RESUME:
         raise UserError(
-            f"--resume {run.resume} takes its configuration from that folder; leave the other options out but --rounds, --data "
-            "and --changed-file, or start a new run"
+            f"--resume {run.resume} takes its configuration from that folder; leave the other options out but --rounds, "
+            "--data, --model and --changed-file, or start a new run"
         )
     if run.resume is None and run.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")

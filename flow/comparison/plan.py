@@ -12,7 +12,7 @@ from flow.algorithms import DEFAULT, REGISTRY, Name, registry
 from flow.algorithms.interface import Tunable
 from flow.checks import LARGEST_INTEGER, typed
 from flow.comparison.tuning import MOST, Values, metric_of
-from flow.config import Config, ModelOptions, checked, completed, renamed
+from flow.config import Config, ModelOptions, checked, code_of_model, completed, factory_of, model_of, renamed
 from flow.data import DataOptions, Population, placed
 from flow.errors import UserError
 from flow.server.optimizers import OPTIMIZERS
@@ -21,6 +21,8 @@ from flow.storage import files, run_folder
 
 ALIAS = "algorithm"
 """The key of a table of settings whose name is no algorithm's: the algorithm that it stands for."""
+MODEL = "--model"
+"""The key of a module of the user's own among the files of algorithms, of which none has such a name."""
 SERVER_RATE = Tunable("server_lr", factor=10**0.5)
 """Of an adaptive server optimiser; grids of google-research/federated have this step."""
 
@@ -274,6 +276,7 @@ def describe(plan: Plan, population: Population) -> dict[str, Any]:
     """The content of comparison.json; under "code" the users' files, by the names of the algorithms that are from them."""
     algorithms = {known.name: known for known in (known_as(plan.settings, name).algorithm for name in plan.names)}
     sources = {name: registry.code_of(known) for name, known in algorithms.items()}
+    sources[MODEL] = code_of_model(plan.config.model)
     code = {name: run_folder.described_code(source) for name, source in sources.items() if source is not None}
     return {
         "algorithms": list(plan.names),
@@ -283,7 +286,7 @@ def describe(plan: Plan, population: Population) -> dict[str, Any]:
         "tune_rounds": plan.tune_rounds,
         "tune_by": plan.tune_by,
         "parameters": plan.parameters,
-        "config": {**asdict(plan.config), "algorithm": asdict(plan.config.algorithm)},
+        "config": {**asdict(replace(plan.config, model=ModelOptions())), "model": plan.config.model.described()},
         "data": run_folder.digest({}, population),
         "against": plan.against,
         **({"code": code} if code else {}),
@@ -301,7 +304,7 @@ def read_plan(path: Path) -> Plan:
         content = files.read_json(path, remedy)
         unknown = _unknown(path, content)
         if unknown is None:
-            return _plan_of(completed_plan(content))
+            return _plan_of(completed_plan(content, path.parent), path.parent)
     except UserError as error:
         raise UserError(f"{path}: {error}; {remedy}") from error
     except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
@@ -311,8 +314,14 @@ def read_plan(path: Path) -> Plan:
 
 def _unknown(path: Path, content: dict[str, Any]) -> UserError | None:
     """Why a comparison with algorithms that are not known in this process cannot go on."""
+    model = content["config"]["model"]
+    if "factory" in model:
+        try:
+            factory_of(model["factory"], path.parent)
+        except UserError as error:
+            return error
     here = registry.algorithms()
-    files_of = {name: run_folder.code(content, name) for name in content.get("code", {}) if name not in here}
+    files_of = {name: run_folder.code(content, name) for name in content.get("code", {}) if name not in (*here, MODEL)}
     told = [f"{name!r} is of the file {code['file']}" for name, code in files_of.items() if code is not None]
     if not told:
         return None
@@ -323,7 +332,7 @@ def _unknown(path: Path, content: dict[str, Any]) -> UserError | None:
     )
 
 
-def completed_plan(content: dict[str, Any]) -> dict[str, Any]:
+def completed_plan(content: dict[str, Any], folder: Path = Path()) -> dict[str, Any]:
     """The content of a comparison.json with a value for everything that this version knows, under the name that it has now.
 
     Older builds tuned learning rates alone, by the accuracy.
@@ -343,18 +352,20 @@ def completed_plan(content: dict[str, Any]) -> dict[str, Any]:
     }
     if "parameters" in content:
         return content
-    plan = _plan_of(content)
+    plan = _plan_of(content, folder)
     rates = {
         name: [option for option, tunable in plan.tunable(name).items() if tunable.kind == "rate"] for name in plan.parameters
     }
     return {**content, "parameters": {name: options for name, options in rates.items() if options}}
 
 
-def _plan_of(content: dict[str, Any]) -> Plan:
+def _plan_of(content: dict[str, Any], folder: Path) -> Plan:
     """The comparison that a comparison.json describes."""
     stored = content["config"]
-    parts = {"algorithm": SharedOptions, "data": DataOptions, "model": ModelOptions, "server": ServerOptions}
-    config = Config(**{**stored, **{key: kind(**stored[key]) for key, kind in parts.items()}})
+    parts = {"algorithm": SharedOptions, "data": DataOptions, "server": ServerOptions}
+    config = Config(
+        **{**stored, "model": model_of(stored["model"], folder)} | {k: kind(**stored[k]) for k, kind in parts.items()}
+    )
     return planned(
         content["algorithms"],
         config,

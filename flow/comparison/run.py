@@ -21,6 +21,7 @@ from flow.comparison import kept, tuning
 from flow.comparison.against import Line, csv_against, lines_against, records, text_against
 from flow.comparison.jobs import Job, kept_of
 from flow.comparison.plan import (
+    MODEL,
     Plan,
     SharedOptions,
     about,
@@ -271,9 +272,10 @@ def _record(folder: Path, described: dict[str, Any], changed_file: bool) -> None
         place = {"data": described["config"]["data"]["data"]}
         stored["config"] = stored["config"] | {"data": stored["config"]["data"] | place}
         replaceable["config"] = content["config"] | {"data": content["config"]["data"] | place}
-    described = {name: value for name, value in described.items() if name != "code"}
     if "code" in content:
-        described["code"] = replaceable["code"] = _renewed_code(folder, content, changed_file)
+        own = _renewed_code(folder, content, described.get("code", {}), changed_file)
+        described["code"] = replaceable["code"] = own
+    described = described if "code" in content else {name: value for name, value in described.items() if name != "code"}
     changed = differences(stored | replaceable | {"config": stored["config"]}, json.loads(json.dumps(described)))
     if changed:
         raise UserError(
@@ -284,14 +286,18 @@ def _record(folder: Path, described: dict[str, Any], changed_file: bool) -> None
         files.write_json(path, files.with_checksum(content | replaceable))
 
 
-def _renewed_code(folder: Path, content: dict[str, Any], changed_file: bool) -> dict[str, Any]:
-    """The users' files of a comparison as they are recorded from now on, by the algorithms' names."""
+def _renewed_code(folder: Path, content: dict[str, Any], now: dict[str, Any], changed_file: bool) -> dict[str, Any]:
+    """The users' files of a comparison as they are recorded from now on, by the algorithms' names.
+
+    now: those that would run.
+    """
     renewed = {}
     for name in content["code"]:
-        stored, algorithm = run_folder.code(content, name), registry.algorithms().get(name)
-        if stored is not None and algorithm is not None:
-            what = f"{folder}: the file of the algorithm {name!r}"
-            renewed[name] = run_folder.renewed_code(stored, registry.code_of(algorithm), changed_file, what)
+        stored = run_folder.code(content, name)
+        if stored is not None:
+            source = (now[name]["file"], now[name]["sha256"]) if name in now else None
+            what = f"{folder}: the file of {'the model' if name == MODEL else f'the algorithm {name!r}'}"
+            renewed[name] = run_folder.renewed_code(stored, source, changed_file, what)
     return renewed
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from flow.algorithms import algorithm_of, code_of
-from flow.config import Config, checked, read_config
+from flow.config import Config, checked, code_of_model, read_config
 from flow.data import Population, is_file, located
 from flow.engine.task import Task, prepare
 from flow.errors import UserError
@@ -74,13 +74,17 @@ def record(folder: Path, content: dict[str, Any]) -> None:
 
 def _same_code(folder: Path, content: dict[str, Any], config: Config[Any], changed_file: bool) -> dict[str, Any]:
     """The content of config.json with the user's file as it is now."""
-    stored = run_folder.code(content, "algorithm")
-    if stored is None:
-        return content
     algorithm = algorithm_of(config.algorithm)
-    what = f"{folder}: the file of the algorithm {algorithm.name!r}"
-    renewed = run_folder.renewed_code(stored, code_of(algorithm), changed_file, what)
-    return content | {"code": content["code"] | {"algorithm": renewed}}
+    for part, source, name in (
+        ("algorithm", code_of(algorithm), f"algorithm {algorithm.name!r}"),
+        ("model", code_of_model(config.model), "model"),
+    ):
+        stored = run_folder.code(content, part)
+        if stored is not None:
+            what = f"{folder}: the file of the {name}"
+            renewed = run_folder.renewed_code(stored, source, changed_file, what)
+            content = content | {"code": content["code"] | {part: renewed}}
+    return content
 
 
 def _moved(config: Config[Any], content: dict[str, Any], data: str) -> tuple[Config[Any], dict[str, Any]]:

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from flow.algorithms import code_of
-from flow.config import Config
+from flow.config import Config, code_of_model
 from flow.data import Client, Population
 from flow.draws import Draw
 from flow.engine.participation import Group, Turnout, grouped, turnout
@@ -79,7 +79,7 @@ def simulate(
         task = prepare(Config() if config is None else config, population, progress and ranks.first)
         run = begin(task, path, ranks)
         if path is not None and ranks.first:
-            code = {"algorithm": code_of(task.algorithm)}
+            code = {"algorithm": code_of(task.algorithm), "model": code_of_model(task.config.model)}
             run_folder.create(path, run_folder.describe(task.config, task.algorithm.name, task.population, code))
         return task, run
 
@@ -135,7 +135,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     """The rounds that are left, then the full evaluation."""
     config, algorithm, ranks = task.config, task.algorithm, run.ranks
     folder = run.folder if ranks.first else None  # the others write nothing
-    ranks.agree("a configuration, data or code", f"{run.digest} {code_of(algorithm)}")
+    ranks.agree("a configuration, data or code", f"{run.digest} {code_of(algorithm)} {code_of_model(task.config.model)}")
     curve = choose_clients(task, config.evaluate_clients, "curve")
     name = None if folder is None else str(folder)
     bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
