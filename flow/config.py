@@ -80,9 +80,9 @@ class TorchModel:
 
     def __post_init__(self) -> None:
         if callable(self.factory):
-            same = _FACTORIES.setdefault(name_of(self.factory), [])
-            if self.factory not in same:
-                same.append(self.factory)
+            name = name_of(self.factory)
+            same = _FACTORIES.get(name, []) if "<" in name else []  # of several lambdas nobody knows which was meant
+            _FACTORIES[name] = same if self.factory in same else [*same, self.factory]
 
     def described(self) -> dict[str, Any]:
         """What config.json keeps: the names of file and factory in place of the code."""
@@ -95,7 +95,8 @@ def size_of(options: ModelOptions | TorchModel) -> tuple[str, object]:
 
 
 _FACTORIES: dict[str, list[Callable[[int], nn.Module]]] = {}
-"""What a :class:`TorchModel` was made of in this process, by :func:`name_of`: a folder never runs code by itself."""
+"""What a :class:`TorchModel` was made of in this process, by :func:`name_of`: a folder never runs code by itself. Of a name
+that is given again the last counts, as of a cell of a notebook that runs again."""
 
 
 def factory_of(name: str, folder: Path) -> Callable[[int], nn.Module]:

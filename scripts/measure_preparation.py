@@ -24,6 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -40,10 +41,13 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("gigabytes", type=float)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clients", type=int, default=0, help="exactly so many, of any size; default: as StackOverflow's")
+    parser.add_argument("--repeat", type=int, default=1, help="csv and sqlite: all rows so many times; it is quick to make")
     parser.add_argument("--against", choices=["plain"], help="with sqlite: also by a plain loop, after flow")
     options = parser.parse_args(given)
     if options.against and options.format != "sqlite":
         parser.error("--against is for sqlite")
+    if options.repeat > 1 and options.format == "jsonl":
+        parser.error("--repeat is for csv and sqlite, whose clients may have many rows")
     options.folder.mkdir(parents=True, exist_ok=True)
     suffix = f"-{options.clients}" if options.clients else ""
     path = options.folder / f"made-{options.gigabytes:g}{suffix}.{options.format}"
@@ -52,9 +56,37 @@ def main(given: Sequence[str] | None = None) -> None:
         made.unlink(missing_ok=True)
         {"jsonl": _jsonl, "csv": _csv, "sqlite": _sqlite}[options.format](made, options.gigabytes * 1e9, options.clients)
         made.rename(path)
+    if options.repeat > 1:
+        path = _repeated(path, options.repeat)
     seconds = _measure(path, options.folder)
     if options.against:
         _measure_plain(path, options.folder, seconds)
+
+
+def _repeated(path: Path, times: int) -> Path:
+    """A file whose clients have all of their rows so many times."""
+    repeated = path.with_name(f"{path.stem}-times-{times}{path.suffix}")
+    if repeated.exists():
+        return repeated
+    made = repeated.with_suffix(".partial")
+    shutil.copyfile(path, made)
+    if path.suffix == ".csv":
+        with path.open("rb") as file, made.open("ab") as more:
+            names = len(file.readline())
+            for _ in range(times - 1):
+                file.seek(names)
+                shutil.copyfileobj(file, more, 1 << 24)
+    else:
+        with closing(sqlite3.connect(made, isolation_level=None)) as base:
+            base.execute("PRAGMA journal_mode = OFF")
+            base.execute("PRAGMA synchronous = OFF")
+            base.execute("DROP INDEX idx_examples_client_id_split")
+            last = base.execute("SELECT max(rowid) FROM examples").fetchone()
+            for _ in range(times - 1):
+                base.execute("INSERT INTO examples SELECT * FROM examples WHERE rowid <= ? ORDER BY rowid", last)
+            base.execute(f"UPDATE client_metadata SET num_examples = num_examples * {times}")
+    made.rename(repeated)
+    return repeated
 
 
 def _clients(nbytes: float, clients: int) -> Iterator[tuple[str, list[str], list[int]]]:
