@@ -14,6 +14,11 @@ class Diverged(UserError):
     """Training left the finite numbers."""
 
 
+def plural(number: int, one: str) -> str:
+    """The word for so many: "file" for 1, otherwise "files"."""
+    return one if number == 1 else f"{one}s"
+
+
 @cache
 def say(text: str) -> None:
     """Print one line on stderr, once in a process."""
