@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from flow.cli.command import Command, default_folder, named_folder, sized
+from flow.cli.command import Command, default_folder, named_folder, say_other_unit, sized
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.comparison.tuning import MOST, metric_names
 from flow.config import Config
@@ -74,6 +74,7 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
         names.append(arguments.pop(0))
     given = {argument.split("=")[0] for argument in arguments}
     chosen = _parsed(names, arguments)
+    say_other_unit(chosen.preset, chosen.data)
     with _folder(chosen, ranks) as folder:
         result = _result(names, chosen, folder, "--data" in given)
     print(f"report: {result.report}")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 import tyro
 
 from flow.algorithms import DEFAULT, NAMES, algorithm_of
-from flow.cli.command import Command, default_folder, named_folder, sized
+from flow.cli.command import Command, default_folder, named_folder, say_other_unit, sized
 from flow.config import Config, read_config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
@@ -48,6 +48,8 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
     run = _parsed(name, arguments)
     if named is not None and run.resume is not None:
         _check_name(named, named_folder("resume", run.resume))
+    if ranks.first:
+        say_other_unit(run.preset, run.data)
     with _folder(run, name, ranks) as folder:
         result = _result(run, folder, _given(arguments), ranks)
     if ranks.first:
