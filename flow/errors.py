@@ -14,9 +14,9 @@ class Diverged(UserError):
     """Training left the finite numbers."""
 
 
-def plural(number: int, one: str) -> str:
+def plural(number: int, noun: str) -> str:
     """The word for so many: "file" for 1, otherwise "files"."""
-    return one if number == 1 else f"{one}s"
+    return noun if number == 1 else f"{noun}s"
 
 
 @cache

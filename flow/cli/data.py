@@ -133,8 +133,8 @@ def rows(population: Population, totals: Sizes, room: Headroom, inspected: Texts
     return lines
 
 
-def _many(number: int, one: str) -> str:
-    return f"{number:,} {plural(number, one)}"
+def _many(number: int, noun: str) -> str:
+    return f"{number:,} {plural(number, noun)}"
 
 
 def _describe(arguments: list[str], ranks: Ranks) -> None:

@@ -72,7 +72,7 @@ def test_options_beside_a_preset_take_precedence(given: list[str], tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("preset", "options", "said"),
+    ("preset", "options", "message"),
     [
         (
             "shakespeare",
@@ -92,7 +92,7 @@ def test_options_beside_a_preset_take_precedence(given: list[str], tmp_path: Pat
     ],
 )
 def test_a_preset_of_another_unit_is_said(
-    preset: str | None, options: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    preset: str | None, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
@@ -100,7 +100,7 @@ def test_a_preset_of_another_unit_is_said(
     say.cache_clear()
     say_other_unit(preset, DataOptions(**options))
     err = capsys.readouterr().err
-    assert (said in err and err.startswith(f"flow: preset={preset!r} was published for ")) if said else not err
+    assert (message in err and err.startswith(f"flow: preset={preset!r} was published for ")) if message else not err
 
 
 def test_an_unknown_preset_is_refused_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -370,8 +370,8 @@ def test_a_folder_stands_for_the_one_file_in_it(tmp_path: Path, file: Path, monk
     (folder / "notes.txt").write_text("x")
     (folder / "stackoverflow.word_count").write_text("word 9\n")
     file.rename(folder / file.name)
-    whole, one = stream_of(folder), stream_of(folder / file.name)
-    assert (whole.name, whole.about, list(whole.parts())) == (one.name, one.about, list(one.parts()))
+    whole, alone = stream_of(folder), stream_of(folder / file.name)
+    assert (whole.name, whole.about, list(whole.parts())) == (alone.name, alone.about, list(alone.parts()))
     assert whole.vocabulary == ("word",)
     (folder / "copy.sqlite").write_bytes((folder / file.name).read_bytes())
     with pytest.raises(UserError, match=r"folder' holds the SQLite files copy.sqlite, stackoverflow.sqlite, .*; give the path"):
