@@ -14,6 +14,11 @@ class Diverged(UserError):
     """Training left the finite numbers."""
 
 
+def plural(number: int, noun: str) -> str:
+    """The word for so many: "file" for 1, otherwise "files"."""
+    return noun if number == 1 else f"{noun}s"
+
+
 @cache
 def say(text: str) -> None:
     """Print one line on stderr, once in a process."""

@@ -19,6 +19,8 @@ class Preset:
     """Fields of :class:`flow.config.ModelOptions`."""
     data: dict[str, Any]
     """Fields of :class:`flow.data.DataOptions`."""
+    unit: str
+    """Of the texts that it was published for: "words" or "characters"."""
 
 
 PRESETS: dict[str, Preset] = {
@@ -26,16 +28,19 @@ PRESETS: dict[str, Preset] = {
         # Reddi et al. 2021 and Wu et al. 2022
         {"embedding_dim": 96, "hidden_size": 670, "num_layers": 1, "projection_dim": 96},
         {"sequence_length": 20, "vocabulary_size": 10_000},
+        "words",
     ),
     "shakespeare": Preset(
         # McMahan et al. 2017 and Reddi et al. 2021
         {"embedding_dim": 8, "hidden_size": 256, "num_layers": 2},
         {"sequence_length": 80},
+        "characters",
     ),
     "reddit": Preset(
         # Caldas et al. 2018 (LEAF)
         {"embedding_dim": 256, "hidden_size": 256, "num_layers": 2},
         {"sequence_length": 10, "vocabulary_size": 10_000},
+        "words",
     ),
 }
 

@@ -13,7 +13,10 @@ from typing import Any, NamedTuple
 
 from flow.checks import check_text
 from flow.config import Config, ModelOptions, TorchModel
-from flow.errors import UserError
+from flow.data import DataOptions
+from flow.data.registry import source_of
+from flow.data.source import BY_FILE
+from flow.errors import UserError, say
 from flow.parallel.processes import Ranks
 from flow.presets import PRESETS, preset
 from flow.user_code import is_reference, load
@@ -103,6 +106,25 @@ def sized(arguments: Sequence[str]) -> dict[str, Any]:
         return {}
     config = preset(name)
     return {"model": config.model, "data": config.data}
+
+
+def say_other_unit(name: str | None, data: DataOptions) -> None:
+    """Say so where a preset for characters is given with data that are cut into words, or the other way round.
+
+    Raises:
+        UserError: no source has such data.
+    """
+    if name is None:
+        return
+    published = PRESETS[name]
+    own = data.tokenizer or source_of(data.data).tokenizer
+    unit = {"characters": "characters", "words": "words", "spaces": "words", BY_FILE: published.unit}.get(own, "tokens")
+    if own and unit != published.unit:
+        say(
+            f"preset={name!r} was published for {published.unit}, and data={data.data!r} is cut into {unit}; it sets "
+            f"{' and '.join(f'{field}={value}' for field, value in published.data.items())} and the sizes of the model all the "
+            f"same, where no other option does; give --tokenizer {published.unit}, or leave the preset out"
+        )
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import tyro
 
 from flow.algorithms.registry import named
-from flow.cli.command import Command, default_folder, named_folder, references, sized, user_model
+from flow.cli.command import Command, default_folder, named_folder, references, say_other_unit, sized, user_model
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.comparison.tuning import MOST, metric_names
 from flow.config import Config, ModelOptions
@@ -94,6 +94,7 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
     given = {argument.split("=")[0] for argument in arguments}
     names = [named(name) if name in own else name for name in names]
     chosen = _parsed([] if "--resume" in given and len(own) == len(names) else names, arguments)
+    say_other_unit(chosen.preset, chosen.data)
     again = "".join(f" {reference}" for reference in own)
     again += "" if chosen.torch_model is None else f" --model {chosen.torch_model}"
     with _folder(chosen, ranks) as folder:

@@ -15,7 +15,7 @@ from flow.cli.command import Command, named_folder
 from flow.data import DataOptions, Population, Sequences, load, opened
 from flow.data.corpus import client_hash
 from flow.data.description import QUANTILES, Sample, Sizes, Texts, sizes, texts
-from flow.errors import UserError
+from flow.errors import UserError, plural
 from flow.parallel.processes import Ranks
 from flow.reports.data_page import NAME, write_page
 
@@ -120,17 +120,21 @@ def rows(population: Population, totals: Sizes, room: Headroom, inspected: Texts
     ]
     if inspected is not None and inspected.looked_at:
         share = 100 * inspected.near / inspected.looked_at
-        texts_of_clients = f"{inspected.looked_at:,} texts of {inspected.clients:,} clients"
+        texts_of_clients = _many(inspected.looked_at, "text") + " of " + _many(inspected.clients, "client")
         lines.append(("near-duplicates", f"{share:.1f} % of {texts_of_clients}"))
     if room.clients:
         lines.append(
             (
                 "headroom",
                 f"perplexity {room.general:,.1f} by n-grams of other clients, {room.mixed:,.1f} with the client's own mixed "
-                f"in; {room.helped:,} of {room.clients:,} clients are helped",
+                f"in; helped: {room.helped:,} of {_many(room.clients, 'client')}",
             )
         )
     return lines
+
+
+def _many(number: int, noun: str) -> str:
+    return f"{number:,} {plural(number, noun)}"
 
 
 def _describe(arguments: list[str], ranks: Ranks) -> None:

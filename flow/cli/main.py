@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flow.cli import compare, data, prepare, report, run
+from flow.cli import compare, data, prepare, report, run, streams
 from flow.errors import UserError
 from flow.parallel.processes import Lost, Ranks, joined, leave
 from flow.resources import short_of_memory
@@ -50,27 +51,25 @@ NARROWEST = 20  # columns; in fewer than 4 the parser of options never ends to b
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return the exit code. It is 0, 2 for a mistake of the user or an output that cannot be written, 130
     when interrupted, 141 when the output is closed, 143 when a scheduler asks for the end (SIGTERM)."""
-    _open_streams()
-    try:
+    with streams.standard() as output:
         try:
             code = _run(list(sys.argv[1:] if arguments is None else arguments))
-        finally:  # the parser of options leaves by SystemExit
-            sys.stdout.flush()
-    except BrokenPipeError:  # as in `flow run --help | head`
-        _discard_output()
-        return 141
-    except OSError as error:
-        if _takes_output():
-            raise
-        _discard_output()
+        except SystemExit:  # the parser of options leaves by it
+            if output.refusal() is None:
+                raise
+            code = 2
+        refusal = output.refusal()
+        if refusal is None:
+            return code
+        if refusal.errno == errno.EPIPE:  # as in `flow run --help | head`
+            return 141
         print(
-            f"flow: the standard output cannot be written ({error.strerror or error}); direct it to a terminal, to /dev/null "
-            "or to a file on a disk with free space",
+            f"flow: the standard output cannot be written ({refusal.strerror or refusal}); direct it to a terminal, to "
+            "/dev/null or to a file on a disk with free space",
             file=sys.stderr,
             flush=True,
         )
         return 2
-    return code
 
 
 def _run(arguments: list[str]) -> int:
@@ -115,34 +114,6 @@ def _run(arguments: list[str]) -> int:
     finally:
         leave()
     return 0
-
-
-def _open_streams() -> None:
-    """Lead standard streams that the shell closed, as in `flow run >&-`, to the null device.
-
-    Otherwise a file that is opened later would get the number of such a stream, and what is printed would go into the file.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
-    os.close(descriptor)
-    if sys.stdout is None:
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
-    if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (as long as the process)
-
-
-def _takes_output() -> bool:
-    """Whether the standard output can be written; a line break is written to try it, since an empty text always can be."""
-    try:
-        print(flush=True)
-    except OSError:
-        return False
-    return True
-
-
-def _discard_output() -> None:
-    """Lead the standard output to the null device, with what is in its buffer."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Terminated(KeyboardInterrupt):

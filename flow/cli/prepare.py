@@ -9,7 +9,7 @@ import tyro
 from flow.checks import typed
 from flow.cli.command import Command
 from flow.data import DataOptions, load, prepared_folder
-from flow.errors import UserError
+from flow.errors import UserError, plural
 from flow.parallel.processes import Ranks
 
 
@@ -25,7 +25,8 @@ def _prepare(arguments: list[str], ranks: Ranks) -> None:
     population, folder = load(options, progress=True), prepared_folder(options)
     if folder is None:
         raise UserError("FLOW_CACHE='' keeps nothing prepared; give a folder, or leave the variable out")
-    print(f"{len(population.clients)} clients, {len(population.training)} of them not held out: {folder}")
+    count = len(population.clients)
+    print(f"{count} {plural(count, 'client')}, {len(population.training)} of them not held out: {folder}")
 
 
 USAGE = "  prepare             read data and keep them prepared, which `flow run` otherwise does when it first meets them\n"

@@ -12,7 +12,7 @@ import tyro
 
 from flow.algorithms import DEFAULT, algorithm_of
 from flow.algorithms.registry import GROUP, named, names
-from flow.cli.command import Command, default_folder, named_folder, references, sized, user_model
+from flow.cli.command import Command, default_folder, named_folder, references, say_other_unit, sized, user_model
 from flow.config import Config, ModelOptions, read_config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
@@ -67,6 +67,8 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
     run = _parsed(name, arguments)
     if given and run.resume is not None:
         _check_name(name, named_folder("resume", run.resume))
+    if ranks.first:
+        say_other_unit(run.preset, run.data)
     again = f" {given[0]}" if given and given[0] != name else ""
     again += "" if run.torch_model is None else f" --model {run.torch_model}"
     with _folder(run, name, ranks) as folder:

@@ -54,23 +54,24 @@ def leads_somewhere(path: str) -> bool:
 
 
 @contextmanager
-def readable(path: Path, option: str, wanted: str) -> Iterator[None]:
+def readable(path: Path, option: str, wanted: str, given: str | None = None) -> Iterator[None]:
     """Raise UserError, as :func:`check_file`, where the system refuses to look at the file or to read it.
 
-    A faulty gzip file is left to whoever reads its lines.
+    A faulty gzip file is left to whoever reads its lines. ``given``: the option's value, where it is not the path alone.
     """
+    value = str(path) if given is None else given
     try:
         yield
     except gzip.BadGzipFile:
         raise
     except OSError as error:
-        raise UserError(f"{option}={str(path)!r}{_refusal(path, error)}; {_remedy(path, error, wanted)}") from error
+        raise UserError(f"{option}={value!r}{_refusal(path, error)}; {_remedy(path, error, wanted)}") from error
     except ValueError as error:
         if isinstance(error, UserError | UnicodeDecodeError):
             raise
         if "\0" in str(path) or isinstance(error, UnicodeEncodeError):
             raise UserError(
-                f"{option}={str(path)!r} holds a character that no file's name can have; give the path of {wanted}"
+                f"{option}={value!r} holds a character that no file's name can have; give the path of {wanted}"
             ) from error
         raise
 

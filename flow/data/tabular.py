@@ -25,7 +25,7 @@ from flow.data import digests, formats, paths
 from flow.data.options import DataOptions
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
-from flow.errors import UserError, say
+from flow.errors import UserError, plural, say
 
 TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 PARQUET_SUFFIXES = (".parquet",)
@@ -141,7 +141,11 @@ def seconds(value: object) -> float:
             number = float(text)
         except ValueError:
             zoned = re.sub(r" ?(?:UTC|GMT|Z)$", "+00:00", text)
-            return seconds(datetime.fromisoformat(zoned))
+            try:
+                return seconds(datetime.fromisoformat(zoned))
+            except ValueError as error:  # whose message may quote the text with the zone in another form
+                reason = "neither a number nor ISO 8601" if "isoformat" in str(error) else str(error)
+                raise ValueError(reason) from error
     elif isinstance(value, int | float) and not isinstance(value, bool):
         number = float(value)
     else:
@@ -249,8 +253,9 @@ def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
                     place = f"line {line}"
                     if len(row) != len(names):
                         raise UserError(
-                            f"{where}, {place}: {len(row)} values where the first line names {len(names)} columns; put a text "
-                            f"that holds {delimiter!r}, a quotation mark or a line break into quotation marks"
+                            f"{where}, {place}: {len(row)} {plural(len(row), 'value')} where the first line names "
+                            f"{len(names)} columns; put a text that holds {delimiter!r}, a quotation mark or a line break into "
+                            "quotation marks"
                         )
                     if not row[client]:
                         raise _no_client(where, place, chosen.client)

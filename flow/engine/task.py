@@ -16,7 +16,7 @@ from flow.data import Client, Population, load, validated
 from flow.data.validation import trusted
 from flow.draws import Draw
 from flow.engine import estimate, participation
-from flow.errors import UserError, say
+from flow.errors import UserError, plural, say
 from flow.model.interface import PARTS, Model
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, initial, nbytes
@@ -104,15 +104,16 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
         beside, remedy = (f" beside the {aside} that {share} sets aside", " or validation_share") if aside else ("", "")
         more = f"raise max_clients={config.data.max_clients}" if config.data.max_clients else "take more clients"
         raise UserError(
-            f"cohort={config.cohort} is more than the {len(clients)} clients that may train{beside}; lower cohort{remedy}, or "
-            f"{more}"
+            f"cohort={config.cohort} is more than the {len(clients)} {plural(len(clients), 'client')} that may train{beside}; "
+            f"lower cohort{remedy}, or {more}"
         )
     minimum = algorithm.minimum_sequences(config.algorithm)
     if (population.table.train[population.training] < minimum).all():
-        remedy = f", or {share}, which sets {aside} clients aside" if aside else ""
+        remedy = f", or {share}, which sets {aside} {plural(aside, 'client')} aside" if aside else ""
         raise UserError(
-            f"data={population.name!r}: none of the {len(clients)} clients that may train has the {minimum} training sequences "
-            f"that {algorithm.name} needs; give them more text, or lower sequence_length={population.sequence_length}{remedy}"
+            f"data={population.name!r}: none of the {len(clients)} {plural(len(clients), 'client')} that may train has the "
+            f"{minimum} training {plural(minimum, 'sequence')} that {algorithm.name} needs; give them more "
+            f"text, or lower sequence_length={population.sequence_length}{remedy}"
         )
     estimate.check_memory(config, algorithm, len(population.vocabulary))
     model = _build_model(config, algorithm, population)

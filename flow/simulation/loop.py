@@ -174,10 +174,10 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     if folder is not None:
         files.write_json(folder / "evaluation.json", files.with_checksum(run.labelled(evaluation)))
         files.write_json(folder / "run.json", files.with_checksum(run.labelled(about)))
-    if progress:
+    report = None if folder is None else _write_report(folder)
+    if progress:  # after everything is on disk: the streams may be full or closed
         print("\n".join(summary.final_lines(task, metrics, evaluation)))
         tqdm.write(timing.timing_lines(about), file=sys.stderr)
-    report = None if folder is None else _write_report(folder)
     return Result(config, run.state, metrics, evaluation, run.folder, report, about)
 
 

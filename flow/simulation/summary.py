@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from flow.errors import plural
 from flow.evaluation.select import SIDES, nobody
 from flow.reports.format import HYPHEN, number
 from flow.reports.terminal import summary_table
@@ -54,20 +55,22 @@ def final_lines(task: Task, metrics: list[dict[str, Any]], evaluation: dict[str,
     aside = evaluation["validation_clients"]
     if aside:
         share = task.config.validation_share
-        lines.append(f"{aside} validation clients neither trained nor were tested (validation_share={share})")
+        who = f"{aside} validation {plural(aside, 'client')}"
+        lines.append(f"{who} neither trained nor {'was' if aside == 1 else 'were'} tested (validation_share={share})")
     for side in SIDES:
         if not summary[side]["clients"]:
             lines.append(nobody(task.population, side, task.config.min_texts, task.minimum))
+    rounds = f"{len(metrics)} {plural(len(metrics), 'round')}"
     idle = sum(row["skipped"] == task.config.cohort for row in metrics)
     if idle:
         lines.append(
-            f"{idle} of {len(metrics)} rounds trained nobody: every client that was drawn has fewer than the {task.minimum} "
+            f"{idle} of {rounds} trained nobody: every client that was drawn has fewer than the {task.minimum} "
             f"training sequences that {task.algorithm.name} needs; raise cohort={task.config.cohort}, or give clients more text"
         )
     lost = sum(not row["clients"] for row in metrics) - idle
     if lost:
         lines.append(
-            f"{lost} of {len(metrics)} rounds changed nothing: every upload was lost (dropout={task.config.dropout}, "
+            f"{lost} of {rounds} changed nothing: every upload was lost (dropout={task.config.dropout}, "
             f"stragglers={task.config.stragglers}); lower these, or raise cohort={task.config.cohort}"
         )
     return lines

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from flow.errors import plural
+
 if TYPE_CHECKING:
     from flow.parallel.processes import Ranks
 
@@ -37,8 +39,9 @@ def timing_lines(summary: dict[str, Any]) -> str:
     """The same in two lines for the terminal; a third one says why clients do not train by the kernels, if so."""
     parts = ", ".join(f"{part} {summary[f'{part}_seconds']:.1f}" for part in PARTS)
     memory = " + ".join(f"{peak / 2**20:.0f}" for peak in summary["peak_memory_bytes"])
+    workers = f"{summary['workers']} {plural(summary['workers'], 'worker')}"
     return (
-        f"seconds: {parts}; rounds {summary['rounds_seconds']:.1f} in all ({summary['workers']} workers)\n"
+        f"seconds: {parts}; rounds {summary['rounds_seconds']:.1f} in all ({workers})\n"
         f"{summary['sequences_per_second']:.0f} client-sequences a second; peak memory {memory} MB"
         + ("" if summary["local_training"] == "kernels" else f"\nclients trained by autograd: {summary['local_training']}")
     )

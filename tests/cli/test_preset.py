@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 
 import flow
+from flow.cli.command import say_other_unit
 from flow.cli.main import main
 from flow.config import read_config
+from flow.data import DataOptions
+from flow.errors import say
 from flow.presets import PRESETS, Name
 
 SIZES = {
@@ -67,6 +70,38 @@ def test_options_beside_a_preset_take_precedence(given: list[str], tmp_path: Pat
     small[1] = "5"
     assert main(["compare", "fedavg", "--data", "mine.jsonl", *small, *given, "--folder", "both"]) == 0
     assert sizes(read_config(Path("both/runs/fedavg-seed0"))) == (3, 5, 2, None, 10, 10_000)
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "message"),
+    [
+        (
+            "shakespeare",
+            {"data": "mine.jsonl"},
+            "characters, and data='mine.jsonl' is cut into words; it sets sequence_length=80",
+        ),
+        ("shakespeare", {"data": "mine.jsonl", "tokenizer": "characters"}, ""),
+        ("shakespeare", {"data": "shakespeare"}, ""),
+        ("reddit", {"data": "shakespeare"}, "words, and data='shakespeare' is cut into characters; it sets sequence_length=10"),
+        ("stackoverflow", {"data": "mine.jsonl", "tokenizer": "spaces"}, ""),
+        (
+            "stackoverflow",
+            {"data": "mine.jsonl", "tokenizer": "my.json"},
+            "words, and data='mine.jsonl' is cut into tokens; it",
+        ),
+        (None, {"data": "no such"}, ""),
+    ],
+)
+def test_a_preset_of_another_unit_is_said(
+    preset: str | None, options: dict[str, Any], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    Path("mine.jsonl").write_text('{"id": "a", "texts": ["b"]}\n')
+    say.cache_clear()
+    say_other_unit(preset, DataOptions(**options))
+    err = capsys.readouterr().err
+    assert (message in err and err.startswith(f"flow: preset={preset!r} was published for ")) if message else not err
 
 
 def test_an_unknown_preset_is_refused_by_the_command(capsys: pytest.CaptureFixture[str]) -> None:

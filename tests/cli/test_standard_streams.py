@@ -43,15 +43,43 @@ def test_an_output_that_cannot_be_written_is_said_in_one_line(arguments: str, un
     )
 
 
+RUN = (
+    "run fedavg --data mine.jsonl --rounds 1 --cohort 2 --threads 1 --embedding-dim 4 --hidden-size 4 --final-clients 2 "
+    "--folder"
+)
+
+
+def start(place: Path, folder: str, streams: str) -> tuple[int, str]:
+    """A small run; its exit code, and what it says on the streams that are left."""
+    lines = (f'{{"id": "{name}", "texts": ["a b c {name}", "b c", "c"]}}\n' for name in "uvwxyz")
+    (place / "mine.jsonl").write_text("".join(lines))
+    return shell(f"set -o pipefail; cd {place} && FLOW_CACHE= PYTHONPATH={ROOT} {PYTHON} -m flow {RUN} {folder} {streams}")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(
+    ("streams", "code"), [(f"> {FULL}", 2), (f"2> {FULL}", 0), (f"> {FULL} 2> {FULL}", 2), ("| true", 141)]
+)
+def test_a_run_whose_output_is_refused_leaves_everything_on_disk(tmp_path: Path, streams: str, code: int) -> None:
+    ended, text = start(tmp_path, "mine", streams)
+    assert ended == code
+    assert {"evaluation.json", "run.json", "report.html"} <= {path.name for path in (tmp_path / "mine").iterdir()}
+    assert "resume" not in text and "Traceback" not in text
+    assert ("the standard output cannot be written (No space left on device)" in text) == (streams == f"> {FULL}")
+    if streams == f"2> {FULL}":
+        assert text.endswith("report: mine/report.html\n") and not text.startswith("\n")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no /dev/full")
+def test_a_full_error_stream_leaves_the_output_as_it_is() -> None:
+    assert shell(f"{PYTHON} -m flow nothing 2> {FULL}") == (2, "")
+    assert shell(f"{PYTHON} -m flow --help 2> {FULL}") == shell(f"{PYTHON} -m flow --help")
+
+
 def test_a_file_never_gets_the_number_of_a_closed_stream(tmp_path: Path) -> None:
     """A run without standard streams writes the same files as any other run."""
-    data = tmp_path / "mine.jsonl"
-    data.write_text("".join(f'{{"id": "{name}", "texts": ["a b c {name}", "b c", "c"]}}\n' for name in "uvwxyz"))
-    options = f"run fedavg --data {data} --rounds 1 --cohort 2 --threads 1 --embedding-dim 4 --hidden-size 4 --final-clients 2"
     for folder, closed in (("open", ""), ("closed", "<&- >&- 2>&-")):
-        code, text = shell(
-            f"cd {tmp_path} && FLOW_CACHE= PYTHONPATH={ROOT} {PYTHON} -m flow {options} --folder {folder} {closed}"
-        )
+        code, text = start(tmp_path, folder, closed)
         assert code == 0, text
     texts = [(tmp_path / folder / "evaluation.json").read_text() for folder in ("open", "closed")]
     assert texts[0] == texts[1]

@@ -274,7 +274,7 @@ def test_paths_that_lead_to_no_repository(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "plain").mkdir()
     run(tmp_path / "plain", "init", "-q", "../empty")
     for path, message in (
-        ("gone", r"gone': there is no such file; give the path of the folder of a Git repository"),
+        ("gone", r"^data='git:/.*gone': there is no such file; give the path of the folder of a Git repository"),
         ("file", r"data='git:.*file' is a file and not a folder; give the path of the folder of a Git repository, as git:PATH"),
         ("plain", r"data='git:.*plain' is no Git repository \(fatal: not a git repository.*\); give the path of the folder"),
         ("project/sub", r"sub' is a folder inside of a Git repository; give git:.*/project for the messages of all of it$"),
@@ -335,8 +335,8 @@ def test_damaged_histories(tmp_path: Path) -> None:
 
 
 def test_histories_without_messages_and_authors(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match=r"of 2 commits that are no merges none has a message; give another repository"):
+    with pytest.raises(UserError, match=r"none of 2 commits has a message, merges aside; give another repository"):
         load(DataOptions(data=repository(tmp_path / "silent", [("Ann", "a@b.c", 1, ""), ("Ann", "a@b.c", 2, "\n")])))
     messages = read(repository(tmp_path / "nameless", [("", "", 1, "one"), ("Ann", "a@b.c", 2, "two")]))
     assert messages == [("Ann", "two")]
-    assert "1 of 2 commits name no author, or no time since 1970; they are left out" in capfd.readouterr().err
+    assert "left out 1 of 2 commits, for want of an author or of a time since 1970" in capfd.readouterr().err

@@ -389,7 +389,17 @@ def test_faulty_clients_are_named(tmp_path: Path, user_data: dict[str, Any], mes
         ('{"user_data": {"ann": OWN, "ann": OWN}}', r"client 'ann': this client stands there twice; copy or download"),
         ('{"user_data": {"ann": OWN}, "user_data": {"ann": OWN}}', r"client 'ann': this client stands there twice"),
         ('{"users": 3, "user_data": [OWN]}', r"there is no text of any client in user_data"),
-        ('{"users": [["ann"], 3], "hierarchies": ["a", "b"], "user_data": {"ann": OWN}}', ""),
+        ('{"users": [["ann"], 3], "user_data": {"ann": OWN}}', r"users holds \['ann'\], and must be a list of names; copy"),
+        ('{"users": "abc", "user_data": {"ann": OWN}}', r"leaf.json': users='abc' must be a list of names; copy"),
+        (
+            '{"users": ["ann", "bob"], "user_data": {"ann": OWN}}',
+            r"leaf.json': users lists 'bob', whom user_data has not; copy",
+        ),
+        (
+            '{"user_data": {"ann": OWN}, "users": ["bob", "ann"]}',
+            r"leaf.json': users lists 'bob', whom user_data has not; copy",
+        ),
+        ('{"users": ["ann"], "hierarchies": ["a", "b"], "user_data": {"ann": OWN}}', ""),
         (
             '{"user_data": {"ann": {"x": [[["a"]]], "y": [{"created_utc": NaN}]}}}',
             r"created_utc=nan is no time \(it is not finite",

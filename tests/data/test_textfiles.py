@@ -58,8 +58,19 @@ def test_a_client_is_a_file_or_a_sub_folder(folder: Path, capsys: pytest.Capture
         "paragraphs.md": ["One,\nstill one.", "Two.\nEnd."],
         "plain": ["only"],
     }
-    assert "1 files whose names do not end in .txt, .text, .md are left out" in capsys.readouterr().err
+    assert "left out are 1 file without the ending .txt, .text, .md" in capsys.readouterr().err
     assert stream_of(folder).total == 6
+
+
+def test_what_is_left_out_is_called_what_it_is(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "more.rtf").write_text("x")
+    (folder / "gone.txt").symlink_to("nowhere")
+    os.mkfifo(folder / "pipe.txt")
+    assert stream_of(folder).total == 6
+    assert (
+        "left out are 2 files without the ending .txt, .text, .md and 1 symbolic link to nothing and 1 pipe, socket or device"
+        in capsys.readouterr().err
+    )
 
 
 def test_numbers_in_names_count_by_their_value() -> None:

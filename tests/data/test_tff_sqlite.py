@@ -363,6 +363,21 @@ def test_other_forms_that_are_refused(file: Path, statements: list[str], message
     assert "\n" not in str(refused.value)
 
 
+def test_a_folder_stands_for_the_one_file_in_it(tmp_path: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLOW_CACHE", "")
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("x")
+    (folder / "stackoverflow.word_count").write_text("word 9\n")
+    file.rename(folder / file.name)
+    whole, alone = stream_of(folder), stream_of(folder / file.name)
+    assert (whole.name, whole.about, list(whole.parts())) == (alone.name, alone.about, list(alone.parts()))
+    assert whole.vocabulary == ("word",)
+    (folder / "copy.sqlite").write_bytes((folder / file.name).read_bytes())
+    with pytest.raises(UserError, match=r"folder' holds the SQLite files copy.sqlite, stackoverflow.sqlite, .*; give the path"):
+        load(DataOptions(data=str(folder)))
+
+
 def test_a_database_of_something_else_is_none_of_these(tmp_path: Path) -> None:
     base = sqlite3.connect(tmp_path / "x.sqlite")
     base.execute("CREATE TABLE notes (text TEXT)")
@@ -403,11 +418,25 @@ def test_faulty_rows_are_named(file: Path, change: str, message: str) -> None:
     assert str(file) in str(refused.value) and "; " in str(refused.value) and str(refused.value).isprintable()
 
 
-@pytest.mark.parametrize("features", [{"title": "x"}, {"tokens": b"\xff", "creation_date": date(0)}, {"tokens": "a"},
-                                      {"tokens": "a", "creation_date": "yesterday"}])  # fmt: skip
-def test_faulty_features_are_named(tmp_path: Path, features: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ({"title": "x"}, "the feature 'tokens' is missing"),
+        (
+            {"tokens": b"a\xff", "creation_date": date(0)},
+            r"the feature 'tokens' must be UTF-8 \(invalid start byte at byte 2\)",
+        ),
+        (
+            {"tokens": "a", "creation_date": b"\xff"},
+            r"the feature 'creation_date' must be UTF-8 \(invalid start byte at byte 1\)",
+        ),
+        ({"tokens": "a"}, "the feature 'creation_date' is missing"),
+        ({"tokens": "a", "creation_date": "yesterday"}, "'yesterday' is no date such as '2010-01-08 09:34:05 UTC'"),
+    ],
+)
+def test_faulty_features_are_named(tmp_path: Path, features: dict[str, Any], message: str) -> None:
     file = tff_sqlite(tmp_path / "so.sqlite", [("train", "ann", sentence("a", date(0))), ("train", "ann", features)])
-    with pytest.raises(UserError, match=r"table examples, row 2, client 'ann': .*; correct the row, or download"):
+    with pytest.raises(UserError, match=r"table examples, row 2, client 'ann': " + message + "; correct the row, or download"):
         list(stream_of(file).parts())
 
 

@@ -109,7 +109,15 @@ def _texts(value: Any, field: str, where: str) -> list[str]:
         for number, text in enumerate(content, 1):
             if not isinstance(text, bytes | str):
                 raise ValueError(f"value {number} is a {type(text).__name__}")
-        return [text.decode("utf-8") if isinstance(text, bytes) else text for text in content]
+        decoded: list[str] = []
+        try:
+            decoded.extend(text.decode("utf-8") if isinstance(text, bytes) else text for text in content)
+        except UnicodeDecodeError as error:
+            at = f"{where}, value {len(decoded) + 1}"
+            raise UserError(f"{at}: {stackoverflow.not_utf8(field, error)}; {AGAIN}") from error
+        return decoded
+    except UserError:
+        raise
     except (ValueError, msgpack.UnpackException) as error:
         raise UserError(f"{where}: {field} is no array of text ({error}); {AGAIN}") from error
 

@@ -24,7 +24,7 @@ from flow.data.options import DataOptions
 from flow.data.readers import sqlite
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
-from flow.errors import UserError, say
+from flow.errors import UserError, plural, say
 
 PREFIX = "git:"
 WANTED = "the folder of a Git repository"
@@ -147,7 +147,7 @@ def _repository(data: str) -> _Repository:
             f"{where} is an address, and nothing is downloaded; clone it, such as with `git clone`, and give git:PATH of the "
             "clone"
         )
-    with paths.readable(path, "data", WANTED):
+    with paths.readable(path, "data", WANTED, data):
         path = path.resolve(strict=True)
         if not path.is_dir():
             raise UserError(f"{where} is a file and not a folder; give the path of {WANTED}, as git:PATH")
@@ -253,13 +253,17 @@ def parts(data: str, repository: _Repository, authors: str) -> Iterator[Part]:
         complaint = " ".join(errors.read(4096).decode(errors="replace").split())[:300]
     if status:
         raise UserError(
-            f"{where}: git log stopped after {number} commits with exit code {status} ({complaint}); see what `git fsck` says "
-            "of the repository, or clone it again"
+            f"{where}: git log stopped after {number} {plural(number, 'commit')} with exit code {status} ({complaint}); see "
+            "what `git fsck` says of the repository, or clone it again"
         )
     if unknown:
-        say(f"{where}: {unknown} of {number} commits name no author, or no time since 1970; they are left out")
+        say(
+            f"{where}: left out {unknown} of {number} {plural(number, 'commit')}, for want of an author or of a time since 1970"
+        )
     if not left:
-        raise UserError(f"{where}: of {number} commits that are no merges none has a message; give another repository")
+        raise UserError(
+            f"{where}: none of {number} {plural(number, 'commit')} has a message, merges aside; give another repository"
+        )
 
 
 def _text(content: bytes) -> str:

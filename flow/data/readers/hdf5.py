@@ -205,10 +205,13 @@ def _strings(group: Any, field: str, where: str) -> list[str]:
     for number, value in enumerate(values, 1):
         if not isinstance(value, bytes):
             raise UserError(f"{where}: example {number} of {field!r} must be text, got {value!r}; download the file again")
+    decoded: list[str] = []
     try:
-        return [value.decode("utf-8") for value in values]
+        decoded.extend(value.decode("utf-8") for value in values)
     except UnicodeDecodeError as error:
-        raise UserError(f"{where}: {field!r} is not UTF-8 ({error}); download the file again") from error
+        at = f"{where}, example {len(decoded) + 1}"
+        raise UserError(f"{at}: {stackoverflow.not_utf8(field, error)}; download the file again") from error
+    return decoded
 
 
 def _content(data: str) -> Content:

@@ -305,6 +305,20 @@ def _users(file: File) -> Iterator[str]:
                 yield piece.key
 
 
+def _listed(value: Any, where: str) -> list[str]:
+    """The list of users.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(value, list):
+        raise UserError(f"{where}: users={_SHORT.repr(value)} must be a list of names; {AGAIN}")
+    for user in value:
+        if not isinstance(user, str):
+            raise UserError(f"{where}: users holds {_SHORT.repr(user)}, and must be a list of names; {AGAIN}")
+    return value
+
+
 def is_by_user(files: Sequence[File]) -> bool:
     """Whether no client of test is one of train or val, as in LEAF's split by user.
 
@@ -336,15 +350,15 @@ def parts(files: Sequence[File], task: Task, by_user: bool) -> Iterator[Part]:
     sides: set[tuple[str, str]] = set()
     done = 0
     for file in files:
-        users: list[Any] = []
+        users: list[str] = []
         plays: dict[str, str] = {}
         in_file: set[str] = set()
         for piece in pieces.pieces(file.path, USER_DATA, WANTED):
-            if piece.name == "users" and isinstance(piece.value, list):
-                users = piece.value
+            if piece.name == "users":
+                users = _listed(piece.value, f"data={str(file.path)!r}")
             elif piece.name == "hierarchies" and isinstance(piece.value, list) and len(piece.value) == len(users):
                 pairs = zip(users, piece.value, strict=True)
-                plays = {user: play for user, play in pairs if isinstance(user, str) and isinstance(play, str)}
+                plays = {user: play for user, play in pairs if isinstance(play, str)}
             if piece.key is None:
                 continue
             where = f"data={str(file.path)!r}, client {piece.key!r}"
@@ -364,6 +378,9 @@ def parts(files: Sequence[File], task: Task, by_user: bool) -> Iterator[Part]:
                 yield Part(piece.key, texts, times, own, held_out, side, place, position)
             if task is WINDOWS:
                 sides.add((piece.key, side))
+        missing = next((user for user in users if user not in in_file), None)
+        if missing is not None:
+            raise UserError(f"data={str(file.path)!r}: users lists {missing[:80]!r}, whom {USER_DATA} has not; {AGAIN}")
         done += file.path.stat().st_size
 
 

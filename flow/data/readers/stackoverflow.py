@@ -123,6 +123,11 @@ def motley(texts: Iterable[Texts]) -> Iterator[Part]:
 _DATE = re.compile(r"(\d{4}-\d\d-\d\d)[ T](\d\d):(\d\d):(\d\d)(?:\.\d+)?(?: ?UTC|Z)?", re.ASCII)
 
 
+def not_utf8(field: str, error: UnicodeDecodeError) -> str:
+    """What is wrong with a field's bytes."""
+    return f"{field!r} must be UTF-8 ({error.reason} at byte {error.start + 1})"
+
+
 def seconds(text: str) -> float:
     """Unix seconds of a date such as "2010-01-08 09:34:05 UTC"; fractions of seconds do not count, as in Motley.
 
@@ -172,6 +177,8 @@ def vocabulary(form: Form, folder: Path, options: DataOptions, where: str) -> tu
                 if not word or not count.isdigit():
                     raise ValueError("a word, a space and a number must stand there")
                 words.append(word.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise UserError(f"{str(path)!r}, line {number}: {not_utf8('word', error)}; download the file again") from error
             except ValueError as error:
                 raise UserError(f"{str(path)!r}, line {number}: {error}; download the file again") from error
     if not words:

@@ -21,7 +21,7 @@ from flow.data import formats, paths
 from flow.data.options import DataOptions
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
-from flow.errors import UserError, say
+from flow.errors import UserError, plural, say
 
 WANTED = "a folder of text files"
 SUFFIXES = (".txt", ".text", ".md")
@@ -236,13 +236,30 @@ def _content(data: str) -> Content:
 
 def _stream(options: DataOptions) -> Stream:
     folder = Path(options.data)
-    clients = others = 0
+    clients = others = broken = special = 0
     with paths.readable(folder, "data", WANTED):
         for entry in os.scandir(folder):
-            is_client = _is_text(Path(entry.path)) or (entry.is_dir() and not entry.name.startswith("."))
-            clients, others = clients + is_client, others + (not is_client and not entry.name.startswith("."))
-    if others:
-        say(f"data={options.data!r}: {others} files whose names do not end in {', '.join(SUFFIXES)} are left out")
+            if entry.name.startswith("."):
+                continue
+            if _is_text(Path(entry.path)) or entry.is_dir():
+                clients += 1
+            elif not Path(entry.path).exists():
+                broken += 1
+            elif entry.is_file():
+                others += 1
+            else:
+                special += 1
+    left = [
+        f"{number} {plural(number, what)}{more}"
+        for number, what, more in (
+            (others, "file", f" without the ending {', '.join(SUFFIXES)}"),
+            (broken, "symbolic link", " to nothing"),
+            (special, "pipe, socket or device", ""),
+        )
+        if number
+    ]
+    if left:
+        say(f"data={options.data!r}: left out are {' and '.join(left)}")
     about = f"text files of the folder {folder.absolute().name} (sha256 {_digest(folder)[:16]}; it states no licence)"
     return Stream(_name(folder), about, lambda: parts(folder), total=clients, path=options.data)
 

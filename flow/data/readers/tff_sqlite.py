@@ -42,8 +42,22 @@ def _where(path: Path) -> str:
 
 
 def recognises(data: str) -> bool:
-    """Whether the file is an SQLite database with the table, or a damaged one, or one packed with lzma."""
-    path = Path(data)
+    """Whether it is an SQLite database with the table, a damaged one, or one packed with lzma; or a folder of such files."""
+    try:
+        path = Path(data)
+        if not data or not path.is_dir():
+            return _is_one(path)
+        inside = _inside(path)
+        return bool(inside) and all(map(_is_one, inside))
+    except (OSError, ValueError):
+        return False
+
+
+def _inside(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES) and not path.name.startswith("."))
+
+
+def _is_one(path: Path) -> bool:
     try:
         if not path.is_file():
             return False
@@ -193,6 +207,7 @@ def _parser(form: Form, where: str) -> Callable[[Any, int, str], tuple[str, floa
     parse = example.reader(where, WHY, form.field, *([form.date] if form.date else []))
 
     def read(blob: Any, row: int, client: str) -> tuple[str, float]:
+        text: bytes | None = None
         try:
             text, *time = parse(blob)
             if text is None:
@@ -201,8 +216,11 @@ def _parser(form: Form, where: str) -> Callable[[Any, int, str], tuple[str, floa
                 raise ValueError(f"the feature {form.date!r} is missing")
             return text.decode("utf-8"), stackoverflow.seconds(time[0].decode("utf-8")) if time and time[0] else 0.0
         except ValueError as error:
+            reason = str(error)
+            if isinstance(error, UnicodeDecodeError):
+                reason = f"the feature {stackoverflow.not_utf8(form.field if error.object == text else form.date, error)}"
             raise UserError(
-                f"{where}, {_place(row)}, client {client!r}: {error}; correct the row, or download the file again"
+                f"{where}, {_place(row)}, client {client!r}: {reason}; correct the row, or download the file again"
             ) from error
 
     return read
@@ -214,18 +232,31 @@ def _parts(
     return stackoverflow.parts(texts(path, form, where, known, between=between), known)
 
 
-def _checked(path: Path) -> Path:
+def _checked(data: str) -> Path:
+    """The file of a value of `data`: itself, or the one that a folder holds.
+
+    Raises:
+        UserError: it cannot be read, or the folder holds several.
+    """
+    path = Path(data)
+    if path.is_dir():
+        with paths.readable(path, "data", WANTED):
+            inside = _inside(path)
+        if len(inside) != 1:
+            names = ", ".join(own.name for own in inside[:4])
+            raise UserError(f"data={data!r} holds the SQLite files {names}, and one is read at a time; give the path of one")
+        path = inside[0]
     paths.check_file(path, "data", WANTED)
     return path
 
 
 def _content(data: str) -> Content:
-    path = _checked(Path(data))
+    path = _checked(data)
     return Content(name_of(path), stackoverflow.digest([path], WANTED))
 
 
 def _stream(options: DataOptions) -> Stream:
-    given = _checked(Path(options.data))
+    given = _checked(options.data)
     where = _where(given)
     path = unpacking.unpacked(given, WANTED)
     with sqlite.opened(path, where) as base:
