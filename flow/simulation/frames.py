@@ -86,6 +86,6 @@ def _column(values: Any) -> Any:
         return values
     if kinds == {bool}:
         return np.array(values, dtype=np.bool_)
-    if kinds == {int} and LEAST <= min(values) and max(values) <= GREATEST:
+    if kinds == {int} and min(values) >= LEAST and max(values) <= GREATEST:
         return np.array(values, dtype=np.int64)
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
