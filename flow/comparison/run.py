@@ -14,11 +14,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flow.algorithms import registry
 from flow.comparison import kept, tuning
 from flow.comparison.against import Line, csv_against, lines_against, records, text_against
+from flow.comparison.frames import of_runs
 from flow.comparison.jobs import Job, kept_of
 from flow.comparison.plan import (
     MODEL,
@@ -41,6 +42,9 @@ from flow.errors import UserError
 from flow.evaluation.select import SIDES
 from flow.storage import files, lock, run_folder
 
+if TYPE_CHECKING:
+    import pandas
+
 RECORD = "comparison.json"
 __all__ = ["Comparison", "SharedOptions", "compare", "listing", "resume_comparison"]
 
@@ -61,7 +65,20 @@ class Comparison:
     tests: list[Line] = field(default_factory=list)
     """Every other algorithm against this one, by side and metric; empty where there is none."""
 
-    def table(self) -> str:
+    @property
+    def table(self) -> pandas.DataFrame:
+        """Every run as a new DataFrame in long form: one row per algorithm and seed, in the order of :attr:`rows`.
+
+        Columns are ``algorithm``, ``seed``, what table.csv says of the algorithm, ``diverged`` and the measures of table.csv,
+        of this one run. A run that diverged has NaN in all of them. ``worst_tenth_seen`` and ``worst_tenth_unseen`` are not
+        there, since only all runs of an algorithm together have them.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return of_runs(self.rows)
+
+    def text(self) -> str:
         """The tables for the terminal."""
         tables = [text_table(self.rows)]
         if self.against is not None:
@@ -223,12 +240,12 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
             of_seeds.append(None if known_run.diverged is not None else run_of(known_run))
         runs[name] = [run for run in of_seeds if run is not None]
         options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in of_seeds]
-        rows.append(row_of(name, options, each, worst_tenths(runs[name]), about(plan, name)))
+        rows.append(row_of(name, options, each, worst_tenths(runs[name]), about(plan, name), plan.config.seed))
     tests = [] if plan.against is None else lines_against(plan.against, runs)
     result = Comparison(rows, tried, folder, folder / "comparison.html", plan.against, tests)
     _write(result, plan, runs, chosen)
     if progress:
-        print(result.table())
+        print(result.text())
     return result
 
 
@@ -365,5 +382,5 @@ def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: d
     files.write(folder / "table.csv", csv_table(rows).encode())
     if result.against is not None:
         files.write(folder / "paired.csv", csv_against(result.tests, rows).encode())
-    files.write(folder / "table.txt", (result.table() + "\n").encode())
+    files.write(folder / "table.txt", (result.text() + "\n").encode())
     write_comparison(folder, plan, rows, runs, result.tests, result.tried, chosen)

@@ -84,7 +84,10 @@ class Row(NamedTuple):
     mean: Measures
     spread: Measures
     """Standard deviation over the seeds, n - 1 in the denominator; None with fewer than two."""
-    each: list[Measures]
+    each: list[Measures | None]
+    """By run, in the order of the seeds; None in the place of one that diverged."""
+    seeds: list[int]
+    """Those of the runs."""
 
     def kind(self) -> str:
         """As the poster of Flow names the classes."""
@@ -163,10 +166,18 @@ def worst_tenths(runs: list[Run]) -> Measures:
     return measures
 
 
-def row_of(name: str, options: Any, runs: list[Measures | None], joint: Measures | None = None, about: str = "") -> Row:
+def row_of(
+    name: str,
+    options: Any,
+    runs: list[Measures | None],
+    joint: Measures | None = None,
+    about: str = "",
+    first_seed: int = 0,
+) -> Row:
     """The line of one algorithm; None is a run that diverged.
 
-    joint: what only all runs together have, see :data:`JOINT`. about: one line, in place of the algorithm's own.
+    joint: what only all runs together have, see :data:`JOINT`. about: one line, in place of the algorithm's own. first_seed: of
+    the first run; every further one has the next.
     """
     algorithm = algorithm_of(options)
     each = [run for run in runs if run is not None]
@@ -193,7 +204,8 @@ def row_of(name: str, options: Any, runs: list[Measures | None], joint: Measures
         len(runs) - len(each),
         mean,
         spread,
-        each,
+        runs,
+        list(range(first_seed, first_seed + len(runs))),
     )
 
 

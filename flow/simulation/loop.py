@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
@@ -30,9 +30,12 @@ from flow.parallel.processes import joined
 from flow.parallel.workers import Workers
 from flow.server import aggregators
 from flow.server.uploads import Received, Uploads, all_finite, collect, combine
-from flow.simulation import summary, timing
+from flow.simulation import frames, summary, timing
 from flow.storage import files, run_folder
 from flow.training.fused import refusal
+
+if TYPE_CHECKING:
+    import pandas
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,31 @@ class Result:
     report: Path | None
     run: dict[str, Any]
     """The content of run.json: time by part, client-sequences per second, peak memory."""
+
+    @property
+    def rounds(self) -> pandas.DataFrame:
+        """The rows of metrics.jsonl as a new DataFrame: one row per round, the index is ``round``.
+
+        Columns have the names of docs/files.md: those of an evaluation begin with ``evaluation.seen.`` or
+        ``evaluation.unseen.``, and are NaN in a round without one.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frames.of_rounds(self.metrics)
+
+    @property
+    def clients(self) -> pandas.DataFrame:
+        """The clients that the final evaluation scored as a new DataFrame: one row each, the index is ``id``.
+
+        Columns are the fields of ``clients`` in evaluation.json, and for every model what its counts give per token:
+        ``personal_accuracy`` (0 to 1), ``personal_loss`` (nats a token), ``personal_perplexity``. A model that the algorithm
+        does not have is NaN.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return frames.of_clients(self.evaluation)
 
 
 def simulate(

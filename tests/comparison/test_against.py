@@ -166,7 +166,7 @@ def test_errors_of_the_option_change_nothing(whole: Path, copied: Path, untraine
 def test_a_comparison_that_has_none(tmp_path: Path, plain: None) -> None:
     result = compare(["fedavg", "local"], tmp_path / "c", TINY, **QUIET)
     assert result.against is None and result.tests == [] and not (tmp_path / "c" / "paired.csv").exists()
-    assert "client by client" not in result.table() + result.report.read_text(encoding="utf-8")
+    assert "client by client" not in result.text() + result.report.read_text(encoding="utf-8")
     content = json.loads((tmp_path / "c" / "comparison.json").read_text())
     assert content["against"] is None and json.loads((tmp_path / "c" / "results.json").read_text())["against"] is None
 

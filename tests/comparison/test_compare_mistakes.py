@@ -215,7 +215,7 @@ def test_list_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_python_interface(tmp_path: Path, plain: None) -> None:
     result = compare(["fedavg", "ditto"], tmp_path / "c", dataclasses.replace(TINY, algorithm=Config().algorithm), **QUIET)
     assert [row.name for row in result.rows] == ["fedavg", "ditto"] and result.report == tmp_path / "c" / "comparison.html"
-    assert "ditto" in result.table() and result.tried == {}
+    assert "ditto" in result.text() and result.tried == {}
     for options, message in (
         (
             {"config": dataclasses.replace(TINY, algorithm=FedAvgOptions())},

@@ -188,7 +188,7 @@ def test_a_run_that_diverged_is_not_tried_again(
     shutil.rmtree(tmp_path / "c" / "runs")
     request.getfixturevalue("untrained")
     assert compare(["fedavg", "ditto"], tmp_path / "c", **given, **QUIET).rows == first.rows
-    assert first.tests == [] and "no other algorithm has a client and a seed in common with ditto" in first.table()
+    assert first.tests == [] and "no other algorithm has a client and a seed in common with ditto" in first.text()
 
 
 def test_a_comparison_of_an_older_build_gets_them_from_its_runs(whole: Path, copied: Path, untrained: None) -> None:

@@ -18,12 +18,15 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 @pytest.mark.filterwarnings("ignore:RoutedGRU. the checkpoint")
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize(
-    ("name", "least"), [("docs/routed-gru.md", 8), ("docs/compare.md", 1), ("docs/data.md", 2), ("README.md", 1)]
+    ("name", "least"),
+    [("docs/routed-gru.md", 8), ("docs/compare.md", 1), ("docs/data.md", 2), ("docs/files.md", 4), ("README.md", 1)],
 )
 def test_every_snippet_prints_what_the_page_shows(
     name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    if name == "docs/files.md":
+        pytest.importorskip("pandas")
     page = (ROOT / name).read_text(encoding="utf-8")
     blocks = [(m[1], m[2], page.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(page)]
     namespace: dict[str, Any] = {"__name__": "__main__"}
