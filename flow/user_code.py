@@ -100,11 +100,11 @@ def source_of(*objects: Any) -> tuple[str, str] | None:
     """
     known: dict[str, tuple[str, str]] = {}
     loose: dict[str, list[str]] = {}
-    for one in dict.fromkeys(part for each in objects for part in _code(each)):
-        module = sys.modules.get(getattr(one, "__module__", None) or "")
-        file = _file_of(one, module)
+    for piece in dict.fromkeys(part for each in objects for part in _code(each)):
+        module = sys.modules.get(getattr(piece, "__module__", None) or "")
+        file = _file_of(piece, module)
         if file is None:
-            text = _text_of(one)
+            text = _text_of(piece)
             if text is not None:
                 loose.setdefault(module.__name__ if module else "notebook", []).append(text)
         elif str(file) not in known and not _installed(file):
@@ -112,11 +112,11 @@ def source_of(*objects: Any) -> tuple[str, str] | None:
             known[str(file)] = (file.name, sha256)
     for name, texts in loose.items():
         known[f"<{name}>"] = (name, hashlib.sha256("\n".join(texts).encode()).hexdigest())
-    found = list(known.values())
-    if len(found) < 2:
-        return found[0] if found else None
-    lines = "".join(sorted(f"{sha256} {name}\n" for name, sha256 in found))
-    return ", ".join(name for name, _ in found), hashlib.sha256(lines.encode()).hexdigest()
+    sources = list(known.values())
+    if len(sources) < 2:
+        return sources[0] if sources else None
+    lines = "".join(sorted(f"{sha256} {name}\n" for name, sha256 in sources))
+    return ", ".join(name for name, _ in sources), hashlib.sha256(lines.encode()).hexdigest()
 
 
 def origin(kind: type[Any]) -> str:
@@ -268,18 +268,18 @@ def _code(value: Any) -> Iterator[Any]:
         yield from type(value).__mro__
 
 
-def _file_of(one: Any, module: ModuleType | None) -> Path | None:
+def _file_of(piece: Any, module: ModuleType | None) -> Path | None:
     """The file of a function or class. None: it has none that exists, as in a notebook."""
     own = getattr(module, "__file__", None)
-    if isinstance(one, FunctionType):
-        name = one.__code__.co_filename
+    if isinstance(piece, FunctionType):
+        name = piece.__code__.co_filename
         own = own if name == "<string>" else name  # the functions that dataclasses writes have no file
     return Path(own).resolve() if own and os.path.isfile(own) else None
 
 
-def _text_of(one: Any) -> str | None:
+def _text_of(piece: Any) -> str | None:
     try:
-        return inspect.getsource(one)
+        return inspect.getsource(piece)
     except (OSError, TypeError):  # typed at a prompt, built in, or made by a program
         return None
 

@@ -12,6 +12,7 @@ import torch
 from command_line import here  # noqa: F401 (a fixture of several folders)
 from torch.utils import deterministic
 
+from flow.algorithms import registry
 from flow_kernels.backends import cpu
 
 # Where a failure must be reproducible from the log alone, the examples are the same every time.
@@ -51,6 +52,15 @@ def _one_thread() -> Iterator[None]:
     torch.manual_seed(0)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(autouse=True)
+def _forget_algorithms() -> Iterator[None]:
+    """What a test registers is known in that test alone."""
+    before = dict(registry._registered)
+    yield
+    registry._registered.clear()
+    registry._registered.update(before)
 
 
 @pytest.fixture(autouse=True)

@@ -83,9 +83,9 @@ def test_other_texts_are_no_references(text: str) -> None:
 
 
 def test_an_object_is_loaded_with_its_file_and_hash(mine: Path) -> None:
-    found = load(f"{mine}:double", "model")
-    assert found == Loaded(found.value, f"{mine}:double", mine.resolve(), hashlib.sha256(GOOD.encode()).hexdigest())
-    assert found.value(21) == 42
+    loaded = load(f"{mine}:double", "model")
+    assert loaded == Loaded(loaded.value, f"{mine}:double", mine.resolve(), hashlib.sha256(GOOD.encode()).hexdigest())
+    assert loaded.value(21) == 42
 
 
 def test_a_path_starts_at_the_working_directory_or_beside_a_folder(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:

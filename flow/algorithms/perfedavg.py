@@ -11,9 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-
 from flow.algorithms.interface import Algorithm, Tunable
 from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, personal, resolve
 from flow.algorithms.shared.finetuning import check as check_finetuning
@@ -21,7 +18,7 @@ from flow.errors import UserError
 from flow.model.flops import per_token
 from flow.model.interface import Model
 from flow.model.parameters import copy
-from flow.training.batches import Batch, batches
+from flow.training.batches import batches, halves
 from flow.training.descent import Descent, descend, gradients
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.records import Tally
@@ -43,22 +40,6 @@ def check(options: PerFedAvgOptions) -> None:
     check_rate("inner_lr", options.inner_lr)
     if options.momentum:
         raise UserError(f"momentum must be 0 for perfedavg, whose steps stand alone, got {options.momentum!r}; leave it out")
-
-
-def halves(batch: Batch) -> tuple[Batch, Batch]:
-    """The first half of every client's sequences in a batch, rounded up, and the others; a single one is in both."""
-    valid = batch.valid[..., 0]
-    count = valid.sum(1, keepdim=True)
-    place = torch.arange(valid.shape[1], device=valid.device)
-    first = place < (count + 1) // 2
-    return only(batch, first), only(batch, torch.where(count > 1, ~first, first))
-
-
-def only(batch: Batch, part: Tensor) -> Batch:
-    """The sequences of a batch that a mask [k, B] says; the others are masked like padding and moved last."""
-    order = (~(part & batch.valid[..., 0])).to(torch.uint8).argsort(dim=1, stable=True)
-    masked = batch._replace(valid=batch.valid & part.unsqueeze(-1))
-    return Batch(*(torch.take_along_dim(t, order.view(*order.shape, *(1,) * (t.dim() - 2)), dim=1) for t in masked))
 
 
 def local(options: PerFedAvgOptions, model: Model, visit: Visit) -> Upload:

@@ -292,7 +292,7 @@ def _check(algorithm: object, where: str) -> None:
     name = algorithm.name
     if not isinstance(name, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", name):
         raise UserError(
-            f"{where}: name must be a lower-case letter and at most 59 lower-case letters, digits and '_', got {name!r}; rename it"
+            f"{where}: name must be a lower-case letter, then up to 59 of these, digits and '_', got {name!r}; rename it"
         )
     if not isinstance(algorithm.about, str) or not algorithm.about.strip() or "\n" in algorithm.about:
         raise UserError(f"{where}: about must be one line of text, got {algorithm.about!r}; write one sentence")

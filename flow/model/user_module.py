@@ -181,9 +181,9 @@ class UserModule(Model):
             self.reason = f"torch cannot compute its clients side by side ({_first_line(error)})"
             return
         tolerance = CLOSE.get(alone[0].dtype, 1e-2)
-        for one, other in zip(alone, together, strict=True):
-            scale = float(one.abs().max())
-            if not torch.allclose(one, other, rtol=tolerance, atol=tolerance * max(scale, 1e-6), equal_nan=True):
+        for own, other in zip(alone, together, strict=True):
+            scale = float(own.abs().max())
+            if not torch.allclose(own, other, rtol=tolerance, atol=tolerance * max(scale, 1e-6), equal_nan=True):
                 self.reason = "its clients side by side have other numbers than one by one"
                 return
         self.side_by_side, self.milliseconds = True, (fast, slow)

@@ -115,11 +115,14 @@ def groups(clients: Sequence[Client], size: int, workers: int = 1) -> list[list[
 def batches(
     data: Data, batch_size: int, epochs: int = 1, streams: Sequence[np.random.Generator] | None = None
 ) -> Iterator[Batch]:
-    """The clients' batches, step by step.
+    """The clients' batches, step by step: the first k of K clients, tensors [k, B, T] with B at most batch_size.
 
     Every epoch of a client is one permutation drawn from its stream (in the order of its rows without streams), cut
     into batches; the last one may be short. A step holds the shortest prefix of the clients that covers all that still
     have a batch, so clients should come with the most sequences first.
+
+    Args:
+        streams: K generators, one for every client, from ``visit.draw.stream(..)``.
     """
     cut: list[list[Rows]] = []
     for client, rows in enumerate(data.rows):
@@ -139,3 +142,23 @@ def batches(
         tokens = data.tokens[index, : steps + 1].long()
         valid = (position[:steps] < lengths.unsqueeze(-1)) & (index != filler).unsqueeze(-1)
         yield Batch(index, tokens[..., :-1], tokens[..., 1:], lengths, valid)
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch]:
+    """The first half of every client's sequences in a batch, rounded up, and the others; a single one is in both.
+
+    Returns:
+        Two batches of the same k clients and the same shapes [k, B, T], see :func:`only`.
+    """
+    valid = batch.valid[..., 0]
+    count = valid.sum(1, keepdim=True)
+    place = torch.arange(valid.shape[1], device=valid.device)
+    first = place < (count + 1) // 2
+    return only(batch, first), only(batch, torch.where(count > 1, ~first, first))
+
+
+def only(batch: Batch, part: Tensor) -> Batch:
+    """The sequences of a batch that a mask says, bool [k, B]; the others are masked like padding and moved last."""
+    order = (~(part & batch.valid[..., 0])).to(torch.uint8).argsort(dim=1, stable=True)
+    masked = batch._replace(valid=batch.valid & part.unsqueeze(-1))
+    return Batch(*(torch.take_along_dim(t, order.view(*order.shape, *(1,) * (t.dim() - 2)), dim=1) for t in masked))

@@ -103,7 +103,12 @@ class Descent:
 
 
 def gradients(model: Model, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
-    """The mean loss of k clients, float64 [k], and its gradients [k, ..] by the parameters of an update; nothing moves."""
+    """The mean loss of k clients, float64 [k], and its gradients [k, ..] by the parameters of an update; nothing moves.
+
+    Args:
+        model: says how to compute; its own parameters are not used.
+        parameters: [k, ..] for the k clients in the batch. The mean is over a client's own valid tokens, in nats.
+    """
     if update.compose is not None or refusal(model, parameters):
         return by_autograd(model, parameters, batch, update)
     plain = {name: tensor.contiguous() for name, tensor in parameters.items()}
@@ -112,5 +117,10 @@ def gradients(model: Model, parameters: Tensors, batch: Batch, update: Update) -
 
 
 def descend(model: Model, parameters: Tensors, batch: Batch, update: Update, sgd: Sgd) -> Tensor:
-    """A single step, without momentum from any before; returns the mean loss before it, float64 [k]."""
+    """A single step, without momentum from any before; returns the mean loss before it, float64 [k].
+
+    Args:
+        model: says how to compute; its own parameters are not used.
+        parameters: [k, ..] for the k clients in the batch, contiguous; those that the update names are changed in place.
+    """
     return Descent(model, parameters, sgd).step(batch, update)

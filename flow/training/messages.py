@@ -91,11 +91,13 @@ class Upload(NamedTuple):
     """What K clients send to the server, how much each counts, and what each keeps for itself."""
 
     tensors: Tensors
+    """[K, ..]: what is sent; its size is the communication that is counted."""
     weights: Sequence[float]
+    """[K]: how much each counts in the mean."""
     phases: tuple[Work, ...]
     """All work of the round; the loss that is reported is that of the last phase."""
     kept: Tensors | None = None
-    """The clients' next state; None: they keep what they had."""
+    """[K, ..]: the clients' next state; None: they keep what they had."""
     voted: tuple[str, ...] = ()
     """The names of tensors that count otherwise in the mean, by `votes`."""
     votes: Sequence[float] = ()
@@ -119,7 +121,9 @@ class Personal(NamedTuple):
     """How K clients predict after personalization."""
 
     parameters: Tensors
+    """[K, ..]"""
     route: Route
+    """By which of the model's experts they predict; "global" in a model that has one alone."""
     routing: Literal["soft", "hard"] = "soft"
     phases: tuple[Work, ...] = ()
     """The work that personalization took."""
@@ -139,5 +143,5 @@ class Personal(NamedTuple):
 
 
 def broadcast(tensors: Tensors, clients: int) -> Download:
-    """The same to all of K clients, without a copy."""
+    """The same to all of K clients: [..] -> [K, ..], views without a copy."""
     return Download({name: t.expand(clients, *t.shape) for name, t in tensors.items()}, [nbytes(tensors)] * clients)

@@ -59,14 +59,19 @@ def train(
 
 def fit(model: Model, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Upload:
     """A round's work by one update: K clients upload what it makes of a copy of `start`, weighted by the number of their
-    training sequences."""
+    training sequences.
+
+    Args:
+        model: says how to compute; its own parameters are not used.
+        start: [K, ..], mostly ``visit.received``; it is not changed.
+    """
     parameters = copy(start)
     work = train(model, parameters, visit.data, [update], sgd, visit.draw, "global")
     return Upload(parameters, visit.data.sizes(), (work,))
 
 
 def finetune(model: Model, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Personal:
-    """Personalization by one update: K clients predict with what it makes of a copy of `start`."""
+    """Personalization by one update: K clients predict with what it makes of a copy of `start` [K, ..]."""
     parameters = copy(start)
     work = train(model, parameters, visit.data, [update], sgd, visit.draw, "personal")
     return Personal(parameters, update.route, phases=(work,))
@@ -74,7 +79,7 @@ def finetune(model: Model, start: Tensors, visit: Visit, update: Update, sgd: Sg
 
 @torch.no_grad()
 def measure(model: Model, parameters: Tensors, data: Data, route: Route, batch_size: int) -> Work:
-    """The loss of K clients' parameters on their data, without training."""
+    """The loss of K clients' parameters [K, ..] on their data, in nats, without training."""
     tally, update = Tally(data), Update((), route)
     fused = None if refusal(model, parameters) else Fused(model, route)
     plain = {name: t if fused is None else t.contiguous() for name, t in parameters.items()}

@@ -94,8 +94,8 @@ def test_what_is_wrong_is_one_sentence(
     file: Path, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert run(*arguments, *OPTIONS, "--rounds", "1", "--folder", "r") == 2
-    said = capfd.readouterr().err.strip().splitlines()[-1]
-    assert re.search(message, said) and said.startswith("flow: ")
+    last_line = capfd.readouterr().err.strip().splitlines()[-1]
+    assert re.search(message, last_line) and last_line.startswith("flow: ")
     assert not Path("r").exists()
 
 

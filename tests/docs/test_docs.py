@@ -19,7 +19,14 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize(
     ("name", "least"),
-    [("docs/routed-gru.md", 8), ("docs/compare.md", 1), ("docs/data.md", 2), ("docs/files.md", 4), ("README.md", 1)],
+    [
+        ("docs/routed-gru.md", 8),
+        ("docs/compare.md", 1),
+        ("docs/data.md", 2),
+        ("docs/files.md", 4),
+        ("docs/own-algorithm.md", 2),
+        ("README.md", 1),
+    ],
 )
 def test_every_snippet_prints_what_the_page_shows(
     name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
