@@ -176,7 +176,7 @@ def test_resume_from_the_command(here: Path, capsys: pytest.CaptureFixture[str])
         (["run", "--resume", "x" * 5000], "is longer than the file system allows; give a shorter name"),
         (["run", *MINE, "--folder", "a\0b"], "folder='a\\x00b' has a NUL character; leave it out"),
         (["run", *MINE, "--epochs", "1" + "0" * 400], "epochs must be at most 9223372036854775807, got 10000"),
-        (["run", *MINE, "--max-clients", "2"], "clients that may train; lower cohort, or raise max_clients=2"),
+        (["run", *MINE, "--max-clients", "2"], "the 1 client that may train; lower cohort, or raise max_clients=2"),
         (["run", *MINE, "--folder", ""], "folder='' is empty; give the name of a folder"),
         (
             ["run", *MINE, "--cohort", "3", "--folder", "mine.jsonl.gz/run"],
