@@ -7,13 +7,16 @@ the folder. Printed are clients and sentences a second, the largest RssAnon (mem
 process and of all of its processes together, and the most that lay on disk.
 
 For sqlite with ``--against plain`` the same file is prepared again, by what users write themselves: one process that reads the
-rows client by client, parses every message with the package protobuf, counts words, and cuts sequences of 20 words.
+rows client by client, parses every message with the package protobuf, counts words, and cuts sequences of 20 words. With
+``--against tensorflow`` the same is done by tf.data, in the interpreter ``--python`` that has TensorFlow: by its SQL reader, its
+parser of Examples in batches, and a lookup table.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import importlib
 import json
 import os
 import random
@@ -26,6 +29,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +46,8 @@ def main(given: Sequence[str] | None = None) -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clients", type=int, default=0, help="exactly so many, of any size; default: as StackOverflow's")
     parser.add_argument("--repeat", type=int, default=1, help="csv and sqlite: all rows so many times; it is quick to make")
-    parser.add_argument("--against", choices=["plain"], help="with sqlite: also by a plain loop, after flow")
+    parser.add_argument("--against", choices=["plain", "tensorflow"], help="with sqlite: also by that, after flow")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter for --against")
     options = parser.parse_args(given)
     if options.against and options.format != "sqlite":
         parser.error("--against is for sqlite")
@@ -60,7 +65,7 @@ def main(given: Sequence[str] | None = None) -> None:
         path = _repeated(path, options.repeat)
     seconds = _measure(path, options.folder)
     if options.against:
-        _measure_plain(path, options.folder, seconds)
+        _measure_other(path, options.folder, seconds, options.against, options.python)
 
 
 def _repeated(path: Path, times: int) -> Path:
@@ -192,9 +197,9 @@ def _measure(path: Path, folder: Path) -> float:
     return seconds
 
 
-def _measure_plain(path: Path, folder: Path, flow_seconds: float) -> None:
+def _measure_other(path: Path, folder: Path, flow_seconds: float, name: str, python: str) -> None:
     begin = time.monotonic()
-    process = subprocess.Popen([sys.executable, __file__, "--plain", str(path), str(folder)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen([python, __file__, f"--{name}", str(path), str(folder)], stdout=subprocess.PIPE, text=True)
     own = 0
     while process.poll() is None:
         own = max(own, _anonymous(process.pid))
@@ -203,7 +208,7 @@ def _measure_plain(path: Path, folder: Path, flow_seconds: float) -> None:
     if process.returncode:
         raise SystemExit(process.returncode)
     clients, texts = map(int, process.communicate()[0].split())
-    print(f"plain loop: {clients:,} clients, {texts:,} sentences in {seconds:.0f} s, largest RssAnon {own / 1e6:,.0f} MB")
+    print(f"{name}: {clients:,} clients, {texts:,} sentences in {seconds:.0f} s, largest RssAnon {own / 1e6:,.0f} MB")
     print(f"flow takes {flow_seconds / seconds:.2f} of that time")
 
 
@@ -237,6 +242,47 @@ def plain(path: Path, folder: Path) -> tuple[int, int]:
     return len(clients), texts
 
 
+def with_tensorflow(path: Path, folder: Path) -> tuple[int, int]:
+    """(clients, sentences) of the splits train and heldout, written as int32 arrays of 21 tokens, by tf.data."""
+    tf: Any = importlib.import_module("tensorflow")
+
+    features = {"tokens": tf.io.FixedLenFeature([], tf.string)}
+
+    def sentences(split: str, columns: str) -> Any:
+        query = f"SELECT {columns} FROM examples WHERE split_name = '{split}' ORDER BY client_id"
+        rows = tf.data.experimental.SqlDataset("sqlite", str(path), query, (tf.string,) * len(columns.split(", ")))
+        return rows.batch(4096)
+
+    def words_of(blobs: Any) -> Any:
+        return tf.strings.split(tf.io.parse_example(blobs, features)["tokens"], sep=" ")
+
+    counts: Counter[bytes] = Counter()
+    counting = sentences("train", "serialized_example_proto").map(words_of, num_parallel_calls=tf.data.AUTOTUNE)
+    for words in counting.prefetch(tf.data.AUTOTUNE):
+        counts.update(words.flat_values.numpy().tolist())
+    most = [word for word, _ in counts.most_common(10_000)]
+    ids = tf.range(4, 4 + len(most), dtype=tf.int64)
+    table = tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(tf.constant(most), ids), 1)
+
+    def cut(client: Any, blobs: Any) -> Any:
+        words = table.lookup(words_of(blobs)[:, :20])
+        edges = [tf.fill([words.nrows(), 1], tf.constant(edge, tf.int64)) for edge in (2, 3)]
+        rows = tf.concat([edges[0], words, edges[1]], axis=1).to_tensor(0, shape=[None, 22])[:, :21]
+        return client, tf.cast(rows, tf.int32)
+
+    clients, texts = set(), 0
+    for split in ("train", "heldout"):
+        out = folder / f"tensorflow-{split}"
+        cutting = sentences(split, "client_id, serialized_example_proto").map(cut, num_parallel_calls=tf.data.AUTOTUNE)
+        with out.open("wb") as file:
+            for names, tokens in cutting.prefetch(tf.data.AUTOTUNE):
+                file.write(tokens.numpy().tobytes())
+                clients.update(names.numpy().tolist())
+                texts += len(tokens)
+        out.unlink()
+    return len(clients), texts
+
+
 def _anonymous(process: int) -> int:
     try:
         lines = Path(f"/proc/{process}/status").read_text().splitlines()
@@ -263,7 +309,7 @@ def _on_disk(folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--plain"]:
-        print(*plain(*map(Path, sys.argv[2:])))
+    if sys.argv[1:2] in (["--plain"], ["--tensorflow"]):
+        print(*(plain if sys.argv[1] == "--plain" else with_tensorflow)(*map(Path, sys.argv[2:])))
     else:
         main()
