@@ -34,6 +34,7 @@ MINUTES ?= 10
 
 campaign: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[campaign]'
+	$(BIN)/python -m pytest -q -m slow tests/faults
 	$(BIN)/python tests/faults/campaign.py --minutes $(MINUTES)
 
 # The kernels on a processor that is not x86, emulated: apt-get install g++-aarch64-linux-gnu qemu-user

@@ -8,7 +8,7 @@ process and of all of its processes together, and the most that lay on disk.
 
 For sqlite with ``--against plain`` the same file is prepared again, by what users write themselves: one process that reads the
 rows client by client, parses every message with the package protobuf, counts words, and cuts sequences of 20 words. With
-``--against tensorflow`` the same is done by tf.data, in the interpreter ``--python`` that has TensorFlow: by its SQL reader, its
+``--against tensorflow`` the same is done by tf.data, in the interpreter ``--python`` that has TensorFlow: its SQL reader, its
 parser of Examples in batches, and a lookup table.
 """
 

@@ -29,6 +29,7 @@ def test_a_little_of_the_campaign_finds_no_fault() -> None:
     assert process.wait() == 0
 
 
+@pytest.mark.slow  # `make campaign` runs it
 @pytest.mark.parametrize("kind", BROKEN)
 def test_faults_that_were_put_in_are_found(kind: str) -> None:
     ended = python(BROKEN[kind] + "; print(len(counts.faults), counts.tried)", paths=PATHS)
