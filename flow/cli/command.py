@@ -37,10 +37,14 @@ class Command(NamedTuple):
 
 
 def references(arguments: list[str]) -> list[str]:
-    """Take algorithms of the form FILE.py:NAME off the end of the arguments, where they stand behind the options."""
-    taken: list[str] = []
-    while arguments and is_reference(arguments[-1]) and not (len(arguments) > 1 and _waits(arguments[-2])):
-        taken.insert(0, arguments.pop())
+    """Take algorithms of the form FILE.py:NAME out of the arguments, where they stand between the options or behind them."""
+    places = [
+        place
+        for place, argument in enumerate(arguments)
+        if is_reference(argument) and not (place and _waits(arguments[place - 1]))
+    ]
+    taken = [arguments[place] for place in places]
+    arguments[:] = [argument for place, argument in enumerate(arguments) if place not in places]
     return taken
 
 

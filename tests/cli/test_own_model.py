@@ -112,3 +112,22 @@ def test_the_page_names_every_algorithm_where_it_belongs() -> None:
 def test_a_resumed_run_in_python_needs_the_factory(tmp_path: Path) -> None:
     with pytest.raises(flow.UserError, match="not the folder of a run"):
         flow.resume(tmp_path)
+
+
+def test_an_algorithm_and_a_model_of_files_are_named_again_in_any_order(file: Path) -> None:
+    Path("mine.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from flow.building_blocks import Algorithm, Sgd, Update, fit\n\n"
+        "@dataclass(frozen=True)\n"
+        "class MineOptions(Sgd):\n"
+        "    pass\n\n"
+        "def local(options, model, visit):\n"
+        "    return fit(model, visit.received, visit, Update(tuple(visit.received), 'global'), options)\n\n"
+        "MINE = Algorithm(name='mine_of_a_model', about='Mine.', options=MineOptions, local=local, personalize=None)\n"
+    )
+    mine = "mine.py:MINE"
+    assert run(mine, *OPTIONS, *MODEL, "--rounds", "1", "--folder", "r") == 0
+    assert run("--resume", "r", "--rounds", "2", mine, *MODEL) == 0
+    assert run("--resume", "r", "--rounds", "3", *MODEL, mine) == 0
+    assert run(*MODEL, mine, "--resume", "r", "--rounds", "4") == 0
+    assert set(json.loads(Path("r/config.json").read_text())["code"]) == {"algorithm", "model"}
