@@ -44,6 +44,10 @@ def mapped(function: Callable[[Any, Any], Any], jobs: Iterable[Any], shared: Any
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise MemoryError("a process that prepares data was killed, as the system does where memory is short") from error
+        except BaseException:  # who is asked to end does not wait for a job of which nobody wants the result
+            for process in list(pool._processes.values()):
+                process.kill()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -282,6 +282,26 @@ def test_a_process_that_is_asked_to_end_leaves_nothing(tmp_path: Path) -> None:
     assert not list(cache.iterdir())
 
 
+def test_a_process_that_is_asked_to_end_does_not_wait_for_long_jobs(tmp_path: Path) -> None:
+    path = write_jsonl(tmp_path / "mine.jsonl", [{"id": f"c{n}", "texts": ["red blue"] * 9} for n in range(200)])
+    cache = tmp_path / "cache"
+    environment = os.environ | {"FLOW_CACHE": str(cache), "PYTHONPATH": str(Path(__file__).parents[2])}
+    program = PROGRAM.replace("time.sleep(0.2)", "open(sys.argv[2], 'w').close(); time.sleep(600)")
+    started = tmp_path / "started"
+    process = subprocess.Popen([sys.executable, "-c", program, path, str(started)], env=environment, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 100
+        while not started.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert started.exists()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(100) == 143
+    finally:
+        process.kill()
+        process.communicate()
+    assert not list(cache.iterdir())
+
+
 def test_positions_lead_to_the_total(tmp_path: Path) -> None:
     path = write_jsonl(tmp_path / "mine.jsonl", [{"id": f"c{n}", "texts": ["red blue"]} for n in range(9)])
     for data in (
