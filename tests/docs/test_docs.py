@@ -25,6 +25,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
         ("docs/data.md", 2),
         ("docs/files.md", 4),
         ("docs/own-algorithm.md", 2),
+        ("docs/own-model.md", 0),
         ("README.md", 1),
     ],
 )
