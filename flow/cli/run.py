@@ -50,7 +50,7 @@ class Run(Config[Options], Generic[Options]):
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the run in this folder, with the configuration it was started with. Other options may stand beside it:
     --rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, and --changed-file.
-    An algorithm or a model of a file is named again: --resume FOLDER FILE.py:NAME --model FILE.py:NAME."""
+    An algorithm of a file is named again, as FILE.py:NAME behind the options, and a model of a file by its option."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --resume: go on although the file of the run's algorithm or model was changed. config.json records the change."""

@@ -312,7 +312,8 @@ def test_the_help_says_what_may_stand_beside_resume(capsys: pytest.CaptureFixtur
         main(["run", "--help"])
     output = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
     assert (
-        "--rounds, the number of rounds that the run has from now on, and --data, the path to which its file moved." in output
+        "--rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, and "
+        "--changed-file." in output
     )
     assert "runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is taken." in output
 
