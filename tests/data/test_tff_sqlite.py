@@ -534,12 +534,21 @@ def test_a_faulty_row_in_another_process_is_the_same_sentence(
             in_memory(stream_of(file), DataOptions(data=str(file)), processes=processes)
 
 
-def test_rows_whose_numbers_lie_far_apart_are_read_from_the_start(tmp_path: Path, rows: list[Row]) -> None:
+@pytest.mark.parametrize("highest", [1 << 20, 1 << 40])
+def test_rows_whose_numbers_lie_far_apart_are_read_from_the_start(tmp_path: Path, rows: list[Row], highest: int) -> None:
+    """Pieces between such numbers would be many and almost empty, and each of them opens the file."""
     file = tff_sqlite(tmp_path / "so.sqlite", rows)
     with closing(sqlite3.connect(file)) as base, base:
-        base.execute("UPDATE examples SET rowid = 1 << 40 WHERE rowid = (SELECT max(rowid) FROM examples)")
+        base.execute("UPDATE examples SET rowid = ? WHERE rowid = (SELECT max(rowid) FROM examples)", (highest,))
     stream = stream_of(file)
     assert stream.pieces is None and sum(len(part.texts) for part in stream.parts()) == len(rows)
+
+
+def test_a_bar_has_no_length_below_zero(tmp_path: Path, rows: list[Row]) -> None:
+    file = tff_sqlite(tmp_path / "so.sqlite", rows)
+    with closing(sqlite3.connect(file)) as base, base:
+        base.execute("UPDATE examples SET rowid = rowid - 1000")
+    assert stream_of(file).total == 0
 
 
 def test_few_rows_are_in_memory(tmp_path: Path) -> None:

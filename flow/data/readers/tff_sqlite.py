@@ -33,7 +33,7 @@ EXAMPLE = "CAST(serialized_example_proto AS BLOB)"  # whatever type the column h
 MOST_TEXTS = 1024  # of a client that are passed on together
 PIECE = 1 << 22  # bytes of the file that are read in one process, on average
 MOST_ROWS = 1 << 14  # of which that many are read together at most
-MOST_NUMBERS = 1 << 31  # of rows; where numbers lie farther apart, most pieces would be empty
+LEAST_BYTES = 16  # of the file for each number; where numbers lie farther apart, most pieces would be almost empty
 SUFFIXES = (".sqlite.lzma", ".sqlite.xz", ".lzma", ".xz", ".sqlite", ".sqlite3", ".db")
 
 
@@ -275,16 +275,17 @@ def _stream(options: DataOptions) -> Stream:
         return stackoverflow.motley(texts(path, form, where, known, by_client=True)) if by_client else reading()
 
     def pieces() -> Iterator[Piece]:
-        step = max(1, min(MOST_ROWS, PIECE * (last - first + 1) // path.stat().st_size))
+        step = max(1, min(MOST_ROWS, PIECE * (last - first + 1) // size))
         return (partial(reading, (begin, min(last, begin + step - 1))) for begin in range(first, last + 1, step))
 
-    in_pieces = numbered and not by_client and last - first < MOST_NUMBERS
+    size = path.stat().st_size
+    in_pieces = numbered and not by_client and last - first < size // LEAST_BYTES
 
     words = stackoverflow.vocabulary(form, given.parent, options, where)
     about = stackoverflow.about(form, given.name, known, options, words is None)
     return Stream(
         name_of(given), f"{about}; sha256 {digests.of_file(given, WANTED)[:16]})", parts, form.tokenizer, form.sequence_length,
-        words, first_only=options.protocol is not None, total=0 if by_client else last, path=str(given),
+        words, first_only=options.protocol is not None, total=0 if by_client else max(0, last), path=str(given),
         pieces=pieces if in_pieces else None,
     )  # fmt: skip
 
