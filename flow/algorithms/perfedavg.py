@@ -47,7 +47,7 @@ def check(options: PerFedAvgOptions) -> None:
 
 def halves(batch: Batch) -> tuple[Batch, Batch]:
     """The first half of every client's sequences in a batch, rounded up, and the others; a single one is in both."""
-    valid = batch.valid[..., 0]
+    valid = batch.rows_that_count()
     count = valid.sum(1, keepdim=True)
     place = torch.arange(valid.shape[1], device=valid.device)
     first = place < (count + 1) // 2
@@ -56,7 +56,7 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 
 def only(batch: Batch, part: Tensor) -> Batch:
     """The sequences of a batch that a mask [k, B] says; the others are masked like padding and moved last."""
-    order = (~(part & batch.valid[..., 0])).to(torch.uint8).argsort(dim=1, stable=True)
+    order = (~(part & batch.rows_that_count())).to(torch.uint8).argsort(dim=1, stable=True)
     masked = batch._replace(valid=batch.valid & part.unsqueeze(-1))
     return Batch(*(torch.take_along_dim(t, order.view(*order.shape, *(1,) * (t.dim() - 2)), dim=1) for t in masked))
 
@@ -76,7 +76,7 @@ def local(options: PerFedAvgOptions, model: Model, visit: Visit) -> Upload:
         beyond.add_mean(far, loss)
         outer.apply(far, update, gradient)
     work = tally.work(options.epochs * sum(data.sizes()), per_token(model, "global", update.names))
-    flops = work.flops + beyond.tokens * per_token(model, "global", update.names)
+    flops = work.flops + beyond.read * per_token(model, "global", update.names)
     return Upload(parameters, data.sizes(), (work._replace(flops=flops),))
 
 

@@ -18,7 +18,8 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 @pytest.mark.filterwarnings("ignore:RoutedGRU. the checkpoint")
 @pytest.mark.usefixtures("plain")
 @pytest.mark.parametrize(
-    ("name", "least"), [("docs/routed-gru.md", 8), ("docs/compare.md", 1), ("docs/data.md", 2), ("README.md", 1)]
+    ("name", "least"),
+    [("docs/routed-gru.md", 8), ("docs/compare.md", 1), ("docs/data.md", 2), ("docs/tasks.md", 2), ("README.md", 1)],
 )
 def test_every_snippet_prints_what_the_page_shows(
     name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
