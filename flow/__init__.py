@@ -3,6 +3,7 @@
 from flow.algorithms import register
 from flow.comparison.run import Comparison, SharedOptions, compare, resume_comparison
 from flow.config import Config, ModelOptions, TorchModel
+from flow.data import Population
 from flow.errors import Diverged, UserError
 from flow.presets import preset
 from flow.simulation.loop import Result, resume, simulate
@@ -13,6 +14,7 @@ __all__ = [
     "Config",
     "Diverged",
     "ModelOptions",
+    "Population",
     "Result",
     "SharedOptions",
     "TorchModel",

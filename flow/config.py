@@ -64,9 +64,13 @@ class TorchModel:
     no second expert: algorithms that route between two (Flow, dynamic routing) refuse it.
     """
 
-    factory: Callable[[int], nn.Module]
-    """``factory(vocabulary_size)`` gives a module whose forward takes int64 tokens [B, T] and gives logits [B, T, V]. While it
-    is called torch's random numbers are seeded by the run's ``seed``, and it has to give the same module every time."""
+    factory: Callable[..., nn.Module]
+    """``factory(vocabulary_size)`` gives a module whose forward takes int64 tokens [B, T] and gives logits [B, T, V].
+
+    Where texts are classified, ``factory(vocabulary_size, classes)`` gives one whose forward gives logits [B, C], or [B, T, C]
+    of which those after a text's last token count. A forward with a parameter of the name ``lengths`` gets int64 [B], how many
+    tokens of each row are no padding. While the factory is called torch's random numbers are seeded by the run's ``seed``, and
+    it has to give the same module every time."""
 
     head: str = ""
     """The name of the submodule that is the output layer, such as "head" or "decoder.out", for algorithms that need a body and
@@ -94,12 +98,12 @@ def size_of(options: ModelOptions | TorchModel) -> tuple[str, object]:
     return ("hidden_size", options.hidden_size) if isinstance(options, ModelOptions) else ("model", name_of(options.factory))
 
 
-_FACTORIES: dict[str, list[Callable[[int], nn.Module]]] = {}
+_FACTORIES: dict[str, list[Callable[..., nn.Module]]] = {}
 """What a :class:`TorchModel` was made of in this process, by :func:`name_of`: a folder never runs code by itself. Of a name
 that is given again the last counts, as of a cell of a notebook that runs again."""
 
 
-def factory_of(name: str, folder: Path) -> Callable[[int], nn.Module]:
+def factory_of(name: str, folder: Path) -> Callable[..., nn.Module]:
     """The factory of this name, of which a :class:`TorchModel` was made in this process.
 
     Args:

@@ -136,7 +136,8 @@ def gradient(model: Model, parameters: Tensors, names: tuple[str, ...], data: Da
     where = Update(names, "global")
     sums = {name: torch.zeros_like(parameters[name]) for name in names}
     tally = Tally(data)
-    tokens = torch.stack([data.lengths[torch.from_numpy(rows)].sum() for rows in data.rows]).to(tally.tokens)
+    of_rows = torch.ones_like(data.lengths) if data.labelled else data.lengths
+    tokens = torch.stack([of_rows[torch.from_numpy(rows)].sum() for rows in data.rows]).to(tally.tokens)
     for batch in batches(data, sgd.batch_size):
         k = len(batch.lengths)
         loss, parts = gradients(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, where)

@@ -6,7 +6,7 @@ here; flow/algorithms/shared/decoupled.py has the default.
 
 from __future__ import annotations
 
-from flow.algorithms.interface import Algorithm, needs_routers
+from flow.algorithms.interface import Algorithm
 from flow.algorithms.shared.decoupled import first_state, parts, prediction, work_of_round
 from flow.algorithms.shared.flow_options import (
     FlowOptions,
@@ -20,7 +20,7 @@ from flow.algorithms.shared.flow_options import (
 )
 from flow.algorithms.shared.two_experts import make_local, start
 from flow.draws import Draw
-from flow.model.interface import Model
+from flow.model.interface import Model, Part
 from flow.model.language_model import second_expert
 from flow.model.parameters import Tensors, initial, names_of
 from flow.training.batches import Data, split
@@ -98,11 +98,16 @@ def prepare(options: FlowOptions, model: Model, visit: Visit) -> tuple[Tensors, 
     return parameters, query, (make_local(model, parameters, support, personal, visit.draw),)
 
 
+def needs(options: FlowOptions) -> tuple[Part, ...]:
+    """Routers, and with a memory what follows a token."""
+    return ("routers", "next_token") if options.memory else ("routers",)
+
+
 ALGORITHM = Algorithm(
     name="flow",
     about="A global expert and a local one made from it on the spot, mixed anew at every token.",
     options=FlowOptions,
-    needs=needs_routers,
+    needs=needs,
     local=local,
     personalize=personalize,
     resolve=resolve,

@@ -89,6 +89,11 @@ def needs_routers(options: Any) -> tuple[Part, ...]:
     return ("routers",)
 
 
+def needs_next_token(options: Any) -> tuple[Part, ...]:
+    """What follows a token, which n-grams say."""
+    return ("next_token",)
+
+
 def needs_embedding(options: Any) -> tuple[Part, ...]:
     """The embedding by its name."""
     return ("embedding",)

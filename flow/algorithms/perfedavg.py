@@ -57,7 +57,7 @@ def local(options: PerFedAvgOptions, model: Model, visit: Visit) -> Upload:
         beyond.add_mean(far, loss)
         outer.apply(far, update, gradient)
     work = tally.work(options.epochs * sum(data.sizes()), per_token(model, "global", update.names))
-    flops = work.flops + beyond.tokens * per_token(model, "global", update.names)
+    flops = work.flops + beyond.read * per_token(model, "global", update.names)
     return Upload(parameters, data.sizes(), (work._replace(flops=flops),))
 
 

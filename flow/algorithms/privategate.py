@@ -131,7 +131,7 @@ def gradients(model: Model, parameters: Tensors, batch: Batch, names: tuple[str,
 def alone(batch: Batch, client: int) -> Batch:
     """One client's part of a batch, cut to its own rows and steps."""
     valid = batch.valid[client]
-    rows, steps = int(valid.any(1).sum()), int(valid.any(0).sum())
+    rows, steps = int(valid.any(1).sum()), int((batch.lengths[client] * valid.any(1)).max())
     cut = (part[client : client + 1, :rows, :steps] for part in (batch.inputs, batch.targets, batch.valid))
     inputs, targets, valid = cut
     return Batch(batch.rows[client : client + 1, :rows], inputs, targets, batch.lengths[client : client + 1, :rows], valid)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from flow.algorithms.interface import Tunable
 from flow.config import Config, checked
-from flow.data import Population, Sequences
+from flow.data import Population
 from flow.data.population import Split, boundary
 from flow.errors import UserError
 from flow.evaluation import metrics
@@ -75,7 +75,7 @@ def population_of(population: Population, rule: Split = "time") -> Population:
         cut = len(client.train) - max(len(client.train) // 5, min(len(client.train) - 1, 1))
         if rule == "time":
             cut = boundary(client.train.texts, 0.8) or len(client.train)
-        parts = [Sequences(client.train.tokens[part], client.train.lengths[part]) for part in (slice(cut), slice(cut, None))]
+        parts = [client.train.part(part) for part in (slice(cut), slice(cut, None))]
         clients.append(replace(client, train=parts[0], test=parts[1]))
     about = f"{population.about}; validation texts of training clients, and validation clients"
     return replace(population, clients=tuple(clients), about=about, validation_share=0.0)

@@ -5,10 +5,10 @@ import reprlib
 import sys
 import zlib
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, NamedTuple, overload
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -29,10 +29,14 @@ class Sequences:
 
     tokens: int32 [n, T + 1]; ``tokens[:, :-1]``: inputs, ``tokens[:, 1:]``: targets, padded with 0 at the end.
     lengths: int32 [n]; the number of valid targets of each window, 1..T.
+    labelled: whether every row is a text with a label. Then ``tokens[:, :-1]`` are its tokens, padded with 0 at the end, and
+        the last column is the label, a class's number. A length is the number of tokens. The one target is the label, after
+        the last of them.
     """
 
     tokens: npt.NDArray[np.int32]
     lengths: npt.NDArray[np.int32]
+    labelled: bool = False
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -42,12 +46,31 @@ class Sequences:
         """int64 [n]: from which text each window comes, counted from 0 in the order of time.
 
         The first window begins a text, and so does every window that starts with ``<bos>``. A continuous source joins a
-        client's texts into one stream, which counts as one text.
+        client's texts into one stream, which counts as one text. Of labelled rows each is a text.
         """
+        if self.labelled:
+            return np.arange(len(self.tokens), dtype=np.int64)
         begins = self.tokens[:, 0] == BOS
         begins[:1] = True
         texts: npt.NDArray[np.int64] = np.cumsum(begins, dtype=np.int64)
         return texts - 1
+
+    @property
+    def targets(self) -> npt.NDArray[np.int32]:
+        """int32 [n, T]: what is to be predicted after every token; of labelled rows 0 but after the last token."""
+        if not self.labelled:
+            return self.tokens[:, 1:]
+        return np.where(self.valid, self.tokens[:, -1:], 0)
+
+    @property
+    def valid(self) -> npt.NDArray[np.bool_]:
+        """bool [n, T]: where there is something to predict."""
+        position = np.arange(self.tokens.shape[1] - 1)
+        return position == self.lengths[:, None] - 1 if self.labelled else position < self.lengths[:, None]
+
+    def part(self, rows: slice) -> "Sequences":
+        """Some of the rows."""
+        return Sequences(self.tokens[rows], self.lengths[rows], self.labelled)
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,6 +197,9 @@ class Population:
 
     ``validation_share`` is the share of the clients that are not held out which validate: they neither train nor are tested.
     A run sets it to that of its configuration, see :meth:`setting_aside`.
+
+    ``classes`` are the names of the classes where the task is to classify texts; all sequences are then labelled. Without
+    classes the task is to predict the next token.
     """
 
     name: str
@@ -182,6 +208,57 @@ class Population:
     sequence_length: int
     about: str
     validation_share: float = 0.0
+    classes: tuple[str, ...] = ()
+
+    @staticmethod
+    def from_arrays(
+        clients: Mapping[str, Mapping[str, Any]],
+        *,
+        vocabulary: "int | Sequence[str] | Vocabulary",
+        classes: int | Sequence[str] = (),
+        name: str = "arrays",
+        about: str = "made of arrays",
+    ) -> "Population":
+        """A population of clients whose texts are numbers already, for :func:`flow.simulate`.
+
+        A client is a dictionary:
+
+        - ``train`` and ``test``: integers [S, T], a sequence of tokens in every row, padded with 0 at the end. T may differ.
+        - ``train_lengths`` and ``test_lengths``: integers [S], the tokens of every row that are no padding. Without them, all
+          up to the zeros at the end. To predict the next token a row needs 2 tokens, to be classified 1.
+        - ``train_labels`` and ``test_labels``: integers [S], the class of every row from 0, with ``classes`` and only then.
+        - ``group``: a string that pages show. Left out: none.
+        - ``held_out``: True for a client that never trains. Left out: False.
+        - ``texts``: how many texts both sides have, which is held against ``min_texts``. Left out: the number of rows.
+
+        Rows are in the order of time. Where no classes are given, a row that begins a text begins with ``<bos>``, token 2;
+        others go on with the text of the row before.
+
+        Args:
+            clients: by their ids.
+            vocabulary: the number V of tokens, or the names of all of them. Tokens 0 to 3 are ``<pad>``, ``<oov>``, ``<bos>``
+                and ``<eos>``; as targets they do not count for accuracy.
+            classes: where texts are to be classified, the number of classes or the names of all of them.
+            name: of the data set, on pages.
+            about: its source and licence in one line.
+
+        Raises:
+            UserError: an array has another type or shape, or a number in it is out of range; the message names client and
+                place.
+        """
+        from flow.data.arrays import population  # which checks with what is built on this module
+
+        return population(clients, vocabulary, classes, name, about)
+
+    @property
+    def outputs(self) -> int:
+        """How many scores a model gives: one for every class, or for every token of the vocabulary."""
+        return len(self.classes or self.vocabulary)
+
+    @property
+    def scored(self) -> npt.NDArray[np.bool_]:
+        """bool [outputs]: the targets that count for accuracy: all classes, or the tokens of :attr:`Vocabulary.scored`."""
+        return np.ones(len(self.classes), dtype=np.bool_) if self.classes else self.vocabulary.scored
 
     def setting_aside(self, share: float) -> "Population":
         """The same clients, of which this share of those that are not held out validates; from 0, and below 1."""
@@ -195,7 +272,7 @@ class Population:
     @cached_property
     def survey(self) -> "Survey":
         """Ids, table and fingerprint, by one reading of every client."""
-        survey = Survey(self.vocabulary)
+        survey = Survey(self.scored)
         for client in self.clients:
             survey.add(client)
         return survey
@@ -244,12 +321,15 @@ class Population:
 
 
 class Survey:
-    """Collects what must be known of all clients of a population, while they are read one by one in their order."""
+    """Collects what must be known of all clients of a population, while they are read one by one in their order.
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
+    scored: bool [outputs], see :attr:`Population.scored`.
+    """
+
+    def __init__(self, scored: npt.NDArray[np.bool_]) -> None:
         self.ids: list[str] = []
         """Of all clients, in their order."""
-        self._scored = vocabulary.scored
+        self._scored = scored
         self._rows: list[tuple[bool, int, int, int]] = []
         self._sha = hashlib.sha256()
 
@@ -289,15 +369,15 @@ class _Part(Sequence[Client]):
 
 def add_to_fingerprint(sha: "hashlib._Hash", client: Client) -> None:
     """Take the next client in."""
-    sha.update(f"\n{client.id} {client.held_out} {client.texts}\n".encode())
+    labelled = " labelled" if client.train.labelled else ""
+    sha.update(f"\n{client.id} {client.held_out} {client.texts}{labelled}\n".encode())
     for side in (client.train, client.test):
         sha.update(np.ascontiguousarray(side.tokens, dtype=np.int32).data)
 
 
 def scored_targets(test: Sequences, scored: npt.NDArray[np.bool_]) -> int:
     """How many targets count for accuracy."""
-    targets = test.tokens[:, 1:]
-    return int((scored[targets] & (np.arange(targets.shape[1]) < test.lengths[:, None])).sum())
+    return int((scored[test.targets] & test.valid).sum())
 
 
 def is_validation(client_id: str, share: float) -> bool:

@@ -57,6 +57,15 @@ def _check_frame(population: Population) -> None:
         raise UserError(
             f"population.sequence_length={length!r} must be an integer of at least 1; give the targets per sequence"
         )
+    classes = population.classes
+    if not isinstance(classes, tuple) or not all(isinstance(name, str) for name in classes):
+        raise UserError(f"population.classes={classes!r} must be a tuple of names; write tuple(names), or leave it out")
+    if len(classes) == 1 or len(set(classes)) < len(classes):
+        raise UserError(
+            f"population.classes={classes!r} must be at least two names, each once; give every class a name of its own"
+        )
+    for number, name in enumerate(classes):
+        check_text(f"population.classes[{number}]", name)
     if not isinstance(population.clients, Sequence):
         raise UserError(
             f"population.clients must be a sequence of clients, got a {type(population.clients).__name__}; write tuple(clients)"
@@ -73,7 +82,7 @@ def _check_table(table: Table, clients: int) -> None:
 
 
 def _surveyed(population: Population) -> Survey:
-    survey, previous = Survey(population.vocabulary), None
+    survey, previous = Survey(population.scored), None
     for place, client in enumerate(population.clients):
         _check_fields(client, place)
         if previous is not None and client.id <= previous:
@@ -128,16 +137,30 @@ def _check_sequences(client: Client, side: str, population: Population) -> None:
             f"{where}.lengths is {_kind(lengths)} and must be integers [{len(tokens)}], as there are rows of tokens; "
             "give every sequence its number of targets"
         )
+    if sequences.labelled != bool(population.classes):
+        has = "has classes" if population.classes else "has no classes"
+        raise UserError(
+            f"{where}.labelled={sequences.labelled!r}, and the population {has}; give Sequences(tokens, lengths, "
+            "labelled=True) with classes, or neither"
+        )
     size = len(population.vocabulary)
+    if sequences.labelled:
+        for (sequence,) in np.argwhere((tokens[:, -1] < 0) | (tokens[:, -1] >= len(population.classes)))[:1]:
+            raise UserError(
+                f"{where}.tokens, sequence {sequence}: the label {tokens[sequence, -1]} must be from 0 to "
+                f"{len(population.classes) - 1}, the number of a class; number the labels by classes"
+            )
+        tokens = tokens[:, :-1]
     for sequence, position in np.argwhere((tokens < 0) | (tokens >= size))[:1]:
         raise UserError(
             f"{where}.tokens, sequence {sequence}, position {position}: token {tokens[sequence, position]} must be from 0 to "
             f"{size - 1}, an id of the vocabulary; number the words by the vocabulary"
         )
+    counted = "count the tokens" if sequences.labelled else "count the targets, which are one fewer than the tokens"
     for (sequence,) in np.argwhere((lengths < 1) | (lengths > steps))[:1]:
         raise UserError(
             f"{where}.lengths, sequence {sequence}: length {lengths[sequence]} must be from 1 to sequence_length={steps}; "
-            "count the targets, which are one fewer than the tokens, and leave out sequences without any"
+            f"{counted}, and leave out sequences without any"
         )
 
 

@@ -24,13 +24,18 @@ ITEM = {"float32": 4, "float64": 8}
 
 
 def check_memory(
-    config: Config[Any], algorithm: Algorithm[Any], tokens: int | None = None, model: nn.Module | None = None
+    config: Config[Any],
+    algorithm: Algorithm[Any],
+    tokens: int | None = None,
+    model: nn.Module | None = None,
+    classes: int = 0,
 ) -> None:
     """Make sure that the parameters of a run fit into memory.
 
     Args:
         config: checked.
         tokens: size of the vocabulary; None: not known yet, then the smallest that the options allow.
+        classes: number of classes where texts are classified; 0 where the next token is predicted.
         model: a module of the user's own, whose size no option says; before it is made nothing is estimated.
 
     Raises:
@@ -45,6 +50,7 @@ def check_memory(
             sizes.projection_dim,
             num_layers=sizes.num_layers,
             routed_head=bool(algorithm.traits(config.algorithm).get("routed_head", True)),
+            classes=classes,
         )
     elif model is not None:
         counts = {name: parameter.numel() for name, parameter in model.named_parameters()}

@@ -115,7 +115,8 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
             f"{minimum} training {plural(minimum, 'sequence')} that {algorithm.name} needs; give them more "
             f"text, or lower sequence_length={population.sequence_length}{remedy}"
         )
-    estimate.check_memory(config, algorithm, len(population.vocabulary))
+    _check_task(config, algorithm, population)
+    estimate.check_memory(config, algorithm, len(population.vocabulary), classes=len(population.classes))
     model = _build_model(config, algorithm, population)
     if isinstance(config.model, TorchModel):
         estimate.check_memory(config, algorithm, len(population.vocabulary), model)
@@ -135,7 +136,7 @@ def automatic_chunk(config: Config[Any], population: Population, model: Model) -
     if not refusal(model, dict(model.named_parameters())):
         fit = 12 * 2**20 // nbytes(initial(model, "global", "local", "router"))
     else:
-        scores = config.algorithm.batch_size * population.sequence_length * len(population.vocabulary)
+        scores = config.algorithm.batch_size * population.sequence_length * population.outputs
         fit = (1 << 20 if on_cpu(config.model) else 1 << 27) // scores
     return int(max(1, min(config.cohort, fit)))
 
@@ -151,6 +152,7 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
             len(population.vocabulary),
             options.embedding_dim,
             options.hidden_size,
+            classes=len(population.classes),
             oov=population.vocabulary.oov,
             num_layers=options.num_layers,
             projection_dim=options.projection_dim,
@@ -184,7 +186,7 @@ def _check_needs(options: ModelOptions | TorchModel, algorithm: Algorithm[Any], 
     """Raise UserError where an algorithm needs what a module of the user's own does not have."""
     if not isinstance(options, TorchModel):
         return
-    provided = {"head", "features"} if options.head else set[str]()
+    provided = {"next_token", *(("head", "features") if options.head else ())}
     missing = [part for part in algorithm.needs(own) if part not in provided]
     if missing:
         what = " and ".join(PARTS[part] for part in missing)
@@ -195,26 +197,38 @@ def _check_needs(options: ModelOptions | TorchModel, algorithm: Algorithm[Any], 
         )
 
 
+def _check_task(config: Config[Any], algorithm: Algorithm[Any], population: Population) -> None:
+    """Raise UserError where an algorithm predicts by what follows a token, and the texts are to be classified."""
+    if population.classes and "next_token" in algorithm.needs(config.algorithm):
+        raise UserError(
+            f"data={population.name!r} has classes of texts to predict, and {algorithm.name} with these options predicts by "
+            "n-grams, which say what token comes next; leave memory out where it is set, or take another algorithm, such as "
+            "fedavg, fedavgft or ditto"
+        )
+
+
 def _user_module(options: TorchModel, seed: int, population: Population) -> UserModule:
     """The user's module, made and tried.
 
     Raises:
         UserError: the factory fails, or what it makes is no module that clients can train.
     """
-    name, tokens = name_of(options.factory), len(population.vocabulary)
+    name, tokens, classes = name_of(options.factory), len(population.vocabulary), len(population.classes)
+    sizes = f"a vocabulary of {tokens} tokens" + (f" and {classes} classes" if classes else "")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            module = options.factory(tokens)
+            module = options.factory(tokens, classes) if classes else options.factory(tokens)
         except Exception as error:
             raise UserError(
-                f"model={name!r} failed for a vocabulary of {tokens} tokens ({_told(error)}); correct it"
+                f"model={name!r} failed for {sizes} ({_told(error)}); "
+                + ("make it take both, NAME(vocabulary_size, classes)" if classes else "correct it")
             ) from error
     if not isinstance(module, nn.Module):
         raise UserError(f"model={name!r} gives a {type(module).__name__}, and must give a torch.nn.Module; correct it")
     try:
         model = UserModule(
-            module.to(options.device, getattr(torch, options.dtype)), tokens, options.head, population.vocabulary.oov
+            module.to(options.device, getattr(torch, options.dtype)), tokens, options.head, population.vocabulary.oov, classes
         )
     except Refused as error:
         raise UserError(f"model={name!r}: {error}") from error

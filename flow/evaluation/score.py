@@ -20,7 +20,7 @@ from flow.training.messages import Personal
 from flow.training.predict import Guess, predict
 
 if TYPE_CHECKING:
-    from flow.data.population import Client, Vocabulary
+    from flow.data.population import Client, Population
     from flow.engine.task import Task
     from flow.storage.client_states import ClientStates
 
@@ -102,7 +102,7 @@ def score_clients(
         guesses = _guesses(task, model, state, personal, test)
         costs = _costs(visit.nbytes, personal)
         return [
-            _score(client, {name: _own(guess, rows) for name, guess in guesses.items()}, task.population.vocabulary, cost)
+            _score(client, {name: _own(guess, rows) for name, guess in guesses.items()}, task.population, cost)
             for client, rows, cost in zip(group, test.rows, costs, strict=True)
         ]
 
@@ -150,11 +150,10 @@ def _costs(down: Sequence[int], personal: Personal | None) -> list[Cost]:
     return [Cost(*values) for values in zip(down, up, flops.tolist(), strict=True)]
 
 
-def _score(client: Client, guesses: dict[str, Guess], vocabulary: Vocabulary, cost: Cost) -> Score:
+def _score(client: Client, guesses: dict[str, Guess], population: Population, cost: Cost) -> Score:
     """Count one client's predictions."""
-    targets = client.test.tokens[:, 1:]
-    valid = np.arange(targets.shape[1]) < client.test.lengths[:, None]
-    mask = valid & vocabulary.scored[targets]
+    targets, valid = client.test.targets, client.test.valid
+    mask = valid & population.scored[targets]
     return Score(
         id=client.id,
         group=client.group,
@@ -169,7 +168,7 @@ def _score(client: Client, guesses: dict[str, Guess], vocabulary: Vocabulary, co
         local_weights=guesses["soft"].local_weight[mask] if "soft" in guesses else None,
         steps=np.nonzero(mask)[1],
         calibration=reliability(guesses.get("personal") or guesses["global"], targets, mask),
-        passage=_passage(client, guesses, vocabulary, targets, valid),
+        passage=_passage(client, guesses, population.classes or population.vocabulary.tokens, targets, valid),
         cost=cost,
     )
 
@@ -177,11 +176,11 @@ def _score(client: Client, guesses: dict[str, Guess], vocabulary: Vocabulary, co
 def _passage(
     client: Client,
     guesses: dict[str, Guess],
-    vocabulary: Vocabulary,
+    names: Sequence[str],
     targets: npt.NDArray[np.int32],
     valid: npt.NDArray[np.bool_],
 ) -> dict[str, Any]:
-    """The first PASSAGE tokens of a client's held-out text, with what was predicted there."""
+    """The first PASSAGE targets of a client's held-out text, by their names, with what was predicted there."""
 
     def first(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
         return values[valid][:PASSAGE]
@@ -192,7 +191,7 @@ def _passage(
         "client": client.id,
         "group": client.group,
         "seen": not client.held_out,
-        "tokens": [vocabulary.tokens[token] for token in first(targets)],
+        "tokens": [names[target] for target in first(targets)],
         "local_weight": None if weights is None or not np.isfinite(weights).all() else [round(float(q), 4) for q in weights],
         "global_correct": hits.get("global"),
         "personal_correct": hits.get("personal"),

@@ -79,7 +79,7 @@ UNKNOWN = "no known token to be tested on"
 def obstacle(client: Client, min_texts: int, min_sequences: int, scored: npt.NDArray[np.bool_]) -> str:
     """What a client that cannot be scored lacks first; empty for one that can.
 
-    scored: bool [V], see :attr:`flow.data.population.Vocabulary.scored`.
+    scored: bool [outputs], see :attr:`flow.data.population.Population.scored`.
     """
     if client.texts < min_texts:
         return f"fewer than min_texts={min_texts} texts"
@@ -97,7 +97,7 @@ def nobody(population: Population, side: str, min_texts: int, min_sequences: int
     clients = [population.clients[place] for place in np.flatnonzero(members).tolist()]
     if not clients:
         return f"{label}: no accuracy, the data have none; give more clients, or raise max_clients where it is set"
-    scored = population.vocabulary.scored
+    scored = population.scored
     counts = Counter(obstacle(client, min_texts, min_sequences, scored) for client in clients)
     reasons = ", ".join(f"{count} with {reason}" for reason, count in counts.most_common())
     remedy = "lower min_texts, or give clients more text"

@@ -1,6 +1,7 @@
 """What the model costs to compute: the floating-point operations of its matrix products, counted from the sizes.
 
-A multiply-add counts as two. Counted is what a valid token needs; padding, pointwise functions and the optimiser are not.
+A multiply-add counts as two. Counted is what a valid token needs; padding, pointwise functions and the optimiser are not. A
+classifier's output layer, which has few rows, is counted at every token of a text.
 Training costs the forward pass, the products for the gradients of the trained weights, and those that carry the gradient
 down to them.
 """
@@ -31,7 +32,7 @@ class Product(NamedTuple):
 
 def products(model: LanguageModel, route: str) -> list[Product]:
     """The matrix products for one token by this route."""
-    h, v = model.gru.hidden_size, model.vocabulary_size
+    h, v = model.gru.hidden_size, model.outputs
     matrix_products, below, width = [], "embedding", model.gru.input_size
     for own in _recurrent(model):
         for expert in EXPERTS[route]:

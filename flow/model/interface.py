@@ -6,15 +6,16 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor, nn
 
-Part = Literal["routers", "head", "embedding", "gru", "features"]
+Part = Literal["routers", "head", "embedding", "gru", "features", "next_token"]
 """What an algorithm may need of a model beside its parameters: two experts with routers, an output layer by its name, an
-embedding or a GRU by its name, and what the output layer reads."""
+embedding or a GRU by its name, what the output layer reads, and that it predicts the next token and no class."""
 PARTS: dict[Part, str] = {
     "routers": "two experts and a router",
     "head": "an output layer that it can tell from the rest",
     "embedding": "the embedding of the built-in model",
     "gru": "the GRU of the built-in model",
     "features": "what the output layer reads",
+    "next_token": "a next token to predict",
 }
 """In words, for messages."""
 
@@ -23,7 +24,7 @@ class Prediction(NamedTuple):
     """What the model says about every position, with a leading K when the tokens have one."""
 
     logits: Tensor
-    """[B, T, V] scores of the next token."""
+    """[B, T, V] scores of the next token, or [B, T, C] of the classes of the text up to here."""
     gru_routing: Tensor
     """[B, T, 2] weights (global, local) of the GRU's experts, mean over its layers; one-hot where one expert runs alone."""
     head_routing: Tensor | None
@@ -44,6 +45,8 @@ class Model(nn.Module):
 
     vocabulary_size: int
     """Number V of tokens."""
+    outputs: int
+    """Number of scores that it gives: V, or the number C of classes."""
     oov: tuple[int, ...]
     """The tokens that unknown words share."""
     provides: frozenset[Part]

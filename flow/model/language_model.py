@@ -35,7 +35,7 @@ class Parameters(nn.Module):
 
 
 class LanguageModel(Model):
-    """Next-token prediction with a routed GRU and, if asked, a routed head.
+    """Next-token prediction, or classification of texts, with a routed GRU and, if asked, a routed head.
 
     Every layer of the GRU is routed at every time step by [x_t ; h_{t-1}], where x_t is the embedding or the state of the layer
     below. The head is routed at every token by a linear router of its own on the state h_t of the last layer:
@@ -50,14 +50,14 @@ class LanguageModel(Model):
             vocabulary is large (google-research/federated, StackOverflow: 96 after 670); None for none.
         temperature: the routers' logits are divided by it.
         routed_head: whether the head has a local expert and a router too.
+        classes: number C of classes of a classifier, whose head gives their scores after every token, of which those after the
+            last count. 0: the head gives the scores of the next token.
         oov: the tokens that unknown words share; nothing here depends on it, an algorithm may treat them in its own way.
         num_clients: K for K models side by side (every parameter, input and output gets a leading K), None for one.
         backend: backend of the GRU, see :func:`flow_kernels.backends`.
         generator: where the initial values are drawn from; None means torch's global generator.
         device, dtype: of the parameters.
     """
-
-    provides = frozenset(PARTS)
 
     def __init__(
         self,
@@ -69,6 +69,7 @@ class LanguageModel(Model):
         projection_dim: int | None = None,
         temperature: float = 1.0,
         routed_head: bool = True,
+        classes: int = 0,
         oov: Sequence[int] = (1,),
         num_clients: int | None = None,
         backend: str = "auto",
@@ -78,7 +79,8 @@ class LanguageModel(Model):
     ) -> None:
         super().__init__()
         v, e, h = vocabulary_size, embedding_dim, hidden_size
-        self.vocabulary_size, self.oov = v, tuple(oov)
+        self.vocabulary_size, self.outputs, self.oov = v, classes or v, tuple(oov)
+        self.provides = frozenset(part for part in PARTS if not (classes and part == "next_token"))
         self.temperature, self.routed_head, self.num_clients, self.backend = (
             temperature,
             routed_head,
@@ -86,9 +88,10 @@ class LanguageModel(Model):
             backend,
         )
         self.feature_size = d = h if projection_dim is None else projection_dim
-        head: dict[str, tuple[int, ...]] = {"weight": (v, d), "bias": (v,)}
+        outputs = self.outputs
+        head: dict[str, tuple[int, ...]] = {"weight": (outputs, d), "bias": (outputs,)}
         if routed_head:
-            head |= {"local_weight": (v, d), "local_bias": (v,), "router_weight": (2, h), "router_bias": (2,)}
+            head |= {"local_weight": (outputs, d), "local_bias": (outputs,), "router_weight": (2, h), "router_bias": (2,)}
         leading = () if num_clients is None else (num_clients,)
         where = torch.get_default_device() if device is None else torch.device(device)
         self.embedding = Parameters({"weight": (*leading, v, e)}, where, dtype)
@@ -226,6 +229,7 @@ def parameter_counts(
     *,
     num_layers: int = 1,
     routed_head: bool = True,
+    classes: int = 0,
 ) -> dict[str, int]:
     """How many numbers each parameter of a :class:`LanguageModel` of these sizes has, by name; nothing is allocated."""
     v, e, h = vocabulary_size, embedding_dim, hidden_size
@@ -238,9 +242,15 @@ def parameter_counts(
         counts |= {f"gru.router_weight_l{layer}": 2 * (i + h), f"gru.router_bias_l{layer}": 2}
     if projection_dim is not None:
         counts |= {"projection.weight": d * h, "projection.bias": d}
-    counts |= {"head.weight": v * d, "head.bias": v}
+    outputs = classes or v
+    counts |= {"head.weight": outputs * d, "head.bias": outputs}
     if routed_head:
-        counts |= {"head.local_weight": v * d, "head.local_bias": v, "head.router_weight": 2 * h, "head.router_bias": 2}
+        counts |= {
+            "head.local_weight": outputs * d,
+            "head.local_bias": outputs,
+            "head.router_weight": 2 * h,
+            "head.router_bias": 2,
+        }
     return counts
 
 

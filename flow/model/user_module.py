@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -28,6 +29,9 @@ class Refused(ValueError):
 class UserModule(Model):
     """A module whose forward takes int64 tokens [B, T] and gives logits [B, T, V], for one client or for K side by side.
 
+    A classifier gives logits [B, C], or [B, T, C] of which those after a text's last token count. A forward with a parameter of
+    the name ``lengths`` gets int64 [B] too, how many tokens of each row are no padding.
+
     Its parameters that require a gradient are those that clients train; what does not, and buffers, are the same for all. A
     parameter ``a.b`` has the name ``body.model/a/b`` here, and ``head.model/a/b`` where it belongs to the head; so no name of
     the user's is taken for one of the local expert or the router.
@@ -40,6 +44,7 @@ class UserModule(Model):
         vocabulary_size: number V of tokens.
         head: the name of the submodule that is the output layer; empty for none.
         oov: the tokens that unknown words share.
+        classes: number C of classes of a classifier; 0: the next token is predicted.
 
     Attributes:
         side_by_side: whether clients are computed side by side.
@@ -48,12 +53,17 @@ class UserModule(Model):
         evaluates: whether the module is used in evaluation mode in training too, since it draws random numbers otherwise.
 
     Raises:
-        Refused: the module has another output, no parameters to train, no such head, or statistics of batches.
+        Refused: the module has another output, no parameters to train, no such head, or statistics of batches; or a classifier
+            looks at padding.
     """
 
-    def __init__(self, module: nn.Module, vocabulary_size: int, head: str = "", oov: tuple[int, ...] = (1,)) -> None:
+    def __init__(
+        self, module: nn.Module, vocabulary_size: int, head: str = "", oov: tuple[int, ...] = (1,), classes: int = 0
+    ) -> None:
         super().__init__()
-        self.vocabulary_size, self.oov, self.head_name = vocabulary_size, oov, head
+        self.vocabulary_size, self.outputs, self.oov, self.head_name = vocabulary_size, classes or vocabulary_size, oov, head
+        self.classifies = bool(classes)
+        self._takes_lengths = "lengths" in inspect.signature(module.forward).parameters
         names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
         in_head = {name for name in names if head and name.startswith(f"{head}.")}
         _check_parameters(module, names, in_head, head)
@@ -68,7 +78,8 @@ class UserModule(Model):
         with torch.no_grad():
             for name, parameter in self.named_parameters():
                 parameter.copy_(next(values[own] for own in names if self._names[own] == name))
-        self.provides: frozenset[Part] = frozenset(("head", "features") if in_head else ())
+        known: set[Part] = {"head", "features"} if in_head else set()
+        self.provides: frozenset[Part] = frozenset(known if classes else known | {"next_token"})
         self.side_by_side, self.reason, self.milliseconds = False, "", (0.0, 0.0)
         self.evaluates = False
         self._try()
@@ -85,19 +96,22 @@ class UserModule(Model):
 
         Args:
             tokens: int64 [B, T], or [K, B, T] together with parameters that have a leading K.
-            lengths: not looked at: what is predicted past the end of a sequence counts nowhere.
+            lengths: [B] or [K, B], for a module that takes them; None means all T. What is predicted past the end of a sequence
+                counts nowhere.
             route: ``"global"``: there is one model and no other.
             routing: not looked at: nothing is routed.
         """
         if route != "global":
             raise ValueError(f"route={route!r} must be 'global': a module of the user's own has no second expert")
         parameters = {own: self._parameter(name) for own, name in self._names.items()}
+        if lengths is None:
+            lengths = torch.full(tokens.shape[:-1], tokens.shape[-1], dtype=torch.long, device=tokens.device)
         if tokens.dim() == 2:
-            logits, features = self._call(parameters, tokens)
+            logits, features = self._call(parameters, tokens, lengths)
         elif self.side_by_side:
-            logits, features = vmap(self._call, randomness="error")(parameters, tokens)
+            logits, features = vmap(self._call, randomness="error")(parameters, tokens, lengths)
         else:
-            logits, features = self._one_by_one(parameters, tokens)
+            logits, features = self._one_by_one(parameters, tokens, lengths)
         only_global = logits.new_tensor([1.0, 0.0]).expand(*tokens.shape, 2)
         return Prediction(logits, only_global, None, features, ())
 
@@ -124,14 +138,24 @@ class UserModule(Model):
         tensor: Tensor = getattr(getattr(self, part), leaf)
         return tensor
 
-    def _call(self, parameters: Tensors, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, T, V], and what the head reads, of one client."""
-        with self._reading_head() as read:
-            logits = functional_call(self._skeleton[0], parameters, (tokens,))
-        return logits, (read[0] if read else logits[..., :0])
+    def _called(self, parameters: Tensors, tokens: Tensor, lengths: Tensor) -> Tensor:
+        """What the module gives for one client."""
+        given = {"lengths": lengths} if self._takes_lengths else {}
+        logits: Tensor = functional_call(self._skeleton[0], parameters, (tokens,), given)
+        return logits
 
-    def _one_by_one(self, parameters: Tensors, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        clients = [self._call({name: p[k] for name, p in parameters.items()}, own) for k, own in enumerate(tokens)]
+    def _call(self, parameters: Tensors, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, T, V], and what the head reads, of one client; what a classifier says of a whole text stands at all T."""
+        with self._reading_head() as read:
+            logits = self._called(parameters, tokens, lengths)
+        features = read[0] if read else logits[..., :0]
+        logits, features = (
+            part.unsqueeze(1).expand(-1, tokens.shape[1], -1) if part.dim() == 2 else part for part in (logits, features)
+        )
+        return logits, features
+
+    def _one_by_one(self, parameters: Tensors, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
+        clients = [self._call({name: p[k] for name, p in parameters.items()}, own, lengths[k]) for k, own in enumerate(tokens)]
         return torch.stack([logits for logits, _ in clients]), torch.stack([features for _, features in clients])
 
     @contextmanager
@@ -159,9 +183,10 @@ class UserModule(Model):
         device = next(iter(start.values())).device
         draw = torch.Generator().manual_seed(0)
         tokens = torch.randint(self.vocabulary_size, (CLIENTS, 2, TRIED), generator=draw).to(device)
+        lengths = torch.full((CLIENTS, 2), TRIED, device=device)
         module.train()
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            first, second = (self._output(start, tokens[0]) for _ in range(2))
+            first, second = (self._output(start, tokens[0], lengths[0]) for _ in range(2))
         changed = [name for name, buffer in module.named_buffers() if not torch.equal(buffer, buffers[name])]
         if changed:
             raise Refused(
@@ -171,12 +196,14 @@ class UserModule(Model):
         if not torch.equal(first, second):
             module.eval()
             self.evaluates = True
+        if self.classifies:
+            self._try_padding(start, tokens[0].clamp_min(1), lengths[0])
         stacked = {name: torch.stack([p * (1 + k / 100) for k in range(CLIENTS)]) for name, p in start.items()}
-        alone, slow = _timed(lambda: self._gradients(stacked, tokens, self._one_by_one))
+        alone, slow = _timed(lambda: self._gradients(stacked, tokens, lengths, self._one_by_one))
         try:
-            together, fast = _timed(lambda: self._gradients(stacked, tokens, vmap(self._call, randomness="error")))
+            together, fast = _timed(lambda: self._gradients(stacked, tokens, lengths, vmap(self._call, randomness="error")))
             with torch.no_grad():
-                vmap(self._call, randomness="error")(stacked, tokens)
+                vmap(self._call, randomness="error")(stacked, tokens, lengths)
         except (RuntimeError, NotImplementedError, TypeError, ValueError) as error:
             self.reason = f"torch cannot compute its clients side by side ({_first_line(error)})"
             return
@@ -188,26 +215,43 @@ class UserModule(Model):
                 return
         self.side_by_side, self.milliseconds = True, (fast, slow)
 
-    def _output(self, parameters: Tensors, tokens: Tensor) -> Tensor:
+    def _output(self, parameters: Tensors, tokens: Tensor, lengths: Tensor) -> Tensor:
         """The logits of one client, whose shape is looked at."""
-        wanted = (*tokens.shape, self.vocabulary_size)
-        logits = functional_call(self._skeleton[0], parameters, (tokens,))
+        every = [(*tokens.shape, self.outputs), *([(len(tokens), self.outputs)] if self.classifies else [])]
+        names = "[B, C] or [B, T, C]" if self.classifies else "[B, T, V]"
+        logits = self._called(parameters, tokens, lengths)
         if not isinstance(logits, Tensor):
-            raise Refused(
-                f"forward gives a {type(logits).__name__}, and must give logits, a tensor [B, T, V]; return them alone"
-            )
-        if tuple(logits.shape) != wanted or not logits.is_floating_point():
+            raise Refused(f"forward gives a {type(logits).__name__}, and must give logits, a tensor {names}; return them alone")
+        if tuple(logits.shape) not in every or not logits.is_floating_point():
+            wanted = " or ".join(str(list(shape)) for shape in reversed(every))
             raise Refused(
                 f"forward gives {logits.dtype} {list(logits.shape)} for tokens {list(tokens.shape)}, and must give logits "
-                f"{list(wanted)} ([B, T, V]); correct the module"
+                f"{wanted} ({names}); correct the module"
             )
         return logits
 
-    def _gradients(self, stacked: Tensors, tokens: Tensor, call: Callable[..., tuple[Tensor, Tensor]]) -> list[Tensor]:
+    def _try_padding(self, parameters: Tensors, tokens: Tensor, lengths: Tensor) -> None:
+        """Refuse a classifier whose scores of a text depend on the padding after it."""
+        size = TRIED - 2  # no more than TRIED with the padding: a module may know no further position
+        plain_tokens, own = tokens[:, :size], torch.full_like(lengths, size)
+        with torch.no_grad():
+            plain, _ = self._call(parameters, plain_tokens, own)
+            longer, _ = self._call(parameters, torch.nn.functional.pad(plain_tokens, (0, TRIED - size)), own)
+        last = size - 1
+        tolerance = CLOSE.get(plain.dtype, 1e-2)
+        if not torch.allclose(plain[:, last], longer[:, last], rtol=tolerance, atol=tolerance, equal_nan=True):
+            raise Refused(
+                "its scores of a text change with the padding after it, token 0, so a client's numbers would depend on the "
+                "longest text in its batch; leave token 0 out of sums and means, or give forward a parameter lengths"
+            )
+
+    def _gradients(
+        self, stacked: Tensors, tokens: Tensor, lengths: Tensor, call: Callable[..., tuple[Tensor, Tensor]]
+    ) -> list[Tensor]:
         """The logits of several clients and the gradients of a loss, on which both ways have to agree."""
         leaves = {name: tensor.detach().requires_grad_() for name, tensor in stacked.items()}
         with torch.enable_grad():
-            logits, _ = call(leaves, tokens)
+            logits, _ = call(leaves, tokens, lengths)
             loss = logits.log_softmax(-1)[..., 0].sum()
             gradients = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
         return [logits.detach(), *gradients]

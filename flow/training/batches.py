@@ -30,6 +30,8 @@ class Data(NamedTuple):
     """int64 [N + 1]; valid targets of every row; 1 for the padding row, which no loss counts."""
     texts: Rows
     """int64 [N]; the text of its client that a row comes from, see :attr:`flow.data.population.Sequences.texts`."""
+    labelled: bool = False
+    """Whether the last column is the label of the row's text, see :class:`flow.data.population.Sequences`."""
 
     def of(self, chosen: Sequence[bool]) -> Data:
         """The same, without the sequences of clients that are not chosen."""
@@ -54,7 +56,17 @@ class Batch(NamedTuple):
     lengths: Tensor
     """int64 [k, B], each in 1..T"""
     valid: Tensor
-    """bool [k, B, T]: the targets that count; False past a sequence's length and in rows that only fill up."""
+    """bool [k, B, T]: the targets that count; False past a sequence's length and in rows that only fill up. Of a text with a
+    label the last position alone."""
+
+    def rows_that_count(self) -> Tensor:
+        """bool [k, B]: False for rows that only fill up."""
+        return self.valid.any(-1)
+
+    def read(self) -> Tensor:
+        """bool [k, B, T]: the positions that are read to predict a target that counts."""
+        position = torch.arange(self.valid.shape[-1], device=self.valid.device)
+        return (position < self.lengths.unsqueeze(-1)) & self.rows_that_count().unsqueeze(-1)
 
 
 def gather(clients: Sequence[Client], part: Literal["train", "test"], device: torch.device | str) -> Data:
@@ -67,7 +79,8 @@ def gather(clients: Sequence[Client], part: Literal["train", "test"], device: to
     lengths = np.concatenate([*(p.lengths for p in parts), np.ones(1, np.int32)]).astype(np.int64)
     ids = tuple(client.id for client in clients)
     texts = np.concatenate([p.texts for p in parts])
-    return Data(ids, rows, torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device), texts)
+    table, sizes = torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device)
+    return Data(ids, rows, table, sizes, texts, parts[0].labelled)
 
 
 def split(data: Data, draw: Draw, share: float = 0.5, rule: Split = "time") -> tuple[Data, Data]:
@@ -140,6 +153,11 @@ def batches(
         lengths = data.lengths[index]
         steps = int(lengths.max())
         tokens = data.tokens[index, : steps + 1].long()
+        if data.labelled:
+            last = position[:steps] == lengths.unsqueeze(-1) - 1
+            labels = torch.where(last, data.tokens[index, -1:].long(), 0)
+            yield Batch(index, tokens[..., :steps], labels, lengths, last & (index != filler).unsqueeze(-1))
+            continue
         valid = (position[:steps] < lengths.unsqueeze(-1)) & (index != filler).unsqueeze(-1)
         yield Batch(index, tokens[..., :-1], tokens[..., 1:], lengths, valid)
 
@@ -150,7 +168,7 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
     Returns:
         Two batches of the same k clients and the same shapes [k, B, T], see :func:`only`.
     """
-    valid = batch.valid[..., 0]
+    valid = batch.rows_that_count()
     count = valid.sum(1, keepdim=True)
     place = torch.arange(valid.shape[1], device=valid.device)
     first = place < (count + 1) // 2
@@ -159,6 +177,6 @@ def halves(batch: Batch) -> tuple[Batch, Batch]:
 
 def only(batch: Batch, part: Tensor) -> Batch:
     """The sequences of a batch that a mask says, bool [k, B]; the others are masked like padding and moved last."""
-    order = (~(part & batch.valid[..., 0])).to(torch.uint8).argsort(dim=1, stable=True)
+    order = (~(part & batch.rows_that_count())).to(torch.uint8).argsort(dim=1, stable=True)
     masked = batch._replace(valid=batch.valid & part.unsqueeze(-1))
     return Batch(*(torch.take_along_dim(t, order.view(*order.shape, *(1,) * (t.dim() - 2)), dim=1) for t in masked))

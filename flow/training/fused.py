@@ -86,7 +86,7 @@ def _targets(batch: Batch) -> Tensor:
 
 def _lengths(batch: Batch) -> Tensor:
     """int64 [k, B]: 0 for rows that only fill up, which the kernels leave out."""
-    return batch.lengths * batch.valid[..., 0]
+    return batch.lengths * batch.rows_that_count()
 
 
 class Fused:
@@ -298,7 +298,7 @@ class Fused:
         return dx
 
     def _embedding(self, table: Tensor, dx: Tensor, batch: Batch, dense: bool) -> Step:
-        rows = torch.where(batch.valid, batch.inputs, -1).view(len(dx), -1)
+        rows = torch.where(batch.read(), batch.inputs, -1).view(len(dx), -1)
         if not dense:
             return Step(table, dx, rows=rows)
         gradient = self.memory.get("d embedding", tuple(table.shape), table).zero_()

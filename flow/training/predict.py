@@ -52,7 +52,7 @@ def predict(model: Model, own: Personal, data: Data, routing: str | None = None,
         size = min(size, max(1, 2 * logits // (len(data.ids) * width * wide)))
         parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
     else:
-        size = min(size, max(1, logits // (len(data.ids) * width * model.vocabulary_size)))
+        size = min(size, max(1, logits // (len(data.ids) * width * model.outputs)))
     for batch in batches(data, size):
         k, _, steps = batch.valid.shape
         active = {name: tensor[:k] for name, tensor in parameters.items()}

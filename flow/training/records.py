@@ -16,7 +16,7 @@ class Work(NamedTuple):
     nats: Tensor
     """float64 [K]: sum over the batches' valid tokens of the loss of the last update (without regulariser)."""
     tokens: Tensor
-    """float64 [K]: how many tokens that sum has."""
+    """float64 [K]: how many tokens that sum has; of texts with labels, how many labels."""
     sequences: int
     """Sequences trained on, over all clients; one counts once per epoch."""
     flops: Tensor
@@ -41,6 +41,8 @@ class Tally:
     def __init__(self, data: Data) -> None:
         self.nats = torch.zeros(len(data.ids), dtype=torch.float64, device=data.tokens.device)
         self.tokens = torch.zeros_like(self.nats)
+        self.read = torch.zeros_like(self.nats)
+        """The tokens that were read for these; as many where every token is followed by a target."""
 
     def add(self, batch: Batch, nats: Tensor) -> None:
         """Count a batch of the first k clients; nats: float64 [k], the sums over its valid tokens."""
@@ -53,9 +55,10 @@ class Tally:
 
     def work(self, sequences: int, flops_per_token: int) -> Work:
         """What was counted, as the record of the phase."""
-        return Work(self.nats, self.tokens, sequences, self.tokens * flops_per_token)
+        return Work(self.nats, self.tokens, sequences, self.read * flops_per_token)
 
     def _count(self, batch: Batch, nats: Tensor, tokens: Tensor) -> None:
         k = len(batch.lengths)
         self.nats[:k] += nats
         self.tokens[:k] += tokens
+        self.read[:k] += (batch.lengths * batch.rows_that_count()).sum(1)

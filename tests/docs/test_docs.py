@@ -26,6 +26,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
         ("docs/files.md", 4),
         ("docs/own-algorithm.md", 2),
         ("docs/own-model.md", 0),
+        ("docs/tasks.md", 2),
         ("README.md", 1),
     ],
 )

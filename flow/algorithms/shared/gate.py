@@ -106,8 +106,13 @@ def names_of(tensors: Tensors) -> tuple[str, ...]:
 
 
 def remembered(data: Data, vocabulary_size: int, most: int) -> tuple[Memory, ...]:
-    """The memory of every client's sequences, whose rows are in the order of time, whatever order a split gave them."""
+    """The memory of every client's sequences, whose rows are in the order of time, whatever order a split gave them.
+
+    Of texts with labels it holds the tokens; what has a label of its own is the text, and no token.
+    """
     tokens, lengths = data.tokens.cpu().numpy(), data.lengths.cpu().numpy()
+    if data.labelled:
+        tokens, lengths = tokens[:, :-1], lengths - 1
     return tuple(Memory(tokens[rows], lengths[rows], vocabulary_size, most) for rows in map(np.sort, data.rows))
 
 
@@ -211,11 +216,13 @@ def train(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, draw: Draw) -> 
     What the experts say is computed once. The batches' order of client c comes from ``draw.stream("shuffle", "gate", c)``.
     """
     tally = Tally(data)
+    seen_tokens = torch.zeros_like(tally.tokens)
     parts: list[list[Tensor]] = [[] for _ in data.ids]
     listener = Listener(experts)
     with torch.no_grad():
         for batch in batches(data, sgd.batch_size):
             _, views = listener.read(batch)
+            seen_tokens[: len(batch.lengths)] += batch.read().sum((1, 2))
             for client in range(len(batch.lengths)):
                 if not bool(batch.valid[client].any()):
                     continue
@@ -231,11 +238,11 @@ def train(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, draw: Draw) -> 
     for client, (id, rows) in enumerate(zip(data.ids, parts, strict=True)):
         if rows:
             nats, tokens = _descend(gate, client, rows, experts.size, sgd, draw.stream("shuffle", "gate", id))
-            tally.nats[client], tally.tokens[client] = nats, tokens
+            tally.nats[client], tally.tokens[client], tally.read[client] = nats, tokens, tokens
     own = HIDDEN * (4 * gate["gate/hidden_weight"].shape[-1] + 6 * experts.size)  # the features need no gradient
     looks = sum(per_token(experts.model, network.route) for network in experts.networks)
     work = tally.work(sgd.epochs * sum(data.sizes()), own)
-    return work._replace(flops=work.flops + tally.tokens / sgd.epochs * looks)
+    return work._replace(flops=work.flops + seen_tokens * looks)
 
 
 def _descend(
