@@ -200,7 +200,7 @@ def any_file(path: Path, where: str) -> UserError:
     named = _NAMES.get(Path(path.name.removesuffix(".gz")).suffix.lower())
     text = None if b"\0" in first else of_text(first)
     if kind is None and not first:
-        kind = Format("an empty file", "give the path of a .jsonl or .jsonl.gz file")
+        kind = Format("an empty file", "copy or download it again, or give another file")
     elif kind is None and _CLIENT.match(first.decode("utf-8", errors="replace").lstrip("\ufeff \t\r\n")):
         kind = text or JSON_LINES._replace(remedy=f"let its name end in .jsonl{'.gz' if packed else ''}")
     elif kind is None:
