@@ -5,6 +5,7 @@ from flow.comparison.run import Comparison, SharedOptions, compare, resume_compa
 from flow.config import Config, ModelOptions, TorchModel
 from flow.data import Population
 from flow.errors import Diverged, UserError
+from flow.evaluation.metrics import Metric, register_metric
 from flow.presets import preset
 from flow.simulation.loop import Result, resume, simulate
 from flow.version import __version__
@@ -13,6 +14,7 @@ __all__ = [
     "Comparison",
     "Config",
     "Diverged",
+    "Metric",
     "ModelOptions",
     "Population",
     "Result",
@@ -23,6 +25,7 @@ __all__ = [
     "compare",
     "preset",
     "register",
+    "register_metric",
     "resume",
     "resume_comparison",
     "simulate",

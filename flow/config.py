@@ -197,6 +197,11 @@ class Config(Generic[Options]):
     of the epochs, each number as likely, and upload the result. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes
     part.)"""
 
+    metric: str = ""
+    """Metrics that are counted beside accuracy, loss and perplexity, separated by commas: "top3", the share of tokens among the
+    three most likely; or one of your own, FILE.py:NAME on the command line (docs/tasks.md). Where texts are classified, "f1",
+    the macro-F1, is counted anyway."""
+
     min_texts: int = 10
     """Clients with fewer texts train, but are left out of the scores."""
 

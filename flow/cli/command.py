@@ -17,6 +17,7 @@ from flow.data import DataOptions
 from flow.data.registry import source_of
 from flow.data.source import BY_FILE
 from flow.errors import UserError, say
+from flow.evaluation.metrics import register_metric
 from flow.parallel.processes import Ranks
 from flow.presets import PRESETS, preset
 from flow.user_code import is_reference, load
@@ -94,6 +95,17 @@ def user_model(reference: str | None, head: str | None, config: Config[Any], arg
         )
     model = TorchModel(factory, head or "", config.model.dtype, config.model.device)
     return replace(config, model=model)
+
+
+def user_metrics(names: str) -> str:
+    """The names of metrics, separated by commas, with those of the form FILE.py:NAME registered and named by their own names.
+
+    Raises:
+        UserError: a file is wrong, or what it gives is no metric.
+    """
+    return ",".join(
+        register_metric(load(name, "metric").value).name if is_reference(name) else name for name in names.split(",")
+    )
 
 
 def sized(arguments: Sequence[str]) -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 import tomllib
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from flow.algorithms.registry import named
-from flow.cli.command import Command, default_folder, named_folder, references, say_other_unit, sized, user_model
+from flow.cli.command import Command, default_folder, named_folder, references, say_other_unit, sized, user_metrics, user_model
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.comparison.tuning import MOST, metric_names
 from flow.config import Config, ModelOptions
@@ -22,7 +22,7 @@ from flow.parallel.processes import Ranks
 from flow.presets import Name as Preset
 from flow.user_code import is_reference
 
-_BESIDE_RESUME = {"--resume", "--against", "--data", "--model", "--changed-file", "--changed_file"}
+_BESIDE_RESUME = {"--resume", "--against", "--data", "--model", "--metric", "--changed-file", "--changed_file"}
 DECIDES = f"With --tune: the metric that decides: {' or '.join(metric_names())}."
 
 
@@ -110,6 +110,7 @@ def _result(names: list[str], chosen: Compare, folder: Path, arguments: list[str
         again: what stands behind `flow compare --resume FOLDER` to go on with this comparison.
     """
     config: Config[Any] = Config(**{field.name: getattr(chosen, field.name) for field in fields(Config)})
+    config = replace(config, metric=user_metrics(chosen.metric))
     try:
         if chosen.resume is None:
             config = user_model(chosen.torch_model, chosen.head, config, arguments)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -12,15 +12,16 @@ import tyro
 
 from flow.algorithms import DEFAULT, algorithm_of
 from flow.algorithms.registry import GROUP, named, names
-from flow.cli.command import Command, default_folder, named_folder, references, say_other_unit, sized, user_model
+from flow.cli.command import Command, default_folder, named_folder, references, say_other_unit, sized, user_metrics, user_model
 from flow.config import Config, ModelOptions, read_config
 from flow.errors import UserError
 from flow.parallel.processes import Ranks
 from flow.presets import Name as Preset
 from flow.simulation.loop import Result, resume, simulate
+from flow.user_code import is_reference
 
 Options = TypeVar("Options")
-_BESIDE_RESUME = {"resume", "rounds", "data", "model", "changed-file", "changed_file"}
+_BESIDE_RESUME = {"resume", "rounds", "data", "model", "metric", "changed-file", "changed_file"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Run(Config[Options], Generic[Options]):
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the run in this folder, with the configuration it was started with. Other options may stand beside it:
     --rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, and --changed-file.
-    An algorithm of a file is named again, as FILE.py:NAME behind the options, and a model of a file by its option."""
+    An algorithm of a file is named again, as FILE.py:NAME behind the options, a model or a metric of a file by its option."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --resume: go on although the file of the run's algorithm or model was changed. config.json records the change."""
@@ -71,6 +72,7 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
         say_other_unit(run.preset, run.data)
     again = f" {given[0]}" if given and given[0] != name else ""
     again += "" if run.torch_model is None else f" --model {run.torch_model}"
+    again += f" --metric {run.metric}" if is_reference(run.metric) else ""
     with _folder(run, name, ranks) as folder:
         result = _result(run, folder, arguments, ranks, again)
     if ranks.first:
@@ -79,10 +81,11 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
 
 def _result(run: Run[Any], folder: Path, arguments: list[str], ranks: Ranks, again: str) -> Result:
     """again: what stands behind `flow run --resume FOLDER` to go on with this run."""
-    given = _given(arguments)
+    given, names = _given(arguments), user_metrics(run.metric)
     try:
         if run.resume is None:
             config: Config[Any] = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
+            config = replace(config, metric=names)
             return simulate(user_model(run.torch_model, run.head, config, arguments), folder)
         user_model(run.torch_model, run.head, Config(), ())  # so that this process knows the factory
         data, rounds = run.data.data if "data" in given else None, run.rounds if "rounds" in given else None
@@ -120,7 +123,7 @@ def _parsed(name: str, arguments: list[str]) -> Run[Any]:
     if run.resume is not None and not _given(arguments) <= _BESIDE_RESUME:
         raise UserError(
             f"--resume {run.resume} takes its configuration from that folder; leave the other options out but --rounds, "
-            "--data, --model and --changed-file, or start a new run"
+            "--data, --model, --metric and --changed-file, or start a new run"
         )
     if run.resume is None and run.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")

@@ -134,6 +134,9 @@ class Kept(NamedTuple):
         summary: Json = {"clients": len(rows), "skipped": self.about["skipped"][side], "tokens": sum(tokens)}
         for metric, model in itertools.product(metrics.METRICS, metrics.MODELS):
             summary |= averages(metric, model, self._of(metric.client_key(model), rows) or [], tokens)
+            if metric.of_classes:  # the clients' numbers do not say what the sum of their tables gives
+                key = metric.summary_key(model, "token")
+                summary[key] = self.about.get("of_classes", {}).get(side, {}).get(key)
         own, common = (self._of(ACCURACY.client_key(model), rows) for model in ("personal", "global"))
         known = own is not None and common is not None
         return summary | helped_and_hurt([a - b for a, b in zip(own or [], common or [], strict=True)] if known else [])
@@ -300,6 +303,10 @@ def _about(evaluation: Json, rows: list[Json]) -> Json:
             known = {side: _known(row["evaluation"][side]) for side in SIDES}
             curve.append(Point(row["round"], flops, moved, known)._asdict())
     labels = {key: evaluation[key] for key in (files.RUN, "calibration") if key in evaluation}
+    keys = {m.summary_key(model, "token") for m in metrics.METRICS if m.of_classes for model in metrics.MODELS}
+    pooled = {side: {k: v for k, v in evaluation["summary"][side].items() if k in keys and v is not None} for side in SIDES}
+    if any(pooled.values()):
+        labels["of_classes"] = pooled
     return {
         **labels,
         **{key: evaluation[key] for key in COPIED},

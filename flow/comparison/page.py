@@ -14,7 +14,17 @@ from flow.comparison import against
 from flow.comparison.against import Line
 from flow.comparison.labels import Label, add_labels
 from flow.comparison.plan import Plan
-from flow.comparison.table import MODELS, ResultColumn, Row, Run, Title, accuracy_columns, other_columns, routed_columns
+from flow.comparison.table import (
+    MODELS,
+    ResultColumn,
+    Row,
+    Run,
+    Title,
+    accuracy_columns,
+    other_columns,
+    routed_columns,
+    shown_metrics,
+)
 from flow.comparison.tuning import Trial, Values, metric_of, number, show
 from flow.config import ModelOptions, TorchModel, name_of
 from flow.evaluation import metrics
@@ -50,16 +60,16 @@ def write_comparison(
         size=scaled,
         duration=duration,
     )
-    finished, routed = [row for row in rows if row.runs], routed_columns()
+    finished, routed = [row for row in rows if row.runs], routed_columns(rows)
     page = source.render(
         rows=rows,
         facts=_facts(plan, [run for row in finished for run in runs[row.name]]),
         seeds=plan.seeds,
         accuracy=_table(accuracy_columns(), rows),
-        others=_table(other_columns(), rows),
+        others=_table(other_columns(rows), rows),
         routed=_table(routed, [row for row in finished if any(row.mean[column.measure] is not None for column in routed)]),
         against=_against(plan.against, tests, rows),
-        metrics=[metric.label for metric in metrics.METRICS if metric is not ACCURACY],
+        metrics=[metric.label for metric in shown_metrics(rows) if metric is not ACCURACY],
         marked={name: words for name, words in _marked(plan.against).items() if name in plan.names},
         charts=_charts(finished, runs, plan.against),
         tuning={name: _tried(trials, chosen[name]) for name, trials in tried.items()},

@@ -126,7 +126,9 @@ def planned(
         raise UserError(f"tune must be at most {MOST} tries of every algorithm, got {tune}; give fewer")
     if seeds > MOST:
         raise UserError(f"seeds must be at most {MOST} runs of every algorithm, got {seeds}; give fewer")
-    metric_of(tune_by)
+    decides = metric_of(tune_by)
+    if tune and not decides.always and tune_by not in config.metric.split(","):
+        config = replace(config, metric=",".join(filter(None, (config.metric, tune_by))))
     if config.seed + seeds - 1 > LARGEST_INTEGER:
         raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST_INTEGER}; lower either")
     plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds, tune_by, {}, reference(names, against))

@@ -7,7 +7,7 @@ import io
 import itertools
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -236,18 +236,25 @@ def accuracy_columns() -> list[ResultColumn]:
     return columns
 
 
-def other_columns() -> list[ResultColumn]:
+def other_columns(rows: Sequence[Row]) -> list[ResultColumn]:
     """The columns of the second table: for both sides all other metrics, then the worst tenth of the clients."""
     others = (metric for metric in metrics.METRICS if metric is not ACCURACY)
     columns = [column for metric in others for side in SIDES for column in _columns_of(metric, side, MODELS)]
     worst = [ResultColumn("worst tenth of clients, %", side, f"worst_tenth_{side}", 2, 100, 1) for side in SIDES]
-    return [*columns, *worst]
+    return [*_asked(columns, rows), *worst]
 
 
-def routed_columns() -> list[ResultColumn]:
+def routed_columns(rows: Sequence[Row]) -> list[ResultColumn]:
     """The columns of the table of routed models: every metric of the local expert alone, under hard and under soft routing."""
     models = [model for model in ROUTED if model in metrics.MODELS]
-    return [column for metric in metrics.METRICS for side in SIDES for column in _columns_of(metric, side, models)]
+    columns = [column for metric in metrics.METRICS for side in SIDES for column in _columns_of(metric, side, models)]
+    return _asked(columns, rows)
+
+
+def _asked(columns: list[ResultColumn], rows: Sequence[Row]) -> list[ResultColumn]:
+    """Those columns that the runs counted, or would have if they could."""
+    nowhere = _unasked(rows)
+    return [column for column in columns if column.measure not in nowhere]
 
 
 def _columns_of(metric: Metric, side: str, models: Iterable[str]) -> list[ResultColumn]:
@@ -287,13 +294,13 @@ def _name(row: Row) -> str:
 
 def text_table(rows: list[Row]) -> str:
     """The tables for the terminal."""
-    others: list[Title] = [("", "algorithm"), *((column.group, column.title) for column in other_columns())]
+    others: list[Title] = [("", "algorithm"), *((column.group, column.title) for column in other_columns(rows))]
     seeds = max(row.runs + row.diverged for row in rows)
     spread = f"± standard deviation over {seeds} seeds; " if seeds > 1 else ""
     lines = [
         *aligned(titles(), [cells(row) for row in rows], 2),
         "",
-        *aligned(others, [[_name(row), *(column.cell(row) for column in other_columns())] for row in rows], 1),
+        *aligned(others, [[_name(row), *(column.cell(row) for column in other_columns(rows))] for row in rows], 1),
         "",
         f"All metrics are means over clients; {spread}training time without evaluations.",
         "Client compute, total: of all clients in all rounds; of all scored clients before they predict.",
@@ -324,11 +331,28 @@ def aligned(columns: list[Title], lines: list[list[str]], left: int) -> list[str
     return [line.rstrip() for line in (heads, *text)]
 
 
+def _unasked(rows: Sequence[Row]) -> set[str]:
+    """The measures of metrics that not every run counts and none of these did."""
+    nowhere: set[str] = set()
+    for metric in metrics.METRICS:
+        own = {metric.measure(model, side, average) for model in metrics.MODELS for side in SIDES for average in AVERAGES}
+        if not metric.always and not any(row.mean.get(name) is not None for row in rows for name in own):
+            nowhere |= own
+    return nowhere
+
+
+def shown_metrics(rows: Sequence[Row]) -> list[Metric]:
+    """Those that every run counts, and those that one of these did."""
+    nowhere = _unasked(rows)
+    return [metric for metric in metrics.METRICS if metric.measure("global", "seen", "client") not in nowhere]
+
+
 def csv_table(rows: list[Row]) -> str:
     """One line per algorithm: its marks, and mean and spread of every measure, unrounded; empty where there is no number."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    names = list(descriptions())
+    nowhere = _unasked(rows)
+    names = [name for name in descriptions() if name not in nowhere]
     marks = ["algorithm", "kind", "stateful", "per_client", "per_instance", "lr", "runs", "diverged"]
     writer.writerow([*marks, *(column for name in names for column in ([name] if name in JOINT else [name, name + "_std"]))])
     for row in rows:

@@ -1,18 +1,16 @@
-"""A population made of arrays: what :meth:`flow.data.population.Population.from_arrays` checks and builds."""
+"""Arrays of the user's own, checked, for :meth:`flow.data.population.Population.from_arrays`."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from flow.checks import LARGEST_INTEGER
-from flow.data.population import Client, Population, Sequences, Vocabulary
+from flow.checks import LARGEST_INTEGER, check_text
 from flow.data.tokens import OOV, SPECIALS
-from flow.data.validation import validated
 from flow.errors import UserError
 
 KEYS = (
@@ -22,24 +20,42 @@ LAST = np.iinfo(np.int32).max
 Ints = npt.NDArray[np.int64]
 
 
-def population(
-    clients: Mapping[str, Mapping[str, Any]],
-    vocabulary: int | Sequence[str] | Vocabulary,
-    classes: int | Sequence[str] = (),
-    name: str = "arrays",
-    about: str = "made of arrays",
-) -> Population:
-    """See :meth:`flow.data.population.Population.from_arrays`."""
-    tokens, names = _vocabulary(vocabulary), _classes(classes)
+class Side(NamedTuple):
+    """The training or the test texts of a client."""
+
+    tokens: npt.NDArray[np.int32]
+    """[S, T], padded with 0 at the end; where there are classes one more column, the labels."""
+    lengths: npt.NDArray[np.int32]
+    """[S]: the tokens of every row."""
+
+
+class Given(NamedTuple):
+    """A client, checked; all have arrays of one width."""
+
+    id: str
+    group: str
+    held_out: bool
+    texts: int
+    train: Side
+    test: Side
+
+
+def checked(clients: Mapping[str, Mapping[str, Any]], vocabulary: int, classes: tuple[str, ...]) -> list[Given]:
+    """The clients, sorted by id; see :meth:`flow.data.population.Population.from_arrays`.
+
+    Args:
+        vocabulary: number of tokens.
+        classes: names of the classes; empty for none.
+    """
     if not isinstance(clients, Mapping) or not clients:
         raise UserError(
             f"clients={reprlib.repr(clients)} must be a dictionary with at least one client; give {{id: {{'train': ..., "
-            "'test': ...}}"
+            "'test': ...}}}}"
         )
     for client_id, given in clients.items():
-        _check_keys(client_id, given, bool(names))
+        _check_client(client_id, given, bool(classes))
     sides = {
-        (client_id, side): _side(f"client {client_id!r}, {side}", given, side, len(tokens), names)
+        (client_id, side): _side(f"client {client_id!r}, {side}", given, side, vocabulary, classes)
         for client_id, given in clients.items()
         for side in ("train", "test")
     }
@@ -47,29 +63,27 @@ def population(
     built = []
     for client_id in sorted(clients):
         given = clients[client_id]
-        train, test = (_sequences(*sides[client_id, side], width) for side in ("train", "test"))
-        texts = given.get("texts", len(train) + len(test))
-        built.append(Client(client_id, given.get("group", ""), given.get("held_out", False), texts, train, test))
-    length = width if names else width - 1
-    return validated(Population(name, tuple(built), tokens, length, about, classes=names))
+        train, test = (_padded(*sides[client_id, side], width) for side in ("train", "test"))
+        texts = given.get("texts", len(train.lengths) + len(test.lengths))
+        built.append(Given(client_id, given.get("group", ""), bool(given.get("held_out", False)), int(texts), train, test))
+    return built
 
 
-def _vocabulary(given: object) -> Vocabulary:
-    if isinstance(given, Vocabulary):
-        return given
+def names_of_tokens(given: object) -> tuple[str, ...]:
+    """The names of a vocabulary that is given by its size or by its names."""
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
         if not len(SPECIALS) < given <= LAST:
             raise UserError(
                 f"vocabulary={given} must be a number of tokens from {len(SPECIALS) + 1} to {LAST}: the ids 0 to "
                 f"{len(SPECIALS) - 1} are {', '.join(SPECIALS)}; number your own tokens from {len(SPECIALS)}"
             )
-        return Vocabulary((*SPECIALS, *(f"token {number}" for number in range(len(SPECIALS), int(given)))), "token")
+        return (*SPECIALS, *(f"token {number}" for number in range(len(SPECIALS), int(given))))
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise UserError(f"vocabulary={reprlib.repr(given)} must be a number of tokens, or all their names in the order of ids")
-    return Vocabulary(tuple(given), "token")
+    return tuple(given)
 
 
-def _classes(given: object) -> tuple[str, ...]:
+def names_of_classes(given: object) -> tuple[str, ...]:
     if isinstance(given, int | np.integer) and not isinstance(given, bool):
         if given == 0:
             return ()
@@ -78,12 +92,19 @@ def _classes(given: object) -> tuple[str, ...]:
         return tuple(f"class {number}" for number in range(int(given)))
     if not isinstance(given, Sequence) or isinstance(given, str | bytes):
         raise UserError(f"classes={reprlib.repr(given)} must be a number of classes, or all their names in the order of labels")
+    if not all(isinstance(name, str) for name in given) or len(given) == 1 or len(set(given)) < len(given):
+        raise UserError(f"classes={reprlib.repr(given)} must be at least two names, each once; give every class one of its own")
+    for number, name in enumerate(given):
+        check_text(f"classes[{number}]", name)
     return tuple(given)
 
 
-def _check_keys(client_id: object, given: object, labelled: bool) -> None:
+def _check_client(client_id: object, given: object, labelled: bool) -> None:
     if not isinstance(client_id, str):
         raise UserError(f"clients: the id {client_id!r} must be a string; write str(...)")
+    if not client_id:
+        raise UserError("clients: the id '' must not be empty; give every client an id of its own")
+    check_text("clients: the id", client_id)
     if not isinstance(given, Mapping):
         raise UserError(f"client {client_id!r} must be a dictionary, got {reprlib.repr(given)}; give 'train' and 'test'")
     for key in given:
@@ -101,6 +122,17 @@ def _check_keys(client_id: object, given: object, labelled: bool) -> None:
             raise UserError(
                 f"client {client_id!r} has {key!r}, and there are no classes; give classes, or leave the labels out"
             )
+    group, held_out, texts = given.get("group", ""), given.get("held_out", False), given.get("texts", 0)
+    if not isinstance(group, str):
+        raise UserError(f"client {client_id!r}, group={group!r} must be a string; write str(...)")
+    check_text(f"client {client_id!r}, group", group)
+    if not isinstance(held_out, bool | np.bool_):
+        raise UserError(f"client {client_id!r}, held_out={held_out!r} must be True or False; give either")
+    if not isinstance(texts, int | np.integer) or isinstance(texts, bool) or texts < 0:
+        raise UserError(
+            f"client {client_id!r}, texts={texts!r} must be an integer of at least 0; give the number of its texts "
+            "of both sides"
+        )
 
 
 def _side(
@@ -161,9 +193,9 @@ def _array(where: str, value: object, dimensions: int) -> Ints:
     return array.astype(np.int64)
 
 
-def _sequences(tokens: Ints, lengths: Ints, labels: Ints | None, width: int) -> Sequences:
-    """The rows as a population has them, padded to a common width."""
+def _padded(tokens: Ints, lengths: Ints, labels: Ints | None, width: int) -> Side:
+    """The rows padded to a common width, with their labels behind them."""
     padded = np.pad(tokens, ((0, 0), (0, width - tokens.shape[1])))
-    if labels is None:
-        return Sequences(padded.astype(np.int32), (lengths - 1).astype(np.int32))
-    return Sequences(np.concatenate([padded, labels[:, None]], axis=1).astype(np.int32), lengths.astype(np.int32), True)
+    if labels is not None:
+        padded = np.concatenate([padded, labels[:, None]], axis=1)
+    return Side(padded.astype(np.int32), lengths.astype(np.int32))

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.checks import check_text
+from flow.data import arrays
 from flow.data.tokens import BOS, OOV, SPECIALS, UNIT_SPLITTERS, UNITS, is_unspaced
 from flow.errors import UserError
 from flow.resources import free_memory, size
@@ -246,9 +247,21 @@ class Population:
             UserError: an array has another type or shape, or a number in it is out of range; the message names client and
                 place.
         """
-        from flow.data.arrays import population  # which checks with what is built on this module
-
-        return population(clients, vocabulary, classes, name, about)
+        for argument, value in (("name", name), ("about", about)):
+            if not isinstance(value, str):
+                raise UserError(f"{argument}={value!r} must be a string; write str(...)")
+            check_text(argument, value)
+        if not isinstance(vocabulary, Vocabulary):
+            vocabulary = Vocabulary(arrays.names_of_tokens(vocabulary), "token")
+        names = arrays.names_of_classes(classes)
+        built = []
+        for own in arrays.checked(clients, len(vocabulary), names):
+            train, test = (  # without labels the last token of a row is a target and no input
+                Sequences(side.tokens, side.lengths if names else side.lengths - 1, bool(names))
+                for side in (own.train, own.test)
+            )
+            built.append(Client(own.id, own.group, own.held_out, own.texts, train, test))
+        return Population(name, tuple(built), vocabulary, built[0].train.tokens.shape[1] - 1, about, classes=names)
 
     @property
     def outputs(self) -> int:

@@ -12,6 +12,7 @@ from safetensors.numpy import save as to_bytes
 from tqdm import tqdm
 
 from flow.draws import Draw
+from flow.evaluation import metrics
 from flow.evaluation.calibration import calibration
 from flow.evaluation.score import Cost, Score, score_clients
 from flow.evaluation.select import SIDES, Chosen, choose_clients
@@ -33,6 +34,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[Score]]:
     """Summaries by side, and the scores of all clients, the same in every process."""
     summary, all_scores = {}, []
+    counted = metrics.chosen(task.config.metric, bool(task.population.classes))
     for side, clients in chosen.items():
         own, scores = _share(task, run, clients), []
         for start in range(0, len(own), SLAB):
@@ -42,7 +44,7 @@ def evaluate(
             contents = run.ranks.contents(_encoded(scores))
             scores = [score for content in contents for score in _decoded(content)]
         scores.sort(key=lambda score: score.id)  # whoever shared a group: sums of shares depend on the order in the last bit
-        summary[side] = side_summary(scores, clients.skipped)
+        summary[side] = side_summary(scores, clients.skipped, counted)
         all_scores += scores
     return summary, all_scores
 
@@ -64,7 +66,7 @@ def final_evaluation(task: Task, workers: Workers, run: RunState, progress: bool
         "validation_clients": int(population.validation.sum()),
         "eligible": {side: clients.eligible for side, clients in chosen.items()},
         "summary": summary,
-        "clients": client_rows(scores),
+        "clients": client_rows(scores, metrics.chosen(config.metric, bool(population.classes))),
         "calibration": {
             name: calibration([score.calibration for score in scores if score.held_out == side.held_out])
             for name, side in SIDES.items()
@@ -86,7 +88,7 @@ def _encoded(scores: Sequence[Score]) -> bytes:
     Arrays of all scores lie one after the other under the name of their field. All other fields are JSON, in which the
     length of an array stands for it.
     """
-    records = [{**score._asdict(), "cost": score.cost._asdict()} for score in scores]
+    records = [{**score._asdict(), "cost": score.cost._asdict(), "tables": dict(score.tables)} for score in scores]
     arrays = {}
     for name in Score._fields:
         parts = [record[name] for record in records if isinstance(record[name], np.ndarray)]

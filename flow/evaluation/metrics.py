@@ -1,10 +1,12 @@
 """The registry of metrics: what is counted over a client's held-out tokens, and what tables and pages say of it.
 
 A new metric is one more record in METRICS. The summaries, evaluation.json, the terminal, the pages and the CSV read it there.
+Where texts are classified, a token is the label of a text.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -12,6 +14,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from flow.errors import UserError
 from flow.training.predict import Guess
 
 MODELS = ("global", "local", "personal", "hard", "soft")
@@ -63,6 +66,16 @@ class Metric:
     higher_is_better: bool = True
     charted: bool = True
     """Whether pages draw it. What follows from another metric need not be drawn twice."""
+    always: bool = True
+    """Whether every run counts it; else those that ask for it by its name (``metric`` of the configuration)."""
+    ranked: bool = False
+    """Whether `count` reads :attr:`flow.training.predict.Guess.rank`, which is computed where it is asked for."""
+    of_classes: bool = False
+    """Whether it is a number of the table of classes, see :func:`table_of_classes`. Every run that classifies texts counts it,
+    and no other. Its count is the metric of the client's own table times its texts. Over tokens it is the metric of the sum of
+    all clients' tables."""
+    of_table: Callable[[npt.NDArray[np.int64]], float] | None = None
+    """table [3, C] -> the metric; with `of_classes`."""
 
     @property
     def heading(self) -> str:
@@ -149,5 +162,131 @@ PERPLEXITY = Metric(
 )
 """The exponential of the loss. Over clients it is that of their mean loss, the geometric mean of their perplexities."""
 
-METRICS: tuple[Metric, ...] = (ACCURACY, LOSS, PERPLEXITY)
+
+def among_three(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> int:
+    """How many of the scored targets are among the three most likely tokens: at most two others are more likely."""
+    return int((guess.rank[scored] < 3).sum())
+
+
+TOP3 = Metric(
+    name="top3",
+    label="top-3 accuracy",
+    unit="%",
+    axis="% of tokens among the three most likely",
+    column="top3",
+    infix="top3_",
+    count=among_three,
+    scale=100.0,
+    span=4.0,
+    always=False,
+    ranked=True,
+)
+"""Counted where it is asked for, as the ranks take about one more pass over the output layer."""
+
+
+def table_of_classes(
+    guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_], classes: int
+) -> npt.NDArray[np.int64]:
+    """[3, C]: by class, the texts of it that are predicted right, those that are predicted to be of it, and those of it."""
+    truth, predicted = targets[scored], guess.tokens[scored]
+    parts = truth[truth == predicted], predicted[predicted >= 0], truth
+    return np.stack([np.bincount(part, minlength=classes) for part in parts])
+
+
+def macro_f1(table: npt.NDArray[np.int64]) -> float:
+    """The mean of the classes' F1 = 2 right / (predicted + actual); over classes that are predicted or actual at least once.
+
+    It is ``f1_score(..., average="macro")`` of scikit-learn.
+    """
+    right, predicted, actual = table
+    known = predicted + actual > 0
+    return float(np.mean(2 * right[known] / (predicted + actual)[known]))
+
+
+def _own_f1(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> float:
+    classes = 1 + int(max(targets[scored].max(), guess.tokens[scored].max()))
+    return macro_f1(table_of_classes(guess, targets, scored, classes)) * int(scored.sum())
+
+
+MACRO_F1 = Metric(
+    name="f1",
+    label="macro-F1",
+    unit="%",
+    axis="macro-F1, %",
+    column="f1",
+    infix="f1_",
+    count=_own_f1,
+    scale=100.0,
+    span=4.0,
+    always=False,
+    of_classes=True,
+    of_table=macro_f1,
+)
+
+METRICS: tuple[Metric, ...] = (ACCURACY, LOSS, PERPLEXITY, TOP3, MACRO_F1)
 """In the order in which they are shown; the accuracy comes first."""
+
+
+def register_metric(metric: Metric) -> Metric:
+    """Make a metric of one's own known in this process, under its name; one of the same name that was registered goes.
+
+    Args:
+        metric: with ``always=False`` it is counted by runs that ask for it by its name, with ``always=True`` by every run from
+            now on.
+
+    Returns:
+        The metric, unchanged.
+
+    Raises:
+        UserError: it is no Metric, or one of its names is taken.
+    """
+    global METRICS
+    if not isinstance(metric, Metric):
+        raise UserError(f"metric={metric!r} must be a flow.Metric; make one as docs/tasks.md shows")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", metric.name) or not re.fullmatch(r"[a-z][a-z0-9_]*", metric.column):
+        raise UserError(
+            f"metric={metric.name!r} with column={metric.column!r}: both must be lower-case letters, digits and '_', and begin "
+            "with a letter; rename them"
+        )
+    if not re.fullmatch(r"[a-z][a-z0-9_]*_", metric.infix):
+        raise UserError(
+            f"metric={metric.name!r}: infix={metric.infix!r} must be a name that ends in '_'; write '{metric.name}_'"
+        )
+    kept = tuple(known for known in METRICS if known.name != metric.name or known in BUILT_IN)
+    for known in kept:
+        for part in ("name", "column", "infix"):
+            if getattr(known, part) == getattr(metric, part):
+                raise UserError(
+                    f"metric={metric.name!r}: {part}={getattr(metric, part)!r} is that of {known.name!r}; rename it"
+                )
+    METRICS = (*kept, metric)
+    return metric
+
+
+BUILT_IN = METRICS
+"""What nobody registered."""
+
+
+def chosen(names: str, classes: bool) -> tuple[Metric, ...]:
+    """The metrics that a run counts, in the order in which they are shown.
+
+    Args:
+        names: of those that are asked for, separated by commas.
+        classes: whether texts are classified.
+
+    Raises:
+        UserError: a name is unknown, or needs classes where there are none.
+    """
+    asked = [name.strip() for name in names.split(",") if name.strip()]
+    known = {metric.name: metric for metric in METRICS}
+    for name in asked:
+        if name not in known:
+            raise UserError(
+                f"metric={names!r}: there is no {name!r}, only {', '.join(known)}; give one of these, or a metric of your own, "
+                "with --metric FILE.py:NAME or by flow.register_metric"
+            )
+        if known[name].of_classes and not classes:
+            raise UserError(
+                f"metric={names!r}: {name!r} is of texts that are classified, and the data have no classes; leave it out"
+            )
+    return tuple(metric for metric in METRICS if metric.always or metric.name in asked or (metric.of_classes and classes))

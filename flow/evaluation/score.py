@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -57,6 +58,8 @@ class Score(NamedTuple):
     passage: dict[str, Any]
     """A part of the held-out text, as evaluation.json has it."""
     cost: Cost
+    tables: Mapping[str, Mapping[str, list[list[int]]]] = MappingProxyType({})
+    """By model, the table of classes [3, C] of every metric that has one, by its name."""
 
     def gain(self) -> float:
         """Tokens that personalization gets right on balance; 0 where there is nothing to compare."""
@@ -91,6 +94,7 @@ def score_clients(
     Returns:
         A score of every client, in the order of the groups.
     """
+    chosen = metrics.chosen(task.config.metric, bool(task.population.classes))
 
     def of_group(model: Model, group: list[Client]) -> list[Score]:
         visit = task.visit(model, state, states, group, draw, "predict")
@@ -99,10 +103,10 @@ def score_clients(
             options = task.config.algorithm
             personal = task.algorithm.personalize(options, model, visit)
         test = gather(group, "test", task.config.model.device)
-        guesses = _guesses(task, model, state, personal, test)
+        guesses = _guesses(task, model, state, personal, test, any(metric.ranked for metric in chosen))
         costs = _costs(visit.nbytes, personal)
         return [
-            _score(client, {name: _own(guess, rows) for name, guess in guesses.items()}, task.population, cost)
+            _score(client, {name: _own(guess, rows) for name, guess in guesses.items()}, task.population, chosen, cost)
             for client, rows, cost in zip(group, test.rows, costs, strict=True)
         ]
 
@@ -114,24 +118,26 @@ def score_clients(
     return all_scores
 
 
-def _guesses(task: Task, model: Model, state: Tensors, personal: Personal | None, test: Data) -> dict[str, Guess]:
+def _guesses(task: Task, model: Model, state: Tensors, personal: Personal | None, test: Data, ranked: bool) -> dict[str, Guess]:
     """The predictions of the models that a group of clients has, by the names of flow.evaluation.metrics.MODELS."""
     guesses: dict[str, Guess] = {}
     general = task.algorithm.general(task.config.algorithm, model, state)
     if general is not None:  # one model for all: their sequences are one client's
-        guesses["global"] = predict(model, general, test._replace(ids=("",), rows=(np.arange(len(test.lengths) - 1),)))
+        guesses["global"] = predict(
+            model, general, test._replace(ids=("",), rows=(np.arange(len(test.lengths) - 1),)), ranked=ranked
+        )
     if personal is not None:
-        guesses["personal"] = predict(model, personal, test)
+        guesses["personal"] = predict(model, personal, test, ranked=ranked)
         if personal.route == "mixture" or personal.alone is not None:
             if personal.alone is not None:
                 alone = personal._replace(route=personal.alone, routing="soft", answering=None)
-                guesses["local"] = predict(model, alone, test)
+                guesses["local"] = predict(model, alone, test, ranked=ranked)
             instance = task.algorithm.scope(task.config.algorithm).instance
             for routing in ("hard", "soft") if instance else ():
                 own = personal.routing == routing
-                guesses[routing] = guesses["personal"] if own else predict(model, personal, test, routing)
+                guesses[routing] = guesses["personal"] if own else predict(model, personal, test, routing, ranked=ranked)
         if general is None and personal.before is not None:
-            guesses["global"] = predict(model, personal.before, test)
+            guesses["global"] = predict(model, personal.before, test, ranked=ranked)
     return guesses
 
 
@@ -150,7 +156,9 @@ def _costs(down: Sequence[int], personal: Personal | None) -> list[Cost]:
     return [Cost(*values) for values in zip(down, up, flops.tolist(), strict=True)]
 
 
-def _score(client: Client, guesses: dict[str, Guess], population: Population, cost: Cost) -> Score:
+def _score(
+    client: Client, guesses: dict[str, Guess], population: Population, chosen: Sequence[metrics.Metric], cost: Cost
+) -> Score:
     """Count one client's predictions."""
     targets, valid = client.test.targets, client.test.valid
     mask = valid & population.scored[targets]
@@ -162,7 +170,14 @@ def _score(client: Client, guesses: dict[str, Guess], population: Population, co
         train_tokens=int(client.train.lengths.sum()),
         tokens=int(mask.sum()),
         counts={
-            model: {metric.name: metric.count(guess, targets, mask) for metric in metrics.METRICS}
+            model: {metric.name: metric.count(guess, targets, mask) for metric in chosen} for model, guess in guesses.items()
+        },
+        tables={
+            model: {
+                metric.name: metrics.table_of_classes(guess, targets, mask, len(population.classes)).tolist()
+                for metric in chosen
+                if metric.of_classes
+            }
             for model, guess in guesses.items()
         },
         local_weights=guesses["soft"].local_weight[mask] if "soft" in guesses else None,

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from flow.evaluation import metrics
 from flow.evaluation.metrics import AVERAGES, MODELS, Metric
 from flow.evaluation.score import Cost, Score
 from flow.evaluation.select import SIDES
@@ -42,15 +41,18 @@ def helped_and_hurt(gains: Sequence[float]) -> dict[str, float | None]:
     }
 
 
-def side_summary(scores: Sequence[Score], skipped: int) -> dict[str, Any]:
+def side_summary(scores: Sequence[Score], skipped: int, chosen: Sequence[Metric]) -> dict[str, Any]:
     """One side's metrics, over tokens and over clients, the shares of clients helped and hurt, and the mean costs."""
     tokens = [score.tokens for score in scores]
     result: dict[str, Any] = {"clients": len(scores), "skipped": skipped, "tokens": sum(tokens)}
     models = scores[0].counts.keys() if scores else ()
-    for metric in metrics.METRICS:
+    for metric in chosen:
         for model in MODELS:
             counts = [score.counts[model][metric.name] for score in scores] if model in models else []
             result |= averages(metric, model, counts, tokens)
+            if counts and metric.of_table is not None:
+                together = np.sum([score.tables[model][metric.name] for score in scores], axis=0)
+                result[metric.summary_key(model, "token")] = finite(metric.of_table(together))
     compared = {"global", "personal"} <= set(models)
     result |= helped_and_hurt([score.gain() for score in scores] if compared else [])
     for name in Cost._fields:
@@ -93,7 +95,7 @@ def passages(scores: Sequence[Score]) -> list[dict[str, Any]]:
     return [score.passage for score in chosen.values()]
 
 
-def client_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
+def client_rows(scores: Sequence[Score], chosen: Sequence[Metric]) -> list[dict[str, Any]]:
     """One object per client, in the order of their ids."""
     return [
         {
@@ -105,7 +107,7 @@ def client_rows(scores: Sequence[Score]) -> list[dict[str, Any]]:
             "tokens": score.tokens,
             **{
                 metric.client_key(model): finite(score.counts[model][metric.name]) if model in score.counts else None
-                for metric in metrics.METRICS
+                for metric in chosen
                 for model in MODELS
             },
             "local_weight": None if score.local_weights is None else finite(float(score.local_weights.mean(dtype=np.float64))),

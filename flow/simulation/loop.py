@@ -23,6 +23,7 @@ from flow.engine.run import RunState, begin
 from flow.engine.task import Task, prepare
 from flow.errors import Diverged
 from flow.evaluation.gather import evaluate, final_evaluation
+from flow.evaluation.metrics import chosen
 from flow.evaluation.select import choose_clients
 from flow.model.interface import Model
 from flow.model.parameters import Tensors
@@ -105,6 +106,7 @@ def simulate(
 
     def start() -> tuple[Task, RunState]:
         task = prepare(Config() if config is None else config, population, progress and ranks.first)
+        chosen(task.config.metric, bool(task.population.classes))  # before anything is written
         run = begin(task, path, ranks)
         if path is not None and ranks.first:
             code = {"algorithm": code_of(task.algorithm), "model": code_of_model(task.config.model)}
@@ -148,6 +150,7 @@ def resume(
     def start() -> tuple[Task, RunState, list[dict[str, Any]]]:
         place = None if data is None else str(data)
         task, content = reopened(path, place, rounds, population, progress and ranks.first, changed_file)
+        chosen(task.config.metric, bool(task.population.classes))
         run = begin(task, path, ranks, content)
         rows = run.go_back(task.config.model.device)
         if ranks.first:

@@ -115,6 +115,8 @@ class Answers(NamedTuple):
     """Cross-entropy of the target; 0 where there is none."""
     probability: Tensor
     """Of the most likely token; 0 where nothing is to be predicted."""
+    rank: Tensor | None = None
+    """int64: how many tokens are more likely than the target; -1 where there is none. None: not known."""
 
 
 class Personal(NamedTuple):

@@ -40,7 +40,7 @@ def test_labels_stand_behind_the_tokens_and_all_of_them_are_scored() -> None:
     clients = given(**labels)
     clients["ben"] |= {"train_labels": [], "test_labels": [0, 1]}
     population = flow.Population.from_arrays(clients, vocabulary=(*SPECIALS, *"abcde"), classes=3)
-    anna, _ben = population.clients
+    anna, _ = population.clients
     assert population.classes == ("class 0", "class 1", "class 2") and population.outputs == 3
     assert population.sequence_length == 4 and anna.train.labelled
     assert anna.train.tokens.tolist() == [[2, 5, 6, 3, 1], [7, 5, 0, 0, 0]] and anna.train.lengths.tolist() == [4, 2]

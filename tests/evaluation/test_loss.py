@@ -16,7 +16,7 @@ from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
 from flow.data import Client
 from flow.evaluation.calibration import BINS, calibration, reliability
-from flow.evaluation.metrics import LOSS, PERPLEXITY
+from flow.evaluation.metrics import ACCURACY, LOSS, PERPLEXITY
 from flow.evaluation.summaries import client_rows, side_summary
 from flow.model.parameters import Tensors
 from flow.reports.terminal import summary_table
@@ -92,7 +92,13 @@ def test_the_calibration_error_over_all_tokens_of_a_side(averaged: Result) -> No
 
 def test_a_probability_at_the_edge_of_a_bin_and_one_that_is_no_number() -> None:
     probability = np.array([[0.0, 1 / BINS, 1.0, math.nan, 0.5]])
-    guess = Guess(np.array([[4, 4, 5, 4, 4]]), np.zeros((1, 5), np.float32), np.zeros((1, 5), np.float32), probability)
+    guess = Guess(
+        np.array([[4, 4, 5, 4, 4]]),
+        np.zeros((1, 5), np.float32),
+        np.zeros((1, 5), np.float32),
+        probability,
+        np.full((1, 5), -1),
+    )
     table = reliability(guess, np.full((1, 5), 4), np.array([[True, True, True, True, False]]))
     assert table[0, 0] == 3 and table[0, -1] == 1 and table[0].sum() == 4
     assert table[2].sum() == 3
@@ -103,8 +109,8 @@ def test_a_probability_at_the_edge_of_a_bin_and_one_that_is_no_number() -> None:
 def test_a_loss_that_is_not_finite_is_no_number_in_files(averaged: Result) -> None:
     counts = {"personal": {"accuracy": 1, "loss": math.inf, "perplexity": math.nan}}
     scores = [PLAIN._replace(counts=counts), PLAIN._replace(id="c", counts=counts)]
-    assert [row["personal_nats"] for row in client_rows(scores)] == [None, None]
-    summary = side_summary(scores, 0)
+    assert [row["personal_nats"] for row in client_rows(scores, (ACCURACY, LOSS, PERPLEXITY))] == [None, None]
+    summary = side_summary(scores, 0, (ACCURACY, LOSS, PERPLEXITY))
     assert [summary[metric.summary_key("personal", "client")] for metric in (LOSS, PERPLEXITY)] == [None, None]
     assert summary["personal_client"] == 1.0
 

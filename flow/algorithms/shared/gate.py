@@ -294,7 +294,7 @@ def blending(listener: Listener, share_of: Callable[[Batch, int, Views], Tensor]
     def answers(batch: Batch) -> Answers:
         routings, views = listener.read(batch)
         shape, like = batch.valid.shape, next(iter(experts.networks[0].parameters.values()))
-        tokens = torch.full(shape, -1, device=like.device)
+        tokens, rank = torch.full((2, *shape), -1, device=like.device)
         local_weight, nats, probability = torch.zeros(3, *shape, dtype=like.dtype, device=like.device)
         for client in range(shape[0]):
             valid = batch.valid[client]
@@ -306,10 +306,11 @@ def blending(listener: Listener, share_of: Callable[[Batch, int, Views], Tensor]
             top = p.max(1)
             own = p.gather(1, batch.targets[client][valid].unsqueeze(1)).squeeze(1)
             tokens[client][valid], probability[client][valid] = top.indices, top.values
+            rank[client][valid] = torch.where(own.isnan(), p.shape[1], (p > own.unsqueeze(1)).sum(1))
             nats[client][valid] = -own.clamp(torch.finfo(own.dtype).tiny, 1).log()
             to_local = torch.stack([q[client][valid][:, 1] for q in routings], 1)
             local_weight[client][valid] = (share[:, : len(routings)] * to_local).sum(1)
-        return Answers(tokens, local_weight, nats, probability)
+        return Answers(tokens, local_weight, nats, probability, rank)
 
     return answers
 
