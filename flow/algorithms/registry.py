@@ -125,7 +125,7 @@ class _Registered(NamedTuple):
 
 
 _registered: dict[str, _Registered] = {}
-_reserved = {"name", "preset", "folder", "resume", "changed_file"}
+_reserved = {"name", "preset", "folder", "resume", "changed_file", "torch_model", "model", "head"}
 """Names that no option of an algorithm may have: config.json or the command line use them."""
 
 

@@ -209,7 +209,7 @@ def test_the_local_expert_alone_is_reported_beside_the_gate() -> None:
     class Task:
         algorithm, config = bench.algorithm, type("Config", (), {"algorithm": bench.options})  # all that is asked of it
 
-    guesses = _guesses(cast(Any, Task), bench.model, bench.state, own, test)
+    guesses = _guesses(cast(Any, Task), bench.model, bench.state, own, test, False)
     assert set(guesses) == {"global", "local", "personal", "soft", "hard"}
     alone = predict(bench.model, Bench(OPTIONS["local"]).personalize(EVERYBODY), test)
     for name in ("tokens", "nats"):

@@ -140,7 +140,7 @@ def test_the_private_model_alone_and_both_routings_are_reported() -> None:
     class Task:
         algorithm, config = bench.algorithm, type("Config", (), {"algorithm": bench.options})  # all that is asked of it
 
-    guesses = _guesses(cast(Any, Task), bench.model, bench.state, own, test)
+    guesses = _guesses(cast(Any, Task), bench.model, bench.state, own, test, False)
     assert set(guesses) == {"global", "local", "personal", "soft", "hard"}
     assert (guesses["local"].local_weight[test.rows[0]][:, :1] == 1).all()
     plain = {name.replace("local_", ""): tensor for name, tensor in own.parameters.items()}

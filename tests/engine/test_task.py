@@ -39,7 +39,7 @@ def test_options_run_the_algorithm_that_is_registered_for_their_exact_class(name
 
 def test_derived_options_never_run_the_algorithm_that_they_derive_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
-        UserError, match=r"one of FlowOptions, .*got MyOptions\(.*; MyOptions derives from FedAvgOptions, but no algorithm"
+        UserError, match=r"one of FlowOptions, .*got MyOptions\(.*; MyOptions derives from FedAvgOptions, but no registered"
     ):
         simulate(CONFIG, tmp_path / "run", population=oracles.population(), progress=False)
     assert not (tmp_path / "run").exists()
