@@ -34,7 +34,7 @@ from flow.comparison.plan import (
     read_plan,
     reference,
 )
-from flow.comparison.table import Row, Run, csv_table, row_of, run_of, text_table, worst_tenths
+from flow.comparison.table import Row, Run, asked, csv_table, row_of, run_of, text_table, worst_tenths
 from flow.config import Config, checked
 from flow.data import Population, is_file, located
 from flow.engine.task import prepare
@@ -371,7 +371,7 @@ def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: d
 
     folder, rows, tests = result.folder, result.rows, records(result.tests, result.rows)
     content = {
-        "algorithms": [row._asdict() for row in rows],
+        "algorithms": [asked(row, rows)._asdict() for row in rows],
         "tuning": {name: [trial._asdict() for trial in trials] for name, trials in result.tried.items()},
         "chosen": chosen,
         "against": None if result.against is None else {"reference": result.against, "tests": tests},

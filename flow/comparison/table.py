@@ -341,6 +341,17 @@ def _unasked(rows: Sequence[Row]) -> set[str]:
     return nowhere
 
 
+def asked(row: Row, rows: Sequence[Row]) -> Row:
+    """A row without the measures that none of the runs counted."""
+    nowhere = _unasked(rows)
+
+    def only(values: Measures) -> Measures:
+        return {name: value for name, value in values.items() if name not in nowhere}
+
+    each = [None if run is None else only(run) for run in row.each]
+    return row._replace(mean=only(row.mean), spread=only(row.spread), each=each)
+
+
 def shown_metrics(rows: Sequence[Row]) -> list[Metric]:
     """Those that every run counts, and those that one of these did."""
     nowhere = _unasked(rows)

@@ -51,12 +51,14 @@ def of_clients(evaluation: Json) -> pandas.DataFrame:
     evaluation: the content of evaluation.json.
     """
     clients: list[Json] = evaluation["clients"]
-    keys = dict.fromkeys(metric.client_key(model) for metric in metrics.METRICS for model in metrics.MODELS)
+    counted = evaluation["summary"]["seen"].keys()
+    known = [m for m in metrics.METRICS if m.always or m.summary_key("global", "client") in counted]
+    keys = dict.fromkeys(metric.client_key(model) for metric in known for model in metrics.MODELS)
     columns: dict[str, Any] = {name: [client[name] for client in clients] for name in ("id", "group", "seen")}
     columns["seen"] = np.array(columns["seen"], dtype=np.bool_)  # a mask, also where nobody was scored
     for name in ("texts", "train_tokens", "tokens", *keys):
         columns[name] = [client[name] for client in clients]
-    for metric in metrics.METRICS:
+    for metric in known:
         for model in metrics.MODELS:
             counts = columns[metric.client_key(model)]
             columns[f"{model}_{metric.name}"] = [
