@@ -88,7 +88,7 @@ def _encoded(scores: Sequence[Score]) -> bytes:
     Arrays of all scores lie one after the other under the name of their field. All other fields are JSON, in which the
     length of an array stands for it.
     """
-    records = [{**score._asdict(), "cost": score.cost._asdict(), "tables": dict(score.tables)} for score in scores]
+    records = [{**score._asdict(), "cost": score.cost._asdict()} for score in scores]
     arrays = {}
     for name in Score._fields:
         parts = [record[name] for record in records if isinstance(record[name], np.ndarray)]

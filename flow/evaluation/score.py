@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -58,8 +57,8 @@ class Score(NamedTuple):
     passage: dict[str, Any]
     """A part of the held-out text, as evaluation.json has it."""
     cost: Cost
-    tables: Mapping[str, Mapping[str, list[list[int]]]] = MappingProxyType({})
-    """By model, the table of classes [3, C] of every metric that has one, by its name."""
+    tables: dict[str, dict[str, list[list[int]]]] | None = None
+    """By model, the table of classes [3, C] of every metric that has one, by its name; None where texts are not classified."""
 
     def gain(self) -> float:
         """Tokens that personalization gets right on balance; 0 where there is nothing to compare."""
@@ -179,7 +178,9 @@ def _score(
                 if metric.of_classes
             }
             for model, guess in guesses.items()
-        },
+        }
+        if population.classes
+        else None,
         local_weights=guesses["soft"].local_weight[mask] if "soft" in guesses else None,
         steps=np.nonzero(mask)[1],
         calibration=reliability(guesses.get("personal") or guesses["global"], targets, mask),

@@ -51,7 +51,7 @@ def side_summary(scores: Sequence[Score], skipped: int, chosen: Sequence[Metric]
             counts = [score.counts[model][metric.name] for score in scores] if model in models else []
             result |= averages(metric, model, counts, tokens)
             if counts and metric.of_table is not None:
-                together = np.sum([score.tables[model][metric.name] for score in scores], axis=0)
+                together = np.sum([score.tables[model][metric.name] for score in scores if score.tables], axis=0)
                 result[metric.summary_key(model, "token")] = finite(metric.of_table(together))
     compared = {"global", "personal"} <= set(models)
     result |= helped_and_hurt([score.gain() for score in scores] if compared else [])
