@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from flow.comparison.table import JOINT, Row, descriptions
+from flow.comparison.table import JOINT, Row, asked, descriptions
 from flow.simulation.frames import frame
 
 if TYPE_CHECKING:
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 def of_runs(rows: Sequence[Row]) -> pandas.DataFrame:
     """One row per algorithm and seed, see :attr:`flow.comparison.run.Comparison.table`."""
+    rows = [asked(row, rows) for row in rows]
     runs = [(row, seed, measures) for row in rows for seed, measures in zip(row.seeds, row.each, strict=True)]
     columns: dict[str, list[Any]] = {
         "algorithm": [row.name for row, _, _ in runs],
@@ -28,6 +29,6 @@ def of_runs(rows: Sequence[Row]) -> pandas.DataFrame:
     columns |= {
         name: [None if measures is None else measures[name] for _, _, measures in runs]
         for name in descriptions()
-        if name not in JOINT
+        if name not in JOINT and all(name in row.mean for row in rows)
     }
     return frame(columns, None, "Comparison.table")
