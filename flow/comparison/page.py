@@ -27,7 +27,6 @@ from flow.comparison.table import (
 )
 from flow.comparison.tuning import Trial, Values, metric_of, number, show
 from flow.config import ModelOptions, TorchModel, name_of
-from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
 from flow.evaluation.select import SIDES
 from flow.reports.charts import COLOUR, chart
@@ -165,7 +164,7 @@ def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
 
 def _charts(rows: list[Row], runs: Mapping[str, list[Run]], reference: str | None) -> list[dict[str, Any]]:
     """Pictures, each with a title and what its caption needs; those that have nothing to show are left out."""
-    drawn = [metric for metric in metrics.METRICS if metric.charted]
+    drawn = [metric for metric in shown_metrics(rows) if metric.charted]
     pictures: list[dict[str, Any]] = []
     for metric, cost in itertools.product(drawn, CURVES):
         lines = [line for row in rows if (line := _line(row.name, runs[row.name], metric, cost)) is not None]
