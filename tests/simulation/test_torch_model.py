@@ -175,7 +175,7 @@ def test_fedavg_and_ditto_are_those_of_a_loop_over_clients(name: str) -> None:
         scored = client.test
         keep = scored.tokens[:, 1:] > 3  # special tokens are not scored
         nats, count = 0.0, 0
-        logits = own.module(torch.from_numpy(np.asarray(scored.tokens[:, :-1], dtype=np.int64))).log_softmax(-1)
+        logits = own.module(torch.from_numpy(np.asarray(scored.tokens[:, :-1], dtype=np.int64))).log_softmax(-1).detach()
         for row, length in enumerate(scored.lengths.tolist()):
             for t in range(length):
                 if keep[row, t]:
