@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, Scope, needs_routers
+from flow.algorithms.interface import Algorithm, Scope, needing
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
 from flow.checks import check_number
@@ -67,7 +67,7 @@ ALGORITHM = Algorithm(
     name="dynamic_routing",
     about="The routed network itself federated: two global experts and a router, fine-tuned by every client.",
     options=DynamicRoutingOptions,
-    needs=needs_routers,
+    needs=needing("routers"),
     local=local,
     personalize=personalize,
     resolve=finetuning.resolve,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flow.algorithms.interface import Algorithm, needs_head
+from flow.algorithms.interface import Algorithm, needing
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.algorithms.shared.heads import first_body, first_head
 from flow.model.interface import Model
@@ -60,7 +60,7 @@ ALGORITHM = Algorithm(
     name="fedbabu",
     about="A global body under a head that stays random, which every client fine-tunes with it.",
     options=FedBABUOptions,
-    needs=needs_head,
+    needs=needing("head"),
     local=local,
     personalize=personalize,
     resolve=resolve,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, needs_head
+from flow.algorithms.interface import Algorithm, needing
 from flow.algorithms.shared import heads
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.model.interface import Model
@@ -44,7 +44,7 @@ ALGORITHM = Algorithm(
     name="fedper",
     about="A global body, and a head of every client's own that is trained along with it.",
     options=FedPerOptions,
-    needs=needs_head,
+    needs=needing("head"),
     local=local,
     personalize=personalize,
     resolve=resolve,

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Tunable, needs_embedding
+from flow.algorithms.interface import Algorithm, Tunable, needing
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.model.interface import Model
@@ -108,7 +108,7 @@ ALGORITHM = Algorithm(
     name="fedrecon",
     about="Embeddings of unknown words stay local and are reconstructed from a client's text; the rest is global.",
     options=FedReconOptions,
-    needs=needs_embedding,
+    needs=needing("embedding"),
     local=local,
     personalize=personalize,
     check=check,

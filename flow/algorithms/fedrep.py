@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flow.algorithms.interface import Algorithm, Tunable, needs_head
+from flow.algorithms.interface import Algorithm, Tunable, needing
 from flow.algorithms.shared import heads
 from flow.algorithms.shared.finetuning import check_rate
 from flow.checks import check_number
@@ -69,7 +69,7 @@ ALGORITHM = Algorithm(
     name="fedrep",
     about="A global body, every client a head of its own.",
     options=FedRepOptions,
-    needs=needs_head,
+    needs=needing("head"),
     local=local,
     personalize=personalize,
     resolve=resolve,

@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Tunable, needs_head
+from flow.algorithms.interface import Algorithm, Tunable, needing
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
@@ -210,7 +210,7 @@ ALGORITHM = Algorithm(
     name="ffgg",
     about="A private head, fitted first, and one gradient of all the rest, taken under it.",
     options=FFGGOptions,
-    needs=needs_head,
+    needs=needing("head"),
     local=local,
     personalize=personalize,
     resolve=resolve,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable, needs_gru
+from flow.algorithms.interface import Algorithm, Tunable, needing
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
 from flow.checks import check_number
@@ -148,7 +148,7 @@ ALGORITHM = Algorithm(
     name="hypcluster",
     about="A few global models; every client takes the one with the lowest loss and fine-tunes it.",
     options=HypClusterOptions,
-    needs=needs_gru,
+    needs=needing("gru"),
     local=local,
     personalize=personalize,
     resolve=finetuning.resolve,

@@ -69,39 +69,16 @@ def one_model(options: Any) -> dict[str, int]:
     return {}
 
 
-def nothing_more(options: Any) -> tuple[Part, ...]:
-    """Parameters and their gradients will do."""
-    return ()
+def needing(*parts: Part) -> Callable[[Any], tuple[Part, ...]]:
+    """The same parts of a model, whatever the options are."""
+
+    def needs(options: Any) -> tuple[Part, ...]:
+        return parts
+
+    return needs
 
 
-def needs_head(options: Any) -> tuple[Part, ...]:
-    """An output layer that is treated otherwise than the rest."""
-    return ("head",)
-
-
-def needs_features(options: Any) -> tuple[Part, ...]:
-    """What the output layer reads."""
-    return ("features",)
-
-
-def needs_routers(options: Any) -> tuple[Part, ...]:
-    """Two experts and routers."""
-    return ("routers",)
-
-
-def needs_next_token(options: Any) -> tuple[Part, ...]:
-    """What follows a token, which n-grams say."""
-    return ("next_token",)
-
-
-def needs_embedding(options: Any) -> tuple[Part, ...]:
-    """The embedding by its name."""
-    return ("embedding",)
-
-
-def needs_gru(options: Any) -> tuple[Part, ...]:
-    """The GRU by its name."""
-    return ("gru",)
+nothing_more = needing()
 
 
 def single_expert(options: Any) -> dict[str, bool | float]:

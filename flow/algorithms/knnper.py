@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable, needs_features
+from flow.algorithms.interface import Algorithm, Tunable, needing
 from flow.checks import check_number
 from flow.errors import UserError
 from flow.model.flops import per_token
@@ -134,7 +134,7 @@ ALGORITHM = Algorithm(
     name="knnper",
     about="FedAvg, mixed at every client with the vote of its nearest training examples.",
     options=KNNPerOptions,
-    needs=needs_features,
+    needs=needing("features"),
     local=local,
     personalize=personalize,
     check=check,

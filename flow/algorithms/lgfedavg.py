@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from flow.algorithms.interface import Algorithm, needs_head
+from flow.algorithms.interface import Algorithm, needing
 from flow.algorithms.shared import private_part
 from flow.algorithms.shared.finetuning import TUNED
 from flow.algorithms.shared.private_part import Pretrained, Private
@@ -37,7 +37,7 @@ ALGORITHM = Algorithm(
     name="lgfedavg",
     about="After rounds of FedAvg a global head, every client embedding and GRU of its own.",
     options=LGFedAvgOptions,
-    needs=needs_head,
+    needs=needing("head"),
     local=local,
     personalize=private_part.personalize,
     resolve=private_part.resolve,

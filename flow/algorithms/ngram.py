@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from flow.algorithms.interface import Algorithm, Tunable, needs_next_token
+from flow.algorithms.interface import Algorithm, Tunable, needing
 from flow.algorithms.shared import gate
 from flow.algorithms.shared.gate import Expert, Experts, remembered
 from flow.checks import check_number
@@ -53,7 +53,7 @@ ALGORITHM = Algorithm(
     name="ngram",
     about="FedAvg, mixed at every client with the n-grams of its own training text.",
     options=NGramOptions,
-    needs=needs_next_token,
+    needs=needing("next_token"),
     local=local,
     personalize=personalize,
     check=check,

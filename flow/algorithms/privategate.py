@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Scope, Tunable, needs_embedding
+from flow.algorithms.interface import Algorithm, Scope, Tunable, needing
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, personal
 from flow.algorithms.shared.gate import Expert, Experts, Listener, Views, blending, hardened
@@ -178,7 +178,7 @@ ALGORITHM = Algorithm(
     name="privategate",
     about="FedAvg's model beside a private one of every client's, and a gate of its own that mixes both at every token.",
     options=PrivateGateOptions,
-    needs=needs_embedding,
+    needs=needing("embedding"),
     local=local,
     personalize=personalize,
     resolve=finetuning.resolve,

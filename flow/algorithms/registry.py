@@ -48,22 +48,6 @@ from flow.errors import UserError
 from flow.server.options import ServerOptions
 from flow.user_code import source_of
 
-__all__ = [
-    "DEFAULT",
-    "GROUP",
-    "NAMES",
-    "REGISTRY",
-    "Algorithm",
-    "Name",
-    "algorithm_of",
-    "algorithms",
-    "code_of",
-    "named",
-    "names",
-    "register",
-    "reserve",
-]
-
 REGISTRY: dict[str, Algorithm[Any]] = {
     algorithm.name: algorithm
     for algorithm in (
