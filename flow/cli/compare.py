@@ -97,6 +97,7 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
     say_other_unit(chosen.preset, chosen.data)
     again = "".join(f" {reference}" for reference in own)
     again += "" if chosen.torch_model is None else f" --model {chosen.torch_model}"
+    again += f" --metric {chosen.metric}" if is_reference(chosen.metric) else ""
     with _folder(chosen, ranks) as folder:
         result = _result(names, chosen, folder, arguments, again)
     print(f"report: {result.report}")
