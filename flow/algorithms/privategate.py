@@ -28,6 +28,7 @@ from flow.training.descent import Descent
 from flow.training.messages import Answers, Personal, Upload, Visit
 from flow.training.records import Tally, Work
 from flow.training.sgd import Update
+from flow.training.threads import aligned, one_thread
 
 PRIVATE = "private"
 TABLE = f"{PRIVATE}/embedding.weight"
@@ -119,10 +120,12 @@ def gradients(model: Model, parameters: Tensors, batch: Batch, names: tuple[str,
     for client in range(k):
         if not bool(batch.valid[client].any()):
             continue
-        own = {name: tensor[client : client + 1].detach() for name, tensor in parameters.items()}
+        own = {name: aligned(tensor[client : client + 1].detach()) for name, tensor in parameters.items()}
         leaves = {name: own[name].requires_grad_() for name in names}
-        mean = mixture_nats(model, own, alone(batch, client)).mean()
-        for name, gradient in zip(leaves, torch.autograd.grad(mean, list(leaves.values())), strict=True):
+        with one_thread():
+            mean = mixture_nats(model, own, alone(batch, client)).mean()
+            own_gradients = torch.autograd.grad(mean, list(leaves.values()))
+        for name, gradient in zip(leaves, own_gradients, strict=True):
             sums[name][client] = gradient[0]
         loss[client] = mean.detach()
     return loss, sums
@@ -152,7 +155,7 @@ def log_odds(parameters: Tensors, client: int, tokens: Tensor) -> Tensor:
     """[n]: a . x + b of one client's gate; x is the private embedding of the token that was read, which the gate does not
     train."""
     x = F.embedding(tokens, parameters[TABLE][client].detach())
-    return x @ parameters[WEIGHT][client] + parameters[BIAS][client]
+    return x @ aligned(parameters[WEIGHT][client]) + parameters[BIAS][client]
 
 
 def as_local(private: Tensors) -> Tensors:

@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flow.model.interface import Model
 from flow.model.language_model import LanguageModel, embed, mean_routing, mixed_linear
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch
+from flow.training.threads import aligned, linear, one_thread
 from flow_kernels.training import Head, HeadLoss, Step, Weights, gru, head_loss, route, route_backward
 from flow_kernels.training import refusal as kernels_refusal
 
@@ -205,18 +205,19 @@ class Fused:
         head = self._weights_of_head(p)
         features = states.y[client][valid]
         if head.projection_weight is not None and head.projection_bias is not None:
-            features = F.linear(features, head.projection_weight[client], head.projection_bias[client])
+            features = linear(features, head.projection_weight[client], head.projection_bias[client])
         if states.head_q is None or head.local_weight is None or head.local_bias is None:
-            return F.linear(features, head.weight[client], head.bias[client])
+            return linear(features, head.weight[client], head.bias[client])
         q = states.head_q[client][valid]
-        return mixed_linear(
-            features[None],
-            q[None],
-            head.weight[client][None],
-            head.bias[client][None],
-            head.local_weight[client][None],
-            head.local_bias[client][None],
-        ).squeeze(0)
+        with one_thread():
+            return mixed_linear(
+                features[None],
+                q[None],
+                aligned(head.weight[client])[None],
+                head.bias[client][None],
+                aligned(head.local_weight[client])[None],
+                head.local_bias[client][None],
+            ).squeeze(0)
 
     def _below_head(self, p: Tensors, batch: Batch, targets: Tensor, routing: str) -> tuple[list[States], Tensor | None]:
         """The states of every layer of the GRU, and the routing [k, B * T, 2] of a routed head."""

@@ -30,6 +30,7 @@ from flow.training.fused import Fused, refusal
 from flow.training.messages import Answers
 from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd
+from flow.training.threads import linear, one_thread
 
 HIDDEN = 16
 WORDS, SEQUENCES = (
@@ -120,8 +121,8 @@ def scores(gate: Tensors, features: Tensor) -> Tensor:
     """[n, E]: one client's gate before the softmax; features: [n, F]."""
     if "gate/weight" not in gate:
         return gate["gate/bias"].expand(len(features), -1)
-    hidden = torch.tanh(F.linear(features, gate["gate/hidden_weight"], gate["gate/hidden_bias"]))
-    return F.linear(hidden, gate["gate/weight"], gate["gate/bias"])
+    hidden = torch.tanh(linear(features, gate["gate/hidden_weight"], gate["gate/hidden_bias"]))
+    return linear(hidden, gate["gate/weight"], gate["gate/bias"])
 
 
 def weights(gate: Tensors, features: Tensor, routing: str = "soft") -> Tensor:
@@ -252,7 +253,7 @@ def _descend(
     gate = {name: tensor[client].clone().requires_grad_() for name, tensor in gates.items()}
     optimizer = torch.optim.SGD(gate.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
     nats, tokens = 0.0, 0
-    with torch.enable_grad():
+    with torch.enable_grad(), one_thread():
         for _ in range(sgd.epochs):
             shuffled = order.permutation(len(rows))
             for start in range(0, len(rows), sgd.batch_size):
