@@ -52,7 +52,8 @@ class Call {
   FlowRoutedGru p{};
 
   Call(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets, const std::string &route,
-       const std::string &routing, double temperature, bool batch_first, bool reverse, bool ragged, int threads, const char *op)
+       const std::string &routing, double temperature, bool batch_first, bool reverse, bool ragged, bool mixed, int threads,
+       const char *op)
       : reader_(reader), op_(op) {
     if (tensors.size() != kTensors) throw flow::Misfit("flow_kernels::routed_gru: twelve tensors are expected");
     Tensor t[kTensors];
@@ -68,6 +69,10 @@ class Call {
     clients_ = h0.dimensions - 2;
     type_ = x.type;
     p.dtype = dtype_of(x.type);
+    if (mixed) {
+      if (p.dtype != FLOW_F32) throw flow::Misfit("flow_kernels::routed_gru: mixed products take float32 tensors");
+      p.dtype = FLOW_MIXED;
+    }
     p.route = index_of(route, {"mixture", "global", "local"}, "route");
     p.routing = index_of(routing, {"soft", "hard", "straight_through"}, "routing");
     p.temperature = temperature, p.batch_first = batch_first, p.reverse = reverse, p.ragged = ragged;
@@ -177,8 +182,9 @@ class Call {
 
 int forward(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
             const std::string &route, const std::string &routing, double temperature, bool batch_first, bool reverse,
-            bool ragged, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
-  Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads, "routed_gru");
+            bool ragged, bool mixed, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
+  Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, mixed, threads,
+            "routed_gru");
   FlowRoutedGru &p = call.p;
   p.y = call.out_rows(y, "y", {p.H}), p.q = call.out_rows(q, "q", {2});
   p.h_n = call.out(h_n, "h_n", {p.B, p.H});
@@ -188,10 +194,10 @@ int forward(const flow::Reader &reader, const py::tuple &tensors, py::handle len
 
 int try_forward(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
                 const std::string &route, const std::string &routing, double temperature, bool batch_first, bool reverse,
-                bool ragged, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
+                bool ragged, bool mixed, int threads, py::handle y, py::handle h_n, py::handle q, py::handle gates) {
   try {
-    return forward(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads, y, h_n,
-                   q, gates);
+    return forward(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, mixed, threads, y,
+                   h_n, q, gates);
   } catch (const flow::Misfit &) {
     return -1;
   }
@@ -199,9 +205,9 @@ int try_forward(const flow::Reader &reader, const py::tuple &tensors, py::handle
 
 int backward(const flow::Reader &reader, const py::tuple &tensors, py::handle lengths, py::handle offsets,
              const std::string &route, const std::string &routing, double temperature, bool batch_first, bool reverse,
-             bool ragged, int threads, py::handle y, py::handle q, py::handle gates, py::handle dy, py::handle dh_n,
+             bool ragged, bool mixed, int threads, py::handle y, py::handle q, py::handle gates, py::handle dy, py::handle dh_n,
              py::handle dq, const py::tuple &grads) {
-  Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, threads,
+  Call call(reader, tensors, lengths, offsets, route, routing, temperature, batch_first, reverse, ragged, mixed, threads,
             "routed_gru_backward");
   FlowRoutedGru &p = call.p;
   // forward writes these, backward does not

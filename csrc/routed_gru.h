@@ -17,7 +17,9 @@
 extern "C" {
 #endif
 
-enum FlowDtype { FLOW_F32 = 0, FLOW_F64 = 1, FLOW_BF16 = 2 };  // bfloat16 is stored and multiplied; sums are float
+// bfloat16 is stored and multiplied; sums are float. Mixed: all tensors are float32, and what is multiplied is rounded to bfloat16
+// where the processor has such products; elsewhere it is float32.
+enum FlowDtype { FLOW_F32 = 0, FLOW_F64 = 1, FLOW_BF16 = 2, FLOW_MIXED = 3 };
 enum FlowRoute { FLOW_MIXTURE = 0, FLOW_GLOBAL = 1, FLOW_LOCAL = 2 };
 enum FlowRouting { FLOW_SOFT = 0, FLOW_HARD = 1, FLOW_STRAIGHT_THROUGH = 2 };
 enum FlowStatus {

@@ -15,7 +15,7 @@ extern "C" {
 // expert; a client's loss is the mean cross-entropy over its rows with a target. Gradients are of that mean.
 typedef struct {
   int64_t K, N, V, I, D;  // clients, rows a client, vocabulary, inputs, features (I without a projection)
-  int32_t dtype, threads;
+  int32_t dtype, threads;  // FLOW_MIXED too
 
   const void *x;                  // [K, N, I]
   const int64_t *targets;         // [K, N] in 0..V-1; a negative one: the row counts for nothing and its gradients are zero

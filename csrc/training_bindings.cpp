@@ -108,7 +108,7 @@ void expect(const py::tuple &tensors, size_t count, const char *name) {
 
 // The tensors of FlowHead, in the order of flow_kernels/training/head.py
 int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple &weights, py::handle q, py::handle nats,
-         py::handle counts, const py::tuple &best, py::handle dx, py::handle dq, const py::tuple &grads, int threads) {
+         py::handle counts, const py::tuple &best, py::handle dx, py::handle dq, const py::tuple &grads, bool mixed, int threads) {
   expect(weights, 6, "weights"), expect(best, 3, "best, row_nats and probability"), expect(grads, 6, "gradients");
   Call call(reader);
   const Tensor input = call.read(x, "x"), table = call.read(weights[2], "weight");
@@ -116,6 +116,8 @@ int head(const Reader &reader, py::handle x, py::handle targets, const py::tuple
   const dlpack::Type type = input.type;
   FlowHead p{};
   p.dtype = dtype_of(type), p.threads = threads;
+  if (mixed && p.dtype != FLOW_F32) throw Misfit("mixed products take float32 tensors");
+  if (mixed) p.dtype = FLOW_MIXED;
   p.K = input.shape[0], p.N = input.shape[1], p.I = input.shape[2], p.V = table.shape[1], p.D = table.shape[2];
   p.x = input.data;
   p.targets = static_cast<const int64_t *>(call.in(targets, "targets", {p.K, p.N}, kInt64));

@@ -40,8 +40,9 @@ class ModelOptions:
     """Size of a linear layer between GRU and head, which makes the head smaller. None: no such layer.
     (google-research/federated, StackOverflow: 96, after a GRU of 670.)"""
 
-    dtype: Literal["float32", "float64"] = "float32"
-    """Number format of all parameters."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Number format of all parameters. "bfloat16": of what is multiplied alone; parameters, sums and losses are float32. It
+    needs a processor that multiplies bfloat16 (AVX512_BF16), or a GPU."""
 
     device: str = "cpu"
     """Where torch computes: "cpu", "cuda", ..."""
@@ -76,8 +77,9 @@ class TorchModel:
     """The name of the submodule that is the output layer, such as "head" or "decoder.out", for algorithms that need a body and
     a head (FedRep, FedPer, LG-FedAvg, ...). Empty: the module has none by a name."""
 
-    dtype: Literal["float32", "float64"] = "float32"
-    """Number format of all parameters."""
+    dtype: Literal["float32", "float64", "bfloat16"] = "float32"
+    """Number format of all parameters. "bfloat16": of what is multiplied alone; parameters, sums and losses are float32. It
+    needs a processor that multiplies bfloat16 (AVX512_BF16), or a GPU."""
 
     device: str = "cpu"
     """Where torch computes: "cpu", "cuda", ..."""
@@ -91,6 +93,12 @@ class TorchModel:
     def described(self) -> dict[str, Any]:
         """What config.json keeps: the names of file and factory in place of the code."""
         return {"factory": name_of(self.factory), "head": self.head, "dtype": self.dtype, "device": self.device}
+
+
+def parameters_dtype(options: ModelOptions | TorchModel) -> torch.dtype:
+    """The number format of the parameters."""
+    kept: torch.dtype = getattr(torch, "float32" if options.dtype == "bfloat16" else options.dtype)
+    return kept
 
 
 def size_of(options: ModelOptions | TorchModel) -> tuple[str, object]:

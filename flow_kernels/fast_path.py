@@ -46,5 +46,5 @@ def forward(
         return None
     rows = x.shape[:-1]
     y, h_n, q = x.new_empty((*rows, h0.shape[-1])), torch.empty_like(h0), x.new_empty((*rows, 2))
-    refused = cpu._kernels.try_forward(tensors, lengths, None, *options, False, torch.get_num_threads(), y, h_n, q, None)
+    refused = cpu._kernels.try_forward(tensors, lengths, None, *options, False, False, torch.get_num_threads(), y, h_n, q, None)
     return None if refused else (y, h_n, q)

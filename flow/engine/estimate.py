@@ -20,7 +20,7 @@ from flow.model.language_model import parameter_counts
 from flow.model.parameters import group_of
 from flow.resources import Need, require_memory
 
-ITEM = {"float32": 4, "float64": 8}
+ITEM = {"float32": 4, "float64": 8, "bfloat16": 4}
 
 
 def check_memory(

@@ -11,7 +11,7 @@ from torch import nn
 
 import flow_kernels
 from flow.algorithms import Algorithm, algorithm_of
-from flow.config import Config, ModelOptions, TorchModel, checked, name_of, on_cpu
+from flow.config import Config, ModelOptions, TorchModel, checked, name_of, on_cpu, parameters_dtype
 from flow.data import Client, Population, load, validated
 from flow.data.validation import trusted
 from flow.draws import Draw
@@ -27,6 +27,7 @@ from flow.storage.client_states import ClientStates
 from flow.training.batches import gather
 from flow.training.fused import refusal
 from flow.training.messages import Download, Members, Phase, Visit
+from flow_kernels.training import multiplies_bfloat16
 
 
 class Task(NamedTuple):
@@ -118,6 +119,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     _check_task(config, algorithm, population)
     estimate.check_memory(config, algorithm, len(population.vocabulary), classes=len(population.classes))
     model = _build_model(config, algorithm, population)
+    model.mixed_precision = config.model.dtype == "bfloat16"
     if isinstance(config.model, TorchModel):
         estimate.check_memory(config, algorithm, len(population.vocabulary), model)
     chunk = config.chunk or automatic_chunk(config, population, model)
@@ -145,7 +147,7 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
     """The model with its initial parameters, tried once so that what cannot run shows before the run."""
     if isinstance(config.model, TorchModel):
         return _user_module(config.model, config.seed, population)
-    options, dtype = config.model, getattr(torch, config.model.dtype)
+    options, dtype = config.model, parameters_dtype(config.model)
     generator = torch.Generator().manual_seed(config.seed)
     try:
         model = LanguageModel(
@@ -228,7 +230,7 @@ def _user_module(options: TorchModel, seed: int, population: Population) -> User
         raise UserError(f"model={name!r} gives a {type(module).__name__}, and must give a torch.nn.Module; correct it")
     try:
         model = UserModule(
-            module.to(options.device, getattr(torch, options.dtype)), tokens, options.head, population.vocabulary.oov, classes
+            module.to(options.device, parameters_dtype(options)), tokens, options.head, population.vocabulary.oov, classes
         )
     except Refused as error:
         raise UserError(f"model={name!r}: {error}") from error
@@ -274,3 +276,8 @@ def _check_device(options: ModelOptions | TorchModel) -> None:
             f"device={options.device!r} must be one on which torch can compute here, {names}; leave it out for 'cpu' "
             f"(torch says: {sentence})"
         ) from error
+    if options.dtype == "bfloat16" and on_cpu(options) and not multiplies_bfloat16():
+        raise UserError(
+            "dtype='bfloat16' needs a processor that multiplies bfloat16 (AVX512_BF16), and this one, or the instruction set "
+            "in FLOW_CPU_ISA, does not; leave it out for float32"
+        )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 Part = Literal["routers", "head", "embedding", "gru", "features", "next_token"]
@@ -51,3 +53,22 @@ class Model(nn.Module):
     """The tokens that unknown words share."""
     provides: frozenset[Part]
     """What there is for algorithms that need more than parameters."""
+    mixed_precision: bool = False
+    """Whether products multiply what was rounded to bfloat16. Parameters, sums, gates, states and losses are float32 then."""
+
+    def _products(self, tokens: Tensor) -> AbstractContextManager[object]:
+        """In which to compute: torch's autocast where products are of bfloat16."""
+        return torch.autocast(tokens.device.type, torch.bfloat16) if self.mixed_precision else nullcontext()
+
+    def _plain(self, prediction: Prediction) -> Prediction:
+        """The same in the format of the parameters."""
+        if not self.mixed_precision:
+            return prediction
+        logits, routing, head_routing, features, layers = prediction
+        return Prediction(
+            logits.float(),
+            routing.float(),
+            None if head_routing is None else head_routing.float(),
+            features.float(),
+            tuple(layer.float() for layer in layers),
+        )

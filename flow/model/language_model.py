@@ -150,6 +150,10 @@ class LanguageModel(Model):
             route: ``"mixture"``, or ``"global"`` / ``"local"`` for one expert alone in the GRU and in the head.
             routing: ``"soft"``, ``"hard"`` or ``"straight_through"``, in the GRU and in the head.
         """
+        with self._products(tokens):
+            return self._plain(self._predict(tokens, lengths, route, routing))
+
+    def _predict(self, tokens: Tensor, lengths: Tensor | None, route: str, routing: str) -> Prediction:
         if tokens.dim() == 2:
             lead = self._forward(
                 tokens.unsqueeze(0), None if lengths is None else lengths.unsqueeze(0), route, routing, lead=True

@@ -106,14 +106,15 @@ class UserModule(Model):
         parameters = {own: self._parameter(name) for own, name in self._names.items()}
         if lengths is None:
             lengths = torch.full(tokens.shape[:-1], tokens.shape[-1], dtype=torch.long, device=tokens.device)
-        if tokens.dim() == 2:
-            logits, features = self._call(parameters, tokens, lengths)
-        elif self.side_by_side:
-            logits, features = vmap(self._call, randomness="error")(parameters, tokens, lengths)
-        else:
-            logits, features = self._one_by_one(parameters, tokens, lengths)
+        with self._products(tokens):
+            if tokens.dim() == 2:
+                logits, features = self._call(parameters, tokens, lengths)
+            elif self.side_by_side:
+                logits, features = vmap(self._call, randomness="error")(parameters, tokens, lengths)
+            else:
+                logits, features = self._one_by_one(parameters, tokens, lengths)
         only_global = logits.new_tensor([1.0, 0.0]).expand(*tokens.shape, 2)
-        return Prediction(logits, only_global, None, features, ())
+        return self._plain(Prediction(logits, only_global, None, features, ()))
 
     def flops(self, trained: frozenset[str]) -> int:
         """Floating-point operations for one token, estimated.

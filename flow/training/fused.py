@@ -97,7 +97,7 @@ class Fused:
 
     def __init__(self, model: Model, route: Route, trained: Iterable[str] = (), gamma: float = 0.0) -> None:
         assert isinstance(model, LanguageModel), refusal(model, {})
-        self.model, self.route, self.gamma = model, route, gamma
+        self.model, self.route, self.gamma, self.mixed_precision = model, route, gamma, model.mixed_precision
         self.mixture = route == "mixture"
         self.routed_head = self.mixture and model.routed_head
         self.layers = tuple(
@@ -152,6 +152,7 @@ class Fused:
             q_grad=routers,
             out=outs,
             x_out=self.memory.get("dh", tuple(flat.shape), x) if self.below_head else None,
+            bfloat16=self.mixed_precision,
         )
         grads = {name: grad for name, grad in zip(self.head, outs, strict=True) if name is not None and grad is not None}
         share = batch.valid.to(x.dtype).view(k, -1) / loss.counts.clamp_min(1).unsqueeze(1)
@@ -189,7 +190,8 @@ class Fused:
         over its layers."""
         targets = _targets(batch)
         states, q = self._below_head(p, batch, targets, routing)
-        loss = head_loss(states[-1].y.flatten(1, 2), targets, self._weights_of_head(p), q, best=best)
+        flat, head = states[-1].y.flatten(1, 2), self._weights_of_head(p)
+        loss = head_loss(flat, targets, head, q, best=best, bfloat16=self.mixed_precision)
         return loss, mean_routing([layer.q for layer in states])
 
     def states(self, p: Tensors, batch: Batch, routing: str = "soft") -> HeadInput:
@@ -251,7 +253,7 @@ class Fused:
             gates = self.memory.get(f"gates {layer}", gru.gates_shape(k, b, t, size, self.route), x)
         gru.forward(
             x, h0, self._weights_of_gru(p, layer), lengths=_lengths(batch), route=self.route, routing=routing,
-            temperature=self.model.temperature, y=y, h_n=h_n, q=q, gates=gates,
+            temperature=self.model.temperature, y=y, h_n=h_n, q=q, gates=gates, bfloat16=self.mixed_precision,
         )  # fmt: skip
         return States(x, h0, y, q, gates)
 
@@ -295,6 +297,7 @@ class Fused:
             dq=dq,
             dx=dx,
             gradients=Weights(*(None if name is None else grads[name] for name in trained)),
+            bfloat16=self.mixed_precision,
         )
         return dx
 

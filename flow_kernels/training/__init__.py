@@ -10,13 +10,13 @@ A client's numbers depend on its own rows alone, to the bit: neither other clien
 
 from flow_kernels.call import Weights
 from flow_kernels.training import gru
-from flow_kernels.training.checks import BAD_TARGET, DTYPES, refusal
+from flow_kernels.training.checks import BAD_TARGET, DTYPES, multiplies_bfloat16, refusal
 from flow_kernels.training.head import Head, HeadLoss, head_loss
 from flow_kernels.training.router import route, route_backward
 from flow_kernels.training.sgd import Step, sgd_
 from flow_kernels.training.sums import accumulate_, split, total_of
 
 __all__ = [
-    "BAD_TARGET", "DTYPES", "Head", "HeadLoss", "Step", "Weights", "accumulate_", "gru", "head_loss", "refusal", "route",
-    "route_backward", "sgd_", "split", "total_of",
+    "BAD_TARGET", "DTYPES", "Head", "HeadLoss", "Step", "Weights", "accumulate_", "gru", "head_loss", "multiplies_bfloat16",
+    "refusal", "route", "route_backward", "sgd_", "split", "total_of",
 ]  # fmt: skip

@@ -21,6 +21,11 @@ def refusal(dtype: torch.dtype, device: torch.device) -> str:
     return why_not or ("" if dtype in DTYPES else f"they take float32 or float64 and the input is {dtype}")
 
 
+def multiplies_bfloat16() -> bool:
+    """Whether this processor, by the instruction set in use, has products of bfloat16 that the kernels use (AVX512_BF16)."""
+    return cpu._C is not None and cpu._C.isa() == "avx512bf16"
+
+
 def check(status: int, rules: Mapping[int, str]) -> None:
     """Raise RuntimeError, with the rule that was broken, unless the status of a kernel is zero."""
     if status:

@@ -40,6 +40,7 @@ def forward(
     h_n: Tensor,
     q: Tensor,
     gates: Tensor | None = None,
+    bfloat16: bool = False,
 ) -> None:
     """Run K layers over their sequences (the equations are in docs/cell.md).
 
@@ -54,13 +55,15 @@ def forward(
         h_n: buffer [K, B, H] for the last states.
         q: buffer [K, B, T, 2] for the routing weights.
         gates: buffer of :func:`gates_shape` for the backward pass; None: nothing is saved.
+        bfloat16: round what is multiplied to bfloat16, where the processor multiplies those
+            (:func:`flow_kernels.training.multiplies_bfloat16`); the tensors are float32, and so are sums, gates and states.
 
     Raises:
         RuntimeError: a tensor that does not fit, a length out of range, a missing weight.
     """
     options = Options(route, routing, temperature, batch_first=True)
     status = cpu._kernels.forward(
-        (x, h0, *weights), lengths, None, *options, lengths is not None, torch.get_num_threads(), y, h_n, q, gates
+        (x, h0, *weights), lengths, None, *options, lengths is not None, bfloat16, torch.get_num_threads(), y, h_n, q, gates
     )
     check(status, RULES)
     changed((y, h_n, q, gates))
@@ -84,6 +87,7 @@ def backward(
     dx: Tensor | None = None,
     dh0: Tensor | None = None,
     gradients: Weights,
+    bfloat16: bool = False,
 ) -> None:
     """Compute gradients after :func:`forward`, whose arguments and buffers come again.
 
@@ -94,6 +98,7 @@ def backward(
         dh_n, dq: gradients by h_n [K, B, H] and q [K, B, T, 2]; None: zero.
         dx, dh0: buffers for the gradients by x and h0; None: not wanted.
         gradients: buffers for the gradients by the weights, None for each that is not wanted.
+        bfloat16: as for :func:`forward`.
 
     Raises:
         RuntimeError: a tensor that does not fit, a length out of range, a missing weight.
@@ -105,6 +110,7 @@ def backward(
         None,
         *options,
         lengths is not None,
+        bfloat16,
         torch.get_num_threads(),
         y,
         q,

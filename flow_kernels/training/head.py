@@ -65,6 +65,7 @@ def head_loss(
     out: Sequence[Tensor | None] = (None,) * 6,
     x_out: Tensor | None = None,
     best: bool = False,
+    bfloat16: bool = False,
 ) -> HeadLoss:
     """Cross-entropy of K vocabulary heads, and the gradients of every client's mean over its rows.
 
@@ -80,6 +81,8 @@ def head_loss(
             `x_out` they are contiguous, share memory with nothing, and are changed in place.
         x_out: where the gradient by x goes; None: a new tensor.
         best: whether to find the most likely tokens, their probabilities, and the cross-entropy of every row.
+        bfloat16: round what is multiplied to bfloat16, where the processor multiplies those
+            (:func:`flow_kernels.training.multiplies_bfloat16`). The tensors are float32, and so are sums, softmax and loss.
 
     Raises:
         RuntimeError: a tensor that does not fit the others. TypeError: no tensor at all.
@@ -106,6 +109,7 @@ def head_loss(
         dx,
         dq,
         tuple(out),
+        bfloat16,
         torch.get_num_threads(),
     )
     if status == BAD_TARGET:

@@ -445,13 +445,13 @@ def test_tuples_of_the_wrong_length_are_refused() -> None:
         for size in sizes:
             w, best, gradients = (given | {name: (None,) * size}).values()
             with pytest.raises(RuntimeError, match=r"must be a tuple of [36]"):
-                cpu._kernels.head(a["x"], a["targets"], w, None, a["nats"], a["counts"], best, None, None, gradients, 1)
+                cpu._kernels.head(a["x"], a["targets"], w, None, a["nats"], a["counts"], best, None, None, gradients, False, 1)
     for step in ((), (None,) * 4, (None,) * 6, None, 1, [None] * 5, "steps"):
         with pytest.raises(RuntimeError, match="a step must be a tuple"):
             cpu._kernels.sgd([step], None, 0.1, 0.0, 0.0, 0.0, 0.0, 1)
     for size in (0, 11, 13):
         with pytest.raises(RuntimeError, match="twelve tensors"):
-            cpu._kernels.forward((None,) * size, None, None, "mixture", "soft", 1.0, True, False, False, 1, *(None,) * 4)
+            cpu._kernels.forward((None,) * size, None, None, "mixture", "soft", 1.0, True, False, False, False, 1, *(None,) * 4)
 
 
 def test_packed_rows_with_any_offsets() -> None:
@@ -469,7 +469,7 @@ def test_packed_rows_with_any_offsets() -> None:
         weights = [a[name][:1].contiguous() for name in list(a)[2:12]]
         x, h0, lengths = draw.normal(1, 5, 5), draw.normal(1, 2, 7), torch.tensor([[3, 2]])
         y, h_n, q = draw.blank(1, 5, 7), draw.blank(1, 2, 7), draw.blank(1, 5, 2)
-        options = ("mixture", "soft", 1.0, False, False, False, 1)
+        options = ("mixture", "soft", 1.0, False, False, False, False, 1)
         try:
             status = cpu._kernels.forward((x, h0, *weights), lengths, torch.tensor(offsets), *options, y, h_n, q, None)
         except REFUSALS:

@@ -103,7 +103,18 @@ def _expected_forward(a: Arguments) -> dict[str, Tensor]:
 
 
 def _raw_options(a: Arguments) -> tuple[Any, ...]:
-    return a["lengths"], None, a["route"], a["routing"], a["temperature"], True, False, True, a["threads"]
+    return (
+        a["lengths"],
+        None,
+        a["route"],
+        a["routing"],
+        a["temperature"],
+        True,
+        False,
+        True,
+        a.get("bfloat16", False),
+        a["threads"],
+    )
 
 
 def _raw_forward(a: Arguments) -> Any:
@@ -220,6 +231,7 @@ def _raw_head(a: Arguments) -> Any:
         a["dx"],
         a["dq"],
         tuple(a[n] for n in _OUT),
+        a.get("bfloat16", False),
         a["threads"],
     )
 

@@ -28,6 +28,7 @@ from flow.training.batches import Data, gather
 from flow.training.fused import refusal
 from flow.training.messages import Personal
 from flow.training.predict import Guess, predict
+from flow_kernels.training import multiplies_bfloat16
 
 ALL = pytest.mark.parametrize("options", CASES.values(), ids=CASES)
 ROUND = 3
@@ -163,8 +164,10 @@ def left_behind(config: Config[Any], folder: Path, monkeypatch: pytest.MonkeyPat
         ({"server": ServerOptions("yogi")}, SETTINGS),
         ({"server": ServerOptions(aggregator="geometric_median")}, SETTINGS),
         ({"dropout": 0.3, "stragglers": 0.4, "late": "partial"}, SETTINGS),
+        *[({"algorithm": CASES["flow, both"], "model": dataclasses.replace(RUN.model, dtype="bfloat16")}, SETTINGS)]
+        * multiplies_bfloat16(),
     ],
-    ids=[*CASES, "yogi", "geometric median", "stragglers"],
+    ids=[*CASES, "yogi", "geometric median", "stragglers", *["bfloat16"] * multiplies_bfloat16()],
 )
 def test_a_run_is_the_same_bits_under_any_chunk_and_number_of_threads(
     changes: dict[str, Any], settings: Sequence[Mapping[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -25,12 +25,16 @@ inline Vec<float> widen(Halves halves) {
   return v;
 }
 
-// To the nearest, ties to even; a NaN stays one.
+// To the nearest, ties to even; a NaN stays one. The instruction takes subnormal numbers for zero, as its products do.
 inline Halves narrow(Vec<float> v) {
+#if defined(__AVX512BF16__)
+  return (Halves)_mm512_cvtneps_pbh((__m512)v);
+#else
   UVec bits;
   memcpy(&bits, &v, sizeof bits);
   const UVec rounded = bits + 0x7fff + ((bits >> 16) & 1), quiet = bits | 0x400000;
   return __builtin_convertvector((v != v ? quiet : rounded) >> 16, Halves);
+#endif
 }
 
 inline Halves load_halves(const bf16 *p, long n) {
@@ -94,6 +98,15 @@ struct Brain {
   static constexpr long group = 1;
 #endif
 };
+#if defined(__AVX512BF16__)
+// float tensors whose products round what they multiply; elsewhere these are Single's.
+struct Mixed {
+  using Real = float;
+  using Stored = float;
+  using Factor = bf16;
+  static constexpr long group = 2;
+};
+#endif
 
 template <class F>
 using Real = typename F::Real;
@@ -114,11 +127,39 @@ inline bool is_words(long n) {
   return sizeof(Stored<F>) == sizeof(Factor<F>) && n % F::group == 0;
 }
 
+#if defined(__AVX512BF16__)
+// Two vectors as words: the lanes of the first one behind the other, then those of the second.
+inline Vec<float> pairs(Vec<float> first, Vec<float> second) {
+  return (Vec<float>)_mm512_cvtne2ps_pbh((__m512)second, (__m512)first);
+}
+
+// Two vectors as words: lane by lane, the first in the lower half.
+inline Vec<float> interleaved(Vec<float> first, Vec<float> second) {
+  alignas(64) static constexpr uint16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                     8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  return (Vec<float>)_mm512_permutexvar_epi16(_mm512_load_si512(order), (__m512i)pairs(first, second));
+}
+#endif
+
+// The first n factors behind p as words, times `scale`; zeros behind them. Of a tensor of Reals.
+template <class F>
+inline Vec<Real<F>> scaled_words(const Real<F> *p, long n, Real<F> scale) {
+#if defined(__AVX512BF16__)
+  if constexpr (F::group == 2) {
+    constexpr long W = Simd<Real<F>>::width;
+    return pairs(load_some(p, n) * scale, load_some(p + W, n - W) * scale);
+  }
+#endif
+  return load_some(p, n) * scale;
+}
+
 // The first n factors behind p as words; zeros behind them.
 template <class F>
 inline Vec<Real<F>> load_words(const Stored<F> *p, long n) {
   if constexpr (F::group == 1) {
     return load_some(p, n);
+  } else if constexpr (sizeof(Stored<F>) == sizeof(Real<F>)) {
+    return scaled_words<F>(p, n, 1);
   } else {
     Vec<Real<F>> v = {};
     if (n >= Simd<Real<F>>::width * F::group) {
@@ -135,6 +176,8 @@ template <class F>
 inline Vec<Real<F>> zip(const Stored<F> *first, const Stored<F> *second, long n) {
   if constexpr (F::group == 1) {
     return first ? load_some(first, n) : Vec<Real<F>>{};
+  } else if constexpr (sizeof(Stored<F>) == sizeof(Real<F>)) {
+    return interleaved(first ? load_some(first, n) : Vec<float>{}, second ? load_some(second, n) : Vec<float>{});
   } else {
     const Halves low = first ? load_halves(first, n) : Halves{}, high = second ? load_halves(second, n) : Halves{};
     const UVec both = __builtin_convertvector(low, UVec) | __builtin_convertvector(high, UVec) << 16;
@@ -142,6 +185,17 @@ inline Vec<Real<F>> zip(const Stored<F> *first, const Stored<F> *second, long n)
     memcpy(&v, &both, sizeof v);
     return v;
   }
+}
+
+// The same of rows of Reals, each times a scale of its own.
+template <class F>
+inline Vec<Real<F>> scaled_zip(const Real<F> *first, [[maybe_unused]] const Real<F> *second, long n, Real<F> scale,
+                               [[maybe_unused]] Real<F> other) {
+#if defined(__AVX512BF16__)
+  if constexpr (F::group == 2)
+    return interleaved(load_some(first, n) * scale, second ? load_some(second, n) * other : Vec<Real<F>>{});
+#endif
+  return load_some(first, n) * scale;
 }
 
 // A word in every lane. As bits: arithmetic on a pair could flush it to zero or change a NaN.

@@ -8,43 +8,70 @@ namespace {
 // Elements that a packed operand with K words a column takes.
 inline long packed_size(const Panels &panels, long width, long K) { return panels.vectors * width * K; }
 
-// Rows row(0) .. row(n - 1) of K numbers each become columns: panel [k][lane = row]; lanes at or past n are zero. Every row is
+// Rows row(0) .. row(n - 1) of K numbers each become columns: panel [word][lane = row]; lanes at or past n are zero. Every row is
 // multiplied by scale(row).
-template <class T, class Row, class Scale>
-inline void pack_transposed(T *packed, const Panels &panels, long n, long K, Row row, Scale scale) {
+template <class F, class Row, class Scale>
+inline void pack_transposed(Real<F> *packed, const Panels &panels, long n, long K, Row row, Scale scale) {
+  using T = Real<F>;
   constexpr long W = Simd<T>::width;
+  const long all = words<F>(K);
   for (long p = 0; p < panels.count; ++p) {
     const long first = panels.first(p), size = panels.size(p);
-    T *panel = packed + first * K * W;
+    T *panel = packed + first * all * W;
     for (long j = 0; j < size; ++j)
-      for (long k = 0; k < K; k += W) {
+      for (long k = 0; k < all; k += W) {
         Vec<T> block[W];
         for (long i = 0; i < W; ++i) {
-          const long r = (first + j) * W + i;
-          block[i] = r < n ? load_some<T>(row(r) + k, K - k) * scale(r) : Vec<T>{};
+          const long r = (first + j) * W + i, at = k * F::group;
+          block[i] = r < n ? scaled_words<F>(row(r) + at, K - at, scale(r)) : Vec<T>{};
         }
         transpose<T>(block);
-        for (long i = 0; i < W && k + i < K; ++i) store(panel + ((k + i) * size + j) * W, block[i]);
+        for (long i = 0; i < W && k + i < all; ++i) store(panel + ((k + i) * size + j) * W, block[i]);
       }
   }
 }
 
-// Rows row(0) .. row(K - 1) of `columns` numbers as they are: panel [k][lane = column]; lanes at or past `columns` are zero.
-template <class T, class Row, class Scale>
-inline void pack_straight(T *packed, const Panels &panels, long columns, long K, Row row, Scale scale) {
+// Rows row(0) .. row(K - 1) of `columns` numbers as they are: panel [word][lane = column]; lanes at or past `columns` are zero.
+template <class F, class Row, class Scale>
+inline void pack_straight(Real<F> *packed, const Panels &panels, long columns, long K, Row row, Scale scale) {
+  using T = Real<F>;
   constexpr long W = Simd<T>::width;
+  const long all = words<F>(K);
   for (long p = 0; p < panels.count; ++p) {
     const long first = panels.first(p), size = panels.size(p);
-    T *panel = packed + first * K * W;
-    for (long k = 0; k < K; ++k)
-      for (long j = 0; j < size; ++j)
-        store(panel + (k * size + j) * W, load_some<T>(row(k) + (first + j) * W, columns - (first + j) * W) * scale(k));
+    T *panel = packed + first * all * W;
+    for (long k = 0; k < all; ++k) {
+      const long one = k * F::group, other = one + 1;
+      const bool two = F::group == 2 && other < K;
+      const T *low = row(one), *high = two ? row(other) : nullptr;
+      const T of_low = scale(one), of_high = two ? scale(other) : T(0);
+      for (long j = 0; j < size; ++j) {
+        const long column = (first + j) * W;
+        store(panel + (k * size + j) * W,
+              scaled_zip<F>(low + column, two ? high + column : nullptr, columns - column, of_low, of_high));
+      }
+    }
+  }
+}
+
+// Rows of K numbers as words, each at `step` words behind the one before. Where a word has one element: as they lie.
+template <class F, class Row>
+inline auto rows_of_words(Real<F> *copies, long step, long n, long K, Row row) {
+  constexpr long W = Simd<Real<F>>::width;
+  if constexpr (F::group == 1) {
+    return row;
+  } else {
+    for (long i = 0; i < n; ++i)
+      for (long k = 0; k < words<F>(K); k += W)
+        store(copies + i * step + k, scaled_words<F>(row(i) + k * F::group, K - k * F::group, 1));
+    return [copies, step](long i) -> const Real<F> * { return copies + i * step; };
   }
 }
 
 // For every tile of a result of M rows and the panels' columns: begin(s, m, vector) fills its sums, end(s, m, vector) takes
-// them; in between s[i][j] += sum_k row(m + i)[k] * panel[k][j].
-template <class F, class Row, class Begin, class End>
+// them; in between s[i][j] += sum_k row(m + i)[k] * panel[k][j], over K words. With a Run, rows have gaps: after so many words as
+// many of something else.
+template <class F, long Run = 0, class Row, class Begin, class End>
 inline void multiply(long M, long K, Row row, const Real<F> *packed, const Panels &panels, Begin begin, End end) {
   using T = Real<F>;
   for (long p = 0; p < panels.count; ++p) {
@@ -57,7 +84,15 @@ inline void multiply(long M, long K, Row row, const Real<F> *packed, const Panel
         for (int i = 0; i < R; ++i) rows[i] = row(m + i);
         Vec<T> s[1][R][NV];
         begin(s[0], m, panels.first(p));
-        product<F, 1, R, NV>(s, rows, panel, K);
+        if constexpr (Run == 0) {
+          product<F, 1, R, NV>(s, rows, panel, K);
+        } else {
+          for (long k = 0; k < K; k += Run) {
+            const T *some[1] = {panel[0] + k * NV * Simd<T>::width};
+            product<F, 1, R, NV>(s, rows, some, K - k < Run ? K - k : Run);
+            for (int i = 0; i < R; ++i) rows[i] += 2 * Run;
+          }
+        }
         end(s[0], m, panels.first(p));
       });
     });
@@ -82,8 +117,8 @@ inline void multiply_columns(long M, long K, const Real<F> *a, long step, const 
           Vec<T> b[NV];
           for (int j = 0; j < NV; ++j) b[j] = load(panel + j * W);
           for (int i = 0; i < R; ++i) {
-            const Vec<T> x = broadcast(column[i]);
-            for (int j = 0; j < NV; ++j) s[i][j] += x * b[j];
+            const Vec<T> x = broadcast_word<F>(column + i);
+            for (int j = 0; j < NV; ++j) multiply_add<F>(s[i][j], x, b[j]);
           }
         }
         end(s, m, panels.first(p));

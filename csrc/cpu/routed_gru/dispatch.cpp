@@ -72,7 +72,7 @@ int check_problem(const FlowRoutedGru &p) {
   if (!fits(limit, {p.K, p.T, p.B, 8, p.H + 16, 8}) || !fits(limit, {p.K, p.T, p.B, p.I, 8}) ||
       !fits(limit, {p.K, 8, p.H + 16, p.I + p.H + 16, 8}))
     return FLOW_BAD_SIZE;
-  if (p.dtype < FLOW_F32 || p.dtype > FLOW_BF16 || p.route < FLOW_MIXTURE || p.route > FLOW_LOCAL || p.routing < FLOW_SOFT ||
+  if (p.dtype < FLOW_F32 || p.dtype > FLOW_MIXED || p.route < FLOW_MIXTURE || p.route > FLOW_LOCAL || p.routing < FLOW_SOFT ||
       p.routing > FLOW_STRAIGHT_THROUGH || p.threads < 1 || !(p.temperature > 0 && p.temperature <= DBL_MAX))
     return FLOW_BAD_OPTION;
   return FLOW_OK;

@@ -70,6 +70,7 @@ extern "C" const FlowKernels *FLOW_JOIN(flow_kernels_, FLOW_ISA)(int dtype) {
   switch (dtype) {
     case FLOW_BF16: return &Entry<Brain>::table;
 #if defined(__AVX512BF16__)  // which adds to avx512 a product of bfloat16 and nothing else
+    case FLOW_MIXED: return &Entry<Mixed>::table;
     default: return flow_kernels_avx512(dtype);
 #else
     case FLOW_F64: return &Entry<Double>::table;

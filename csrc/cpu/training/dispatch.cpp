@@ -13,7 +13,8 @@ const FlowTraining &training_for(int dtype) {
 #if defined(FLOW_X86)
   const char *isa = flow_cpu_isa();
   if (!strcmp(isa, "avx2")) return *flow_training_avx2(dtype);
-  if (!strncmp(isa, "avx512", 6)) return *flow_training_avx512(dtype);
+  if (!strcmp(isa, "avx512")) return *flow_training_avx512(dtype);
+  if (!strcmp(isa, "avx512bf16")) return *flow_training_avx512bf16(dtype);
 #endif
   return *flow_training_baseline(dtype);
 }
@@ -33,7 +34,7 @@ int check_head(const FlowHead &p) {
   const int64_t limit = (int64_t)1 << 28;  // the square of a width, twice, in bytes, is no overflow
   if (p.K < 1 || p.N < 1 || p.V < 1 || p.I < 1 || p.D < 1) return FLOW_BAD_SIZE;
   if (p.K > limit || p.N > limit || p.V > limit || p.I > limit || p.D > limit) return FLOW_BAD_SIZE;
-  if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64) || p.threads < 1) return FLOW_BAD_OPTION;
+  if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64 && p.dtype != FLOW_MIXED) || p.threads < 1) return FLOW_BAD_OPTION;
   if (!p.proj_w && p.D != p.I) return FLOW_BAD_SIZE;
   return FLOW_OK;
 }

@@ -5,6 +5,10 @@
 // and W is read in place. The chunk serves as the left operand of both products of the backward pass as it is. It is
 // not normalised either. With e the exponentials and s their sum, the gradient of a logit is (e - s [v = target]) *
 // share / s. The factor share / s is multiplied into the smaller operands.
+//
+// Where a word holds two elements (formats.h), a product over the vocabulary takes pairs of tokens, and one over rows takes pairs of
+// rows. So the exponentials of two tokens and a vector of rows are written back twice, in the place of the two logits' vectors: as
+// words of both tokens a row, and as words of neighbouring rows, first those of one token, then those of the other.
 #pragma once
 
 #include <math.h>
@@ -49,7 +53,7 @@ struct HeadScratch {
   static constexpr long W = Simd<Real<F>>::width;
   static constexpr long kBytes = 1 << 20;  // of logits, about what the second cache holds
   static constexpr long kBlock = 256;      // tokens whose weights are packed at a time
-  long rows, ld, features, logits, packed, lanes, block, grads, turned, total;
+  long rows, ld, features, logits, packed, lanes, block, grads, turned, copies, total;
 
   static long most(long a, long b, long c) { return a > b ? (a > c ? a : c) : (b > c ? b : c); }
   static long whole(long n) { return (n + W - 1) / W * W; }
@@ -58,6 +62,8 @@ struct HeadScratch {
     const long fit = kBytes / (long)sizeof(Real<F>) / c.V / (kPanel * W) * (kPanel * W), all = whole(c.N);
     rows = fit < kPanel * W ? kPanel * W : fit;
     if (rows > all) rows = all;
+    const long chunks = (all + rows - 1) / rows;
+    rows = whole((all + chunks - 1) / chunks);  // of about equal size: a small last one would use the multipliers badly
     ld = whole(rows);
     const long wide = whole(c.D), vocabulary = c.V < kBlock ? c.V : kBlock;
     long at = whole(c.N * (long)(sizeof(int64_t) / sizeof(Real<F>)));  // behind the numbers of the rows that count
@@ -66,15 +72,17 @@ struct HeadScratch {
       at += whole(n);
       return from;
     };
-    logits = take(c.V * ld);
+    logits = take(words<F>(c.V) * F::group * ld);
     features = take(c.proj_w ? rows * wide : 0);
     // the largest of what is packed, one after the other: features by row or by column, the projection, its input
     const long widest = most(wide, whole(c.I), ld), longest = most(c.D, c.I, ld);
     packed = take(c.experts * widest * longest);
     lanes = take(8 * ld);
-    block = take(vocabulary * wide);
+    block = take(vocabulary * (F::group == 1 ? wide : most(wide, c.experts * whole(words<F>(c.D)), 0)));
     grads = take(c.below() ? c.experts * rows * wide : 0);
     turned = take(c.proj_w ? c.D * ld : 0);
+    const long of_rows = whole(words<F>(c.I > c.D ? c.I : c.D)), across = whole(words<F>(ld));
+    copies = take(F::group > 1 && c.proj_w ? most(rows * of_rows, c.D * across, 0) : 0);
     total = at;
   }
 };
@@ -151,9 +159,9 @@ struct HeadRun {
       const Panels panels(c.D, W);
       T *packed = h.scratch + h.at.packed, *out = h.scratch + h.at.features;
       const long wide = HeadScratch<F>::whole(c.D);
-      pack_transposed<T>(packed, panels, c.D, c.I, [&](long d) { return c.proj_w + d * c.I; }, [](long) { return T(1); });
+      pack_transposed<F>(packed, panels, c.D, c.I, [&](long d) { return c.proj_w + d * c.I; }, [](long) { return T(1); });
       multiply<F>(
-          n, c.I, [&](long i) { return input(i); }, packed, panels,
+          n, words<F>(c.I), copied(n, c.I, [&](long i) { return input(i); }), packed, panels,
           [&](auto &s, long, long vector) {
             for (auto &row : s) {
               long j = vector;
@@ -169,6 +177,12 @@ struct HeadRun {
           });
     }
 
+    // n rows of K numbers as words
+    template <class Row>
+    auto copied(long n, long K, Row row) const {
+      return rows_of_words<F>(h.scratch + h.at.copies, HeadScratch<F>::whole(words<F>(K)), n, K, row);
+    }
+
     // Weights of the experts, a row in every lane
     void gates() {
       for (int e = 0; e < c.experts; ++e)
@@ -179,15 +193,28 @@ struct HeadRun {
     void score() {
       T *packed[2];
       for (int e = 0; e < c.experts; ++e) {
-        packed[e] = h.scratch + h.at.packed + e * packed_size(columns, W, c.D);
-        pack_transposed<T>(packed[e], columns, n, c.D, [&](long i) { return feature(i); }, [&](long i) { return h.gate[e][i]; });
+        packed[e] = h.scratch + h.at.packed + e * packed_size(columns, W, words<F>(c.D));
+        pack_transposed<F>(packed[e], columns, n, c.D, [&](long i) { return feature(i); }, [&](long i) { return h.gate[e][i]; });
       }
       for (long i = 0; i < ld; i += W) store(h.biggest + i, broadcast(-T(INFINITY)));
-      c.experts == 1 ? products<1>(packed) : products<2>(packed);
+      // weights that have to become words first do so a block at a time, which stays in cache while all panels read it
+      const long some = F::group == 1 || c.V < HeadScratch<F>::kBlock ? c.V : HeadScratch<F>::kBlock;
+      for (long v = 0; v < c.V; v += some) {
+        const long end = v + some < c.V ? v + some : c.V;
+        c.experts == 1 ? products<1>(packed, v, end - v, some) : products<2>(packed, v, end - v, some);
+      }
     }
 
+    // Of the `count` tokens from `begin` on
     template <int E>
-    void products(T *const (&packed)[2]) {
+    void products(T *const (&packed)[2], long begin, long count, long most) {
+      const long step = HeadScratch<F>::whole(words<F>(c.D));
+      T *block = h.scratch + h.at.block;
+      const auto of_token = [&](int e, long v) { return c.w[e] + (begin + v) * c.D; };
+      for (int e = 0; e < E; ++e) rows_of_words<F>(block + e * most * step, step, count, c.D, [&](long v) { return of_token(e, v); });
+      const auto weights = [&](int e, long v) -> const T * {
+        return F::group == 1 ? of_token(e, v) : block + (e * most + v) * step;
+      };
       for (long p = 0; p < columns.count; ++p)
         with_vectors(columns.size(p), [&](auto vectors) {
           constexpr int NV = decltype(vectors)::value;
@@ -197,22 +224,22 @@ struct HeadRun {
             biggest[j] = load(h.biggest + (vector + j) * W);
             for (int e = 0; e < E; ++e) gate[e][j] = load(h.gate[e] + (vector + j) * W);
           }
-          for_row_groups(c.V, [&](long v, auto size) {
+          for_row_groups(count, [&](long v, auto size) {
             constexpr int R = decltype(size)::value;
             Vec<T> s[1][R][NV];
             for (int i = 0; i < R; ++i)
               for (int j = 0; j < NV; ++j) {
-                s[0][i][j] = gate[0][j] * c.b[0][v + i];
-                if constexpr (E == 2) s[0][i][j] += gate[1][j] * c.b[1][v + i];
+                s[0][i][j] = gate[0][j] * c.b[0][begin + v + i];
+                if constexpr (E == 2) s[0][i][j] += gate[1][j] * c.b[1][begin + v + i];
               }
             for (int e = 0; e < E; ++e) {
-              const T *rows[R], *panel[1] = {packed[e] + vector * c.D * W};
-              for (int i = 0; i < R; ++i) rows[i] = c.w[e] + (v + i) * c.D;
-              product<F, 1, R, NV>(s, rows, panel, c.D);
+              const T *rows[R], *panel[1] = {packed[e] + vector * words<F>(c.D) * W};
+              for (int i = 0; i < R; ++i) rows[i] = weights(e, v + i);
+              product<F, 1, R, NV>(s, rows, panel, words<F>(c.D));
             }
             for (int i = 0; i < R; ++i)
               for (int j = 0; j < NV; ++j) {
-                store(h.logits + (v + i) * ld + (vector + j) * W, s[0][i][j]);
+                store(h.logits + (begin + v + i) * ld + (vector + j) * W, s[0][i][j]);
                 biggest[j] = s[0][i][j] > biggest[j] ? s[0][i][j] : biggest[j];
               }
           });
@@ -235,25 +262,40 @@ struct HeadRun {
       }
     }
 
+    static Vec<T> exponential(const T *logits, Vec<T> biggest) {
+      const Reduced<T> e = reduce_exp<T>(load(logits) - biggest);
+      return e.scale + e.scale * e.minus_one;
+    }
+
     // logits <- exp(logit - biggest), their sums, and the loss, also row by row
     void exponentials() {
       const bool keep = c.backward();
       for (long i = 0; i < n; ++i) h.factor[i] = h.logits[target(i) * ld + i];
-      for (long i = 0; i < ld; i += W) {
-        const Vec<T> biggest = load(h.biggest + i);
-        Vec<T> all = {};
-        for (long v = 0; v < c.V;) {
-          Vec<T> some = {};
-          for (const long end = v + 64 < c.V ? v + 64 : c.V; v < end; ++v) {
-            const Reduced<T> e = reduce_exp<T>(load(h.logits + v * ld + i) - biggest);
-            const Vec<T> value = e.scale + e.scale * e.minus_one;
-            some += value;
-            if (keep) store(h.logits + v * ld + i, value);
+      for (long p = 0; p < columns.count; ++p)
+        with_vectors(columns.size(p), [&](auto vectors) {
+          constexpr int NV = decltype(vectors)::value;
+          const long from = columns.first(p) * W;
+          Vec<T> biggest[NV], all[NV] = {};
+          for (int j = 0; j < NV; ++j) biggest[j] = load(h.biggest + from + j * W);
+          for (long v = 0; v < c.V;) {
+            Vec<T> some[NV] = {};
+            for (const long end = v + 64 < c.V ? v + 64 : c.V; v < end; v += F::group)
+              for (int j = 0; j < NV; ++j) {
+                T *one = h.logits + v * ld + from + j * W, *other = one + ld;
+                const Vec<T> value = exponential(one, biggest[j]);
+                some[j] += value;
+                if constexpr (F::group == 1) {
+                  if (keep) store(one, value);
+                } else {
+                  const Vec<T> next = v + 1 < c.V ? exponential(other, biggest[j]) : Vec<T>{};
+                  some[j] += next;
+                  if (keep) store(one, interleaved(value, next)), store(other, pairs(value, next));
+                }
+              }
+            for (int j = 0; j < NV; ++j) all[j] += some[j];
           }
-          all += some;
-        }
-        store(h.sums + i, all);
-      }
+          for (int j = 0; j < NV; ++j) store(h.sums + from + j * W, all[j]);
+        });
       double nats = 0;
       for (long i = 0; i < n; ++i) {
         const double row = log((double)h.sums[i]) + ((double)h.biggest[i] - (double)h.factor[i]);
@@ -266,8 +308,26 @@ struct HeadRun {
 
     // logits <- gradient of the loss by the logit, but for a factor a row
     void factors() {
+      for (long i = 0; i < n; ++i) {
+        const int64_t t = target(i);
+        if constexpr (F::group == 1) {
+          h.logits[t * ld + i] -= h.sums[i];
+        } else {  // of the exponential as it was before it was rounded: the difference may be small
+          const T gradient = (T)exp((double)h.factor[i] - (double)h.biggest[i]) - h.sums[i];
+          put(reinterpret_cast<bf16 *>(h.logits + (t & ~1) * ld + i) + (t & 1), gradient);
+          put(of_token(t, i / W * W) + i % W, gradient);
+        }
+      }
       for (long i = 0; i < ld; ++i) h.factor[i] = i < n ? T(1) / ((T)h.valid * h.sums[i]) : T(0);
-      for (long i = 0; i < n; ++i) h.logits[target(i) * ld + i] -= h.sums[i];
+    }
+    // A token's gradients by W logits from i on, as they lie after exponentials().
+    bf16 *of_token(long v, long i) const { return reinterpret_cast<bf16 *>(h.logits + (v | 1) * ld + i) + (v & 1) * W; }
+    Vec<T> gradients(long v, long i) const {
+      if constexpr (F::group == 1) {
+        return load(h.logits + v * ld + i);
+      } else {
+        return load(of_token(v, i));
+      }
     }
 
     // db_e[v] = sum of gradient * q_e over the rows; bias_dot_e[row] = sum of gradient * b_e over the tokens
@@ -280,15 +340,37 @@ struct HeadRun {
           store(weighted[e] + i, load(h.factor + i) * load(h.gate[e] + i));
           store(h.bias_dot[e] + i, Vec<T>{});
         }
-      for (long v = 0; v < c.V; ++v) {
-        const T *row = h.logits + v * ld;
+      for (int e = 0; e < c.experts; ++e)
+        if (c.db[e]) bias_gradients(c.db[e], weighted[e]);
+      for (long v = 0; v < c.V && dots; ++v) {
         for (int e = 0; e < c.experts; ++e) {
-          if (c.db[e]) {
-            Vec<T> s = {};
-            for (long i = 0; i < ld; i += W) s += load(row + i) * load(weighted[e] + i);
-            c.db[e][v] = sum_lanes<T>(s) + (fresh ? T(0) : c.db[e][v]);
-          }
-          for (long i = 0; i < ld && dots; i += W) store(h.bias_dot[e] + i, load(h.bias_dot[e] + i) + load(row + i) * c.b[e][v]);
+          for (long i = 0; i < ld; i += W)
+            store(h.bias_dot[e] + i, load(h.bias_dot[e] + i) + gradients(v, i) * c.b[e][v]);
+        }
+      }
+    }
+
+    // db[v] (+)= sum of the gradients of token v by the rows, each times its number in `weighted`, which is overwritten
+    void bias_gradients(T *db, T *weighted) const {
+      const auto join = [&](long v, T sum) { db[v] = fresh ? sum : sum + db[v]; };
+      if constexpr (F::group == 1) {
+        for (long v = 0; v < c.V; ++v) {
+          Vec<T> s = {};
+          for (long i = 0; i < ld; i += W) s += load(h.logits + v * ld + i) * load(weighted + i);
+          join(v, sum_lanes<T>(s));
+        }
+      } else {  // of two tokens at a time, whose words lie side by side
+        for (long i = 0; i < ld; i += W) {
+          const Vec<T> both = load(weighted + i);
+          store(weighted + i, pairs(both, both));
+        }
+        for (long v = 0; v < c.V; v += 2) {
+          Vec<T> s = {};
+          for (long i = 0; i < ld; i += W) multiply_add<F>(s, load(h.logits + (v + 1) * ld + i), load(weighted + i));
+          T sums[2] = {};
+          for (int i = 0; i < W; ++i) sums[i >= W / 2] += s[i];
+          join(v, sums[0]);
+          if (v + 1 < c.V) join(v + 1, sums[1]);
         }
       }
     }
@@ -302,9 +384,9 @@ struct HeadRun {
         T *sum = grads + e * h.at.rows * wide;
         for (long v = 0; v < c.V; v += HeadScratch<F>::kBlock) {
           const long some = c.V - v < HeadScratch<F>::kBlock ? c.V - v : HeadScratch<F>::kBlock;
-          pack_straight<T>(block, panels, c.D, some, [&](long k) { return c.w[e] + (v + k) * c.D; }, [](long) { return T(1); });
+          pack_straight<F>(block, panels, c.D, some, [&](long k) { return c.w[e] + (v + k) * c.D; }, [](long) { return T(1); });
           multiply_columns<F>(
-              n, some, h.logits + v * ld, ld, block, panels,
+              n, words<F>(some), h.logits + v * ld, ld * F::group, block, panels,
               [&](auto &s, long m, long vector) {
                 for (auto &row : s) {
                   long j = vector;
@@ -342,9 +424,9 @@ struct HeadRun {
       T *packed = h.scratch + h.at.packed, *turned = h.scratch + h.at.turned;
       auto one = [](long) { return T(1); };
       if (c.dx) {
-        pack_straight<T>(packed, inputs, c.I, c.D, [&](long d) { return c.proj_w + d * c.I; }, one);
+        pack_straight<F>(packed, inputs, c.I, c.D, [&](long d) { return c.proj_w + d * c.I; }, one);
         multiply<F>(
-            n, c.D, [&](long i) { return grads + i * wide; }, packed, inputs, Zero(),
+            n, words<F>(c.D), copied(n, c.D, [&](long i) { return grads + i * wide; }), packed, inputs, Zero(),
             [&](auto &s, long m, long vector) {
               for (auto &row : s) {
                 T *out = c.dx + h.rows[first + m++] * c.I;
@@ -360,8 +442,9 @@ struct HeadRun {
         if (c.dproj_b) c.dproj_b[d] = some + (fresh ? T(0) : c.dproj_b[d]);
       }
       if (!c.dproj_w) return;
-      pack_straight<T>(packed, inputs, c.I, n, [&](long i) { return input(i); }, one);
-      multiply<F>(n ? c.D : 0, n, [&](long d) { return turned + d * ld; }, packed, inputs, Zero(), adding(c.dproj_w, c.I));
+      pack_straight<F>(packed, inputs, c.I, n, [&](long i) { return input(i); }, one);
+      multiply<F>(n ? c.D : 0, words<F>(n), copied(c.D, n, [&](long d) { return turned + d * ld; }), packed, inputs, Zero(),
+                  adding(c.dproj_w, c.I));
     }
 
     // dW_e[v] = sum over the rows of gradient * q_e * feature
@@ -370,9 +453,14 @@ struct HeadRun {
       T *packed = h.scratch + h.at.packed;
       for (int e = 0; e < c.experts; ++e) {
         if (!c.dw[e]) continue;
-        pack_straight<T>(packed, panels, c.D, n, [&](long i) { return feature(i); },
+        pack_straight<F>(packed, panels, c.D, n, [&](long i) { return feature(i); },
                          [&](long i) { return h.factor[i] * h.gate[e][i]; });
-        multiply<F>(c.V, n, [&](long v) { return h.logits + v * ld; }, packed, panels, Zero(), adding(c.dw[e], c.D));
+        if constexpr (F::group == 1) {
+          multiply<F>(c.V, n, [&](long v) { return h.logits + v * ld; }, packed, panels, Zero(), adding(c.dw[e], c.D));
+        } else {
+          multiply<F, W / 2>(c.V, words<F>(n), [&](long v) { return reinterpret_cast<const T *>(of_token(v, 0)); }, packed, panels,
+                             Zero(), adding(c.dw[e], c.D));
+        }
       }
     }
 

@@ -37,5 +37,9 @@ struct TrainingEntry {
 #define FLOW_JOIN2(a, b) a##b
 #define FLOW_JOIN(a, b) FLOW_JOIN2(a, b)
 extern "C" const FlowTraining *FLOW_JOIN(flow_training_, FLOW_ISA)(int dtype) {
+#if defined(__AVX512BF16__)
+  return dtype == FLOW_MIXED ? &TrainingEntry<Mixed>::table : flow_training_avx512(dtype);
+#else
   return dtype == FLOW_F64 ? &TrainingEntry<Double>::table : &TrainingEntry<Single>::table;
+#endif
 }
