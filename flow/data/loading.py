@@ -129,6 +129,8 @@ def _check(source: Source, options: DataOptions) -> None:
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
     tokenizer.check(options, source.tokenizer)
+    if options.label_column == "":
+        raise UserError("label_column='' names nothing; give the name of a column, or leave it out to predict the next token")
     for field in fields(options):
         value = getattr(options, field.name)
         if field.default is None and field.name != "tokenizer" and value is not None and field.name not in source.options:
@@ -189,7 +191,7 @@ def _prepare(source: Source, options: DataOptions, folder: Path, progress: bool)
         with spool.Place(folder) as place, preparing(stream, options, place, progress) as made:
             if _folder(source, options) != folder:  # whose name holds the digest of what was to be read
                 raise paths.changed(options.data)
-            width = (made.frame.sequence_length + 1) * (2 if len(made.frame.vocabulary) <= 1 << 16 else 4) + 4
+            width = (made.frame.sequence_length + 1) * prepared.type_of_tokens(made.frame).itemsize + 4
             _require_room("prepared data", made.sequences * width, options, cache)
             with _usable(cache):
                 cache.mkdir(parents=True, exist_ok=True)

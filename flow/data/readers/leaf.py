@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.data import digests, formats, paths
+from flow.data.columns import seconds
 from flow.data.options import DataOptions
 from flow.data.readers import pieces
 from flow.data.source import BY_FILE, Content, Source
 from flow.data.streams import TEST, TRAIN, Part, Stream
-from flow.data.tabular import seconds
 from flow.errors import UserError, say
 
 WANTED = "a .json or .json.gz file of LEAF, or of a folder of them"
