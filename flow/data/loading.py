@@ -44,7 +44,7 @@ def load(options: DataOptions, progress: bool = False) -> Population:
     try:
         return _load(source, options, progress)
     except (MemoryError, OverflowError) as error:
-        fewer = next((name for name in ("sequences", *source.options) if name in source.options), "max_clients")
+        fewer = "sequences" if "sequences" in source.options else "max_clients"
         raise UserError(
             f"data={options.data!r} with sequence_length={options.sequence_length} does not fit into memory "
             f"({error}); lower sequence_length or {fewer}"
