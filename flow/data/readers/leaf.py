@@ -157,6 +157,8 @@ def _user(
 ) -> Iterator[tuple[list[str], list[float] | None, str, list[str] | None]]:
     """(texts, times, group, labels) of the examples of a user that follow one another and have one group."""
     x, y = _examples(value, where)
+    at = [f"{where}, example {place + 1}" for place in range(len(x))]
+    labels = [label_of(label, place, LABELS) for label, place in zip(y, at, strict=True)] if labelled else None
     for place, (example, label) in enumerate(zip(x, y, strict=True)):
         fits = isinstance(example, str) if task is TEXTS else task_of(example, label, f"{where}, example {place + 1}") is task
         if not fits or (task is WINDOWS and len(example) != len(x[0])):
@@ -168,8 +170,6 @@ def _user(
         if x:
             yield pieces_of(joined(x, y), len(x[0])), None, "", None
         return
-    at = [f"{where}, example {place + 1}" for place in range(len(x))]
-    labels = [label_of(label, place, LABELS) for label, place in zip(y, at, strict=True)] if labelled else None
     if task is TEXTS:
         if x:
             yield x, None, "", labels
@@ -246,7 +246,7 @@ def _first(files: Sequence[File]) -> Task:
         for _, x, y, where in _clients(file):
             if x and task is None:
                 at = f"{where}, example 1"
-                task = task_of(x[0], y[0], at)
+                task = task_of(x[0], "" if y[0] is None else y[0], at)  # without a label, which is refused where one is needed
             for text in x:
                 if not isinstance(text, str) or not _PICTURE.fullmatch(text.strip()):
                     assert task is not None
