@@ -76,9 +76,12 @@ def least_size(options: DataOptions) -> Size:
 def is_file(data: str) -> bool:
     """Whether a value of `data` is the path of a file or folder, by what is there or, where nothing is, by its ending.
 
-    A pattern for several files is none.
+    A pattern for several files is none, and neither is a value with a prefix, such as dirichlet:ALPHA:CLIENTS:FILE.
     """
     sources = [source for source in registry.sources() if source.is_path]
+    known = next((source for source in registry.sources() if source.recognises(data)), None)
+    if known is not None and not known.is_path and known.located is None:
+        return False
     if paths.leads_somewhere(data):
         return any(source.recognises(data) for source in sources)
     return not paths.PATTERN.search(data) and any(source.suffixes and data.endswith(source.suffixes) for source in sources)
