@@ -24,12 +24,14 @@ SCORED = 200
 LEARNT = 2_000_000  # tokens of training texts of which the global n-grams are counted
 SHARE = 0.3  # of the client's own n-grams, as the algorithm ngram mixes them
 MOST_CHARACTERS = 300  # characters of a text
+MOST_CLASSES = 10  # that the line of classes names
 
 
 @dataclass(frozen=True)
 class Data(DataOptions):
     """Describe a data set before anything is trained on it: clients, texts, tokens, unknown words, near-duplicates, and how
-    much a client's own n-grams add. The data are prepared, as `flow prepare` does, with the same options."""
+    much a client's own n-grams add, or with --label-column the classes. The data are prepared, as `flow prepare` does, with the
+    same options."""
 
     sample: int = 0
     """Show so many texts, each of another client."""
@@ -54,13 +56,16 @@ def headroom(population: Population, clients: int = SCORED, learnt: int = LEARNT
     """What personalization can win at least: a global trigram model against the same mixed with the client's own counts.
 
     Both are interpolated trigrams with Witten-Bell smoothing (:mod:`flow.algorithms.shared.memory`). The global one counts
-    training texts of clients that are not held out and are not scored. Targets are those that count for accuracy.
+    training texts of clients that are not held out and are not scored. Targets are those that count for accuracy. Texts
+    with labels have none, and nothing is scored.
 
     Args:
         population: all clients.
         clients: how many are scored, at most; as many as are left learn.
         learnt: tokens of which the global model counts n-grams, at most.
     """
+    if population.classes:  # n-grams say what token comes next
+        return Headroom(float("nan"), float("nan"), 0, 0)
     order = sorted(range(len(population.clients)), key=lambda place: _rank(population, place))
     table = population.table
     scored = [place for place in order if table.scored[place] > 0 and table.train[place] > 0]
@@ -122,6 +127,8 @@ def rows(population: Population, totals: Sizes, room: Headroom, inspected: Texts
         share = 100 * inspected.near / inspected.looked_at
         texts_of_clients = _many(inspected.looked_at, "text") + " of " + _many(inspected.clients, "client")
         lines.append(("near-duplicates", f"{share:.1f} % of {texts_of_clients}"))
+    if population.classes:
+        lines.insert(3, ("classes", _shares(population.classes, totals.texts_of_class)))
     if room.clients:
         lines.append(
             (
@@ -131,6 +138,14 @@ def rows(population: Population, totals: Sizes, room: Headroom, inspected: Texts
             )
         )
     return lines
+
+
+def _shares(classes: tuple[str, ...], counts: tuple[int, ...]) -> str:
+    """How many classes there are, and the share of all texts that the most frequent of them have."""
+    order = sorted(range(len(classes)), key=lambda number: (-counts[number], number))
+    named = [f"{_shortened(classes[n])} {100 * counts[n] / sum(counts):.1f} %" for n in order[:MOST_CLASSES]]
+    more = [f"{len(order) - MOST_CLASSES:,} more"] if len(order) > MOST_CLASSES else []
+    return f"{len(classes):,}: {', '.join([*named, *more])}"
 
 
 def _many(number: int, noun: str) -> str:
@@ -172,7 +187,7 @@ def _describe(arguments: list[str], ranks: Ranks) -> None:
 
 
 def _heading(sample: Sample) -> str:
-    return f"{sample.client}, {sample.group}" if sample.group else sample.client
+    return ", ".join(name for name in (sample.client, sample.group, sample.label) if name)
 
 
 def _shortened(text: str) -> str:

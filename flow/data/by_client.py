@@ -7,7 +7,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby, islice
+from itertools import chain, compress, groupby, islice
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -32,6 +32,9 @@ class ClientTexts(NamedTuple):
     held_out: bool
     train: list[str]
     test: list[str]
+    train_labels: list[str]
+    """Of every text, where texts have labels."""
+    test_labels: list[str]
 
 
 class _Read(NamedTuple):
@@ -101,8 +104,10 @@ def _encoded(part: Part, where: str) -> tuple[bytes, bytes]:
     if part.times is not None and not all(map(math.isfinite, part.times)):
         raise UserError(f"{where}, {part.place}: client {part.client!r} has a time that is no finite number; correct it")
     try:
-        content = _encode([list(part.texts), None if part.times is None else list(part.times), *part[3:7]]).encode()
-        return part.client.encode(), content
+        fields: list[Any] = [list(part.texts), None if part.times is None else list(part.times), *part[3:7]]
+        if part.labels is not None:
+            fields += [0, list(part.labels)]  # 0: the position, which nobody asks for any more
+        return part.client.encode(), _encode(fields).encode()
     except UnicodeEncodeError as error:
         raise _no_character(part, where) from error
 
@@ -170,6 +175,7 @@ def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> Client
 
     Raises:
         UserError: the parts disagree on whether the client is held out.
+        ValueError: some texts have labels and others have none, which is a mistake of the reader.
     """
     splits = {part.held_out for part in parts} - {None}
     if len(splits) > 1:
@@ -179,6 +185,9 @@ def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> Client
             "of its texts one split"
         )
     texts = [text for part in parts for text in part.texts]
+    labels = [label for part in parts if part.labels is not None for _, label in zip(part.texts, part.labels, strict=True)]
+    if labels and len(labels) != len(texts):
+        raise ValueError(f"{where}: client {client_id!r} has {len(texts)} texts and {len(labels)} labels")
     sides = [part.side for part in parts for _ in part.texts] if any(part.side for part in parts) else []
     with_texts = [part for part in parts if part.texts]
     if all(part.times is not None for part in with_texts):
@@ -187,27 +196,31 @@ def joined(client_id: str, parts: Sequence[Part], where: str = "data") -> Client
             order = sorted(range(len(texts)), key=times.__getitem__)
             texts = [texts[place] for place in order]
             sides = [sides[place] for place in order] if sides else []
+            labels = [labels[place] for place in order] if labels else []
     groups: Counter[str] = Counter()
     for part in parts:
         if part.group:
             groups[part.group] += len(part.texts)
     group = max(groups, key=groups.__getitem__) if groups else ""
     if sides:
-        train, test = _by_side(texts, sides)
+        trains = _to_train_on(sides)
+        tests = [not is_train for is_train in trains]
+        train, test = list(compress(texts, trains)), list(compress(texts, tests))
+        train_labels, test_labels = list(compress(labels, trains)), list(compress(labels, tests))
     else:
         end = boundary(len(texts))
         train, test = texts[:end], texts[end:]
+        train_labels, test_labels = labels[:end], labels[end:]
     held_out = splits.pop() if splits else is_held_out(client_id) or (bool(test) and not train)
-    return ClientTexts(client_id, group, bool(held_out), train, test)
+    return ClientTexts(client_id, group, bool(held_out), train, test, train_labels, test_labels)
 
 
-def _by_side(texts: Sequence[str], sides: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Texts to train and to test on; those without a side are split by their order."""
-    train: list[str] = []
-    test: list[str] = []
+def _to_train_on(sides: Sequence[str]) -> list[bool]:
+    """Whether each text is on the training side; texts without a side are split by their order."""
+    trains: list[bool] = []
     end, without_side = boundary(sides.count("")), 0
-    for text, side in zip(texts, sides, strict=True):
+    for side in sides:
         if not side:
             without_side += 1
-        (train if side == TRAIN or (side != TEST and without_side <= end) else test).append(text)
-    return train, test
+        trains.append(side == TRAIN or (side != TEST and without_side <= end))
+    return trains

@@ -52,6 +52,32 @@ def cut_windows(streams: Sequence[npt.NDArray[np.int32]], sequence_length: int) 
     return cut_flat(flat, np.array([len(stream) for stream in streams], dtype=np.int64), sequence_length)
 
 
+def first_tokens(
+    flat: npt.NDArray[np.int32], tokens: npt.NDArray[np.int64], most: int
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int64]]:
+    """Texts that lie one after the other, each cut off after its first ``most`` tokens, and how many tokens each has left.
+
+    flat: int32 [sum of tokens]. tokens: int64 [n], of every text.
+    """
+    places = np.arange(len(flat)) - np.repeat(np.cumsum(tokens) - tokens, tokens)
+    return flat[places < most], np.minimum(tokens, most)
+
+
+def label_rows(
+    flat: npt.NDArray[np.int32], tokens: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], sequence_length: int
+) -> Sequences:
+    """A labelled row for every text.
+
+    flat: int32 [sum of tokens], the texts one after the other. tokens: int64 [n], from 1 to sequence_length, of every text.
+    labels: int32 [n], the number of every text's class.
+    """
+    check_fits(max(len(tokens), 1), sequence_length)
+    rows = np.full((len(tokens), sequence_length + 1), PAD, dtype=np.int32)
+    rows[:, :-1][np.arange(sequence_length) < tokens[:, None]] = flat
+    rows[:, -1] = labels
+    return Sequences(rows, tokens.astype(np.int32), labelled=True)
+
+
 def cut_flat(
     flat: npt.NDArray[np.int32], tokens: npt.NDArray[np.int64], sequence_length: int, first_only: bool = False
 ) -> Sequences:

@@ -32,12 +32,15 @@ class Sizes(NamedTuple):
     held_out: int
     texts: int
     tokens: int
-    """Words, characters or tokens, known or not; neither beginnings nor ends."""
+    """Words, characters or tokens, known or not; neither beginnings nor ends, and of texts with labels not what is cut
+    off."""
     unknown: float
     """The share of them that the vocabulary does not have."""
     texts_of_client: tuple[float, ...]
     """At each of QUANTILES."""
     tokens_of_client: tuple[float, ...]
+    texts_of_class: tuple[int, ...] = ()
+    """In the order of the population's classes; empty where texts have no labels."""
 
 
 class Sample(NamedTuple):
@@ -46,6 +49,8 @@ class Sample(NamedTuple):
     client: str
     group: str
     text: str
+    label: str = ""
+    """Its class, where texts have labels."""
 
 
 class Texts(NamedTuple):
@@ -64,18 +69,23 @@ def sizes(population: Population, progress: bool = False) -> Sizes:
     oov[list(population.vocabulary.oov)] = True
     tokens = np.zeros(len(population.clients), dtype=np.int64)
     unknown = 0
+    of_class = np.zeros(len(population.classes), dtype=np.int64)
     clients: Iterable[int] = range(len(tokens))
     for place in tqdm(clients, desc="counting", unit="client", delay=1, disable=not progress):
         client = population.clients[place]
         for side in (client.train, client.test):
-            targets = side.tokens[:, 1:]
-            words = ((targets == OOV) | (targets >= len(SPECIALS))) & (np.arange(targets.shape[1]) < side.lengths[:, None])
+            inside = (
+                side.tokens[:, :-1] if side.labelled else side.tokens[:, 1:]
+            )  # without labels, or without what begins a window
+            words = ((inside == OOV) | (inside >= len(SPECIALS))) & (np.arange(inside.shape[1]) < side.lengths[:, None])
             tokens[place] += words.sum()
-            unknown += int((oov[targets] & words).sum())
+            unknown += int((oov[inside] & words).sum())
+            if side.labelled:
+                of_class += np.bincount(side.tokens[:, -1], minlength=len(of_class))
     total, table = int(tokens.sum()), population.table
     return Sizes(
         len(tokens), int(table.held_out.sum()), int(table.texts.sum()), total, unknown / max(total, 1),
-        _quantiles(table.texts), _quantiles(tokens),
+        _quantiles(table.texts), _quantiles(tokens), tuple(of_class.tolist()),
     )  # fmt: skip
 
 
@@ -92,6 +102,7 @@ def texts(stream: Stream, ids: Sequence[str], wanted: int, progress: bool = Fals
     """
     chosen = sorted(ids, key=lambda name: (client_hash(name), name))[:CLIENTS]
     held: dict[str, list[str]] = {name: [] for name in chosen}
+    labels: dict[str, list[str]] = {name: [] for name in chosen}
     size = dict.fromkeys(chosen, 0)
     first: dict[str, Sample] = {}
     position = 0
@@ -99,17 +110,23 @@ def texts(stream: Stream, ids: Sequence[str], wanted: int, progress: bool = Fals
         for part in stream.parts():
             own = held.get(part.client)
             if own is not None:
-                for text in part.texts:
+                for text, label in zip(part.texts, part.labels or [""] * len(part.texts), strict=True):
                     if len(own) >= TEXTS or size[part.client] >= CHARACTERS:
                         break
                     own.append(text[: CHARACTERS - size[part.client]])
+                    labels[part.client].append(label)
                     size[part.client] += len(text)
                 if part.texts and part.client not in first:
-                    first[part.client] = Sample(part.client, part.group, part.texts[0][:CHARACTERS])
+                    label = part.labels[0] if part.labels else ""
+                    first[part.client] = Sample(part.client, part.group, part.texts[0][:CHARACTERS], label)
             bar.update(max(part.position - position, 0))
             position = max(part.position, position)
     looked_at = sum(map(len, held.values()))
     samples = [first[name] for name in chosen if name in first][:wanted]
-    seconds = (Sample(name, first[name].group, text) for name in first for text in held[name][1:])
+    seconds = (
+        Sample(name, first[name].group, text, label)
+        for name in first
+        for text, label in zip(held[name][1:], labels[name][1:], strict=True)
+    )
     samples += [sample for sample, _ in zip(seconds, range(wanted - len(samples)), strict=False)]
     return Texts(looked_at - sum(len(kept(own)) for own in held.values()), looked_at, len(first), tuple(samples))

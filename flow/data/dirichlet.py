@@ -4,7 +4,8 @@ As in Hsu, Qi and Brown, "Measuring the Effects of Non-Identical Data Distributi
 arXiv:1909.06335, section 3): every client draws a distribution q ~ Dir(ALPHA p) over the labels, where p are their shares in
 all texts, and the labels of its texts from q. Large ALPHA: clients alike; small: few labels each. Every client gets as many
 texts as any other, up to one, and every text is dealt once: a label whose texts are gone is drawn no more. A text's label is
-its group, such as a subreddit; texts without one share a label.
+its group, such as a subreddit; texts without one share a label. Where texts have classes and none has a group, the class is the
+label.
 
 Memory: 4 bytes for every text, and a number for every label.
 """
@@ -20,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.data import paths
+from flow.data.classes import check_most
 from flow.data.options import DataOptions
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
@@ -96,17 +98,24 @@ def inner(data: str) -> tuple[str, str]:
     return (":".join(parts[:3]) + ":", parts[3]) if len(parts) == 4 else (data, "")
 
 
-def _parts(base: Stream, asked: _Asked, seed: int, data: str) -> Iterator[Part]:
-    counts: Counter[str] = Counter()
+def _parts(base: Stream, asked: _Asked, seed: int, data: str, label_column: str | None = None) -> Iterator[Part]:
+    counts, classes = Counter[str](), Counter[str]()
     for part in base.parts():
+        if not part.texts:
+            continue
         counts[part.group] += len(part.texts)
+        if part.labels is not None and not any(counts):  # no group so far
+            classes.update(part.labels)
+            check_most(classes, f"data={data!r}", label_column)
+    by_class = bool(classes) and not any(counts)
+    counts = classes if by_class else counts
     labels = [label for label, count in counts.items() if count]
     total = counts.total()
     if len(set(labels) - {""}) < 2:
         known = f"one, {labels[0]!r}" if labels and labels[0] else "none"
         raise UserError(
             f"data={data!r}: a Dirichlet draw needs texts of at least two groups, and {asked.source!r} has {known}; give a "
-            "source with groups, or for a table --group-column NAME"
+            "source with groups, or for a table --group-column NAME or --label-column NAME"
         )
     if asked.clients > total:
         raise UserError(
@@ -120,13 +129,15 @@ def _parts(base: Stream, asked: _Asked, seed: int, data: str) -> Iterator[Part]:
     digits = len(str(asked.clients - 1))
     for part in base.parts():
         for place, text in enumerate(part.texts):
-            if at.get(part.group, 0) >= counts[part.group]:  # the source is read twice
+            own = None if part.labels is None else (part.labels[place],)
+            label = own[0] if by_class and own else part.group
+            if at.get(label, 0) >= counts[label]:  # the source is read twice
                 raise paths.changed(data)
-            client = dealt[part.group][at[part.group]]
-            at[part.group] += 1
+            client = dealt[label][at[label]]
+            at[label] += 1
             times = None if part.times is None else (part.times[place],)
             name = f"client-{client:0{digits}d}"
-            yield Part(name, (text,), times, part.group, place=part.place, position=part.position)
+            yield Part(name, (text,), times, part.group, place=part.place, position=part.position, labels=own)
 
 
 def wrapped(data: str, base: Source) -> Source:
@@ -143,7 +154,7 @@ def wrapped(data: str, base: Source) -> Source:
         about = f"{opened.about}; dealt out to {asked.clients} clients by Dir({asked.alpha:g} p), data_seed {seed}"
         return opened._replace(
             name=f"{NAME}-{opened.name}", about=about, path=options.data,
-            parts=lambda: _parts(opened, asked, seed, options.data),
+            parts=lambda: _parts(opened, asked, seed, options.data, options.label_column),
         )  # fmt: skip
 
     def check(options: DataOptions) -> None:

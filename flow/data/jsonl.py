@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from flow.data import digests, formats, paths
+from flow.data.classes import label_of
 from flow.data.options import DataOptions
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
@@ -31,8 +32,12 @@ _SHORT = reprlib.Repr()  # of values that may be of any size, for messages
 _SHORT.maxstring = 80
 
 
-def parts(path: Path) -> Iterator[Part]:
-    """All clients of the file.
+FIELDS = ("id", "texts", "group", "split", "ts")
+"""What a field means that has one of these names."""
+
+
+def parts(path: Path, label_field: str | None = None) -> Iterator[Part]:
+    """All clients of the file, with labels where a field is named that holds them.
 
     Raises UserError for a missing file and one that is recognised as something else, and, naming file and line, for a truncated
     or damaged file, a line that is not such a client, and an id that occurs twice.
@@ -42,7 +47,7 @@ def parts(path: Path) -> Iterator[Part]:
     for number, line, position in _lines(path):
         where = f"data={str(path)!r}, line {number}"
         try:
-            client = parse_client(line, where)
+            client = parse_client(line, where, label_field)
         except UserError as error:
             raise _recognised(path, number) or error from error.__cause__
         if client.client in first_line:
@@ -69,7 +74,7 @@ def name_of(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".jsonl")
 
 
-def parse_client(line: str, where: str) -> Part:
+def parse_client(line: str, where: str, label_field: str | None = None) -> Part:
     """One line of the file; ``where`` (file and line) starts every error message."""
     try:
         record = json.loads(line.rstrip("\r\n"), object_pairs_hook=_object)
@@ -112,15 +117,16 @@ def parse_client(line: str, where: str) -> Part:
             "correct it, or leave the field out to split by the id"
         )
     times = _times(record.get("ts"), len(texts), where)
+    labels = None if label_field is None else _labels(record, label_field, len(texts), where)
     try:
-        "".join((client_id, group, *texts)).encode()
+        "".join((client_id, group, *texts, *(labels or ()))).encode()
     except UnicodeEncodeError as error:
         raise UserError(
             f"{where}: client {_SHORT.repr(client_id)} holds half of a surrogate pair, which is no character; "
             "remove the escape (\\ud800 to \\udfff)"
         ) from error
     held_out = None if split is None else split == "heldout"
-    return Part(client_id, texts, times, group, held_out)
+    return Part(client_id, texts, times, group, held_out, labels=labels)
 
 
 def _field(record: dict[str, Any], name: str, where: str) -> Any:
@@ -129,6 +135,17 @@ def _field(record: dict[str, Any], name: str, where: str) -> Any:
         present = ", ".join([*map(_SHORT.repr, list(record)[:MOST_FIELDS]), *([f"{more} more"] if more > 0 else [])]) or "none"
         raise UserError(f"{where}: the field {name!r} is missing (fields present: {present}); add it to the object")
     return record[name]
+
+
+def _labels(record: dict[str, Any], name: str, texts: int, where: str) -> list[str]:
+    labels = _field(record, name, where)
+    if not isinstance(labels, list) or len(labels) != texts:
+        what = f"a list of {len(labels)}" if isinstance(labels, list) else _SHORT.repr(labels)
+        raise UserError(
+            f"{where}: {name}={what} must be a list of {texts} classes, one per text; correct it, or name another field with "
+            "--label-column"
+        )
+    return [label_of(label, where, f"{name}[{place}]") for place, label in enumerate(labels)]
 
 
 def _times(times: Any, texts: int, where: str) -> list[float] | None:
@@ -283,8 +300,19 @@ def _stream(options: DataOptions) -> Stream:
     about = f"{path.name} (sha256 {digests.of_file(path, WANTED)[:16]}; the file states no licence)"
     nbytes = path.stat().st_size
     return Stream(
-        name_of(path), about, lambda: parts(path), "words", SEQUENCE_LENGTH, total=nbytes, nbytes=nbytes, path=str(path)
-    )
+        name_of(path), about, lambda: parts(path, options.label_column), "words", SEQUENCE_LENGTH, total=nbytes, nbytes=nbytes,
+        path=str(path),
+    )  # fmt: skip
 
 
-SOURCE = Source("jsonl", _content, stream=_stream, suffixes=SUFFIXES, tokenizer="words")
+def _check(options: DataOptions) -> None:
+    if options.label_column in FIELDS:
+        raise UserError(
+            f"label_column={options.label_column!r} is a field with a meaning of its own, as are {', '.join(FIELDS)}; put the "
+            "classes into a field with another name"
+        )
+
+
+SOURCE = Source(
+    "jsonl", _content, stream=_stream, suffixes=SUFFIXES, tokenizer="words", options=("label_column",), check=_check
+)

@@ -44,7 +44,7 @@ def load(options: DataOptions, progress: bool = False) -> Population:
     try:
         return _load(source, options, progress)
     except (MemoryError, OverflowError) as error:
-        fewer = next((name for name in ("sequences", *source.options) if name in source.options), "max_clients")
+        fewer = "sequences" if "sequences" in source.options else "max_clients"
         raise UserError(
             f"data={options.data!r} with sequence_length={options.sequence_length} does not fit into memory "
             f"({error}); lower sequence_length or {fewer}"
@@ -76,9 +76,12 @@ def least_size(options: DataOptions) -> Size:
 def is_file(data: str) -> bool:
     """Whether a value of `data` is the path of a file or folder, by what is there or, where nothing is, by its ending.
 
-    A pattern for several files is none.
+    A pattern for several files is none, and neither is a value with a prefix, such as dirichlet:ALPHA:CLIENTS:FILE.
     """
     sources = [source for source in registry.sources() if source.is_path]
+    known = next((source for source in registry.sources() if source.recognises(data)), None)
+    if known is not None and not known.is_path and known.located is None:
+        return False
     if paths.leads_somewhere(data):
         return any(source.recognises(data) for source in sources)
     return not paths.PATTERN.search(data) and any(source.suffixes and data.endswith(source.suffixes) for source in sources)
@@ -129,6 +132,8 @@ def _check(source: Source, options: DataOptions) -> None:
     if options.max_clients != 0:
         check_at_least_one("max_clients", options.max_clients, "or 0 for all clients")
     tokenizer.check(options, source.tokenizer)
+    if options.label_column == "":
+        raise UserError("label_column='' names nothing; give the name of a column, or leave it out to predict the next token")
     for field in fields(options):
         value = getattr(options, field.name)
         if field.default is None and field.name != "tokenizer" and value is not None and field.name not in source.options:
@@ -189,7 +194,7 @@ def _prepare(source: Source, options: DataOptions, folder: Path, progress: bool)
         with spool.Place(folder) as place, preparing(stream, options, place, progress) as made:
             if _folder(source, options) != folder:  # whose name holds the digest of what was to be read
                 raise paths.changed(options.data)
-            width = (made.frame.sequence_length + 1) * (2 if len(made.frame.vocabulary) <= 1 << 16 else 4) + 4
+            width = (made.frame.sequence_length + 1) * prepared.type_of_tokens(made.frame).itemsize + 4
             _require_room("prepared data", made.sequences * width, options, cache)
             with _usable(cache):
                 cache.mkdir(parents=True, exist_ok=True)

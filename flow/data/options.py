@@ -18,7 +18,8 @@ class DataOptions:
     of a file."""
 
     sequence_length: int = 0
-    """Targets per training sequence; 0: 80 characters, or 20 words or tokens of a file."""
+    """Targets per training sequence; 0: 80 characters, or 20 words or tokens of a file. With label_column: tokens of a text,
+    the rest of which is cut off; 0: 256 characters, or 64 words or tokens."""
 
     vocabulary_size: int = 10_000
     """How many of the most frequent tokens get an id, counted on training texts of clients that are not held out only."""
@@ -57,6 +58,11 @@ class DataOptions:
 
     group_column: str | None = None
     """The column of a table that names the group or label of a row. None: one of a usual name, such as subreddit, if any."""
+
+    label_column: str | None = None
+    """The column of a table with the class of every text, the field of a .jsonl file with a list of them, or y of LEAF's
+    files. Giving it makes the task the classification of texts (docs/tasks.md): a text is its first sequence_length tokens, by
+    default 64 words or tokens, or 256 characters. None: the next token is predicted."""
 
     protocol: str | None = None
     """Which published preparation of StackOverflow is followed: "tff" (Reddi et al. 2021) or "motley" (Wu et al. 2022), see

@@ -2,7 +2,8 @@
 
 A folder of raw arrays and index.json, which says what they are. What belongs to a client lies side by side:
 
-    tokens    [S, T + 1]  all sequences, client by client, the training ones first; uint16 where the vocabulary allows it
+    tokens    [S, T + 1]  all sequences, client by client, the training ones first; uint16 where the vocabulary and the
+                          number of classes allow it; of labelled texts the last column is the class
     lengths   [S]         their valid targets
     edges     [2 N + 1]   client n trains on edges[2n] .. edges[2n + 1] and is tested on what follows, up to edges[2n + 2]
     checks    [N]         CRC-32 of a client's tokens and lengths, compared whenever they are read
@@ -85,11 +86,11 @@ def _write_arrays(
     folder: Path, population: Population, progress: bool, clients: Iterable[Client], count: int
 ) -> dict[str, Any]:
     vocabulary = population.vocabulary
-    kinds = {"tokens": np.dtype("uint16" if len(vocabulary) <= 1 << 16 else "int32"), "lengths": np.dtype("int32")}
+    kinds = {"tokens": type_of_tokens(population), "lengths": np.dtype("int32")}
     small = {name: array("q") for name in ("edges", "checks", "held_out", "texts", "scored", "id_ends", "group_ends")}
     small["edges"].append(0)
     names: dict[str, bytearray] = {"ids": bytearray(), "groups": bytearray()}
-    everything, scored, previous = hashlib.sha256(), vocabulary.scored, None
+    everything, scored, previous = hashlib.sha256(), population.scored, None
     with (folder / "tokens").open("wb") as tokens_file, (folder / "lengths").open("wb") as lengths_file:
         for client in tqdm(clients, desc="preparing", unit="client", total=count, delay=1, disable=not progress):
             if previous is not None and client.id <= previous:
@@ -131,7 +132,13 @@ def _write_arrays(
         "hashes": hashes,
         "fingerprint": everything.hexdigest(),
         "vocabulary": vocabulary.tokens,
+        **({"classes": population.classes} if population.classes else {}),
     }
+
+
+def type_of_tokens(population: Population) -> np.dtype[Any]:
+    """The smallest type of tokens that a prepared population may have; labels lie among them."""
+    return np.dtype("uint16" if max(len(population.vocabulary), len(population.classes)) <= 1 << 16 else "int32")
 
 
 def read(folder: Path) -> Population:
@@ -143,7 +150,8 @@ def read(folder: Path) -> Population:
     index = _read_index(folder)
     clients = StoredClients(folder, index)
     vocabulary = Vocabulary(tuple(index["vocabulary"]), index["unit"], index["oov_buckets"])
-    return trusted(Population(index["name"], clients, vocabulary, index["sequence_length"], index["about"]))
+    classes = tuple(index.get("classes", ()))
+    return trusted(Population(index["name"], clients, vocabulary, index["sequence_length"], index["about"], classes=classes))
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -192,6 +200,7 @@ class StoredClients(Indexed):
         self._tokens = self._map("tokens", index["types"]["tokens"], (sequences, width))
         self._lengths = self._map("lengths", index["types"]["lengths"], (sequences,))
         self._ids, self._groups = (_Texts(small[kind + "s"], small[kind + "_ends"]) for kind in ("id", "group"))
+        self._labelled = "classes" in index
         self._unreleased = 0
 
     def _small(self, name: str, kind: str, sha256: str) -> Array:
@@ -259,7 +268,7 @@ class StoredClients(Indexed):
         n %= self._count
         own, (a, b, c) = _Own(self, n), self._edges[2 * n : 2 * n + 3].tolist()
         small = self._small_arrays
-        train, test = StoredSequences(own, slice(0, b - a)), StoredSequences(own, slice(b - a, c - a))
+        train, test = (StoredSequences(own, rows, self._labelled) for rows in (slice(0, b - a), slice(b - a, c - a)))
         return Client(self._ids[n], self._groups[n], bool(small["held_out"][n]), int(small["texts"][n]), train, test)
 
     def load(self, n: int) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
@@ -296,9 +305,10 @@ class _Own:
 class StoredSequences(Sequences):
     """One side of a client; its length is known before it is read."""
 
-    def __init__(self, own: _Own, rows: slice) -> None:
+    def __init__(self, own: _Own, rows: slice, labelled: bool) -> None:
         object.__setattr__(self, "_own", own)
         object.__setattr__(self, "_rows", rows)
+        object.__setattr__(self, "labelled", labelled)
 
     _own: _Own
     _rows: slice

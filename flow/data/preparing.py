@@ -7,6 +7,8 @@ Three passes; the second and third run on all cores, and so does the first where
    tokens of the training texts of clients that are not held out are counted; few of them at a time are in memory.
 3. The vocabulary is chosen, the numbers become ids, and windows are cut.
 
+Where texts have labels, a text is its first tokens in one row, and a text without any token is left out in the second pass.
+
 The result does not depend on the number of processes, the size of the chunks, or on what fits into memory.
 """
 
@@ -17,7 +19,7 @@ import json
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, groupby
 from operator import itemgetter
 from pathlib import Path
@@ -26,14 +28,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flow.data.by_client import ClientTexts, Job, chunks, collect, decoded, joined
-from flow.data.corpus import count_windows, cut_flat
+from flow.data import classes
+from flow.data.by_client import Job, chunks, collect, decoded, joined
+from flow.data.corpus import count_windows, cut_flat, first_tokens, label_rows
 from flow.data.options import DataOptions
 from flow.data.population import Client, Population, Sequences, Vocabulary, bucket, check_at_least_one, check_fits
 from flow.data.processes import bar, mapped, most_processes
 from flow.data.spool import Blobs, Place, Sorted
 from flow.data.streams import Stream
-from flow.data.tokenizer import LENGTHS, UNITS, FileTokenizer, is_file, read
+from flow.data.tokenizer import LENGTHS, LENGTHS_OF_TEXTS, UNITS, FileTokenizer, is_file, read
 from flow.data.tokens import BOS, EOS, OOV, SPECIALS, SPLITTERS, Numbering, runs_on
 from flow.errors import UserError, say
 
@@ -73,6 +76,8 @@ class _Cutting:
     first_only: bool
     counted: bool
     """Whether the vocabulary is chosen by counts."""
+    labelled: bool
+    """Whether texts have labels."""
 
 
 class _Names(NamedTuple):
@@ -81,6 +86,8 @@ class _Names(NamedTuple):
     ids: dict[str, int] | None
     """None: the numbers are ids already, of a tokenizer's file."""
     vocabulary: Vocabulary
+    classes: dict[str, int]
+    """The number of every class; empty where texts have no labels."""
 
 
 class _Counted(NamedTuple):
@@ -98,6 +105,10 @@ class _Counted(NamedTuple):
     """That are not empty."""
     run_on: int
     """Of these, those with long runs of letters without a space."""
+    labels: set[str]
+    """Of the texts that have a token, where texts have labels."""
+    left_out: int
+    """Texts with a label and without any token."""
 
 
 @contextmanager
@@ -108,13 +119,14 @@ def preparing(
 
     Args:
         stream: the texts.
-        options: of which max_clients, tokenizer, sequence_length, vocabulary_size and oov_buckets are looked at.
+        options: of which max_clients, tokenizer, sequence_length, vocabulary_size, oov_buckets and label_column are looked at.
         place: for what does not fit into memory.
         progress: whether to draw bars on stderr.
         processes: how many work; None: as many as there are cores, or one for little data.
 
     Raises:
-        UserError: the data are faulty, no client has anything to train on, or the tokenizer's file is faulty.
+        UserError: the data are faulty, no client has anything to train on, the tokenizer's file is faulty, or there are too few
+            classes or too many.
         flow.data.spool.Failed: the disk is full, or cannot be written.
     """
     cutting, about = _cutting(stream, options)
@@ -127,7 +139,8 @@ def preparing(
         chosen = collect(stream, texts, options.max_clients, processes, progress)
         if processes is None:
             processes = most_processes(texts.nbytes > ALONE)
-        count, held_out, sequences, counted, nonempty, run_on = np.zeros(6, np.int64).tolist()
+        count, held_out, sequences, counted, nonempty, run_on, left_out = np.zeros(7, np.int64).tolist()
+        labels: set[str] = set()
         with bar("counting", texts.nbytes, progress, "B") as progress_bar:
             jobs = chunks(texts, chosen, progress_bar)
             for chunk in mapped(_count, jobs, cutting, processes):
@@ -136,7 +149,9 @@ def preparing(
                 counts.add(chunk.counts)
                 count, held_out = count + chunk.clients, held_out + chunk.held_out
                 sequences, counted = sequences + chunk.sequences, counted + chunk.counted
-                nonempty, run_on = nonempty + chunk.texts, run_on + chunk.run_on
+                nonempty, run_on, left_out = nonempty + chunk.texts, run_on + chunk.run_on, left_out + chunk.left_out
+                labels |= chunk.labels
+                classes.check_most(labels, cutting.where, options.label_column)
         texts.close()
         if not counted:
             raise UserError(
@@ -149,9 +164,15 @@ def preparing(
                 f"{cutting.where}: {run_on} of {nonempty} texts have long runs of letters without a space, each of them one "
                 "word; give --tokenizer characters, or --tokenizer FILE.json (docs/data.md)"
             )
-        names = _names(stream, cutting, counts, options)
+        if left_out:
+            say(
+                f"{cutting.where}: {left_out} of {sequences + left_out} texts have no token and are left out, for nothing says "
+                "their class"
+            )
+        of_texts = classes.in_order(labels, cutting.where, options.label_column) if cutting.labelled else ()
+        names = _names(stream, cutting, counts, options, of_texts)
         counts.close()
-        frame = Population(stream.name, (), names.vocabulary, cutting.sequence_length, about)
+        frame = Population(stream.name, (), names.vocabulary, cutting.sequence_length, about, classes=of_texts)
         yield Prepared(frame, _clients(blobs, cutting, names, processes), count, sequences)
     finally:
         for store in (texts, blobs, counts):
@@ -167,8 +188,7 @@ def in_memory(stream: Stream, options: DataOptions, progress: bool = False, proc
     """
     with Place(None) as place, preparing(stream, options, place, progress, processes) as made:
         check_fits(made.sequences, made.frame.sequence_length)
-        frame = made.frame
-        return Population(frame.name, tuple(made.clients), frame.vocabulary, frame.sequence_length, frame.about)
+        return replace(made.frame, clients=tuple(made.clients))
 
 
 def _cutting(stream: Stream, options: DataOptions) -> tuple[_Cutting, str]:
@@ -177,16 +197,21 @@ def _cutting(stream: Stream, options: DataOptions) -> tuple[_Cutting, str]:
     if is_file(tokenizer):
         from_file = read(Path(tokenizer))
         about = f"{about}; tokens by {from_file.about}"
-    own = stream.sequence_length if tokenizer == stream.tokenizer else LENGTHS[UNITS.get(tokenizer, "token")]
+    labelled = options.label_column is not None
+    unit = UNITS.get(tokenizer, "token")
+    own = stream.sequence_length if tokenizer == stream.tokenizer else LENGTHS[unit]
+    length = options.sequence_length or (LENGTHS_OF_TEXTS[unit] if labelled else own)
     counted = from_file is None and (stream.vocabulary is None or tokenizer != stream.tokenizer)
-    length = options.sequence_length or own
     where = f"data={stream.path or stream.name!r}"
-    return _Cutting(where, tokenizer, from_file, length, stream.continuous, stream.separator, stream.first_only, counted), about
+    continuous = stream.continuous and not labelled
+    return _Cutting(
+        where, tokenizer, from_file, length, continuous, stream.separator, stream.first_only, counted, labelled
+    ), about  # fmt: skip
 
 
 # --- 2: tokens, numbered within a chunk -------------------------------------------------------------------------------
 
-_COUNTS = struct.Struct("<4Q")
+_COUNTS = struct.Struct("<5Q")
 
 
 def _count(job: Job, cutting: _Cutting) -> _Counted:
@@ -215,12 +240,22 @@ def _count(job: Job, cutting: _Cutting) -> _Counted:
     counts = np.repeat(np.stack([~held_out, np.zeros_like(held_out)], axis=1).ravel(), per_side)  # bool, of every piece
     counting = flat[np.repeat(counts, sizes)]
     by_number = np.bincount(counting, minlength=len(in_chunk)) if cutting.counted else np.zeros(0, np.int64)
-    edges = 1 if cutting.continuous else 2
-    windows = count_windows(sizes + edges, cutting.sequence_length)
-    if cutting.first_only:
-        windows = np.minimum(windows, 1)
     check_fits(1, cutting.sequence_length)
-    blobs = list(_blobs(clients, in_chunk, flat, sizes, per_side, windows, cutting.sequence_length))
+    total, of_texts = len(sizes), Numbering()
+    if cutting.labelled:
+        labels = (label for client in clients for side in (client.train_labels, client.test_labels) for label in side)
+        kept = sizes > 0
+        numbered = [of_texts[label] if keeps else 0 for label, keeps in zip(labels, kept.tolist(), strict=True)]
+        per_side = np.bincount(np.repeat(np.arange(len(per_side)), per_side)[kept], minlength=len(per_side))
+        flat, sizes = first_tokens(flat, sizes[kept], cutting.sequence_length)
+        windows, classes_of = np.ones(len(sizes), np.int64), np.array(numbered, dtype=np.int32)[kept]
+        texts = per_side.reshape(-1, 2).sum(axis=1).tolist()
+    else:
+        windows, classes_of = _windows(sizes, cutting), np.zeros(0, np.int32)
+        texts = [len(client.train) + len(client.test) for client in clients]
+    heads = [(client.id, client.group, client.held_out, count) for client, count in zip(clients, texts, strict=True)]
+    pieces_of_chunk = _Pieces(flat, sizes, per_side, windows, classes_of)
+    blobs = list(_blobs(heads, in_chunk, list(of_texts), pieces_of_chunk, cutting.sequence_length))
     return _Counted(
         blobs,
         [(token, int(by_number[n])) for n, token in enumerate(in_chunk) if by_number[n]] if cutting.counted else [],
@@ -230,13 +265,37 @@ def _count(job: Job, cutting: _Cutting) -> _Counted:
         len(counting),
         sum(len(side) - side.count("") for side in sides),
         sum(map(runs_on, chain.from_iterable(sides))) if cutting.tokenizer == "words" else 0,
+        set(of_texts),
+        total - len(sizes),
     )
 
 
+def _windows(sizes: Array, cutting: _Cutting) -> Array:
+    """int64 [n]: how many sequences pieces of so many tokens become."""
+    windows = count_windows(sizes + (1 if cutting.continuous else 2), cutting.sequence_length)
+    return np.minimum(windows, 1) if cutting.first_only else windows
+
+
+class _Pieces(NamedTuple):
+    """The pieces of text of a chunk, client by client, the training ones first."""
+
+    flat: Array
+    """int32: the numbers of their tokens, one after the other."""
+    sizes: Array
+    """int64 [n]: the tokens of every piece."""
+    per_side: Array
+    """int64 [2 N]: the pieces of every side of a client."""
+    windows: Array
+    """int64 [n]: the sequences that every piece becomes."""
+    classes: Array
+    """int32 [n]: the number of every piece's label; empty where texts have none."""
+
+
 def _blobs(
-    clients: list[ClientTexts], words: list[str], flat: Array, sizes: Array, per_side: Array, windows: Array, length: int
+    clients: list[tuple[str, str, bool, int]], words: list[str], labels: list[str], pieces: _Pieces, length: int
 ) -> Iterator[bytes]:
     """The clients in bytes, in parts that become few sequences at a time."""
+    flat, sizes, per_side, windows, classes_of = pieces
     piece_ends = np.concatenate([[0], np.cumsum(per_side)])[::2]  # of every client
     rows = np.add.reduceat(np.append(windows, 0), piece_ends[:-1]) * (np.diff(piece_ends) > 0)
     token_ends = np.concatenate([[0], np.cumsum(sizes)])
@@ -249,14 +308,12 @@ def _blobs(
         used, numbers = np.unique(own, return_inverse=True) if words else (np.zeros(0, np.int64), own)
         head = json.dumps(
             [
-                [
-                    (client.id, client.group, client.held_out, len(client.train) + len(client.test))
-                    for client in clients[begin:end]
-                ],
+                clients[begin:end],
                 [words[number] for number in used.tolist()],
+                labels,
             ]
         ).encode()
-        arrays = (per_side[2 * begin : 2 * end], sizes[part], numbers.astype(np.int32))
+        arrays = (per_side[2 * begin : 2 * end], sizes[part], numbers.astype(np.int32), classes_of[part])
         yield _COUNTS.pack(len(head), *map(len, arrays)) + head + b"".join(array.tobytes() for array in arrays)
         begin = end
 
@@ -301,9 +358,12 @@ class _Counts:
 # --- 3: the vocabulary, ids and windows -------------------------------------------------------------------------------
 
 
-def _names(stream: Stream, cutting: _Cutting, counts: _Counts, options: DataOptions) -> _Names:
+def _names(
+    stream: Stream, cutting: _Cutting, counts: _Counts, options: DataOptions, of_texts: tuple[str, ...]
+) -> _Names:  # fmt: skip
+    numbers = {label: number for number, label in enumerate(of_texts)}
     if cutting.from_file is not None:
-        return _Names(None, cutting.from_file.vocabulary)
+        return _Names(None, cutting.from_file.vocabulary, numbers)
     extra = tuple(f"<oov-{n}>" for n in range(2, options.oov_buckets + 1))
     reserved = {*SPECIALS, *extra}
     if cutting.counted:
@@ -312,23 +372,25 @@ def _names(stream: Stream, cutting: _Cutting, counts: _Counts, options: DataOpti
         candidates = list(dict.fromkeys(stream.vocabulary or ()))
     chosen = [token for token in candidates if token not in reserved][: options.vocabulary_size]
     vocabulary = Vocabulary((*SPECIALS, *chosen, *extra), UNITS[cutting.tokenizer], options.oov_buckets)
-    return _Names({token: number for number, token in enumerate(chosen, len(SPECIALS))}, vocabulary)
+    return _Names({token: number for number, token in enumerate(chosen, len(SPECIALS))}, vocabulary, numbers)
 
 
 def _clients(blobs: Blobs, cutting: _Cutting, names: _Names, processes: int) -> Iterator[Client]:
     for heads, ends, tokens, lengths in mapped(_cut, iter(blobs), (cutting, names), processes):
         for n, (client_id, group, held_out, texts) in enumerate(heads):
             a, b, c = ends[2 * n : 2 * n + 3].tolist()
-            train, test = (Sequences(tokens[rows].astype(np.int32), lengths[rows]) for rows in (slice(a, b), slice(b, c)))
+            train, test = (
+                Sequences(tokens[rows].astype(np.int32), lengths[rows], cutting.labelled) for rows in (slice(a, b), slice(b, c))
+            )
             yield Client(client_id, group, held_out, texts, train, test)
 
 
 def _cut(blob: bytes, shared: tuple[_Cutting, _Names]) -> tuple[list[Any], Array, Array, Array]:
     """(id, group, held_out, texts) of every client; int64 [2 N + 1], where its sides end; tokens; lengths."""
     cutting, names = shared
-    of_head, sides, pieces, count = _COUNTS.unpack_from(blob)
+    of_head, sides, pieces, count, labelled = _COUNTS.unpack_from(blob)
     at = _COUNTS.size + of_head
-    clients, words = json.loads(blob[_COUNTS.size : at])
+    clients, words, labels = json.loads(blob[_COUNTS.size : at])
     per_side = np.frombuffer(blob, np.int64, sides, at)
     sizes = np.frombuffer(blob, np.int64, pieces, at + 8 * sides)
     numbers = np.frombuffer(blob, np.int32, count, at + 8 * (sides + pieces))
@@ -339,6 +401,12 @@ def _cut(blob: bytes, shared: tuple[_Cutting, _Names]) -> tuple[list[Any], Array
             unknown = np.flatnonzero(ids == OOV).tolist()
             ids[unknown] = [oov[bucket(words[n], len(oov))] for n in unknown]
         numbers = ids[numbers] if words else numbers
+    small = np.dtype("uint16" if max(len(names.vocabulary), len(names.classes)) <= 1 << 16 else "int32")
+    if cutting.labelled:
+        in_chunk = np.frombuffer(blob, np.int32, labelled, at + 8 * (sides + pieces) + 4 * count)
+        of_texts = np.array([names.classes[label] for label in labels], dtype=np.int32)
+        rows = label_rows(numbers, sizes, of_texts[in_chunk], cutting.sequence_length)
+        return clients, np.concatenate([[0], np.cumsum(per_side)]), rows.tokens.astype(small), rows.lengths
     edges = 1 if cutting.continuous else 2
     ends = np.cumsum(sizes + edges)
     flat = np.full(int(ends[-1]) if pieces else 0, EOS, dtype=np.int32)
@@ -350,10 +418,6 @@ def _cut(blob: bytes, shared: tuple[_Cutting, _Names]) -> tuple[list[Any], Array
         inner[ends - 1] = False
     flat[inner] = numbers
     sequences = cut_flat(flat, sizes + edges, cutting.sequence_length, cutting.first_only)
-    windows = count_windows(sizes + edges, cutting.sequence_length)
-    if cutting.first_only:
-        windows = np.minimum(windows, 1)
-    of_pieces = np.concatenate([[0], np.cumsum(windows)])
+    of_pieces = np.concatenate([[0], np.cumsum(_windows(sizes, cutting))])
     side_ends = of_pieces[np.concatenate([[0], np.cumsum(per_side)])]
-    small = np.dtype("uint16" if len(names.vocabulary) <= 1 << 16 else "int32")
     return clients, side_ends, sequences.tokens.astype(small), sequences.lengths

@@ -48,6 +48,8 @@ class Part(NamedTuple):
     """Where it stands in the file, for messages: ``"line 12"``, ``"table examples, row 7"``."""
     position: int = 0
     """How much of ``Stream.total`` was read when this part was, for the bar."""
+    labels: Sequence[str] | None = None
+    """The class of every text where ``label_column`` is given, and only then; see :func:`flow.data.classes.label_of`."""
 
 
 Piece = Callable[[], Iterable[Part]]

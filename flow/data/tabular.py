@@ -11,21 +11,20 @@ import csv
 import glob
 import gzip
 import importlib
-import math
 import re
 import reprlib
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from flow.data import digests, formats, paths
+from flow.data import columns, digests, formats, paths
+from flow.data.columns import label_in, labels_of, named, time_in
 from flow.data.options import DataOptions
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
-from flow.errors import UserError, plural, say
+from flow.errors import UserError, plural
 
 TEXT_SUFFIXES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 PARQUET_SUFFIXES = (".parquet",)
@@ -34,27 +33,9 @@ WANTED = "a CSV, TSV or Parquet file, a folder of them, or a pattern"
 DELIMITERS = (",", "\t", ";", "|")
 LONGEST = 1 << 28  # bytes of a line
 MOST_TEXTS = 1024  # rows of one client that are passed on together
-MOST_NAMES = 30  # columns that a message lists
 BATCH = 4096  # rows of a Parquet file that are read at a time
-ROLES = {
-    "client": ("client_id", "client", "clientid", "user_id", "user", "userid", "user_name", "username", "author_id", "author",
-               "authorid", "speaker_id", "speaker", "screen_name", "owner_user_id", "owneruserid"),
-    "text": ("text", "body", "comment", "message", "content", "sentence", "tweet", "review", "tokens", "snippets"),
-    "time": ("time", "timestamp", "date", "datetime", "created_utc", "created_at", "creation_date", "creationdate", "ts"),
-    "group": ("group", "subreddit", "label", "topic", "category"),
-}  # fmt: skip
-"""Usual names of a column, by what it holds."""
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 80
-
-
-class Columns(NamedTuple):
-    """Which column holds what; None: none does."""
-
-    client: str
-    text: str
-    time: str | None
-    group: str | None
 
 
 class _Row(NamedTuple):
@@ -62,97 +43,10 @@ class _Row(NamedTuple):
     text: str
     time: float | None
     group: str
+    label: str | None
     place: str
     position: int
     """Bytes of the file that were read, about."""
-
-
-def columns(names: Sequence[str], options: DataOptions, where: str) -> Columns:
-    """Which columns hold client, text, time and group, by the options or else by their names.
-
-    A guess is said on stderr, once for all files of one value of `data`.
-
-    Args:
-        names: of all columns.
-        where: the start of an error message.
-
-    Raises:
-        UserError: a column that is given does not exist, client or text has no column of a usual name, one has several, or one
-            column is both.
-    """
-    column_of: dict[str, str | None] = {}
-    guessed = []
-    for role, usual in ROLES.items():
-        option, given = f"{role}_column", getattr(options, f"{role}_column")
-        flag = f"--{role}-column"
-        if given:
-            if names.count(given) != 1:
-                if given in names:
-                    raise _same_name(where, given, names)
-                raise UserError(f"{where}: {option}={given!r} is no column of {_listed(names)}; give {flag} one of these names")
-            column_of[role] = given
-            continue
-        candidates = [name for name in names if name.strip().lower() in usual] if given is None else []
-        if len(candidates) > len(set(candidates)):
-            raise _same_name(where, max(candidates, key=candidates.count), names)
-        if len(candidates) > 1:
-            nothing = f", or {flag} '' for none" if role in ("time", "group") else ""
-            raise UserError(
-                f"{where}: the columns {' and '.join(map(repr, candidates[:4]))} may each hold the {role}, of "
-                f"{_listed(names)}; say which with {flag} NAME{nothing}"
-            )
-        if not candidates and role in ("client", "text"):
-            what = "client, such as a user," if role == "client" else "text"
-            raise UserError(f"{where}: no column has a usual name for the {what} of {_listed(names)}; give {flag} NAME")
-        column_of[role] = candidates[0] if candidates else None
-        if candidates:
-            guessed.append(f"{role}: {candidates[0]!r}")
-    if column_of["client"] == column_of["text"]:
-        raise UserError(
-            f"{where}: the column {column_of['client']!r} holds both the client and the text, of {_listed(names)}; say which "
-            "column is which with --client-column NAME and --text-column NAME"
-        )
-    if guessed:
-        guess = f"columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others"
-        say(f"data={options.data!r}: {guess}")
-    return Columns(str(column_of["client"]), str(column_of["text"]), column_of["time"], column_of["group"])
-
-
-def _same_name(where: str, name: str, names: Sequence[str]) -> UserError:
-    return UserError(f"{where}: {names.count(name)} columns have the name {name!r}, of {_listed(names)}; rename all but one")
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = len(names) - MOST_NAMES
-    return f"the columns {', '.join(map(_SHORT.repr, names[:MOST_NAMES]))}{f' and {more} more' if more > 0 else ''}"
-
-
-def seconds(value: object) -> float:
-    """A time as Unix seconds: a number or one in a string, or a date and time of ISO 8601, in UTC unless it says otherwise.
-
-    Raises:
-        ValueError: it is neither, or no finite number.
-    """
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=UTC)).timestamp()
-    if isinstance(value, str):
-        text = value.strip()
-        try:
-            number = float(text)
-        except ValueError:
-            zoned = re.sub(r" ?(?:UTC|GMT|Z)$", "+00:00", text)
-            try:
-                return seconds(datetime.fromisoformat(zoned))
-            except ValueError as error:  # whose message may quote the text with the zone in another form
-                reason = "neither a number nor ISO 8601" if "isoformat" in str(error) else str(error)
-                raise ValueError(reason) from error
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        number = float(value)
-    else:
-        raise ValueError(f"a {type(value).__name__} is no time")
-    if not math.isfinite(number):
-        raise ValueError("it is not finite")
-    return number
 
 
 def files_of(data: str) -> list[Path]:
@@ -226,7 +120,7 @@ def _part(rows: list[_Row], where: str, done: int) -> Part:
     first = rows[0]
     return Part(
         first.client, [row.text for row in rows], times if len(times) == len(rows) else None, first.group,
-        place=where + first.place, position=done + rows[-1].position,
+        place=where + first.place, position=done + rows[-1].position, labels=labels_of([row.label for row in rows]),
     )  # fmt: skip
 
 
@@ -242,10 +136,8 @@ def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
             lines = _lines(file, where)
             first = next(lines, "")
             names, delimiter = _header(first, path, where)
-            chosen = columns(names, options, where)
-            places = [names.index(chosen.client), names.index(chosen.text)]
-            places += [-1 if name is None else names.index(name) for name in (chosen.time, chosen.group)]
-            client, text, time, group = places
+            chosen = columns.columns_of(names, options, where)
+            client, text, time, group, label = (-1 if name is None else names.index(name) for name in chosen)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             line = 2
             for row in reader:
@@ -258,9 +150,12 @@ def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
                             "quotation marks"
                         )
                     if not row[client]:
-                        raise _no_client(where, place, chosen.client)
-                    when = None if time < 0 else _time(row[time], where, place, chosen)
-                    yield _Row(row[client], row[text], when, "" if group < 0 else row[group], place, packed.tell())
+                        raise columns.no_client(f"{where}, {place}", chosen)
+                    yield _Row(
+                        row[client], row[text], time_in(row[time], f"{where}, {place}", chosen),
+                        "" if group < 0 else row[group], label_in(row[label], f"{where}, {place}", chosen), place,
+                        packed.tell(),
+                    )  # fmt: skip
                 line = reader.line_num + 2
     except csv.Error as error:
         if "new-line character" in str(error):
@@ -330,22 +225,6 @@ def _header(first: str, path: Path, where: str) -> tuple[list[str], str]:
     return [name.strip() for name in names], delimiter
 
 
-def _no_client(where: str, place: str, column: str) -> UserError:
-    return UserError(
-        f"{where}, {place}: nothing in the column {column!r}, which names the client of the row; fill it in or remove the row"
-    )
-
-
-def _time(value: object, where: str, place: str, chosen: Columns) -> float:
-    try:
-        return seconds(value)
-    except (ValueError, OverflowError) as error:
-        raise UserError(
-            f"{where}, {place}: {_SHORT.repr(value)} in the column {chosen.time!r} is no time ({error}); write Unix seconds or "
-            "ISO 8601 such as 2017-12-31 23:59:59, or leave times out with --time-column ''"
-        ) from error
-
-
 # --- Parquet ----------------------------------------------------------------------------------------------------------
 
 
@@ -355,32 +234,30 @@ def _parquet(path: Path, options: DataOptions) -> Iterator[_Row]:
     try:
         with paths.readable(path, "data", WANTED), parquet.ParquetFile(path, buffer_size=1 << 20) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-            chosen = columns(schema.names, options, where)
-            for role, name in (("text", chosen.text), ("client", chosen.client), ("group", chosen.group)):
+            chosen = columns.columns_of(schema.names, options, where)
+            for role, name in chosen._asdict().items():
                 kind = schema.field(name).type if name is not None else None
-                if kind is not None and not _fits(arrow, kind, role):
+                if kind is not None and role != "time" and not _fits(arrow, kind, role):
                     raise UserError(
                         f"{where}: the column {name!r} holds {kind}, where a {role} is a string{_or_number(role)}; give "
                         f"--{role}-column NAME, or convert the column"
                     )
             size, number = path.stat().st_size, 0
-            used = list(dict.fromkeys(name for name in chosen if name is not None))
-            for batch in file.iter_batches(BATCH, columns=used):
-                lists = {name: batch.column(name).to_pylist() for name in used}
+            for batch in file.iter_batches(BATCH, columns=chosen.used):
+                lists = {name: batch.column(name).to_pylist() for name in chosen.used}
                 nothing = [None] * len(batch)
                 sides = (lists[name] if name is not None else nothing for name in chosen)
-                for client, text, time, group in zip(*sides, strict=True):
+                for client, text, time, group, label in zip(*sides, strict=True):
                     number += 1
-                    place = f"row {number}"
+                    place = f"{where}, row {number}"
                     if client is None or client == "":
-                        raise _no_client(where, place, chosen.client)
+                        raise columns.no_client(place, chosen)
                     if text is None:
-                        raise UserError(
-                            f"{where}, {place}: nothing (null) in the column {chosen.text!r}, which holds the text; fill it in "
-                            "or remove the row"
-                        )
-                    when = None if chosen.time is None else _time(time, where, place, chosen)
-                    yield _Row(_name(client), text, when, _name(group), place, size * number // max(rows, 1))
+                        raise columns.no_text(place, chosen)
+                    yield _Row(
+                        named(client), text, time_in(time, place, chosen), named(group), label_in(label, place, chosen),
+                        f"row {number}", size * number // max(rows, 1),
+                    )  # fmt: skip
     except arrow.ArrowException as error:
         raise UserError(f"{where}: a Parquet file that cannot be read ({_line(error)}); copy or write it again") from error
     if not rows:
@@ -407,13 +284,6 @@ def _fits(arrow: Any, kind: Any, role: str) -> bool:
 
 def _or_number(role: str) -> str:
     return "" if role == "text" else " or a number"
-
-
-def _name(value: object) -> str:
-    """A client or group as text; whole numbers that a table with gaps holds as floats have no point."""
-    if value is None:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _line(error: BaseException) -> str:
@@ -455,5 +325,5 @@ def _stream(options: DataOptions) -> Stream:
 
 SOURCE = Source(
     "tabular", _content, stream=_stream, suffixes=SUFFIXES, matches=matches, tokenizer="words",
-    options=("client_column", "text_column", "time_column", "group_column"),
+    options=columns.OPTIONS,
 )  # fmt: skip

@@ -24,6 +24,8 @@ UNITS = {"words": "word", "characters": "character", "spaces": "token"}
 """The unit of a vocabulary by the value of `tokenizer`; that of a file is "token"."""
 LENGTHS = {"word": 20, "character": 80, "token": 20}
 """Targets per sequence where neither the options nor the source's own tokenizer decide."""
+LENGTHS_OF_TEXTS = {"word": 64, "character": 256, "token": 64}
+"""Tokens of a text that has a label where the options do not say."""
 SUFFIX = ".json"
 WANTED = "a tokenizer.json of the library tokenizers"
 BATCH = 4096  # texts that the library gets at a time

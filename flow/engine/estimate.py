@@ -35,7 +35,8 @@ def check_memory(
     Args:
         config: checked.
         tokens: size of the vocabulary; None: not known yet, then the smallest that the options allow.
-        classes: number of classes where texts are classified; 0 where the next token is predicted.
+        classes: number of classes where texts are classified; 0 where the next token is predicted, or where
+            the data are not known yet.
         model: a module of the user's own, whose size no option says; before it is made nothing is estimated.
 
     Raises:
@@ -43,6 +44,8 @@ def check_memory(
     """
     if isinstance(config.model, ModelOptions):
         sizes = config.model
+        if tokens is None and config.data.label_column is not None:
+            classes = 2
         counts = parameter_counts(
             least_size(config.data).tokens if tokens is None else tokens,
             sizes.embedding_dim,

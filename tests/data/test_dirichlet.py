@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from data_cases import write_jsonl
 
-from flow.data import DataOptions, dirichlet, load, located, registry
+from flow.data import DataOptions, dirichlet, is_file, load, located, registry
 from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
@@ -75,6 +75,7 @@ def test_a_source_is_dealt_out_with_its_texts_and_labels(mine: str) -> None:
 def test_it_is_placed_and_takes_the_options_of_its_source(mine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert located("dirichlet:0.5:7:mine.jsonl") == f"dirichlet:0.5:7:{mine}"
+    assert is_file(mine) and not is_file(f"dirichlet:0.5:7:{mine}")
     (tmp_path / "a.csv").write_text("who,what,kind\na,x,1\nb,y,2\nc,z,1\nd,x,2\n")
     given: dict[str, Any] = {"client_column": "who", "text_column": "what", "group_column": "kind"}
     assert len(parts("dirichlet:1:2:a.csv", **given)) == 4

@@ -11,6 +11,7 @@ import pytest
 
 from flow.data import DataOptions, load, registry
 from flow.data.readers import leaf
+from flow.data.readers.windows import joined, pieces_of
 from flow.data.streams import Part, Stream
 from flow.errors import UserError
 
@@ -85,7 +86,7 @@ def test_texts_that_do_not_go_on_have_a_line_break_between_them() -> None:
     for _ in range(50):
         texts = ["".join(draw.choices("ab", k=draw.randrange(1, 20))) for _ in range(draw.randrange(1, 4))]
         size = draw.randrange(1, 9)
-        cut = leaf.pieces_of(texts, size)
+        cut = pieces_of(texts, size)
         assert "".join(cut) == "\n".join(texts) and {len(piece) for piece in cut[:-1]} <= {size} and len(cut[-1]) <= size
 
 
@@ -118,10 +119,10 @@ def test_texts_that_do_not_go_on_are_texts_of_their_own() -> None:
         if draw.random() < 0.5:
             places = draw.sample(range(len(x)), k=draw.randrange(len(x)))
             x, y = [x[n] for n in places], [y[n] for n in places]
-        again = [windows(text, 0, len(text) - 3, 3) for text in leaf.joined(x, y)]
+        again = [windows(text, 0, len(text) - 3, 3) for text in joined(x, y)]
         pairs = [pair for own_windows in again for pair in zip(own_windows["x"], own_windows["y"], strict=True)]
         assert sorted(pairs) == sorted(zip(x, y, strict=True))
-    assert leaf.joined([], []) == []
+    assert joined([], []) == []
 
 
 def test_windows_that_were_shuffled_are_joined_again() -> None:
@@ -129,9 +130,9 @@ def test_windows_that_were_shuffled_are_joined_again() -> None:
     own = windows(text[:200], 0, 120)
     order = list(range(120))
     random.Random(0).shuffle(order)
-    assert leaf.joined([own["x"][n] for n in order], [own["y"][n] for n in order]) == [text[:200]]
+    assert joined([own["x"][n] for n in order], [own["y"][n] for n in order]) == [text[:200]]
     del order[order.index(70)]  # a window that was not drawn
-    again = leaf.joined([own["x"][n] for n in order], [own["y"][n] for n in order])
+    again = joined([own["x"][n] for n in order], [own["y"][n] for n in order])
     assert sorted(again) == sorted([text[:150], text[71:200]])
 
 

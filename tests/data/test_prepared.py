@@ -232,9 +232,9 @@ def test_data_are_prepared_once_and_again_when_anything_changes(
     reads: list[Path] = []
     parts = jsonl.parts
 
-    def counted(path: Path) -> Iterator[Part]:
+    def counted(path: Path, label_field: str | None) -> Iterator[Part]:
         reads.append(path)
-        return parts(path)
+        return parts(path, label_field)
 
     monkeypatch.setattr(jsonl, "parts", counted)
     file.write_text('{"id": "a", "texts": ["one two", "two three"], "split": "train"}\n')

@@ -75,7 +75,7 @@ def test_options_of_one_source_are_fields_with_the_default_none() -> None:
 
 @pytest.mark.parametrize("bug", [RuntimeError, ValueError, OSError, ModuleNotFoundError])
 def test_a_bug_in_a_source_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, mine: str, bug: type[Exception]) -> None:
-    def read(path: Path) -> NoReturn:
+    def read(path: Path, label_field: str | None) -> NoReturn:
         raise bug("a bug of the source")
 
     monkeypatch.setattr(jsonl, "parts", read)

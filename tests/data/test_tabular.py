@@ -16,7 +16,8 @@ from data_cases import plain
 from oracles import preparation
 
 from flow.cli.main import main
-from flow.data import DataOptions, is_file, load, located, registry, tabular
+from flow.data import DataOptions, is_file, load, located, registry
+from flow.data.columns import seconds
 from flow.data.streams import Part
 from flow.errors import UserError
 
@@ -195,7 +196,7 @@ def test_truncated_gzip(tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_times(value: object, expected: float) -> None:
-    assert tabular.seconds(value) == expected
+    assert seconds(value) == expected
 
 
 def test_a_package_brings_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

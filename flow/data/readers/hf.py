@@ -1,6 +1,6 @@
 """Data sets of the library datasets (Hugging Face): hf:OWNER/NAME[:SPLIT], or a folder that ``save_to_disk`` wrote; next word.
 
-A row is a text; the columns are those of a table (:mod:`flow.data.tabular`), given as options or guessed. The library maps the
+A row is a text; the columns are those of a table (:mod:`flow.data.columns`), given as options or guessed. The library maps the
 files into memory. A name is taken from the library's cache where it is there; otherwise the library downloads it.
 """
 
@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies
 
-from flow.data import digests, paths, tabular
+from flow.data import columns, digests, paths
+from flow.data.columns import Columns, columns_of, label_in, labels_of, named, time_in
 from flow.data.options import DataOptions
 from flow.data.readers import needs
 from flow.data.source import Content, Source
@@ -62,6 +63,7 @@ class _Row(NamedTuple):
     text: str
     time: float | None
     group: str
+    label: str | None
 
 
 def is_saved(path: Path) -> bool:
@@ -211,7 +213,7 @@ def _cache_alone(library: Any) -> Iterator[None]:
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def _columns(rows: _Rows, options: DataOptions, where: str) -> tabular.Columns:
+def _columns(rows: _Rows, options: DataOptions, where: str) -> Columns:
     """Which columns hold what.
 
     Raises:
@@ -223,15 +225,15 @@ def _columns(rows: _Rows, options: DataOptions, where: str) -> tabular.Columns:
             f"{where}: the rows of 'x' are windows that overlap by all but one character, so that a test on some would be one "
             "on text of the others; take Shakespeare with --data shakespeare, or from files of LEAF or TensorFlow Federated"
         )
-    chosen = tabular.columns(list(features), options, where)
-    for role, name in (("client", chosen.client), ("text", chosen.text), ("time", chosen.time), ("group", chosen.group)):
+    chosen = columns_of(list(features), options, where)
+    for role, name in chosen._asdict().items():
         if name is None:
             continue
         kind = getattr(features[name], "dtype", None)
         fits = kind in _TEXT or (role != "text" and isinstance(kind, str) and _NUMBER.fullmatch(kind) is not None)
         is_label = hasattr(features[name], "int2str")
         if is_label:
-            fits = role in ("client", "group")
+            fits = role in ("client", "group", "label")
         if not (fits or (role == "time" and isinstance(kind, str) and kind.startswith("timestamp"))):
             what = "a class label" if is_label else kind if isinstance(kind, str) else type(features[name]).__name__
             wanted = "string" if role == "text" else "string or a number"
@@ -241,8 +243,8 @@ def _columns(rows: _Rows, options: DataOptions, where: str) -> tabular.Columns:
     return chosen
 
 
-def _batches(rows: _Rows, chosen: tabular.Columns, where: str) -> Iterator[list[_Row]]:
-    used = list(dict.fromkeys(name for name in chosen if name is not None))
+def _batches(rows: _Rows, chosen: Columns, where: str) -> Iterator[list[_Row]]:
+    used = chosen.used
     features = rows.data.features
     labels = {name: features[name].names for name in used if hasattr(features[name], "int2str")}
     split = f"split {rows.split}, " if rows.split else ""
@@ -260,39 +262,16 @@ def _batches(rows: _Rows, chosen: tabular.Columns, where: str) -> Iterator[list[
             lists[name] = [names[label] if label is not None and 0 <= label < len(names) else None for label in lists[name]]
         nothing = [None] * table.num_rows
         batch = []
-        for client, text, time, group in zip(*(lists[name] if name is not None else nothing for name in chosen), strict=True):
+        sides = (lists[name] if name is not None else nothing for name in chosen)
+        for client, text, time, group, label in zip(*sides, strict=True):
             number += 1
             at = f"{where}, {split}row {number}"
             if client is None or client == "":
-                raise UserError(
-                    f"{at}: nothing in the column {chosen.client!r}, which names the client of the row; fill it in or remove "
-                    "the row"
-                )
+                raise columns.no_client(at, chosen)
             if text is None:
-                raise UserError(
-                    f"{at}: nothing (null) in the column {chosen.text!r}, which holds the text; fill it in or remove the row"
-                )
-            batch.append(_Row(_named(client), text, _seconds(time, chosen, at), _named(group)))
+                raise columns.no_text(at, chosen)
+            batch.append(_Row(named(client), text, time_in(time, at, chosen), named(group), label_in(label, at, chosen)))
         yield batch
-
-
-def _seconds(time: object, chosen: tabular.Columns, at: str) -> float | None:
-    if chosen.time is None:
-        return None
-    try:
-        return tabular.seconds(time)
-    except (ValueError, OverflowError) as error:
-        raise UserError(
-            f"{at}: {_SHORT.repr(time)} in the column {chosen.time!r} is no time ({error}); write Unix seconds or ISO 8601 "
-            "such as 2017-12-31 23:59:59, or leave times out with --time-column ''"
-        ) from error
-
-
-def _named(value: object) -> str:
-    """A client or group as text; whole numbers that are held as floats have no point."""
-    if value is None:
-        return ""
-    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def parts(splits: list[_Rows], options: DataOptions) -> Iterator[Part]:
@@ -313,7 +292,7 @@ def parts(splits: list[_Rows], options: DataOptions) -> Iterator[Part]:
                 times = [row.time for row in own if row.time is not None]
                 yield Part(
                     client, [row.text for row in own], times if chosen.time is not None else None, group, place=place,
-                    position=done + number,
+                    position=done + number, labels=labels_of([row.label for row in own]),
                 )  # fmt: skip
         done += number
 
@@ -327,10 +306,10 @@ def _files(splits: list[_Rows]) -> list[Path]:
 
 def _digest(given: _Asked, splits: list[_Rows]) -> str:
     """Of the files, the names of columns, and those of labels."""
-    columns = [
+    features = [
         [[name, getattr(feature, "names", None)] for name, feature in rows.data.features.items()] for rows in splits
     ]  # fmt: skip
-    return f"{PREFIX}{given.split} {digests.of_files(_files(splits), WANTED)} {json.dumps(columns)}"
+    return f"{PREFIX}{given.split} {digests.of_files(_files(splits), WANTED)} {json.dumps(features)}"
 
 
 def _name_of(given: _Asked) -> str:
@@ -364,5 +343,5 @@ def _stream(options: DataOptions) -> Stream:
 
 SOURCE = Source(
     "hf", _content, stream=_stream, matches=recognises, located=_located, tokenizer="words", form="hf:OWNER/NAME[:SPLIT]",
-    options=("client_column", "text_column", "time_column", "group_column"),
+    options=columns.OPTIONS,
 )  # fmt: skip

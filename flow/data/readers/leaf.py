@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from datetime import date
@@ -18,11 +17,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.data import digests, formats, paths
+from flow.data.classes import label_of
+from flow.data.columns import seconds
 from flow.data.options import DataOptions
 from flow.data.readers import pieces
+from flow.data.readers.windows import joined, pieces_of
 from flow.data.source import BY_FILE, Content, Source
 from flow.data.streams import TEST, TRAIN, Part, Stream
-from flow.data.tabular import seconds
 from flow.errors import UserError, say
 
 WANTED = "a .json or .json.gz file of LEAF, or of a folder of them"
@@ -30,6 +31,7 @@ SUFFIXES = (".json", ".json.gz")
 SIDES = {"train": TRAIN, "val": TRAIN, "test": TEST}
 """The sides of the published parts: what LEAF validates by is older than what it tests on, and is to train on here."""
 USER_DATA = "user_data"
+LABELS = "y"
 BOS, EOS, PAD = "<BOS>", "<EOS>", "<PAD>"
 ALPHABET = "\n !\"&'(),-.0123456789:;>?ABCDEFGHIJKLMNOPQRSTUVWXYZ[]abcdefghijklmnopqrstuvwxyz}"
 """The characters that LEAF's model of Shakespeare knows, in their order."""
@@ -122,47 +124,6 @@ def _split(path: Path) -> str:
     return named[-1] if named else path.parent.name if path.parent.name in SIDES else ""
 
 
-def joined(x: Sequence[str], y: Sequence[str]) -> list[str]:
-    """The texts whose windows of stride one are x, with the character y behind each.
-
-    Windows that follow one another are joined, and so are those that a client has in another order: LEAF's sample.py draws
-    windows of its last client at random. What is joined has the same windows, each as often; where several would fit, the first
-    of them is taken.
-    """
-    runs: list[list[str]] = []
-    goes_on: list[str] = []  # the window that would follow each run
-    for window, after in zip(x, y, strict=True):
-        if not runs or window != goes_on[-1]:
-            runs.append([window])
-            goes_on.append("")
-        runs[-1].append(after)
-        goes_on[-1] = window[1:] + after
-    if len(runs) < 2:
-        return ["".join(run) for run in runs]
-    waiting: dict[str, deque[int]] = defaultdict(deque)
-    for place, run in enumerate(runs):
-        waiting[run[0]].append(place)
-    following = [waiting[window].popleft() if waiting.get(window) else -1 for window in goes_on]
-    texts, seen = [], [False] * len(runs)
-    heads = set(range(len(runs))) - set(following)
-    for head in (*sorted(heads), *range(len(runs))):  # after the first of every chain, what goes round in a circle
-        chain: list[str] = []
-        place = head
-        while place >= 0 and not seen[place]:
-            seen[place] = True
-            chain += runs[place][1:] if chain else runs[place]
-            place = following[place]
-        if chain:
-            texts.append("".join(chain))
-    return texts
-
-
-def pieces_of(texts: Sequence[str], size: int) -> list[str]:
-    """The texts with a line break between them, cut into pieces of so many characters; the last may be shorter."""
-    whole = "\n".join(texts)
-    return [whole[begin : begin + size] for begin in range(0, len(whole), size)]
-
-
 def task_of(x: Any, y: Any, where: str) -> Task:
     """Which data set an example is of.
 
@@ -191,9 +152,13 @@ def _examples(value: Any, where: str) -> tuple[list[Any], list[Any]]:
     return x, y
 
 
-def _user(task: Task, value: Any, where: str) -> Iterator[tuple[list[str], list[float] | None, str]]:
-    """(texts, times, group) of the examples of a user that follow one another and have one group."""
+def _user(
+    task: Task, value: Any, where: str, labelled: bool
+) -> Iterator[tuple[list[str], list[float] | None, str, list[str] | None]]:
+    """(texts, times, group, labels) of the examples of a user that follow one another and have one group."""
     x, y = _examples(value, where)
+    at = [f"{where}, example {place + 1}" for place in range(len(x))]
+    labels = [label_of(label, place, LABELS) for label, place in zip(y, at, strict=True)] if labelled else None
     for place, (example, label) in enumerate(zip(x, y, strict=True)):
         fits = isinstance(example, str) if task is TEXTS else task_of(example, label, f"{where}, example {place + 1}") is task
         if not fits or (task is WINDOWS and len(example) != len(x[0])):
@@ -203,15 +168,14 @@ def _user(task: Task, value: Any, where: str) -> Iterator[tuple[list[str], list[
             )
     if task is WINDOWS:
         if x:
-            yield pieces_of(joined(x, y), len(x[0])), None, ""
+            yield pieces_of(joined(x, y), len(x[0])), None, "", None
         return
     if task is TEXTS:
         if x:
-            yield x, None, ""
+            yield x, None, "", labels
         return
-    at = [f"{where}, example {place + 1}" for place in range(len(x))]
     if task is SENT140:
-        texts, groups = [row[4] for row in x], [str(label) for label in y]
+        texts, groups = [row[4] for row in x], [str(label) for label in y] if labels is None else [""] * len(y)
         times = [_tweeted(row[1]) for row in x]
     else:
         texts = [_comment(comment, place) for comment, place in zip(x, at, strict=True)]
@@ -221,7 +185,8 @@ def _user(task: Task, value: Any, where: str) -> Iterator[tuple[list[str], list[
     ordered = len(known) == len(times)
     for group, places in groupby(range(len(texts)), key=groups.__getitem__):
         own = list(places)
-        yield [texts[n] for n in own], [known[n] for n in own] if ordered else None, group
+        own_labels = None if labels is None else [labels[n] for n in own]
+        yield [texts[n] for n in own], [known[n] for n in own] if ordered else None, group, own_labels
 
 
 def _text_of(value: Any, where: str) -> str:
@@ -281,7 +246,7 @@ def _first(files: Sequence[File]) -> Task:
         for _, x, y, where in _clients(file):
             if x and task is None:
                 at = f"{where}, example 1"
-                task = task_of(x[0], y[0], at)
+                task = task_of(x[0], "" if y[0] is None else y[0], at)  # without a label, which is refused where one is needed
             for text in x:
                 if not isinstance(text, str) or not _PICTURE.fullmatch(text.strip()):
                     assert task is not None
@@ -335,13 +300,14 @@ def is_by_user(files: Sequence[File]) -> bool:
     return bool(trained) and tested
 
 
-def parts(files: Sequence[File], task: Task, by_user: bool) -> Iterator[Part]:
+def parts(files: Sequence[File], task: Task, by_user: bool, labelled: bool = False) -> Iterator[Part]:
     """The clients of all files; one without an example has no part.
 
     Args:
         files: those to train on first.
         task: which data set it is.
         by_user: see :func:`is_by_user`. The clients of test are never trained on, then, and their texts are split by time.
+        labelled: whether y holds labels.
 
     Raises:
         UserError: a file is damaged, or a client of it is not as described above.
@@ -371,11 +337,11 @@ def parts(files: Sequence[File], task: Task, by_user: bool) -> Iterator[Part]:
             held_out = side == TEST if by_user else None
             side = "" if held_out else side
             place, position = f"{file.path.name}, client {piece.key!r}", done + piece.position
-            for texts, times, group in _user(task, piece.value, where):
+            for texts, times, group, labels in _user(task, piece.value, where, labelled):
                 own = group or plays.get(piece.key, "")
                 if task is WINDOWS and (piece.key, side) in sides:  # what another file has of this side goes before
                     texts = ["\n", *texts]
-                yield Part(piece.key, texts, times, own, held_out, side, place, position)
+                yield Part(piece.key, texts, times, own, held_out, side, place, position, labels)
             if task is WINDOWS:
                 sides.add((piece.key, side))
         missing = next((user for user in users if user not in in_file), None)
@@ -430,15 +396,31 @@ def _stream(options: DataOptions) -> Stream:
     files = files_of(options.data)
     where = f"data={options.data!r}"
     task = _first(files)
+    labelled = options.label_column is not None
+    if labelled and task not in (SENT140, TEXTS):
+        raise UserError(
+            f"{where}: label_column={options.label_column!r} is for texts with labels, as in Sent140, and this is LEAF's "
+            f"{task.what}; leave it out, or write every label of the file as a number or as a name of several characters"
+        )
     splits = sorted({file.split for file in files if file.split})
     by_user = is_by_user(files)
     in_words = f"{', '.join(splits)} as published" if len(splits) > 1 else "one part alone, split anew"
     about = f"LEAF's {task.what} ({in_words}{', split by user' if by_user else ''}; sha256 {_digest(files)[:16]})"
     return Stream(
-        _name(options.data), about, lambda: parts(files, task, by_user), task.tokenizer, task.sequence_length,
+        _name(options.data), about, lambda: parts(files, task, by_user, labelled), task.tokenizer, task.sequence_length,
         _vocabulary(task, files, where), task.continuous, total=sum(file.path.stat().st_size for file in files),
         path=options.data, separator="",
     )  # fmt: skip
 
 
-SOURCE = Source("leaf", _content, stream=_stream, matches=recognises, tokenizer=BY_FILE)
+def _check(options: DataOptions) -> None:
+    if options.label_column not in (None, LABELS):
+        raise UserError(
+            f"label_column={options.label_column!r}: the labels of LEAF's files are in y; give --label-column {LABELS}, or "
+            "leave it out"
+        )
+
+
+SOURCE = Source(
+    "leaf", _content, stream=_stream, matches=recognises, tokenizer=BY_FILE, options=("label_column",), check=_check
+)  # fmt: skip
