@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import pytest
@@ -22,7 +24,7 @@ SHAPES = [  # clients, rows, inputs, projection, vocabulary, experts
 
 
 def rounded(t: Tensor) -> Tensor:
-    return t.bfloat16().to(t.dtype)
+    return t.to(torch.bfloat16).to(t.dtype)
 
 
 def draw(shape: Any, seed: int = 0) -> tuple[Tensor, Tensor, Head, Tensor | None]:
@@ -45,6 +47,11 @@ def draw(shape: Any, seed: int = 0) -> tuple[Tensor, Tensor, Head, Tensor | None
     )
 
 
+def each(head: Head, change: Callable[[Tensor], Tensor]) -> Head:
+    changed: list[Any] = [None if t is None else change(t) for t in head]
+    return Head(*changed)
+
+
 def run(x: Tensor, targets: Tensor, head: Head, q: Tensor | None, bfloat16: bool) -> tuple[HeadLoss, dict[str, Tensor]]:
     """The loss and every gradient."""
     out = [None if t is None else torch.full_like(t, torch.nan) for t in head]
@@ -64,8 +71,9 @@ def far(got: Tensor, exact: Tensor) -> float:
 def test_a_head_is_near_float64_and_not_as_near_as_float32(shape: Any, threads: int) -> None:
     torch.set_num_threads(threads)
     x, targets, head, q = draw(shape)
-    wide = [None if t is None else t.double() for t in (x, q, *head)]
-    exact_loss, exact = run(present(wide[0]), targets, Head(*wide[2:]), wide[1], False)  # type: ignore[arg-type]
+    exact_loss, exact = run(
+        x.double(), targets, each(head, lambda t: t.double()), None if q is None else q.double(), bfloat16=False
+    )
     loss, gradients = run(x, targets, head, q, True)
     assert torch.equal(loss.counts, exact_loss.counts) and far(loss.nats, exact_loss.nats) < 5e-3
     assert gradients.keys() == exact.keys()
@@ -75,7 +83,7 @@ def test_a_head_is_near_float64_and_not_as_near_as_float32(shape: Any, threads: 
     again, same = run(x, targets, head, q, True)
     assert torch.equal(again.nats, loss.nats) and all(torch.equal(same[name], t) for name, t in gradients.items())
     for k in range(len(x)):  # a client's bits are its own
-        own = Head(*(None if t is None else t[k : k + 1] for t in head))
+        own = each(head, itemgetter(slice(k, k + 1)))
         alone, grads = run(x[k : k + 1], targets[k : k + 1], own, None if q is None else q[k : k + 1], True)
         assert torch.equal(alone.nats, loss.nats[k : k + 1])
         assert all(torch.equal(t, gradients[name][k : k + 1]) for name, t in grads.items())
@@ -148,7 +156,7 @@ def test_other_instruction_sets_compute_in_float32(isa: str) -> None:
 
 def test_tensors_of_another_format_are_refused() -> None:
     x, targets, head, q = draw(SHAPES[1])
-    wide = Head(*(None if t is None else t.double() for t in head))
+    wide = each(head, lambda t: t.double())
     with pytest.raises(RuntimeError, match="mixed products take float32 tensors"):
         head_loss(x.double(), targets, wide, q, bfloat16=True)
     with pytest.raises(RuntimeError, match="mixed products take float32 tensors"):
