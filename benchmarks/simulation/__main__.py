@@ -21,9 +21,10 @@ from benchmarks.simulation import first_round, ours, plots, race, scaling, table
 from benchmarks.simulation.race import Arena
 from benchmarks.simulation.workload import FULL, QUICK, Sizes
 from flow.storage.files import write, write_json
+from flow_kernels.training import multiplies_bfloat16
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-PARTS = ("fedavg", "flow", "busy", "cohorts", "populations", "start")
+PARTS = ("fedavg", "flow", "bfloat16", "busy", "cohorts", "populations", "start")
 
 
 def fedavg(arena: Arena, quick: bool) -> list[dict[str, Any]]:
@@ -55,6 +56,27 @@ def flow(arena: Arena, quick: bool) -> list[dict[str, Any]]:
             rivals = [rival for rival in rivals if not rival.mkl and rival.threads == 1]
         beside = race.ours(cores, name="ours, FedAvg")
         rows.append(race.race(smaller, race.ours(cores, "flow"), [*rivals, beside], "Flow", turns=3))
+    return rows
+
+
+def bfloat16(arena: Arena, quick: bool) -> list[dict[str, Any]]:
+    """Ours in bfloat16 against ours in float32, and the fastest rivals in both; then Flow against itself."""
+    if not multiplies_bfloat16():
+        raise Missing("this processor multiplies no bfloat16")
+    rows = []
+    for cores in available():
+        loops = race.loops(cores)[1:] if cores == 1 else race.loops(cores)[1:2] + race.loops(cores)[3:]
+        plain = [*race.scans(cores)[-1:], *loops]  # on two cores those of processes, which are the fastest
+        rivals = [race.ours(cores, name="ours, float32"), *plain, *map(race.in_bfloat16, plain)]
+        own = race.ours(cores, dtype="bfloat16")
+        rows.append(race.race(arena, own, rivals[:2] if quick else rivals, "FedAvg in bfloat16"))
+    half = replace(arena.plan.sizes, cohort=arena.plan.sizes.cohort // 2)
+    (folder := arena.folder / "bfloat16").mkdir()
+    smaller = replace(arena, folder=folder, plan=ours.make_plan(half, len(arena.plan.cohorts)), reference={})
+    smaller.set_reference("flow")
+    for cores in available():
+        own, beside = (race.ours(cores, "flow", *more) for more in (("ours", "bfloat16"), ("ours, float32",)))
+        rows.append(race.race(smaller, own, [beside], "Flow in bfloat16", turns=3))
     return rows
 
 
@@ -109,7 +131,7 @@ def start(arena: Arena, quick: bool) -> list[dict[str, Any]]:
 
 
 MEASURE: dict[str, Callable[[Arena, bool], list[dict[str, Any]]]] = {
-    "fedavg": fedavg, "flow": flow, "busy": busy, "cohorts": cohorts, "populations": populations, "start": start,
+    "fedavg": fedavg, "flow": flow, "bfloat16": bfloat16, "busy": busy, "cohorts": cohorts, "populations": populations, "start": start,
 }  # fmt: skip
 
 

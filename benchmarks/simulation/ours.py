@@ -41,11 +41,11 @@ def population(sizes: Sizes, tokens: Array) -> Population:
     return Population("random words", clients, Vocabulary(words, "word"), sizes.steps, "made for a benchmark")
 
 
-def config(sizes: Sizes, algorithm: str, rounds: int, threads: int, **more: Any) -> flow.Config[Any]:
+def config(sizes: Sizes, algorithm: str, rounds: int, threads: int, dtype: Any = "float32", **more: Any) -> flow.Config[Any]:
     """One epoch of plain SGD without clipping; of Flow the published variant, with random halves."""
     own = {"variant": "neurips", "personal_lr": sizes.lr} if algorithm == "flow" else {}
     options = REGISTRY[algorithm].options(lr=sizes.lr, epochs=1, batch_size=sizes.batch, clip=0.0, **own)
-    model = ModelOptions(embedding_dim=sizes.embedding, hidden_size=sizes.hidden, projection_dim=sizes.projection or None)
+    model = ModelOptions(sizes.embedding, sizes.hidden, projection_dim=sizes.projection or None, dtype=dtype)
     return flow.Config(
         algorithm=options,
         model=model,
@@ -92,12 +92,13 @@ def _orders(data: Data, draw: Draw, phase: str, sequences: int) -> list[Array]:
     return orders
 
 
-def runner(plan: Plan, algorithm: str, threads: int) -> Runner:
+def runner(plan: Plan, algorithm: str, threads: int, dtype: str = "float32") -> Runner:
     clients = population(plan.sizes, plan.tokens)
 
     def turn(rounds: int) -> Turn:
         start = time.perf_counter()
-        result = flow.simulate(config(plan.sizes, algorithm, rounds, threads), population=clients, progress=False)
+        own = config(plan.sizes, algorithm, rounds, threads, dtype)
+        result = flow.simulate(own, population=clients, progress=False)
         wall = time.perf_counter() - start
         rows = result.metrics
         seconds = [row["seconds"] for row in rows]
@@ -110,4 +111,4 @@ def runner(plan: Plan, algorithm: str, threads: int) -> Runner:
 
 if __name__ == "__main__":
     given = arguments(sys.argv[1:])
-    serve(runner(given.plan, given.algorithm, THREADS), {"torch": torch.__version__}, REQUESTS, REPLIES)
+    serve(runner(given.plan, given.algorithm, THREADS, given.dtype), {"torch": torch.__version__}, REQUESTS, REPLIES)

@@ -18,7 +18,7 @@ from benchmarks.simulation.workload import Array, Plan, Weights
 Train = Callable[[Weights, int, Sequence[int]], Weights]
 """(server's weights, round, places in its cohort) -> sum of these clients' weights"""
 Make = Callable[[Plan, str], Train]
-"""(plan, algorithm) -> how a process trains clients; at the top level of a module, for other processes to find"""
+"""(plan, algorithm) -> what trains clients in a process; a function of a module, or a `partial` of one, for other processes"""
 
 
 def runner(make: Make, plan: Plan, algorithm: str, processes: int, pinned: Sequence[int] = ()) -> Runner:

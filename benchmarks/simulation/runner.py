@@ -42,13 +42,17 @@ class Arguments(NamedTuple):
     algorithm: str
     processes: int
     processors: tuple[int, ...]
+    dtype: str
+    """Of what is multiplied: "float32" or "bfloat16"; the weights are float32."""
 
 
 def arguments(argv: Sequence[str]) -> Arguments:
     """Of a runner's process."""
     given = dict(zip(argv[::2], argv[1::2], strict=True))
     processors = tuple(map(int, given["--processors"].split(",")))
-    return Arguments(Plan.load(Path(given["--plan"])), given["--algorithm"], int(given["--processes"]), processors)
+    return Arguments(
+        Plan.load(Path(given["--plan"])), given["--algorithm"], int(given["--processes"]), processors, given["--dtype"]
+    )
 
 
 def serve(turn: Runner, versions: dict[str, str], requests: Any, replies: Any) -> None:
@@ -94,6 +98,7 @@ class Child(Worker):
         plan: Path,
         *,
         algorithm: str = "fedavg",
+        dtype: str = "float32",
         threads: int = 1,
         processes: int = 1,
         processors: Sequence[int],
@@ -105,6 +110,7 @@ class Child(Worker):
         options = {
             "--plan": plan,
             "--algorithm": algorithm,
+            "--dtype": dtype,
             "--threads": threads,
             "--processes": processes,
             "--processors": ",".join(map(str, processors)),

@@ -43,7 +43,12 @@ def races(rows: list[Row]) -> list[str]:
     body, notes = [], []
     for cores in sorted({row["cores"] for row in rows}):
         own = [row for row in rows if row["cores"] == cores]
-        lines = [_line(row, name) for row in own for name in row["contenders"] if name != PEAK and not name.startswith("ours")]
+        lines = [
+            _line(row, name)
+            for row in own
+            for name in row["contenders"]
+            if name != PEAK and not (name == "ours" or name == "ours, FedAvg")
+        ]
         first = _line(own[0], "ours")
         body += [first, *sorted(lines, key=lambda line: -float(line[2].replace(",", "")))]
         for row in own:
@@ -87,6 +92,20 @@ def flow_races(rows: list[Row]) -> list[str]:
         cost.append([str(row["cores"]), f"**{1 / plain['ratio']['median']:.2f}x**", f"{arithmetic:.2f}x"])
     if cost:
         lines += ["", *table(["cores", "a round of Flow takes, of one of FedAvg", "its arithmetic"], cost)]
+    return lines
+
+
+def mixed_races(rows: list[Row]) -> list[str]:
+    """The races of FedAvg in one table, those of Flow in another."""
+    lines: list[str] = []
+    for algorithm, name in (("fedavg", "FedAvg"), ("flow", "Flow")):
+        own = [row for row in rows if row["algorithm"] == algorithm]
+        lines += [
+            *([""] if lines else []),
+            f"{name}; the first line is ours in bfloat16, and the peak is that of bfloat16:",
+            "",
+            *races(own),
+        ]
     return lines
 
 
@@ -146,7 +165,9 @@ def starts(rows: list[Row]) -> list[str]:
 
 def disturbed(report: Row) -> str:
     """The probe computes without a pause: where it got less than its cores, somebody else had them."""
-    rows = [row for part in ("fedavg", "flow") for row in report["parts"].get(part, []) if PEAK in row["contenders"]]
+    rows = [
+        row for part in ("fedavg", "flow", "bfloat16") for row in report["parts"].get(part, []) if PEAK in row["contenders"]
+    ]
     busy = sum(row["contenders"][PEAK]["cores"] / row["cores"] < 0.85 for row in rows)
     if not busy:
         return ""
@@ -156,6 +177,7 @@ def disturbed(report: Row) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "fedavg": ("FedAvg: rounds of one cohort, all in turn", races),
     "flow": ("Flow: rounds of one cohort, all in turn", flow_races),
+    "bfloat16": ("Products in bfloat16: rounds of one cohort, all in turn", mixed_races),
     "busy": ("While a foreign process takes a core of the two", busy),
     "cohorts": ("Seconds a round, by the size of the cohort", cohorts),
     "populations": ("A cohort of 100 from populations on disk", populations),

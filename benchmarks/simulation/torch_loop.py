@@ -8,6 +8,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 from benchmarks.common import worker
 
@@ -96,8 +97,19 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def make(plan: Plan, algorithm: str) -> rounds.Train:
-    return (flow if algorithm == "flow" else fedavg)(plan)
+def make(plan: Plan, algorithm: str, dtype: str = "float32") -> rounds.Train:
+    train = (flow if algorithm == "flow" else fedavg)(plan)
+    return train if dtype == "float32" else in_autocast(train)
+
+
+def in_autocast(train: rounds.Train) -> rounds.Train:
+    """torch's mixed precision: products in bfloat16, weights in float32."""
+
+    def mixed(weights: Weights, round: int, places: Sequence[int]) -> Weights:
+        with torch.autocast("cpu", torch.bfloat16):
+            return train(weights, round, places)
+
+    return mixed
 
 
 def fedavg(plan: Plan) -> rounds.Train:
@@ -162,10 +174,10 @@ def _sum(parameters: Mapping[str, Tensor], weights: Weights, places: Sequence[in
     return {name: tensor.numpy() for name, tensor in total.items()}
 
 
-def one_thread(plan: Plan, algorithm: str) -> rounds.Train:
+def one_thread(plan: Plan, algorithm: str, dtype: str = "float32") -> rounds.Train:
     """For a process among several."""
     torch.set_num_threads(1)
-    return make(plan, algorithm)
+    return make(plan, algorithm, dtype)
 
 
 def check_preload() -> None:
@@ -178,5 +190,6 @@ if __name__ == "__main__":
     check_preload()
     torch.set_num_threads(THREADS)
     given = arguments(sys.argv[1:])
-    turn = rounds.runner(make if given.processes == 1 else one_thread, given.plan, given.algorithm, given.processes)
+    make_one = partial(make if given.processes == 1 else one_thread, dtype=given.dtype)
+    turn = rounds.runner(make_one, given.plan, given.algorithm, given.processes)
     serve(turn, {"torch": torch.__version__}, REQUESTS, REPLIES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from operator import itemgetter
 from typing import Any
@@ -32,7 +33,7 @@ def draw(shape: Any, seed: int = 0) -> tuple[Tensor, Tensor, Head, Tensor | None
     g = torch.Generator().manual_seed(seed)
 
     def random(*size: int) -> Tensor:
-        return torch.randn(size, generator=g) * size[-1] ** -0.5
+        return torch.randn(size, generator=g) / math.sqrt(size[-1])
 
     width = i if d is None else d
     targets = torch.randint(-1, v, (k, n), generator=g)
