@@ -6,8 +6,8 @@ from types import NoneType
 from typing import Any
 
 from flow.errors import UserError
-from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, AVERAGES
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS, QUANTILES
 from flow.storage.files import RUN, WRONG_CHECKSUM, intact
@@ -72,7 +72,7 @@ def _expect(path: pathlib.Path, value: object, schema: object, where: str) -> No
 def _complete(path: pathlib.Path, summaries: Json, where: str) -> None:
     """Put null where a run that is older than a metric says nothing of it."""
     for side in SIDES:
-        for metric in metrics.METRICS:
+        for metric in all_metrics():
             for key in metric.summary_keys():
                 _expect(path, summaries[side].setdefault(key, None), _MAYBE, f"{where}.{side}.{key}")
 

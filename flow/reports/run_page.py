@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, AVERAGES, Average, Metric
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS
 from flow.reports.charts import (
@@ -187,7 +187,7 @@ def _passages(evaluation: Json) -> tuple[list[Json], int]:
 def _measured(evaluation: Json) -> list[Metric]:
     """The accuracy, and every other metric of which the run says something."""
     known = {key for summary in evaluation["summary"].values() for key, value in summary.items() if value is not None}
-    return [metric for metric in metrics.METRICS if metric is ACCURACY or known.intersection(metric.summary_keys())]
+    return [metric for metric in all_metrics() if metric is ACCURACY or known.intersection(metric.summary_keys())]
 
 
 def _page(config: Json, rows: list[Json], evaluation: Json) -> str:

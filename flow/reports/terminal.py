@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from flow.evaluation import metrics
 from flow.evaluation.metrics import Average, Metric
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.select import SIDES
 from flow.reports.format import HYPHEN, finite, metric_value, number
 
@@ -28,7 +28,7 @@ def summary_table(summaries: Summaries, calibration: Calibration | None = None) 
     calibration: None where it was not measured.
     """
     rows = _rows(summaries)
-    columns = [m for m in metrics.METRICS if any(_known(summaries, [m], model, average) for _, model, average in rows)]
+    columns = [m for m in all_metrics() if any(_known(summaries, [m], model, average) for _, model, average in rows)]
     widths = [len(metric.heading) + 3 for metric in columns]
     widths[-1] += max(0, max(NARROWEST, *(len(side.label) + 3 for side in SIDES.values())) - sum(widths))
 
@@ -76,7 +76,7 @@ def other_routings(summaries: Summaries) -> list[str]:
         own, other = (summaries[side].get(metric.summary_key(model, average)) for model in ("personal", routing))
         return other is not None and other != own
 
-    every = list(itertools.product(SIDES, metrics.METRICS, AVERAGES))
+    every = list(itertools.product(SIDES, all_metrics(), AVERAGES))
     return [routing for routing in ("hard", "soft") if any(differs(routing, *column) for column in every)]
 
 
