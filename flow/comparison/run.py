@@ -41,6 +41,7 @@ from flow.engine.task import prepare
 from flow.errors import UserError
 from flow.evaluation.registry import chosen as chosen_metrics
 from flow.evaluation.select import SIDES
+from flow.reports.words import words_of
 from flow.storage import files, lock, user_files
 
 if TYPE_CHECKING:
@@ -65,6 +66,8 @@ class Comparison:
     """The algorithm that the others are held against."""
     tests: list[Line] = field(default_factory=list)
     """Every other algorithm against this one, by side and metric; empty where there is none."""
+    classes: int = 0
+    """Of the texts, where these are classified; 0: the next token is predicted."""
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -83,7 +86,7 @@ class Comparison:
         """The tables for the terminal."""
         tables = [text_table(self.rows)]
         if self.against is not None:
-            tables.append(text_against(self.against, self.tests, self.rows))
+            tables.append(text_against(self.against, self.tests, self.rows, words_of("token", self.classes).token))
         return "\n\n".join(tables)
 
 
@@ -244,7 +247,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
         options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in of_seeds]
         rows.append(row_of(name, options, each, worst_tenths(runs[name]), about(plan, name), plan.config.seed))
     tests = [] if plan.against is None else lines_against(plan.against, runs)
-    result = Comparison(rows, tried, folder, folder / "comparison.html", plan.against, tests)
+    result = Comparison(rows, tried, folder, folder / "comparison.html", plan.against, tests, len(population.classes))
     _write(result, plan, runs, chosen)
     if progress:
         print(result.text())
@@ -386,4 +389,4 @@ def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: d
     if result.against is not None:
         files.write(folder / "paired.csv", csv_against(result.tests, rows).encode())
     files.write(folder / "table.txt", (result.text() + "\n").encode())
-    write_comparison(folder, plan, rows, runs, result.tests, result.tried, chosen)
+    write_comparison(folder, plan, rows, runs, result.tests, result.tried, chosen, result.classes)

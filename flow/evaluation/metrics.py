@@ -187,7 +187,7 @@ TOP3 = Metric(
     span=4.0,
     always=False,
     ranked=True,
-    axis_of_texts="% of texts whose class is among the three most likely",
+    axis_of_texts="% of texts, class among the top three",
 )
 """Counted where it is asked for, as the ranks take about one more pass over the output layer."""
 

@@ -142,7 +142,8 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     if RUN in evaluation and evaluation["round"] != (rounds := read_config(folder)["rounds"]):
         raise _problem(path, f"the file was made after round {evaluation['round']} of a run that has {rounds}")
     _complete(path, evaluation["summary"], "evaluation.summary")
-    _expect(path, evaluation.setdefault("validation_clients", 0), _INTEGER, "evaluation.validation_clients")
+    for key in ("validation_clients", "classes"):  # of which older builds say nothing
+        _expect(path, evaluation.setdefault(key, 0), _INTEGER, f"evaluation.{key}")
     for side, own in _calibration(path, evaluation).items():
         if own is not None:
             _expect(path, own, _CALIBRATION, f"evaluation.calibration.{side}")
