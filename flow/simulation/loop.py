@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from flow.algorithms import code_of
-from flow.config import Config, code_of_model
+from flow.config import Config, code_of_model, files_again
 from flow.data import Client, Population
 from flow.draws import Draw
 from flow.engine.participation import Group, Turnout, grouped, turnout
@@ -281,7 +281,8 @@ def _remedy(folder: Path | str | None) -> str:
     """How to go on after a process was lost."""
     if folder is None or not (Path(folder) / "config.json").is_file():
         return "start the run again"
-    return f"go on after its last checkpoint with `flow run --resume {folder}`, on any number of processes"
+    again = files_again(run_folder.read_config(Path(folder)))
+    return f"go on after its last checkpoint with `flow run --resume {folder}{again}`, on any number of processes"
 
 
 def _write_report(folder: Path) -> Path:

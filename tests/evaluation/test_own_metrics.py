@@ -25,6 +25,7 @@ from flow.cli.main import main
 from flow.errors import UserError
 from flow.evaluation import registry
 from flow.evaluation.metrics import METRICS
+from flow.simulation import loop
 from flow.storage import files, run_folder
 from flow.training.predict import Guess
 
@@ -156,6 +157,7 @@ def test_a_run_records_the_file_and_goes_on_when_it_is_named(late: Path, capsys:
     assert main(["run", "fedavg", *OPTIONS, "--rounds", "1", "--metric", "late.py:LATE", "--folder", "run"]) == 0
     assert "late tokens right" in capsys.readouterr().out
     assert code("run") == {"metric": {"late": {"file": "late.py", "sha256": sha256(CODE)}}}
+    assert "with `flow run --resume run --metric late.py:NAME`, on any number" in loop._remedy("run")  # a process was lost
     assert json.loads(Path("run/config.json").read_text())["metric"] == "late"
     before = Path("run/config.json").read_bytes()
     forget()
