@@ -5,7 +5,8 @@ from flow.comparison.run import Comparison, SharedOptions, compare, resume_compa
 from flow.config import Config, ModelOptions, TorchModel
 from flow.data import Population
 from flow.errors import Diverged, UserError
-from flow.evaluation.metrics import Metric, register_metric
+from flow.evaluation.metrics import Metric
+from flow.evaluation.registry import register_metric
 from flow.presets import preset
 from flow.simulation.loop import Result, resume, simulate
 from flow.version import __version__

@@ -16,8 +16,8 @@ from flow.data import DataOptions, located, placed
 from flow.errors import UserError
 from flow.server.optimizers import resolve
 from flow.server.options import ServerOptions
-from flow.storage import run_folder
-from flow.user_code import source_of
+from flow.storage import run_folder, user_files
+from flow.user_code import is_reference, source_of
 
 Options = TypeVar("Options")
 
@@ -111,11 +111,12 @@ _FACTORIES: dict[str, list[Callable[..., nn.Module]]] = {}
 that is given again the last counts, as of a cell of a notebook that runs again."""
 
 
-def factory_of(name: str, folder: Path) -> Callable[..., nn.Module]:
+def factory_of(name: str, folder: Path, again: str | None = None) -> Callable[..., nn.Module]:
     """The factory of this name, of which a :class:`TorchModel` was made in this process.
 
     Args:
         folder: of the run, for the message.
+        again: what stands behind `--resume FOLDER`, for the message; None: the model alone.
 
     Raises:
         UserError: there is none, or there are several.
@@ -128,9 +129,14 @@ def factory_of(name: str, folder: Path) -> Callable[..., nn.Module]:
             f"{folder}: the run's model is {name!r}, and {len(same)} factories here have that name; give each a name of its own"
         )
     raise UserError(
-        f"{folder}: the run's model is {name!r}, and a folder never runs code by itself; name it (`--resume {folder} --model "
-        f"{name}`), or in Python make a flow.TorchModel of it before"
+        f"{folder}: the run's model is {name!r}, and a folder never runs code by itself; name it (`--resume {folder}"
+        f"{f' --model {name}' if again is None else again}`), or in Python make a flow.TorchModel of it before"
     )
+
+
+def knows_factory(name: str) -> bool:
+    """Whether a :class:`TorchModel` was made of a factory of this name in this process."""
+    return name in _FACTORIES
 
 
 def model_of(content: dict[str, Any], folder: Path) -> ModelOptions | TorchModel:
@@ -283,16 +289,17 @@ def read_config(folder: Path) -> Config[Any]:
     try:
         name = stored["algorithm"]["name"]
         if isinstance(name, str) and name not in algorithms():
-            raise _unknown(path, name, run_folder.code(stored, "algorithm"))
+            raise _unknown(path, name, stored)
         content = completed(run_folder.options(stored))
         kinds = _kinds(content)
         del content["algorithm"]["name"]
         if kinds["model"] is TorchModel:
-            content["model"]["factory"] = factory_of(content["model"]["factory"], folder)
+            content["model"]["factory"] = factory_of(content["model"]["factory"], folder, files_again(stored))
         parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "data", "model", "server")}
         config = Config(**parts, **{name: content.pop(name) for name in _names(Config) if name not in parts})
         if content:
             raise TypeError(f"{', '.join(content)} is not an option")
+        user_files.recorded(stored, user_files.METRIC)
         if not isinstance(stored.get("digested", {}), dict):
             raise TypeError(f"digested is {stored['digested']!r}")
     except (KeyError, TypeError, AttributeError) as error:
@@ -303,8 +310,21 @@ def read_config(folder: Path) -> Config[Any]:
         raise UserError(f"{path}: {error}; {remedy}") from error
 
 
-def _unknown(path: Path, name: str, code: dict[str, Any] | None) -> UserError:
+def files_again(stored: dict[str, Any]) -> str:
+    """What stands behind `flow run --resume FOLDER` to go on with a run of users' files; empty where there are none.
+
+    stored: the content of config.json.
+    """
+    known = user_files.recorded(stored, user_files.METRIC)
+    algorithms = [entry["file"] for key, entry in known.items() if key == user_files.ALGORITHM]
+    factory = str(stored["model"].get("factory", ""))
+    metrics = [entry["file"] for key, entry in known.items() if key[0] == user_files.METRIC]
+    return user_files.again(algorithms, factory if is_reference(factory) else None, metrics)
+
+
+def _unknown(path: Path, name: str, stored: dict[str, Any]) -> UserError:
     """Why a run of an algorithm that is not known in this process cannot be read."""
+    code = user_files.recorded(stored, user_files.METRIC).get(user_files.ALGORITHM)
     if code is None:
         return UserError(
             f"{path}: not the configuration of a run of this version (there is no algorithm {name!r} here); install the "
@@ -312,7 +332,7 @@ def _unknown(path: Path, name: str, code: dict[str, Any] | None) -> UserError:
         )
     return UserError(
         f"{path}: the run's algorithm {name!r} is of the file {code['file']}, and a folder never runs code by itself; name the "
-        f"file and the algorithm in it (`flow run --resume {path.parent} {code['file']}:NAME`), or in Python call "
+        f"file and the algorithm in it (`flow run --resume {path.parent}{files_again(stored)}`), or in Python call "
         "flow.register before"
     )
 

@@ -1,4 +1,5 @@
-"""Code of the user: an object loaded from a Python file that is named beside an option, and which file some code is from.
+"""Code of the user: an object loaded from a Python file that is named beside an option, or brought by an installed package, and
+which file some code is from.
 
 A file runs only where the user names it, on the command line or in an argument. Nothing that a run wrote makes it run.
 
@@ -22,6 +23,7 @@ import sysconfig
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import CodeType, FunctionType, MethodType, ModuleType
@@ -45,6 +47,16 @@ class Loaded(NamedTuple):
     """The file, absolute and without links."""
     sha256: str
     """Of the file's bytes, in hexadecimal digits."""
+
+
+class Brought(NamedTuple):
+    """An object that an installed package brings."""
+
+    value: Any
+    where: str
+    """Which package brings what, as messages begin."""
+    remedy: str
+    """What to do where it cannot be used, as messages end."""
 
 
 def is_reference(text: str) -> bool:
@@ -86,21 +98,42 @@ def load(reference: str, option: str, beside: Path | None = None) -> Loaded:
     return Loaded(vars(module)[name], reference, path, getattr(module, _SHA256))
 
 
+def brought(group: str, what: str) -> Iterator[Brought]:
+    """What installed packages bring by entry points, in the order of their names.
+
+    Args:
+        group: of the entry points, such as "flow.algorithms".
+        what: the word for such an object in messages.
+
+    Raises:
+        UserError: one cannot be loaded.
+    """
+    for point in sorted(metadata.entry_points(group=group), key=lambda point: point.name):
+        package = point.dist.name if point.dist else point.value
+        where = f"the package {package} brings the {what} {point.name!r} ({point.value})"
+        remedy = f"correct the package, or run: pip uninstall {package}"
+        try:
+            value = point.load()
+        except Exception as error:
+            raise UserError(f"{where}, which cannot be loaded ({type(error).__name__}: {error}); {remedy}") from error
+        yield Brought(value, where, remedy)
+
+
 def source_of(*objects: Any) -> tuple[str, str] | None:
     """The user's file that functions and classes are written in -> its name without folders, and the SHA-256 of its bytes.
 
-    Of a class its bases count too, of a partial or a method the function. Code of flow, of Python and of installed packages
-    does not count: the version of a package says what it is. A file that was loaded by :func:`load` has the SHA-256 of what was
-    executed, any other file that of its content now. Where code lies in several files, the name is all their names, and the
-    SHA-256 is of their lines "SHA-256 name". Code without a file, as in a notebook, counts by the SHA-256 of its source text,
-    under the name of its module.
+    Of a class its bases count too, of a partial or a method the function, and of a :class:`Loaded` its file. Code of flow, of
+    Python and of installed packages does not count: the version of a package says what it is. A file that was loaded by
+    :func:`load` has the SHA-256 of what was executed, any other file that of its content now. Where code lies in several files,
+    the name is all their names, and the SHA-256 is of their lines "SHA-256 name". Code without a file, as in a notebook, counts
+    by the SHA-256 of its source text, under the name of its module.
 
     Returns:
         None where there is no such code, or nothing is known of its text.
     """
-    known: dict[str, tuple[str, str]] = {}
+    known = {str(each.path): (each.path.name, each.sha256) for each in objects if isinstance(each, Loaded)}
     loose: dict[str, list[str]] = {}
-    for piece in dict.fromkeys(part for each in objects for part in _code(each)):
+    for piece in dict.fromkeys(part for each in objects if not isinstance(each, Loaded) for part in _code(each)):
         module = sys.modules.get(getattr(piece, "__module__", None) or "")
         file = _file_of(piece, module)
         if file is None:
@@ -119,11 +152,11 @@ def source_of(*objects: Any) -> tuple[str, str] | None:
     return ", ".join(name for name, _ in sources), hashlib.sha256(lines.encode()).hexdigest()
 
 
-def origin(kind: type[Any]) -> str:
-    """The file that a class is written in, or the name of its module where that has none, as in a notebook."""
-    module = sys.modules.get(kind.__module__)
-    file = getattr(module, "__file__", None)
-    return str(Path(file).resolve()) if file else kind.__module__
+def origin(value: Any) -> str:
+    """The file that a class or a function is written in, or the name of its module where that has none, as in a notebook."""
+    name = next(_code(value)).__module__
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return str(Path(file).resolve()) if file else str(name)
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from command_line import here  # noqa: F401 (a fixture of several folders)
 from torch.utils import deterministic
 
 from flow.algorithms import registry
+from flow.evaluation import registry as metric_registry
 from flow_kernels.backends import cpu
 
 # Where a failure must be reproducible from the log alone, the examples are the same every time.
@@ -55,12 +56,14 @@ def _one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _forget_algorithms() -> Iterator[None]:
+def _forget_what_was_registered() -> Iterator[None]:
     """What a test registers is known in that test alone."""
-    before = dict(registry._registered)
+    before, metrics_before = dict(registry._registered), dict(metric_registry._registered)
     yield
     registry._registered.clear()
     registry._registered.update(before)
+    metric_registry._registered.clear()
+    metric_registry._registered.update(metrics_before)
 
 
 @pytest.fixture(autouse=True)

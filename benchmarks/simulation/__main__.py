@@ -131,7 +131,8 @@ def start(arena: Arena, quick: bool) -> list[dict[str, Any]]:
 
 
 MEASURE: dict[str, Callable[[Arena, bool], list[dict[str, Any]]]] = {
-    "fedavg": fedavg, "flow": flow, "bfloat16": bfloat16, "busy": busy, "cohorts": cohorts, "populations": populations, "start": start,
+    "fedavg": fedavg, "flow": flow, "bfloat16": bfloat16, "busy": busy, "cohorts": cohorts, "populations": populations,
+    "start": start,
 }  # fmt: skip
 
 

@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
-from importlib import metadata
 from types import UnionType
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
@@ -237,14 +236,7 @@ def algorithm_of(options: object) -> Algorithm[Any]:
 def _brought() -> dict[str, _Registered]:
     """The algorithms that installed packages bring."""
     brought: dict[str, _Registered] = {}
-    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
-        package = point.dist.name if point.dist else point.value
-        where = f"the package {package} brings the algorithm {point.name!r} ({point.value})"
-        remedy = f"correct the package, or run: pip uninstall {package}"
-        try:
-            algorithm = point.load()
-        except Exception as error:
-            raise UserError(f"{where}, which cannot be loaded ({type(error).__name__}: {error}); {remedy}") from error
+    for algorithm, where, remedy in user_code.brought(GROUP, "algorithm"):
         known = {**REGISTRY, **{name: other.algorithm for name, other in brought.items()}}
         try:
             _check(algorithm, "it")

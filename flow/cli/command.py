@@ -7,20 +7,16 @@ import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.checks import check_text
-from flow.config import Config, ModelOptions, TorchModel
 from flow.data import DataOptions
 from flow.data.registry import source_of
 from flow.data.source import BY_FILE
 from flow.errors import UserError, say
-from flow.evaluation.metrics import register_metric
 from flow.parallel.processes import Ranks
 from flow.presets import PRESETS, preset
-from flow.user_code import is_reference, load
 
 RUNS = Path("runs")
 
@@ -35,23 +31,6 @@ class Command(NamedTuple):
     """Runs it with the arguments after its name. Raises UserError for a mistake of the user."""
     distributed: bool = False
     """Whether it may run in several processes at once, under torchrun."""
-
-
-def references(arguments: list[str]) -> list[str]:
-    """Take algorithms of the form FILE.py:NAME out of the arguments, where they stand between the options or behind them."""
-    places = [
-        place
-        for place, argument in enumerate(arguments)
-        if is_reference(argument) and not (place and _waits(arguments[place - 1]))
-    ]
-    taken = [arguments[place] for place in places]
-    arguments[:] = [argument for place, argument in enumerate(arguments) if place not in places]
-    return taken
-
-
-def _waits(argument: str) -> bool:
-    """Whether an argument is an option that takes the next argument as its value."""
-    return argument.startswith("--") and "=" not in argument and argument != "--changed-file"
 
 
 def named_folder(option: str, folder: str) -> Path:
@@ -70,42 +49,6 @@ def named_folder(option: str, folder: str) -> Path:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"{option}={folder!r} is longer than the file system allows; give a shorter name") from error
     return path
-
-
-def user_model(reference: str | None, head: str | None, config: Config[Any], arguments: Sequence[str]) -> Config[Any]:
-    """A configuration with the module of the user's own that ``--model FILE.py:NAME`` names, if it does.
-
-    Raises:
-        UserError: the file or what it gives is wrong, or an option of the built-in model stands beside it.
-    """
-    if reference is None:
-        if head is not None:
-            raise UserError(f"head={head!r} does nothing without --model FILE.py:NAME; add it, or leave head out")
-        return config
-    given = {argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
-    own = {field.name for field in fields(ModelOptions)} - {field.name for field in fields(TorchModel)}
-    for name in sorted(given & (own | {"preset"})):
-        raise UserError(
-            f"--{name.replace('_', '-')} is of the built-in model and does nothing beside --model; leave either out"
-        )
-    factory = load(reference, "model").value
-    if not callable(factory):
-        raise UserError(
-            f"model={reference!r} is a {type(factory).__name__}, and must be a function or a class that makes a module"
-        )
-    model = TorchModel(factory, head or "", config.model.dtype, config.model.device)
-    return replace(config, model=model)
-
-
-def user_metrics(names: str) -> str:
-    """The names of metrics, separated by commas, with those of the form FILE.py:NAME registered and named by their own names.
-
-    Raises:
-        UserError: a file is wrong, or what it gives is no metric.
-    """
-    return ",".join(
-        register_metric(load(name, "metric").value).name if is_reference(name) else name for name in names.split(",")
-    )
 
 
 def sized(arguments: Sequence[str]) -> dict[str, Any]:

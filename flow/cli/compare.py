@@ -12,22 +12,26 @@ from typing import Annotated, Any
 import tyro
 
 from flow.algorithms.registry import named
-from flow.cli.command import Command, default_folder, named_folder, references, say_other_unit, sized, user_metrics, user_model
+from flow.cli.command import Command, default_folder, named_folder, say_other_unit, sized
+from flow.cli.own_code import OwnModel, again, check_counted, references, with_own_model
+from flow.comparison.plan import read_plan
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
-from flow.comparison.tuning import MOST, metric_names
+from flow.comparison.tuning import MOST
 from flow.config import Config, ModelOptions
 from flow.data import paths
 from flow.errors import UserError
+from flow.evaluation.metrics import METRICS
+from flow.evaluation.registry import named_metrics
 from flow.parallel.processes import Ranks
 from flow.presets import Name as Preset
 from flow.user_code import is_reference
 
 _BESIDE_RESUME = {"--resume", "--against", "--data", "--model", "--metric", "--changed-file", "--changed_file"}
-DECIDES = f"With --tune: the metric that decides: {' or '.join(metric_names())}."
+DECIDES = f"With --tune: the metric that decides: {', '.join(metric.name for metric in METRICS)} or one of your own."
 
 
 @dataclass(frozen=True)
-class Compare(Config[SharedOptions]):
+class Compare(OwnModel, Config[SharedOptions]):
     """The options of `flow compare`: what the runs share, and how they are tuned and kept."""
 
     algorithm: SharedOptions = field(default_factory=SharedOptions)
@@ -59,25 +63,18 @@ class Compare(Config[SharedOptions]):
     """One of the algorithms: all others are tested against it, client by client. It decides only what is shown, and may be
     another one when the comparison goes on. None: the one that it had last, if any."""
 
-    torch_model: Annotated[str | None, tyro.conf.arg(name="model", metavar="FILE.py:NAME")] = None
-    """A module of your own in place of the built-in model: NAME(vocabulary_size) gives a torch.nn.Module that takes int64
-    tokens [B, T] and gives logits [B, T, V] (docs/own-model.md). --dtype and --device hold for it too. None: the built-in
-    model."""
-
-    head: str | None = None
-    """With --model: the name of the submodule that is the output layer, for algorithms that need a body and a head."""
-
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """New folder for everything, or that of the same comparison, which then goes on. None: runs/compare-DATA-DATE-TIME, with
     -2, -3, ... after a name that is taken."""
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the comparison in this folder, with its configuration. Takes no other options but --against, --data
-    where the file moved, and --changed-file. Algorithms of files are named again: --resume FOLDER FILE.py:NAME."""
+    where the file moved, and --changed-file. Algorithms of files are named again, as FILE.py:NAME behind the options, a model
+    or a metric of a file by its option."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """With --resume: go on although the file of an algorithm was changed. Finished runs keep their results, and comparison.json
-    records the change."""
+    """With --resume: go on although a file of an algorithm, model or metric was changed. Finished runs keep their results, and
+    comparison.json records the change."""
 
 
 def _compare(arguments: list[str], ranks: Ranks) -> None:
@@ -95,28 +92,28 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
     names = [named(name) if name in own else name for name in names]
     chosen = _parsed([] if "--resume" in given and len(own) == len(names) else names, arguments)
     say_other_unit(chosen.preset, chosen.data)
-    again = "".join(f" {reference}" for reference in own)
-    again += "" if chosen.torch_model is None else f" --model {chosen.torch_model}"
-    again += f" --metric {chosen.metric}" if is_reference(chosen.metric) else ""
+    code = again(own, chosen.torch_model, chosen.metric)
     with _folder(chosen, ranks) as folder:
-        result = _result(names, chosen, folder, arguments, again)
+        result = _result(names, chosen, folder, arguments, code)
     print(f"report: {result.report}")
 
 
-def _result(names: list[str], chosen: Compare, folder: Path, arguments: list[str], again: str) -> Comparison:
+def _result(names: list[str], chosen: Compare, folder: Path, arguments: list[str], code: str) -> Comparison:
     """The comparison, started or continued.
 
     Args:
         arguments: the options as they were given; --data beside --resume says where the file is now.
-        again: what stands behind `flow compare --resume FOLDER` to go on with this comparison.
+        code: what stands behind `flow compare --resume FOLDER` to go on with this comparison.
     """
     config: Config[Any] = Config(**{field.name: getattr(chosen, field.name) for field in fields(Config)})
-    config = replace(config, metric=user_metrics(chosen.metric))
+    config = replace(config, metric=named_metrics(chosen.metric))
     try:
         if chosen.resume is None:
-            config = user_model(chosen.torch_model, chosen.head, config, arguments)
+            config = with_own_model(chosen, config, arguments)
         if chosen.resume is not None:
-            user_model(chosen.torch_model, chosen.head, Config(), ())  # so that this process knows the factory
+            with_own_model(chosen, Config(), ())  # so that this process knows the factory
+            if config.metric and (folder / RECORD).is_file():
+                check_counted(folder, config.metric, read_plan(folder / RECORD).config.metric)
             data = chosen.data.data if any(argument.split("=")[0] == "--data" for argument in arguments) else None
             return resume_comparison(folder, data=data, against=chosen.against, changed_file=chosen.changed_file)
         return compare(
@@ -132,10 +129,10 @@ def _result(names: list[str], chosen: Compare, folder: Path, arguments: list[str
         )
     except KeyboardInterrupt:
         if (folder / RECORD).exists():
-            print(f"\nflow: stopped; go on with `flow compare --resume {folder}{again}`", file=sys.stderr)
+            print(f"\nflow: stopped; go on with `flow compare --resume {folder}{code}`", file=sys.stderr)
         raise
     except OSError as error:
-        raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}{again}`") from error
+        raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}{code}`") from error
 
 
 def _parsed(names: list[str], arguments: list[str]) -> Compare:
@@ -153,7 +150,7 @@ def _parsed(names: list[str], arguments: list[str]) -> Compare:
     if chosen.resume is not None and (names or not _BESIDE_RESUME.issuperset(options)):
         raise UserError(
             f"--resume {chosen.resume} takes its configuration from that folder; leave names and all options but --against, "
-            "--data, --model and --changed-file out, or start a new comparison"
+            "--data, --model, --metric and --changed-file out, or start a new comparison"
         )
     if chosen.resume is None and chosen.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")

@@ -12,20 +12,21 @@ import tyro
 
 from flow.algorithms import DEFAULT, algorithm_of
 from flow.algorithms.registry import GROUP, named, names
-from flow.cli.command import Command, default_folder, named_folder, references, say_other_unit, sized, user_metrics, user_model
+from flow.cli.command import Command, default_folder, named_folder, say_other_unit, sized
+from flow.cli.own_code import OwnModel, again, check_counted, references, with_own_model
 from flow.config import Config, ModelOptions, read_config
 from flow.errors import UserError
+from flow.evaluation.registry import named_metrics
 from flow.parallel.processes import Ranks
 from flow.presets import Name as Preset
 from flow.simulation.loop import Result, resume, simulate
-from flow.user_code import is_reference
 
 Options = TypeVar("Options")
 _BESIDE_RESUME = {"resume", "rounds", "data", "model", "metric", "changed-file", "changed_file"}
 
 
 @dataclass(frozen=True)
-class Run(Config[Options], Generic[Options]):
+class Run(OwnModel, Config[Options], Generic[Options]):
     """The options of `flow run`: a configuration and where the run is kept."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
@@ -34,14 +35,6 @@ class Run(Config[Options], Generic[Options]):
     """Sizes of a published model: "stackoverflow" (embedding 96, 670 units, projection 96, 10,000 words), "shakespeare"
     (embedding 8, 2 layers of 256 units) or "reddit" (embedding 256, 2 layers of 256 units, 10 words in a sequence). Other
     options take precedence."""
-
-    torch_model: Annotated[str | None, tyro.conf.arg(name="model", metavar="FILE.py:NAME")] = None
-    """A module of your own in place of the built-in model: NAME(vocabulary_size) gives a torch.nn.Module that takes int64
-    tokens [B, T] and gives logits [B, T, V] (docs/own-model.md). --dtype and --device hold for it too. None: the built-in
-    model."""
-
-    head: str | None = None
-    """With --model: the name of the submodule that is the output layer, for algorithms that need a body and a head."""
 
     # Strings, not paths: Path("") is the working directory.
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -54,7 +47,8 @@ class Run(Config[Options], Generic[Options]):
     An algorithm of a file is named again, as FILE.py:NAME behind the options, a model or a metric of a file by its option."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """With --resume: go on although the file of the run's algorithm or model was changed. config.json records the change."""
+    """With --resume: go on although a file of the run's algorithm, model or metric was changed. config.json records the
+    change."""
 
 
 def _run(arguments: list[str], ranks: Ranks) -> None:
@@ -70,32 +64,32 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
         _check_name(name, named_folder("resume", run.resume))
     if ranks.first:
         say_other_unit(run.preset, run.data)
-    again = f" {given[0]}" if given and given[0] != name else ""
-    again += "" if run.torch_model is None else f" --model {run.torch_model}"
-    again += f" --metric {run.metric}" if is_reference(run.metric) else ""
+    code = again(given if given and given[0] != name else [], run.torch_model, run.metric)
     with _folder(run, name, ranks) as folder:
-        result = _result(run, folder, arguments, ranks, again)
+        result = _result(run, folder, arguments, ranks, code)
     if ranks.first:
         print(f"report: {result.report}")
 
 
-def _result(run: Run[Any], folder: Path, arguments: list[str], ranks: Ranks, again: str) -> Result:
-    """again: what stands behind `flow run --resume FOLDER` to go on with this run."""
-    given, names = _given(arguments), user_metrics(run.metric)
+def _result(run: Run[Any], folder: Path, arguments: list[str], ranks: Ranks, code: str) -> Result:
+    """code: what stands behind `flow run --resume FOLDER` to go on with this run."""
+    given, metrics = _given(arguments), named_metrics(run.metric)
     try:
         if run.resume is None:
             config: Config[Any] = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
-            config = replace(config, metric=names)
-            return simulate(user_model(run.torch_model, run.head, config, arguments), folder)
-        user_model(run.torch_model, run.head, Config(), ())  # so that this process knows the factory
+            config = replace(config, metric=metrics)
+            return simulate(with_own_model(run, config, arguments), folder)
+        with_own_model(run, Config(), ())  # so that this process knows the factory
+        if metrics:
+            check_counted(folder, metrics, read_config(folder).metric)
         data, rounds = run.data.data if "data" in given else None, run.rounds if "rounds" in given else None
         return resume(folder, data=data, rounds=rounds, changed_file=run.changed_file)
     except KeyboardInterrupt:
         if ranks.first and (folder / "config.json").exists():
-            print(f"\nflow: stopped; go on with `flow run --resume {folder}{again}`", file=sys.stderr)
+            print(f"\nflow: stopped; go on with `flow run --resume {folder}{code}`", file=sys.stderr)
         raise
     except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
-        raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}{again}`") from error
+        raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}{code}`") from error
 
 
 def _check_name(name: str, folder: Path) -> None:

@@ -189,8 +189,8 @@ def beside_rows(reference: str, rows: Sequence[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: row.name != reference)
 
 
-def notes(reference: str, lines: Sequence[Line]) -> list[str]:
-    """What the columns of both tables mean, a sentence each."""
+def notes(reference: str, lines: Sequence[Line], token: str = "token") -> list[str]:
+    """What the columns of both tables mean, a sentence each; token: the word for what is scored."""
     tests = sum(line.p is not None for line in lines)
     if not lines:
         return [f"There is nothing to compare: no other algorithm has a client and a seed in common with {reference}."]
@@ -204,7 +204,7 @@ def notes(reference: str, lines: Sequence[Line]) -> list[str]:
         else "There is no test: it takes two clients that both scored with every seed that both finished.",
         f"Better, worse: clients for which the algorithm is better or worse than {reference}, seeds averaged within a client.",
         "Worst tenth: mean over the tenth of the clients with the worst values of that algorithm.",
-        "Helped, hurt: clients with more, or fewer, tokens right after personalization than before.",
+        f"Helped, hurt: clients with more, or fewer, {token}s right after personalization than before.",
         "Client compute, total: of all clients in all rounds; of all scored clients before they predict.",
     ]
     return sentences
@@ -223,8 +223,8 @@ def _scopes(lines: Sequence[Line]) -> Iterator[str]:
         )
 
 
-def text_against(reference: str, lines: Sequence[Line], rows: Sequence[Row]) -> str:
-    """Both tables for the terminal."""
+def text_against(reference: str, lines: Sequence[Line], rows: Sequence[Row], token: str = "token") -> str:
+    """Both tables for the terminal; token: the word for what is scored."""
     return "\n".join(
         [
             f"Against {reference}, client by client",
@@ -232,6 +232,6 @@ def text_against(reference: str, lines: Sequence[Line], rows: Sequence[Row]) -> 
             "",
             *aligned(beside_titles(), [beside_cells(row) for row in beside_rows(reference, rows)], 1),
             "",
-            *notes(reference, lines),
+            *notes(reference, lines, token),
         ]
     )

@@ -31,6 +31,7 @@ from flow.config import completed
 from flow.errors import UserError
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.score import Cost
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import averages, helped_and_hurt
@@ -106,6 +107,7 @@ class Kept(NamedTuple):
 
     def _check_table(self) -> None:
         """That every line is a client of its own, with numbers that a run can count."""
+        free = {metric.client_key(model) for metric in _of_users() for model in metrics.MODELS}
         for name, column in self.columns.items():
             for cell in column:
                 if name == "client":
@@ -115,7 +117,8 @@ class Kept(NamedTuple):
                 elif cell is None:
                     good = name not in ("tokens", *Cost._fields)
                 else:
-                    good = math.isfinite(cell) and cell >= 0 and (name != "tokens" or (isinstance(cell, int) and cell > 0))
+                    good = math.isfinite(cell) and (cell >= 0 or name in free)
+                    good = good and (name != "tokens" or (isinstance(cell, int) and cell > 0))
                 if not good:
                     raise ValueError(f"{name} of a client is {cell!r}")
         if len(set(self.columns["client"])) < len(self.columns["client"]):
@@ -132,7 +135,7 @@ class Kept(NamedTuple):
         rows = [row for row, own in enumerate(self.columns["side"]) if own == side]
         tokens = self._of("tokens", rows) or []
         summary: Json = {"clients": len(rows), "skipped": self.about["skipped"][side], "tokens": sum(tokens)}
-        for metric, model in itertools.product(metrics.METRICS, metrics.MODELS):
+        for metric, model in itertools.product(all_metrics(), metrics.MODELS):
             summary |= averages(metric, model, self._of(metric.client_key(model), rows) or [], tokens)
             if metric.of_classes:  # the clients' numbers do not say what the sum of their tables gives
                 key = metric.summary_key(model, "token")
@@ -181,13 +184,23 @@ def _measured(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
+def _of_users() -> list[Metric]:
+    """The metrics that are not of flow itself, which alone may be negative."""
+    return [metric for metric in all_metrics() if metric not in metrics.METRICS]
+
+
 def _is_point(point: Any) -> bool:
     """Whether a value is an evaluation along a run: its summaries hold numbers, or null where there is nothing to say."""
     summaries = [point["sides"][side] for side in SIDES]
+    free = {key for metric in _of_users() for key in metric.summary_keys()}
     return (
         _whole(point["round"])
         and all(map(_measured, (point["flops"], point["bytes"])))
-        and all(value is None or _measured(value) for summary in summaries for value in summary.values())
+        and all(
+            value is None or _measured(abs(value) if key in free else value)
+            for summary in summaries
+            for key, value in summary.items()
+        )
     )
 
 
@@ -303,7 +316,7 @@ def _about(evaluation: Json, rows: list[Json]) -> Json:
             known = {side: _known(row["evaluation"][side]) for side in SIDES}
             curve.append(Point(row["round"], flops, moved, known)._asdict())
     labels = {key: evaluation[key] for key in (files.RUN, "calibration") if key in evaluation}
-    keys = {m.summary_key(model, "token") for m in metrics.METRICS if m.of_classes for model in metrics.MODELS}
+    keys = {m.summary_key(model, "token") for m in all_metrics() if m.of_classes for model in metrics.MODELS}
     pooled = {side: {k: v for k, v in evaluation["summary"][side].items() if k in keys and v is not None} for side in SIDES}
     if any(pooled.values()):
         labels["of_classes"] = pooled
@@ -335,7 +348,7 @@ def _clients(evaluation: Json) -> dict[str, list[Any]]:
         "side": ["seen" if client["seen"] else "unseen" for client in clients],
         "tokens": [client["tokens"] for client in clients],
     }
-    for model, metric in itertools.product(metrics.MODELS, metrics.METRICS):  # two metrics may read the same counts
+    for model, metric in itertools.product(metrics.MODELS, all_metrics()):  # two metrics may read the same counts
         key, first = metric.client_key(model), ACCURACY.client_key(model)
         if any(client.get(first) is not None and key in client for client in clients):  # also where no loss is finite
             columns[key] = [client.get(key) for client in clients]

@@ -30,8 +30,9 @@ from flow.config import ModelOptions, TorchModel, name_of
 from flow.evaluation.metrics import ACCURACY, Metric
 from flow.evaluation.select import SIDES
 from flow.reports.charts import COLOUR, chart
-from flow.reports.format import BYTES, DASH, FLOPS, duration, finite, scaled
+from flow.reports.format import BYTES, DASH, FLOPS, capitalized, duration, finite, scaled
 from flow.reports.page import template
+from flow.reports.words import words_of
 from flow.storage import files
 
 if TYPE_CHECKING:
@@ -46,11 +47,14 @@ def write_comparison(
     tests: list[Line],
     tried: dict[str, list[Trial]],
     chosen: dict[str, Values],
+    classes: int = 0,
 ) -> Path:
     """Write comparison.html, whole or not at all; returns its path.
 
     runs: by algorithm, those that have a result. tests: of every other algorithm against `plan.against`, where there is one.
+    classes: of the texts; 0: the next token is predicted.
     """
+    token = words_of("token", classes).token
     source = template(
         "comparison.html.j2",
         cell=lambda row, column: column.cell(row, DASH),
@@ -67,10 +71,11 @@ def write_comparison(
         accuracy=_table(accuracy_columns(), rows),
         others=_table(other_columns(rows), rows),
         routed=_table(routed, [row for row in finished if any(row.mean[column.measure] is not None for column in routed)]),
-        against=_against(plan.against, tests, rows),
+        token=token,
+        against=_against(plan.against, tests, rows, token),
         metrics=[metric.label for metric in shown_metrics(rows) if metric is not ACCURACY],
         marked={name: words for name, words in _marked(plan.against).items() if name in plan.names},
-        charts=_charts(finished, runs, plan.against),
+        charts=_charts(finished, runs, plan.against, classes),
         tuning={name: _tried(trials, chosen[name]) for name, trials in tried.items()},
         tune=plan.tune,
         untuned=[name for name in plan.names if name not in tried],
@@ -94,7 +99,7 @@ def _groups(titles: list[Title]) -> list[tuple[str, int]]:
     return [(group, len(list(same))) for group, same in itertools.groupby(group for group, _ in titles)]
 
 
-def _against(reference: str | None, tests: list[Line], rows: list[Row]) -> dict[str, Any] | None:
+def _against(reference: str | None, tests: list[Line], rows: list[Row], token: str) -> dict[str, Any] | None:
     """What the template needs of the tests against the reference; None where there is none."""
     if reference is None:
         return None
@@ -105,7 +110,7 @@ def _against(reference: str | None, tests: list[Line], rows: list[Row]) -> dict[
         {"groups": _groups(titles), "titles": [title for _, title in titles], "lines": cells}
         for titles, cells in zip(columns, lines, strict=True)
     ]
-    return {"reference": reference, "tables": tables, "notes": against.notes(reference, tests)}
+    return {"reference": reference, "tables": tables, "notes": against.notes(reference, tests, token)}
 
 
 def _model(options: ModelOptions | TorchModel) -> tuple[str, str]:
@@ -162,24 +167,24 @@ def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:
     return {"trials": lines, "chosen": chosen, "ends": ends, "metric": metric, "reasons": reasons, "notes": notes}
 
 
-def _charts(rows: list[Row], runs: Mapping[str, list[Run]], reference: str | None) -> list[dict[str, Any]]:
+def _charts(rows: list[Row], runs: Mapping[str, list[Run]], reference: str | None, classes: int) -> list[dict[str, Any]]:
     """Pictures, each with a title and what its caption needs; those that have nothing to show are left out."""
     drawn = [metric for metric in shown_metrics(rows) if metric.charted]
     pictures: list[dict[str, Any]] = []
     for metric, cost in itertools.product(drawn, CURVES):
         lines = [line for row in rows if (line := _line(row.name, runs[row.name], metric, cost)) is not None]
         if lines:
-            title = f"{metric.label.capitalize()} at equal {CURVES[cost].title}"
-            svg = _curves(lines, metric, cost, reference)
+            title = f"{capitalized(metric.label)} at equal {CURVES[cost].title}"
+            svg = _curves(lines, metric, cost, reference, classes)
             pictures.append({"title": title, "svg": svg, "cost": cost, "metric": metric.label})
     for metric, side in itertools.product(drawn, ("unseen", "seen")):
         if any(row.mean[metric.measure(model, side, "client")] is not None for row in rows for model in MODELS):
             title = f"{SIDES[side].title}, {metric.label}"
-            pictures.append({"title": title, "svg": _both_models(rows, side, metric), "metric": metric.label})
+            pictures.append({"title": title, "svg": _both_models(rows, side, metric, classes), "metric": metric.label})
     return pictures
 
 
-def _both_models(rows: list[Row], side: str, metric: Metric) -> Markup:
+def _both_models(rows: list[Row], side: str, metric: Metric, classes: int) -> Markup:
     """A metric of both models of every algorithm, joined by a line."""
     keys = {model: metric.measure(model, side, "client") for model in MODELS}
 
@@ -207,8 +212,8 @@ def _both_models(rows: list[Row], side: str, metric: Metric) -> Markup:
         axes.set_ylim(len(rows) - 0.5, -0.5)
         axes.grid(axis="x", color=COLOUR["rule"], linewidth=0.7)
 
-    about = f"{metric.label.capitalize()} of every algorithm, {SIDES[side].label}"
-    return chart(f"{metric.name}-{side}", about, "", f"{metric.axis}, mean over clients", draw, 2)
+    about = f"{capitalized(metric.label)} of every algorithm, {SIDES[side].label}"
+    return chart(f"{metric.name}-{side}", about, "", f"{metric.axis_label(classes)}, mean over clients", draw, 2)
 
 
 class Cost(NamedTuple):
@@ -248,7 +253,7 @@ def _marked(reference: str | None) -> dict[str, str]:
     return colours if reference == "flow" else colours | {"flow": "orange"}
 
 
-def _curves(lines: list[Curve], metric: Metric, cost: str, reference: str | None) -> Markup:
+def _curves(lines: list[Curve], metric: Metric, cost: str, reference: str | None, classes: int) -> Markup:
     """Learning curves of all algorithms; the reference and flow stand out."""
     _, axis, units = CURVES[cost]
     marked = {name: COLOUR["ink" if words == "dark" else "personal"] for name, words in _marked(reference).items()}
@@ -269,5 +274,5 @@ def _curves(lines: list[Curve], metric: Metric, cost: str, reference: str | None
         ends = ((line.name, line.x[-1], metric.scale * line.y[-1]) for line in lines)
         add_labels(axes, [Label(*end, marked.get(end[0], COLOUR["muted"])) for end in ends])
 
-    about = f"{metric.label.capitalize()} of {SIDES['unseen'].label} over {axis}"
-    return chart(f"{metric.name}-{cost}", about, f"{metric.axis}, {SIDES['unseen'].label}", axis, draw)
+    about = f"{capitalized(metric.label)} of {SIDES['unseen'].label} over {axis}"
+    return chart(f"{metric.name}-{cost}", about, f"{metric.axis_label(classes)}, {SIDES['unseen'].label}", axis, draw)

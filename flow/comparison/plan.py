@@ -12,16 +12,19 @@ from flow.algorithms import DEFAULT, REGISTRY, Name, registry
 from flow.algorithms.interface import Tunable
 from flow.checks import LARGEST_INTEGER, typed
 from flow.comparison.tuning import MOST, Values, metric_of
-from flow.config import Config, ModelOptions, checked, code_of_model, completed, factory_of, model_of, renamed
+from flow.config import Config, ModelOptions, checked, code_of_model, completed, factory_of, knows_factory, model_of, renamed
 from flow.data import DataOptions, Population, placed
 from flow.errors import UserError
+from flow.evaluation.registry import all_metrics, sources_of
+from flow.evaluation.registry import chosen as chosen_metrics
 from flow.server.optimizers import OPTIMIZERS
 from flow.server.options import ServerOptions
-from flow.storage import files, run_folder
+from flow.storage import files, run_folder, user_files
+from flow.user_code import is_reference
 
 ALIAS = "algorithm"
 """The key of a table of settings whose name is no algorithm's: the algorithm that it stands for."""
-MODEL = "--model"
+MODEL: user_files.Key = ("--model",)
 """The key of a module of the user's own among the files of algorithms, of which none has such a name."""
 SERVER_RATE = Tunable("server_lr", factor=10**0.5)
 """Of an adaptive server optimiser; grids of google-research/federated have this step."""
@@ -275,11 +278,14 @@ def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping
 
 
 def describe(plan: Plan, population: Population) -> dict[str, Any]:
-    """The content of comparison.json; under "code" the users' files, by the names of the algorithms that are from them."""
+    """The content of comparison.json; under "code" the users' files, see flow/storage/user_files.py."""
     algorithms = {known.name: known for known in (known_as(plan.settings, name).algorithm for name in plan.names)}
-    sources = {name: registry.code_of(known) for name, known in algorithms.items()}
-    sources[MODEL] = code_of_model(plan.config.model)
-    code = {name: run_folder.described_code(source) for name, source in sources.items() if source is not None}
+    sources: dict[user_files.Key, user_files.Source | None] = {
+        **{(name,): registry.code_of(known) for name, known in algorithms.items()},
+        MODEL: code_of_model(plan.config.model),
+    }
+    own = sources_of(chosen_metrics(plan.config.metric, bool(population.classes)))
+    code = user_files.described(sources | {(user_files.METRICS, name): source for name, source in own.items()})
     return {
         "algorithms": list(plan.names),
         "seeds": plan.seeds,
@@ -315,23 +321,33 @@ def read_plan(path: Path) -> Plan:
 
 
 def _unknown(path: Path, content: dict[str, Any]) -> UserError | None:
-    """Why a comparison with algorithms that are not known in this process cannot go on."""
-    model = content["config"]["model"]
-    if "factory" in model:
+    """Why a comparison with code that is not known in this process cannot go on: everything that has to be named again."""
+    recorded = user_files.recorded(content, user_files.METRICS)
+    factory = content["config"]["model"].get("factory")
+    here, metrics = registry.algorithms(), {metric.name for metric in all_metrics()}
+    files_of = {key: entry["file"] for key, entry in recorded.items()}
+    algorithms = {key[0]: file for key, file in files_of.items() if key != MODEL and key[0] != user_files.METRICS}
+    own_metrics = {key[1]: file for key, file in files_of.items() if key[0] == user_files.METRICS}
+    told = [(f"algorithm {name!r}", file, "flow.register") for name, file in algorithms.items() if name not in here]
+    if factory is not None and not knows_factory(factory):
+        told += [(f"model {factory!r}", factory.rpartition(":")[0], "flow.TorchModel")]
+    told += [(f"metric {name!r}", file, "flow.register_metric") for name, file in own_metrics.items() if name not in metrics]
+    if told:
+        again = user_files.again(
+            algorithms.values(), factory if factory and is_reference(factory) else None, own_metrics.values()
+        )
+        *before, last = [f"the {what} is of {'the file ' if '.py' in file else ''}{file}" for what, file, _ in told]
+        return UserError(
+            f"{path}: {', '.join(before)}{' and ' if before else ''}{last}, and a folder never runs code by itself; name every "
+            f"file again (`flow compare --resume {path.parent}{again}`), or in Python call "
+            f"{' and '.join(dict.fromkeys(function for _, _, function in told))} before"
+        )
+    if factory is not None:
         try:
-            factory_of(model["factory"], path.parent)
-        except UserError as error:
+            factory_of(factory, path.parent)
+        except UserError as error:  # several have this name
             return error
-    here = registry.algorithms()
-    files_of = {name: run_folder.code(content, name) for name in content.get("code", {}) if name not in (*here, MODEL)}
-    told = [f"{name!r} is of the file {code['file']}" for name, code in files_of.items() if code is not None]
-    if not told:
-        return None
-    named = " ".join(f"{code['file']}:NAME" for code in files_of.values() if code is not None)
-    return UserError(
-        f"{path}: the algorithm {' and '.join(told)}, and a folder never runs code by itself; name the file and the algorithm "
-        f"in it (`flow compare --resume {path.parent} {named}`), or in Python call flow.register before"
-    )
+    return None
 
 
 def completed_plan(content: dict[str, Any], folder: Path = Path()) -> dict[str, Any]:

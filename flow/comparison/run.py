@@ -39,8 +39,10 @@ from flow.config import Config, checked
 from flow.data import Population, is_file, located
 from flow.engine.task import prepare
 from flow.errors import UserError
+from flow.evaluation.registry import chosen as chosen_metrics
 from flow.evaluation.select import SIDES
-from flow.storage import files, lock, run_folder
+from flow.reports.words import words_of
+from flow.storage import files, lock, user_files
 
 if TYPE_CHECKING:
     import pandas
@@ -64,6 +66,8 @@ class Comparison:
     """The algorithm that the others are held against."""
     tests: list[Line] = field(default_factory=list)
     """Every other algorithm against this one, by side and metric; empty where there is none."""
+    classes: int = 0
+    """Of the texts, where these are classified; 0: the next token is predicted."""
 
     @property
     def table(self) -> pandas.DataFrame:
@@ -82,7 +86,7 @@ class Comparison:
         """The tables for the terminal."""
         tables = [text_table(self.rows)]
         if self.against is not None:
-            tables.append(text_against(self.against, self.tests, self.rows))
+            tables.append(text_against(self.against, self.tests, self.rows, words_of("token", self.classes).token))
         return "\n\n".join(tables)
 
 
@@ -142,12 +146,13 @@ def resume_comparison(
         folder: of the comparison; its runs may be gone where their files below kept/ are there.
         data: the path to which the comparison's file moved, which must give the same population; None: it is where it was.
         against: as in :func:`compare`, likewise `population` and `progress`.
-        changed_file: whether to go on where the file that an algorithm is from was changed. Runs that are finished keep their
-            results, and the others go on with the changed file; comparison.json gets its SHA-256 and keeps the old one.
+        changed_file: whether to go on where the file of an algorithm, a model or a metric was changed. Runs that are finished
+            keep their results, and the others go on with the changed file; comparison.json gets its SHA-256 and keeps the old
+            one.
 
     Raises:
-        UserError: as :func:`compare`; there is no comparison in the folder, or an algorithm of it is not registered in this
-            process or is of a changed file.
+        UserError: as :func:`compare`; there is no comparison in the folder, or an algorithm or a metric of it is not registered
+            in this process or is of a changed file.
     """
     folder = _folder(folder)
     if not (folder / RECORD).is_file():
@@ -242,7 +247,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
         options, each = configuration(plan, name, tuned=chosen.get(name)).algorithm, [run and run.measures for run in of_seeds]
         rows.append(row_of(name, options, each, worst_tenths(runs[name]), about(plan, name), plan.config.seed))
     tests = [] if plan.against is None else lines_against(plan.against, runs)
-    result = Comparison(rows, tried, folder, folder / "comparison.html", plan.against, tests)
+    result = Comparison(rows, tried, folder, folder / "comparison.html", plan.against, tests, len(population.classes))
     _write(result, plan, runs, chosen)
     if progress:
         print(result.text())
@@ -259,6 +264,7 @@ def _ready(plan: Plan, population: Population | None) -> Population:
     for name in plan.names:
         try:
             population = prepare(configuration(plan, name), population).population
+            chosen_metrics(plan.config.metric, bool(population.classes))
             if name in plan.parameters:
                 smaller = tuning.population_of(population, plan.config.split) if smaller is None else smaller
                 prepare(configuration(plan, name, tuned={}), smaller)
@@ -289,10 +295,10 @@ def _record(folder: Path, described: dict[str, Any], changed_file: bool) -> None
         place = {"data": described["config"]["data"]["data"]}
         stored["config"] = stored["config"] | {"data": stored["config"]["data"] | place}
         replaceable["config"] = content["config"] | {"data": content["config"]["data"] | place}
+    own = _renewed_code(folder, content, described, changed_file)
+    described = {name: value for name, value in described.items() if name != "code"}
     if "code" in content:
-        own = _renewed_code(folder, content, described.get("code", {}), changed_file)
         described["code"] = replaceable["code"] = own
-    described = described if "code" in content else {name: value for name, value in described.items() if name != "code"}
     changed = differences(stored | replaceable | {"config": stored["config"]}, json.loads(json.dumps(described)))
     if changed:
         raise UserError(
@@ -304,18 +310,18 @@ def _record(folder: Path, described: dict[str, Any], changed_file: bool) -> None
 
 
 def _renewed_code(folder: Path, content: dict[str, Any], now: dict[str, Any], changed_file: bool) -> dict[str, Any]:
-    """The users' files of a comparison as they are recorded from now on, by the algorithms' names.
+    """The users' files of a comparison as they are recorded from now on.
 
-    now: those that would run.
+    content: of comparison.json. now: what it would have if the comparison began now.
     """
-    renewed = {}
-    for name in content["code"]:
-        stored = run_folder.code(content, name)
-        if stored is not None:
-            source = (now[name]["file"], now[name]["sha256"]) if name in now else None
-            what = f"{folder}: the file of {'the model' if name == MODEL else f'the algorithm {name!r}'}"
-            renewed[name] = run_folder.renewed_code(stored, source, changed_file, what)
-    return renewed
+
+    def what(key: user_files.Key) -> str:
+        whose = f"the metric {key[1]!r}" if len(key) > 1 else "the model" if key == MODEL else f"the algorithm {key[0]!r}"
+        return f"{folder}: the file of {whose}"
+
+    own = user_files.recorded(now, user_files.METRICS)
+    sources = {key: (entry["file"], entry["sha256"]) for key, entry in own.items()}
+    return user_files.renewed(user_files.recorded(content, user_files.METRICS), sources, changed_file, what)
 
 
 def _tune(
@@ -383,4 +389,4 @@ def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: d
     if result.against is not None:
         files.write(folder / "paired.csv", csv_against(result.tests, rows).encode())
     files.write(folder / "table.txt", (result.text() + "\n").encode())
-    write_comparison(folder, plan, rows, runs, result.tests, result.tried, chosen)
+    write_comparison(folder, plan, rows, runs, result.tests, result.tried, chosen, result.classes)

@@ -17,6 +17,7 @@ from flow.comparison.kept import Kept, Point, Values, matched
 from flow.comparison.paired import worst
 from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Average, Metric
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.select import SIDES
 from flow.reports.format import BYTES, FLOPS, HYPHEN, duration, scaled, with_spread
 
@@ -51,7 +52,7 @@ def descriptions() -> dict[str, str]:
     """The measures of every run, in the order of the CSV columns; accuracies and shares are in 0..1."""
     results = {
         metric.measure(model, side, average): f"{metric.label} of the {adjective} model, {SIDES[side].label}, {words}"
-        for metric in metrics.METRICS
+        for metric in all_metrics()
         for side in SIDES
         for model, adjective in (MODELS | ROUTED).items()
         if model in metrics.MODELS
@@ -102,7 +103,7 @@ def measures(known: Kept) -> Measures:
     values: Measures = {}
     for side in SIDES:
         summary = known.summary(side)
-        for metric, model, average in itertools.product(metrics.METRICS, metrics.MODELS, AVERAGES):
+        for metric, model, average in itertools.product(all_metrics(), metrics.MODELS, AVERAGES):
             values[metric.measure(model, side, average)] = summary[metric.summary_key(model, average)]
         for share in SHARES:
             values[f"{share}_{side}"] = summary[share]
@@ -150,7 +151,7 @@ def run_of(known: Kept) -> Run:
 
 def tested() -> list[Metric]:
     """The metrics by which algorithms are compared client by client."""
-    return [metric for metric in metrics.METRICS if metric.name in TESTED]
+    return [metric for metric in all_metrics() if metric.name in TESTED]
 
 
 def worst_tenths(runs: list[Run]) -> Measures:
@@ -238,7 +239,7 @@ def accuracy_columns() -> list[ResultColumn]:
 
 def other_columns(rows: Sequence[Row]) -> list[ResultColumn]:
     """The columns of the second table: for both sides all other metrics, then the worst tenth of the clients."""
-    others = (metric for metric in metrics.METRICS if metric is not ACCURACY)
+    others = (metric for metric in all_metrics() if metric is not ACCURACY)
     columns = [column for metric in others for side in SIDES for column in _columns_of(metric, side, MODELS)]
     worst = [ResultColumn("worst tenth of clients, %", side, f"worst_tenth_{side}", 2, 100, 1) for side in SIDES]
     return [*_asked(columns, rows), *worst]
@@ -247,7 +248,7 @@ def other_columns(rows: Sequence[Row]) -> list[ResultColumn]:
 def routed_columns(rows: Sequence[Row]) -> list[ResultColumn]:
     """The columns of the table of routed models: every metric of the local expert alone, under hard and under soft routing."""
     models = [model for model in ROUTED if model in metrics.MODELS]
-    columns = [column for metric in metrics.METRICS for side in SIDES for column in _columns_of(metric, side, models)]
+    columns = [column for metric in all_metrics() for side in SIDES for column in _columns_of(metric, side, models)]
     return _asked(columns, rows)
 
 
@@ -334,7 +335,7 @@ def aligned(columns: list[Title], lines: list[list[str]], left: int) -> list[str
 def _unasked(rows: Sequence[Row]) -> set[str]:
     """The measures of metrics that not every run counts and none of these did."""
     nowhere: set[str] = set()
-    for metric in metrics.METRICS:
+    for metric in all_metrics():
         own = {metric.measure(model, side, average) for model in metrics.MODELS for side in SIDES for average in AVERAGES}
         if not metric.always and not any(row.mean.get(name) is not None for row in rows for name in own):
             nowhere |= own
@@ -355,7 +356,7 @@ def asked(row: Row, rows: Sequence[Row]) -> Row:
 def shown_metrics(rows: Sequence[Row]) -> list[Metric]:
     """Those that every run counts, and those that one of these did."""
     nowhere = _unasked(rows)
-    return [metric for metric in metrics.METRICS if metric.measure("global", "seen", "client") not in nowhere]
+    return [metric for metric in all_metrics() if metric.measure("global", "seen", "client") not in nowhere]
 
 
 def csv_table(rows: list[Row]) -> str:

@@ -23,8 +23,8 @@ from flow.config import Config, checked
 from flow.data import Population
 from flow.data.population import Split, boundary
 from flow.errors import UserError
-from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, Metric
+from flow.evaluation.registry import all_metrics
 
 Values = dict[str, float]
 """By the names of options; integers for those that count."""
@@ -172,16 +172,11 @@ def metric_of(name: str) -> Metric:
     Raises:
         UserError: there is none.
     """
-    for metric in metrics.METRICS:
+    for metric in all_metrics():
         if metric.name == name:
             return metric
-    known = " or ".join(metric_names())
+    known = " or ".join(metric.name for metric in all_metrics())
     raise UserError(f"tune_by={name!r} must be the name of a metric, {known}; leave it out for 'accuracy'")
-
-
-def metric_names() -> list[str]:
-    """The metrics by which can be chosen."""
-    return [metric.name for metric in metrics.METRICS]
 
 
 def possible(config: Config[Any]) -> Config[Any]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from functools import cache
-from importlib import metadata
 from pathlib import Path
 
+from flow import user_code
 from flow.data import dirichlet, formats, jsonl, paths, shakespeare, synthetic, tabular
 from flow.data.readers import fedjax, git, hdf5, hf, leaf, textfiles, tff_sqlite
 from flow.data.source import Source
@@ -43,14 +43,7 @@ def sources() -> tuple[Source, ...]:
 @cache
 def _brought() -> tuple[Source, ...]:
     brought: dict[str, Source] = {}
-    for point in sorted(metadata.entry_points(group=GROUP), key=lambda point: point.name):
-        package = point.dist.name if point.dist else point.value
-        where = f"the package {package} brings the data source {point.name!r} ({point.value})"
-        remedy = f"correct the package, or run: pip uninstall {package}"
-        try:
-            source = point.load()
-        except Exception as error:
-            raise UserError(f"{where}, which cannot be loaded ({type(error).__name__}: {error}); {remedy}") from error
+    for source, where, remedy in user_code.brought(GROUP, "data source"):
         if not isinstance(source, Source):
             raise UserError(f"{where}, which is a {type(source).__name__} and not a flow.data.source.Source; {remedy}")
         if source.name in brought or source.name in {own.name for own in SOURCES}:

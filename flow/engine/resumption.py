@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from flow.algorithms import algorithm_of, code_of
-from flow.config import Config, checked, code_of_model, read_config
+from flow.config import Config, checked, code_of_model, files_again, read_config
 from flow.data import Population, is_file, located
 from flow.engine.task import Task, prepare
 from flow.errors import UserError
-from flow.storage import files, run_folder
+from flow.storage import files, run_folder, user_files
 
 RESULTS = ("evaluation.json", "run.json", "report.html")
 
@@ -24,6 +25,7 @@ def reopened(
     population: Population | None,
     progress: bool,
     changed_file: bool = False,
+    metrics: Mapping[str, user_files.Source | None] | None = None,
 ) -> tuple[Task, dict[str, Any]]:
     """The task of a run that goes on, and the content that its config.json must have from now on; nothing is written.
 
@@ -32,14 +34,15 @@ def reopened(
         rounds: of the run from now on; None: as many as before.
         population: clients to train on instead of loading the run's data.
         progress: whether to draw a bar on stderr while data are being prepared.
-        changed_file: whether the user's file that the algorithm is from may be another one than before.
+        changed_file: whether the users' files that take part may be others than before.
+        metrics: by name, the files of the metrics in this process that are not of flow itself.
 
     Raises:
-        UserError: the folder holds no run, an argument is wrong, the data are gone or others, or the user's file is
-            another one.
+        UserError: the folder holds no run, an argument is wrong, the data are gone or others, or a user's file is
+            another one or was not named.
     """
     config, content = read_config(folder), run_folder.read_config(folder)
-    content = _same_code(folder, content, config, changed_file)
+    content = _same_code(folder, content, config, changed_file, metrics or {})
     if data is not None:
         if population is not None:
             raise UserError(f"data={data!r} does nothing beside population, which takes its place; leave either out")
@@ -72,19 +75,30 @@ def record(folder: Path, content: dict[str, Any]) -> None:
     files.write_json(folder / "config.json", files.with_checksum(content))
 
 
-def _same_code(folder: Path, content: dict[str, Any], config: Config[Any], changed_file: bool) -> dict[str, Any]:
-    """The content of config.json with the user's file as it is now."""
+def _same_code(
+    folder: Path,
+    content: dict[str, Any],
+    config: Config[Any],
+    changed_file: bool,
+    metrics: Mapping[str, user_files.Source | None],
+) -> dict[str, Any]:
+    """The content of config.json with the users' files as they are now."""
+    recorded = user_files.recorded(content, user_files.METRIC)
     algorithm = algorithm_of(config.algorithm)
-    for part, source, name in (
-        ("algorithm", code_of(algorithm), f"algorithm {algorithm.name!r}"),
-        ("model", code_of_model(config.model), "model"),
-    ):
-        stored = run_folder.code(content, part)
-        if stored is not None:
-            what = f"{folder}: the file of the {name}"
-            renewed = run_folder.renewed_code(stored, source, changed_file, what)
-            content = content | {"code": content["code"] | {part: renewed}}
-    return content
+    words = {user_files.ALGORITHM: f"algorithm {algorithm.name!r}", user_files.MODEL: "model"}
+    words |= {key: f"metric {key[1]!r}" for key in recorded if key[0] == user_files.METRIC}
+    sources = {user_files.ALGORITHM: code_of(algorithm), user_files.MODEL: code_of_model(config.model)}
+    sources |= {(user_files.METRIC, name): source for name, source in metrics.items()}
+    known = {key: entry for key, entry in recorded.items() if key in words}
+    unknown = [f"{words[key]} is of the file {entry['file']}" for key, entry in known.items() if key not in sources]
+    if unknown:
+        raise UserError(
+            f"{folder / 'config.json'}: the run's {' and its '.join(unknown)}, and a folder never runs code by itself; name "
+            f"every file again (`flow run --resume {folder}{files_again(content)}`), or in Python call "
+            "flow.register_metric before"
+        )
+    renewed = user_files.renewed(known, sources, changed_file, lambda key: f"{folder}: the file of the {words[key]}")
+    return content | {"code": content["code"] | renewed} if renewed else content
 
 
 def _moved(config: Config[Any], content: dict[str, Any], data: str) -> tuple[Config[Any], dict[str, Any]]:

@@ -12,8 +12,8 @@ from safetensors.numpy import save as to_bytes
 from tqdm import tqdm
 
 from flow.draws import Draw
-from flow.evaluation import metrics
 from flow.evaluation.calibration import calibration
+from flow.evaluation.registry import chosen as chosen_metrics
 from flow.evaluation.score import Cost, Score, score_clients
 from flow.evaluation.select import SIDES, Chosen, choose_clients
 from flow.evaluation.summaries import client_rows, passages, routing_quantiles, side_summary
@@ -34,7 +34,7 @@ def evaluate(
 ) -> tuple[dict[str, Any], list[Score]]:
     """Summaries by side, and the scores of all clients, the same in every process."""
     summary, all_scores = {}, []
-    counted = metrics.chosen(task.config.metric, bool(task.population.classes))
+    counted = chosen_metrics(task.config.metric, bool(task.population.classes))
     for side, clients in chosen.items():
         own, scores = _share(task, run, clients), []
         for start in range(0, len(own), SLAB):
@@ -60,13 +60,14 @@ def final_evaluation(task: Task, workers: Workers, run: RunState, progress: bool
         "round": config.rounds,
         "algorithm": task.algorithm.name,
         "unit": population.vocabulary.unit,
+        "classes": len(population.classes),
         "dataset": population.name,
         "about": population.about,
         "personalized": task.algorithm.personalize is not None,
         "validation_clients": int(population.validation.sum()),
         "eligible": {side: clients.eligible for side, clients in chosen.items()},
         "summary": summary,
-        "clients": client_rows(scores, metrics.chosen(config.metric, bool(population.classes))),
+        "clients": client_rows(scores, chosen_metrics(config.metric, bool(population.classes))),
         "calibration": {
             name: calibration([score.calibration for score in scores if score.held_out == side.held_out])
             for name, side in SIDES.items()

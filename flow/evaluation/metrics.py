@@ -1,12 +1,12 @@
-"""The registry of metrics: what is counted over a client's held-out tokens, and what tables and pages say of it.
+"""The metrics: what is counted over a client's held-out tokens, and what tables and pages say of it.
 
-A new metric is one more record in METRICS. The summaries, evaluation.json, the terminal, the pages and the CSV read it there.
-Where texts are classified, a token is the label of a text.
+A new metric of flow is one more record in METRICS. The summaries, evaluation.json, the terminal, the pages and the CSV read
+them by :func:`flow.evaluation.registry.all_metrics`, which has those of users and packages too. Where texts are classified, a
+token is the label of a text.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +14,6 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from flow.errors import UserError
 from flow.training.predict import Guess
 
 MODELS = ("global", "local", "personal", "hard", "soft")
@@ -76,11 +75,17 @@ class Metric:
     all clients' tables."""
     of_table: Callable[[npt.NDArray[np.int64]], float] | None = None
     """table [3, C] -> the metric; with `of_classes`."""
+    axis_of_texts: str = ""
+    """The label of a chart's axis where texts are classified; empty: `axis`."""
 
     @property
     def heading(self) -> str:
         """The label with the unit, as a table shows them."""
         return f"{self.label}, {self.unit}" if self.unit else self.label
+
+    def axis_label(self, classes: int) -> str:
+        """The label of a chart's axis; classes: of the texts, 0 where the next token is predicted."""
+        return self.axis_of_texts or self.axis if classes else self.axis
 
     def client_key(self, model: str) -> str:
         """The key of a client's count in evaluation.json."""
@@ -114,6 +119,7 @@ ACCURACY = Metric(
     count=correct_tokens,
     scale=100.0,
     span=4.0,
+    axis_of_texts="% of texts right",
 )
 """Gains, and the shares of clients helped and hurt, are those of the accuracy; every run folder has it."""
 
@@ -133,6 +139,7 @@ LOSS = Metric(
     count=nats,
     digits=4,
     higher_is_better=False,
+    axis_of_texts="nats a text",
 )
 """Minus the logarithm of the probability of the tokens that the accuracy counts, on average; over the whole vocabulary."""
 
@@ -180,6 +187,7 @@ TOP3 = Metric(
     span=4.0,
     always=False,
     ranked=True,
+    axis_of_texts="% of texts, class among the top three",
 )
 """Counted where it is asked for, as the ranks take about one more pass over the output layer."""
 
@@ -224,69 +232,4 @@ MACRO_F1 = Metric(
 )
 
 METRICS: tuple[Metric, ...] = (ACCURACY, LOSS, PERPLEXITY, TOP3, MACRO_F1)
-"""In the order in which they are shown; the accuracy comes first."""
-
-
-def register_metric(metric: Metric) -> Metric:
-    """Make a metric of one's own known in this process, under its name; one of the same name that was registered goes.
-
-    Args:
-        metric: with ``always=False`` it is counted by runs that ask for it by its name, with ``always=True`` by every run from
-            now on.
-
-    Returns:
-        The metric, unchanged.
-
-    Raises:
-        UserError: it is no Metric, or one of its names is taken.
-    """
-    global METRICS
-    if not isinstance(metric, Metric):
-        raise UserError(f"metric={metric!r} must be a flow.Metric; make one as docs/tasks.md shows")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", metric.name) or not re.fullmatch(r"[a-z][a-z0-9_]*", metric.column):
-        raise UserError(
-            f"metric={metric.name!r} with column={metric.column!r}: both must be lower-case letters, digits and '_', and begin "
-            "with a letter; rename them"
-        )
-    if not re.fullmatch(r"[a-z][a-z0-9_]*_", metric.infix):
-        raise UserError(
-            f"metric={metric.name!r}: infix={metric.infix!r} must be a name that ends in '_'; write '{metric.name}_'"
-        )
-    kept = tuple(known for known in METRICS if known.name != metric.name or known in BUILT_IN)
-    for known in kept:
-        for part in ("name", "column", "infix"):
-            if getattr(known, part) == getattr(metric, part):
-                raise UserError(
-                    f"metric={metric.name!r}: {part}={getattr(metric, part)!r} is that of {known.name!r}; rename it"
-                )
-    METRICS = (*kept, metric)
-    return metric
-
-
-BUILT_IN = METRICS
-"""What nobody registered."""
-
-
-def chosen(names: str, classes: bool) -> tuple[Metric, ...]:
-    """The metrics that a run counts, in the order in which they are shown.
-
-    Args:
-        names: of those that are asked for, separated by commas.
-        classes: whether texts are classified.
-
-    Raises:
-        UserError: a name is unknown, or needs classes where there are none.
-    """
-    asked = [name.strip() for name in names.split(",") if name.strip()]
-    known = {metric.name: metric for metric in METRICS}
-    for name in asked:
-        if name not in known:
-            raise UserError(
-                f"metric={names!r}: there is no {name!r}, only {', '.join(known)}; give one of these, or a metric of your own, "
-                "with --metric FILE.py:NAME or by flow.register_metric"
-            )
-        if known[name].of_classes and not classes:
-            raise UserError(
-                f"metric={names!r}: {name!r} is of texts that are classified, and the data have no classes; leave it out"
-            )
-    return tuple(metric for metric in METRICS if metric.always or metric.name in asked or (metric.of_classes and classes))
+"""Those of flow itself, in the order in which they are shown; the accuracy comes first."""

@@ -9,9 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.draws import Draw
+from flow.errors import UserError
 from flow.evaluation import metrics
 from flow.evaluation.calibration import reliability
 from flow.evaluation.metrics import ACCURACY
+from flow.evaluation.registry import chosen as chosen_metrics
 from flow.model.interface import Model
 from flow.model.parameters import Tensors
 from flow.parallel.workers import Workers
@@ -93,7 +95,7 @@ def score_clients(
     Returns:
         A score of every client, in the order of the groups.
     """
-    chosen = metrics.chosen(task.config.metric, bool(task.population.classes))
+    chosen = chosen_metrics(task.config.metric, bool(task.population.classes))
 
     def of_group(model: Model, group: list[Client]) -> list[Score]:
         visit = task.visit(model, state, states, group, draw, "predict")
@@ -169,7 +171,8 @@ def _score(
         train_tokens=int(client.train.lengths.sum()),
         tokens=int(mask.sum()),
         counts={
-            model: {metric.name: metric.count(guess, targets, mask) for metric in chosen} for model, guess in guesses.items()
+            model: {metric.name: _counted(metric, guess, targets, mask) for metric in chosen}
+            for model, guess in guesses.items()
         },
         tables={
             model: {
@@ -187,6 +190,15 @@ def _score(
         passage=_passage(client, guesses, population.classes or population.vocabulary.tokens, targets, valid),
         cost=cost,
     )
+
+
+def _counted(metric: metrics.Metric, guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> float:
+    """The count of a metric, which a function of the user's own gives as a Python number or as one of NumPy."""
+    count: object = metric.count(guess, targets, scored)
+    value = count.item() if isinstance(count, np.generic) else count
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"metric={metric.name!r}: count must give a number, got {count!r}; return float(...) or int(...)")
+    return value
 
 
 def _passage(

@@ -73,7 +73,7 @@ def choose_clients(task: Task, most: int, what: str) -> dict[str, Chosen]:
     return chosen
 
 
-UNKNOWN = "no known token to be tested on"
+UNKNOWN, NO_TEXT = "no known token to be tested on", "no text to be tested on"
 
 
 def obstacle(client: Client, min_texts: int, min_sequences: int, scored: npt.NDArray[np.bool_]) -> str:
@@ -99,8 +99,9 @@ def nobody(population: Population, side: str, min_texts: int, min_sequences: int
         return f"{label}: no accuracy, the data have none; give more clients, or raise max_clients where it is set"
     scored = population.scored
     counts = Counter(obstacle(client, min_texts, min_sequences, scored) for client in clients)
-    reasons = ", ".join(f"{count} with {reason}" for reason, count in counts.most_common())
+    named = {UNKNOWN: NO_TEXT} if population.classes else {}
+    reasons = ", ".join(f"{count} with {named.get(reason, reason)}" for reason, count in counts.most_common())
     remedy = "lower min_texts, or give clients more text"
-    if population.vocabulary.unspaced and counts[UNKNOWN]:
+    if population.vocabulary.unspaced and counts[UNKNOWN] and not population.classes:
         remedy = f"give --tokenizer characters, as the language has no spaces between words; else {remedy}"
     return f"{label}: no accuracy, none of the {len(clients)} could be scored ({reasons}); {remedy}"

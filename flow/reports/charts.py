@@ -17,7 +17,8 @@ from flow.evaluation.metrics import Metric
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS
 from flow.reports.files import Json, gains
-from flow.reports.format import finite
+from flow.reports.format import capitalized, finite
+from flow.reports.words import Words
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -86,7 +87,7 @@ def _smooth(values: Array, window: int) -> Array:
     return np.array([part[np.isfinite(part)].mean() if np.isfinite(part).any() else np.nan for part in parts])
 
 
-def loss_chart(rows: list[Json]) -> Markup:
+def loss_chart(rows: list[Json], words: Words) -> Markup:
     """The training loss of the rows of metrics.jsonl."""
     rounds = [row["round"] for row in rows]
     loss = np.array([row["loss"] if finite(row["loss"]) else np.nan for row in rows], dtype=float)
@@ -99,7 +100,7 @@ def loss_chart(rows: list[Json]) -> Markup:
         axes.plot(rounds, line, color=COLOUR["ink"], linewidth=1.8, marker="o" if len(rounds) == 1 else None)
         _whole_numbers(axes, rounds)
 
-    return chart("loss", "Training loss by round", "nats a token", "round", draw)
+    return chart("loss", "Training loss by round", words.nats, "round", draw)
 
 
 def history(rows: list[Json], evaluation: Json) -> list[tuple[int, Json]]:
@@ -110,7 +111,7 @@ def history(rows: list[Json], evaluation: Json) -> list[tuple[int, Json]]:
 
 def metric_chart(metric: Metric, rows: list[Json], evaluation: Json) -> Markup:
     """A metric by round, over tokens, of both sides; rows: of metrics.jsonl."""
-    curve_points = history(rows, evaluation)
+    curve_points, axis = history(rows, evaluation), metric.axis_label(evaluation["classes"])
     models = {"global": "global", "personal": "personalized"} if evaluation["personalized"] else {"global": "global"}
 
     def curve(axes: "Axes", side: str, model: str) -> None:
@@ -132,11 +133,11 @@ def metric_chart(metric: Metric, rows: list[Json], evaluation: Json) -> Markup:
         if high - low < metric.span:
             axes.set_ylim((low + high - metric.span) / 2, (low + high + metric.span) / 2)
 
-    return chart(metric.name, f"{metric.label.capitalize()} on held-out text by round", metric.axis, "round", draw, legend=2)
+    return chart(metric.name, f"{capitalized(metric.label)} on held-out text by round", axis, "round", draw, legend=2)
 
 
-def calibration_chart(calibration: Json) -> Markup | None:
-    """How often the predicted token is right over how probable it was said to be; None where nothing is known."""
+def calibration_chart(calibration: Json, words: Words) -> Markup | None:
+    """How often the predicted token or class is right over how probable it was said to be; None where nothing is known."""
     sides = {name: own for name, own in calibration.items() if own is not None and sum(own["tokens"])}
     if not sides:
         return None
@@ -152,8 +153,9 @@ def calibration_chart(calibration: Json) -> Markup | None:
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 100)
 
-    about = "Share of predicted tokens that is right over their probability"
-    return chart("calibration", about, "% of them right", "probability of the predicted token (%)", draw, legend=2)
+    target = "class" if words.target == "class" else "token"
+    about = f"Share of predicted {'classes' if target == 'class' else 'tokens'} that is right over their probability"
+    return chart("calibration", about, "% of them right", f"probability of the predicted {target} (%)", draw, legend=2)
 
 
 def gain_charts(evaluation: Json) -> dict[str, Json]:
@@ -213,7 +215,7 @@ def steps_chart(routing: Json) -> Markup | None:
     return chart("steps", about, y, "time step (position in the sequence)", draw, legend=3)
 
 
-def routing_histogram(routing: Json) -> Markup | None:
+def routing_histogram(routing: Json, words: Words) -> Markup | None:
     counts, edges = (np.array(routing["histogram"][key], dtype=float) for key in ("counts", "edges"))
     if counts.sum() <= 0:
         return None
@@ -225,5 +227,5 @@ def routing_histogram(routing: Json) -> Markup | None:
         axes.axvline(0.5, color=COLOUR["muted"], linewidth=1, linestyle=":")
         axes.set_xlim(edges[0], edges[-1])
 
-    about = "Histogram of the routing weight over all evaluated tokens"
-    return chart("routing", about, "tokens (%)", "weight of the local expert, q", draw)
+    about = f"Histogram of the routing weight over all evaluated {words.token}s"
+    return chart("routing", about, f"{words.token}s (%)", "weight of the local expert, q", draw)

@@ -6,8 +6,8 @@ from types import NoneType
 from typing import Any
 
 from flow.errors import UserError
-from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, AVERAGES
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS, QUANTILES
 from flow.storage.files import RUN, WRONG_CHECKSUM, intact
@@ -72,7 +72,7 @@ def _expect(path: pathlib.Path, value: object, schema: object, where: str) -> No
 def _complete(path: pathlib.Path, summaries: Json, where: str) -> None:
     """Put null where a run that is older than a metric says nothing of it."""
     for side in SIDES:
-        for metric in metrics.METRICS:
+        for metric in all_metrics():
             for key in metric.summary_keys():
                 _expect(path, summaries[side].setdefault(key, None), _MAYBE, f"{where}.{side}.{key}")
 
@@ -142,7 +142,8 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     if RUN in evaluation and evaluation["round"] != (rounds := read_config(folder)["rounds"]):
         raise _problem(path, f"the file was made after round {evaluation['round']} of a run that has {rounds}")
     _complete(path, evaluation["summary"], "evaluation.summary")
-    _expect(path, evaluation.setdefault("validation_clients", 0), _INTEGER, "evaluation.validation_clients")
+    for key in ("validation_clients", "classes"):  # of which older builds say nothing
+        _expect(path, evaluation.setdefault(key, 0), _INTEGER, f"evaluation.{key}")
     for side, own in _calibration(path, evaluation).items():
         if own is not None:
             _expect(path, own, _CALIBRATION, f"evaluation.calibration.{side}")

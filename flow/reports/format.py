@@ -64,6 +64,11 @@ def scaled(value: float | None, units: tuple[str, ...] = BYTES, missing: str = D
     return f"{value:.{digits}f} {units[power]}"
 
 
+def capitalized(text: str) -> str:
+    """The text with a capital at its beginning; those within, as in "macro-F1", stay."""
+    return text[:1].upper() + text[1:]
+
+
 def duration(seconds: float | None, missing: str = DASH) -> str:
     """A time in seconds, minutes or hours."""
     if not finite(seconds):

@@ -7,6 +7,8 @@ from typing import Any
 
 import jinja2
 
+from flow.reports.format import capitalized
+
 
 def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
     """The template of this name, with filters of the page's own; whatever it names has to be given."""
@@ -17,5 +19,5 @@ def template(name: str, **filters: Callable[..., Any]) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters)
+    environment.filters.update(filters | {"capitalize": capitalized})
     return environment.get_template(name)

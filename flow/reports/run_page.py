@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from flow.evaluation import metrics
 from flow.evaluation.metrics import ACCURACY, AVERAGES, Average, Metric
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS
 from flow.reports.charts import (
@@ -30,6 +30,7 @@ from flow.reports.files import Json, gains, read_config, read_evaluation, read_m
 from flow.reports.format import BYTES_IN_FULL, DASH, count, duration, finite, metric_value, percent, points, scaled
 from flow.reports.page import template
 from flow.reports.terminal import other_routings
+from flow.reports.words import words_of
 from flow.storage import files
 
 SHOWN_TOKENS = 6000  # more coloured text than this would make the file heavy and nobody reads it
@@ -85,7 +86,7 @@ def _verdict(gain: float | None, error: float | None) -> tuple[str, str]:
 
 def _side(name: str, evaluation: Json) -> Json:
     """One of the two sides as the template shows it."""
-    summary = evaluation["summary"][name]
+    summary, words = evaluation["summary"][name], words_of(evaluation["unit"], evaluation["classes"])
     errors = _standard_errors(gains(evaluation["clients"], name == "seen"))
     result: Json = {"title": SIDES[name].title, "summary": summary, "present": summary["clients"] > 0}
     result["gain"] = {average: _difference(summary, average) for average in AVERAGES}
@@ -97,7 +98,9 @@ def _side(name: str, evaluation: Json) -> Json:
     result["same"] = max(0.0, 1 - helped - hurt) if finite(helped) and finite(hurt) else None
     by_token, by_client = result["gain"].values()
     if by_token is not None and (by_token > 0) != (by_client > 0):
-        result["verdict"] += f" Counted by tokens, where clients with much text weigh more, it is {points(by_token)}."
+        result["verdict"] += (
+            f" Counted by {words.token}s, where clients with {words.much} weigh more, it is {points(by_token)}."
+        )
     return result
 
 
@@ -126,6 +129,7 @@ def _facts(config: Json, rows: list[Json], evaluation: Json) -> list[tuple[str, 
     # A client that was skipped, or whose upload was lost, has received the model and sends nothing.
     each = f"per client and round: {_size(up / trained)} up, {_size(down / (trained + sum(silent)))} down" if trained else ""
     speed = f"{count(float(np.median(speeds)))} client-sequences per second" if speeds else DASH
+    task = f"one of {evaluation['classes']} classes" if evaluation["classes"] else f"next {evaluation['unit']}"
     planned = config.get("rounds")
     short = isinstance(planned, int) and planned != len(rows)
     rounds = f"{count(len(rows))} of {planned}" if short else count(len(rows))
@@ -134,7 +138,7 @@ def _facts(config: Json, rows: list[Json], evaluation: Json) -> list[tuple[str, 
         ("Algorithm", config["algorithm"]["name"], _options(config["algorithm"], leave_out=["name"])),
         ("Data", evaluation["dataset"], evaluation["about"]),
         ("Server", *_server(config.get("server"))),
-        ("Model", f"next {evaluation['unit']}", _options(config.get("model"))),
+        ("Model", task, _options(config.get("model"))),
         ("Rounds", rounds, f"cohort {configured('cohort')} clients a round, seed {configured('seed')}"),
         ("Speed", speed, f"median over rounds; {duration(seconds)} for all rounds"),
         ("Traffic", f"{_size(up)} up, {_size(down)} down", each),
@@ -187,7 +191,7 @@ def _passages(evaluation: Json) -> tuple[list[Json], int]:
 def _measured(evaluation: Json) -> list[Metric]:
     """The accuracy, and every other metric of which the run says something."""
     known = {key for summary in evaluation["summary"].values() for key, value in summary.items() if value is not None}
-    return [metric for metric in metrics.METRICS if metric is ACCURACY or known.intersection(metric.summary_keys())]
+    return [metric for metric in all_metrics() if metric is ACCURACY or known.intersection(metric.summary_keys())]
 
 
 def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
@@ -195,6 +199,7 @@ def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
     passages, left_out = _passages(evaluation)
     alone = any(client[ACCURACY.client_key("global")] is None for client in evaluation["clients"])
     measured, others = _measured(evaluation), other_routings(evaluation["summary"])
+    words = words_of(evaluation["unit"], evaluation["classes"])
     page = template("report.html.j2", value=metric_value, percent=percent, points=points, count=count)
     return page.render(
         evaluation=evaluation,
@@ -211,16 +216,17 @@ def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
         local=any(evaluation["summary"][side][ACCURACY.summary_key("local", "token")] is not None for side in SIDES),
         sides={name: _side(name, evaluation) for name in SIDES},
         facts=_facts(config, rows, evaluation),
-        loss_chart=loss_chart(rows),
+        words=words,
+        loss_chart=loss_chart(rows, words),
         window=smoothing(len(rows)),
         lost=sum(not finite(row["loss"]) for row in rows),
         sample=history(rows, evaluation)[-1][1],
         metric_charts={metric.name: metric_chart(metric, rows, evaluation) for metric in measured if metric.charted},
         calibration=evaluation["calibration"],
-        calibration_chart=calibration_chart(evaluation["calibration"]),
+        calibration_chart=calibration_chart(evaluation["calibration"], words),
         gain_charts=gain_charts(evaluation) if evaluation["personalized"] else {},
         steps_chart=steps_chart(routing) if routing else None,
-        routing_chart=routing_histogram(routing) if routing else None,
+        routing_chart=routing_histogram(routing, words) if routing else None,
         passages=passages,
         left_out=left_out,
         coloured=any(text["local_weight"] is not None for text in evaluation["texts"]),

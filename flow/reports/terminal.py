@@ -6,12 +6,12 @@ import itertools
 from collections.abc import Sequence
 from typing import Any
 
-from flow.evaluation import metrics
-from flow.evaluation.metrics import Average, Metric
+from flow.evaluation.metrics import AVERAGES, Average, Metric
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.select import SIDES
 from flow.reports.format import HYPHEN, finite, metric_value, number
+from flow.reports.words import words_of
 
-AVERAGES: dict[Average, str] = {"client": "mean of clients", "token": "over tokens"}
 MODELS = {"global": "global", "local": "local expert", "personal": "personal"}
 SHARES = {"clients helped, %": "helped", "clients hurt, %": "hurt"}
 LABELS, NARROWEST = 30, 14  # characters of the labels, and of a side's columns together
@@ -22,13 +22,13 @@ Calibration = dict[str, dict[str, Any] | None]
 """By side, see :func:`flow.evaluation.calibration.calibration`."""
 
 
-def summary_table(summaries: Summaries, calibration: Calibration | None = None) -> str:
+def summary_table(summaries: Summaries, calibration: Calibration | None = None, classes: int = 0) -> str:
     """All metrics of both sides: a column for each, a line for every model. What has no number at all is left out.
 
-    calibration: None where it was not measured.
+    calibration: None where it was not measured. classes: of the texts; 0: the next token is predicted.
     """
-    rows = _rows(summaries)
-    columns = [m for m in metrics.METRICS if any(_known(summaries, [m], model, average) for _, model, average in rows)]
+    rows = _rows(summaries, words_of("token", classes).token)
+    columns = [m for m in all_metrics() if any(_known(summaries, [m], model, average) for _, model, average in rows)]
     widths = [len(metric.heading) + 3 for metric in columns]
     widths[-1] += max(0, max(NARROWEST, *(len(side.label) + 3 for side in SIDES.values())) - sum(widths))
 
@@ -54,10 +54,11 @@ def summary_table(summaries: Summaries, calibration: Calibration | None = None) 
     return "\n".join([*lines, *(line(label, *([value, *nothing] for value in own)) for label, own in counts.items())])
 
 
-def _rows(summaries: Summaries) -> list[tuple[str, str, Average]]:
+def _rows(summaries: Summaries, token: str) -> list[tuple[str, str, Average]]:
     """(label, model, average) of the lines."""
     rows: list[tuple[str, str, Average]] = []
-    for average, words in AVERAGES.items():
+    averages: dict[Average, str] = {"client": "mean of clients", "token": f"over {token}s"}
+    for average, words in averages.items():
         rows += [(f"{label}, {words}", model, average) for model, label in MODELS.items()]
         rows += [(f"  {routing} routing", routing, average) for routing in other_routings(summaries)]
     return rows
@@ -76,7 +77,7 @@ def other_routings(summaries: Summaries) -> list[str]:
         own, other = (summaries[side].get(metric.summary_key(model, average)) for model in ("personal", routing))
         return other is not None and other != own
 
-    every = list(itertools.product(SIDES, metrics.METRICS, AVERAGES))
+    every = list(itertools.product(SIDES, all_metrics(), AVERAGES))
     return [routing for routing in ("hard", "soft") if any(differs(routing, *column) for column in every)]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from flow.data.readers.needs import package
 from flow.evaluation import metrics
+from flow.evaluation.registry import all_metrics
 from flow.evaluation.score import Cost
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def of_clients(evaluation: Json) -> pandas.DataFrame:
     evaluation: the content of evaluation.json.
     """
     clients: list[Json] = evaluation["clients"]
-    known = [m for m in metrics.METRICS if m.always or any(m.client_key("global") in client for client in clients)]
+    known = [m for m in all_metrics() if m.always or any(m.client_key("global") in client for client in clients)]
     keys = dict.fromkeys(metric.client_key(model) for metric in known for model in metrics.MODELS)
     columns: dict[str, Any] = {name: [client[name] for client in clients] for name in ("id", "group", "seen")}
     columns["seen"] = np.array(columns["seen"], dtype=np.bool_)  # a mask, also where nobody was scored

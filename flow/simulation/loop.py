@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from flow.algorithms import code_of
-from flow.config import Config, code_of_model
+from flow.config import Config, code_of_model, files_again
 from flow.data import Client, Population
 from flow.draws import Draw
 from flow.engine.participation import Group, Turnout, grouped, turnout
@@ -23,7 +23,7 @@ from flow.engine.run import RunState, begin
 from flow.engine.task import Task, prepare
 from flow.errors import Diverged
 from flow.evaluation.gather import evaluate, final_evaluation
-from flow.evaluation.metrics import chosen
+from flow.evaluation.registry import chosen, sources, sources_of
 from flow.evaluation.select import choose_clients
 from flow.model.interface import Model
 from flow.model.parameters import Tensors
@@ -32,7 +32,7 @@ from flow.parallel.workers import Workers
 from flow.server import aggregators
 from flow.server.uploads import Received, Uploads, all_finite, collect, combine
 from flow.simulation import frames, summary, timing
-from flow.storage import files, run_folder
+from flow.storage import files, run_folder, user_files
 from flow.training.fused import refusal
 
 if TYPE_CHECKING:
@@ -106,10 +106,9 @@ def simulate(
 
     def start() -> tuple[Task, RunState]:
         task = prepare(Config() if config is None else config, population, progress and ranks.first)
-        chosen(task.config.metric, bool(task.population.classes))  # before anything is written
+        code = _code(task)  # before anything is written, as it refuses metrics that there are not
         run = begin(task, path, ranks)
         if path is not None and ranks.first:
-            code = {"algorithm": code_of(task.algorithm), "model": code_of_model(task.config.model)}
             run_folder.create(path, run_folder.describe(task.config, task.algorithm.name, task.population, code))
         return task, run
 
@@ -136,20 +135,20 @@ def resume(
         data: the path to which the run's file moved, which must give the same population; None: the file is where it was.
         rounds: the number of rounds that the run has from now on, at least those of its last checkpoint; options that were
             resolved from the number before stay as they are. None: as many as before.
-        changed_file: whether to go on where the file that the run's algorithm is from was changed. config.json then gets the
-            new SHA-256 and keeps the old one.
+        changed_file: whether to go on where the file of the run's algorithm, model or metric was changed. config.json then gets
+            the new SHA-256 and keeps the old one.
         population: clients to train on instead of loading the run's data.
         progress: as in :func:`simulate`.
 
     Raises:
         UserError: as :func:`simulate`; the folder holds no run, its files were damaged or belong to other data, or its
-            algorithm is not registered in this process or is of a changed file.
+            algorithm or a metric is not registered in this process or is of a changed file.
     """
     path, ranks = Path(folder), joined()
 
     def start() -> tuple[Task, RunState, list[dict[str, Any]]]:
         place = None if data is None else str(data)
-        task, content = reopened(path, place, rounds, population, progress and ranks.first, changed_file)
+        task, content = reopened(path, place, rounds, population, progress and ranks.first, changed_file, sources())
         chosen(task.config.metric, bool(task.population.classes))
         run = begin(task, path, ranks, content)
         rows = run.go_back(task.config.model.device)
@@ -166,7 +165,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     """The rounds that are left, then the full evaluation."""
     config, algorithm, ranks = task.config, task.algorithm, run.ranks
     folder = run.folder if ranks.first else None  # the others write nothing
-    ranks.agree("a configuration, data or code", f"{run.digest} {code_of(algorithm)} {code_of_model(task.config.model)}")
+    ranks.agree("a configuration, data or code", f"{run.digest} {_code(task)}")
     curve = choose_clients(task, config.evaluate_clients, "curve")
     name = None if folder is None else str(folder)
     bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
@@ -210,6 +209,21 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
         print("\n".join(summary.final_lines(task, metrics, evaluation)))
         tqdm.write(timing.timing_lines(about), file=sys.stderr)
     return Result(config, run.state, metrics, evaluation, run.folder, report, about)
+
+
+def _code(task: Task) -> dict[user_files.Key, user_files.Source | None]:
+    """The users' files that take part, as config.json records them.
+
+    Raises:
+        UserError: there is no metric of a name that the configuration has.
+    """
+    config = task.config
+    own = sources_of(chosen(config.metric, bool(task.population.classes)))
+    return {
+        user_files.ALGORITHM: code_of(task.algorithm),
+        user_files.MODEL: code_of_model(config.model),
+        **{(user_files.METRIC, name): source for name, source in own.items()},
+    }
 
 
 def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw) -> Uploads:
@@ -267,7 +281,8 @@ def _remedy(folder: Path | str | None) -> str:
     """How to go on after a process was lost."""
     if folder is None or not (Path(folder) / "config.json").is_file():
         return "start the run again"
-    return f"go on after its last checkpoint with `flow run --resume {folder}`, on any number of processes"
+    again = files_again(run_folder.read_config(Path(folder)))
+    return f"go on after its last checkpoint with `flow run --resume {folder}{again}`, on any number of processes"
 
 
 def _write_report(folder: Path) -> Path:

@@ -51,7 +51,9 @@ def progress_fields(row: dict[str, Any]) -> dict[str, str]:
 def final_lines(task: Task, metrics: list[dict[str, Any]], evaluation: dict[str, Any]) -> list[str]:
     """What a run prints at its end: the table of its final evaluation, and what is missing from it and why."""
     summary = evaluation["summary"]
-    lines = [summary_table(summary, evaluation["calibration"])] if any(side["clients"] for side in summary.values()) else []
+    lines = []
+    if any(side["clients"] for side in summary.values()):
+        lines.append(summary_table(summary, evaluation["calibration"], evaluation["classes"]))
     aside = evaluation["validation_clients"]
     if aside:
         share = task.config.validation_share

@@ -22,18 +22,16 @@ import torch
 
 from flow.errors import UserError
 from flow.model.parameters import Tensors
-from flow.storage import files, lock, metrics
+from flow.storage import files, lock, metrics, user_files
 
 if TYPE_CHECKING:
     from flow.data import Population
 
-Source = tuple[str, str]
-"""A file's name without folders, and its SHA-256, see :func:`flow.user_code.source_of`."""
 KEEP = 2
 BESIDE = ("versions", "population", "code", "digested", files.CHECKSUM)
 """Keys of config.json beside the options. They are the versions of libraries, the SHA-256 of the data, which older builds lack,
-the user's files that take part (:func:`code`), and the file's checksum. A folder of an older build also has the options that
-its files are tied to though they were changed."""
+the user's files that take part (flow/storage/user_files.py), and the file's checksum. A folder of an older build also has the
+options that its files are tied to though they were changed."""
 CHECKPOINT = re.compile(r"round_(\d+)\.safetensors")
 
 
@@ -95,68 +93,20 @@ def load(path: Path, digest: str, device: torch.device | str = "cpu") -> tuple[T
 
 
 def describe(
-    config: Any, algorithm: str, population: Population, code: Mapping[str, Source | None] | None = None
+    config: Any, algorithm: str, population: Population, code: Mapping[user_files.Key, user_files.Source | None] | None = None
 ) -> dict[str, Any]:
     """The content of config.json: a configuration as nested dictionaries, the algorithm's name, and :data:`BESIDE`.
 
     Args:
-        code: by part of the configuration, the user's file that it is from; None where there is none.
+        code: by part of the configuration, the user's file that it is from, see flow/storage/user_files.py; None where there is
+            none.
     """
     content = asdict(replace(config, model=None))
     content["model"] = config.model.described()
     content["algorithm"] = {"name": algorithm, **content["algorithm"]}
     versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    own = {part: described_code(source) for part, source in (code or {}).items() if source is not None}
+    own = user_files.described(code or {})
     return {**content, "versions": versions, "population": digest({}, population), **({"code": own} if own else {})}
-
-
-def described_code(source: Source) -> dict[str, Any]:
-    """A user's file as config.json and comparison.json have it."""
-    return {"file": source[0], "sha256": source[1]}
-
-
-def code(described: dict[str, Any], part: str) -> dict[str, Any] | None:
-    """The user's file that a part of a configuration is from. It has its name under "file", its "sha256", and under "before"
-    the SHA-256 of files in whose place it came. None: there is none.
-
-    Raises:
-        TypeError: something else stands there.
-    """
-    parts = described.get("code", {})
-    if not isinstance(parts, dict):
-        raise TypeError(f"code is {parts!r}")
-    stored = parts.get(part)
-    if stored is None:
-        return None
-    if not isinstance(stored, dict) or not isinstance(stored.get("before", []), list):
-        raise TypeError(f"code is {parts!r}")
-    if not all(isinstance(text, str) for text in (stored.get("file"), stored.get("sha256"), *stored.get("before", []))):
-        raise TypeError(f"code is {parts!r}")
-    return stored
-
-
-def renewed_code(stored: dict[str, Any], source: Source | None, changed_file: bool, what: str) -> dict[str, Any]:
-    """A user's file as it is recorded from now on.
-
-    Args:
-        stored: as it was recorded, see :func:`code`.
-        source: the file and SHA-256 of what would run now; None: nothing is known of it, and its SHA-256 is "unknown".
-        changed_file: whether the user said that the file may be another one.
-        what: the folder and whose file it is; messages begin with it.
-
-    Raises:
-        UserError: it is another one, and the user did not say so.
-    """
-    if source is not None and source[1] == stored["sha256"]:
-        return stored
-    if not changed_file:
-        now = "code whose file is not known" if source is None else f"{source[0]} with SHA-256 {source[1][:12]}..."
-        raise UserError(
-            f"{what} is recorded as {stored['file']} with SHA-256 {stored['sha256'][:12]}..., but here it is {now}; put the "
-            "recorded file back, or go on with the changed one by --changed-file (in Python: changed_file=True)"
-        )
-    before = [*stored.get("before", []), stored["sha256"]]
-    return {**described_code((stored["file"], "unknown") if source is None else source), "before": before}
 
 
 def options(described: dict[str, Any]) -> dict[str, Any]:

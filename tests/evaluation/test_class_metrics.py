@@ -1,11 +1,9 @@
-"""Top-3 accuracy, macro-F1 and metrics of the user's own, beside plain loops."""
+"""Top-3 accuracy and macro-F1 beside plain loops."""
 
 from __future__ import annotations
 
 import csv
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -157,58 +155,3 @@ def test_metrics_that_a_run_cannot_count_are_refused(metric: str, message: str, 
     with pytest.raises(UserError, match=message):
         flow.simulate(replace(SMALL, metric=metric), tmp_path / "run", population=POPULATION)
     assert not (tmp_path / "run" / "config.json").exists()
-
-
-# --- metrics of the user's own ------------------------------------------------------------------------------------------
-
-
-def sure(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> int:
-    return int(((guess.tokens == targets) & (guess.probability > 0.2) & scored).sum())
-
-
-SURE = flow.Metric("sure", "sure and right", "%", "% of tokens", "sure", "sure_", sure, scale=100.0, always=False)
-
-
-def test_a_metric_of_the_users_own_is_counted_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "METRICS", metrics.METRICS)
-    assert flow.register_metric(SURE) is SURE is flow.register_metric(SURE)
-    assert [metric.name for metric in metrics.METRICS].count("sure") == 1
-    rows = flow.simulate(replace(SMALL, metric="sure"), population=POPULATION, progress=False).evaluation["clients"]
-    assert all(0 <= row["global_sure"] <= row["global_correct"] for row in rows)
-    plain = flow.simulate(SMALL, population=POPULATION, progress=False).evaluation["clients"]
-    assert "global_sure" not in plain[0]
-
-
-@pytest.mark.parametrize(
-    ("metric", "message"),
-    [
-        (3, "metric=3 must be a flow.Metric"),
-        (replace(SURE, name="accuracy"), "name='accuracy' is that of 'accuracy'"),
-        (replace(SURE, infix="loss_"), "infix='loss_' is that of 'loss'"),
-        (replace(SURE, infix="sure"), "infix='sure' must be a name that ends in '_'"),
-        (replace(SURE, name="Sure!"), "must be lower-case letters"),
-    ],
-)
-def test_a_metric_with_a_name_that_is_taken_is_refused(metric: Any, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "METRICS", metrics.METRICS)
-    with pytest.raises(UserError, match=message):
-        flow.register_metric(metric)
-
-
-def test_a_metric_of_a_file_is_named_on_the_command_line(tmp_path: Path) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text(encoding="utf-8")
-    code = page[page.index("# late.py") :]
-    (tmp_path / "late.py").write_text(code[: code.index("```")], encoding="utf-8")
-    options = "--data synthetic --clients 20 --sequences 4 --sequence-length 6 --vocabulary-size 30 --embedding-dim 4"
-    options += " --hidden-size 5 --cohort 3 --min-texts 0 --metric late.py:LATE --folder run"
-    command = [sys.executable, "-m", "flow", "run", "fedavg", *options.split()]
-    for more in (["--rounds", "1"], ["--rounds", "2"]):
-        done = subprocess.run([*command, *more], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100)
-        assert done.returncode == 0, done.stderr
-        assert "late tokens right" in done.stdout
-        command = [sys.executable, "-m", "flow", "run", "--resume", "run", "--metric", "late.py:LATE"]
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["metric"] == "late"
-    lost = subprocess.run(
-        [*command[:-2], "--rounds", "3"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=100
-    )
-    assert lost.returncode == 2 and "there is no 'late'" in lost.stderr and "--metric FILE.py:NAME" in lost.stderr
