@@ -100,6 +100,8 @@ def mixed_races(rows: list[Row]) -> list[str]:
     lines: list[str] = []
     for algorithm, name in (("fedavg", "FedAvg"), ("flow", "Flow")):
         own = [row for row in rows if row["algorithm"] == algorithm]
+        if not own:
+            continue
         lines += [
             *([""] if lines else []),
             f"{name}; the first line is ours in bfloat16, and the peak is that of bfloat16:",

@@ -12,6 +12,7 @@ from benchmarks.simulation.race import Arena, Differs, Rival
 from benchmarks.simulation.workload import FULL, TINY, Plan, Sizes
 from flow.algorithms import NAMES
 from flow.data import DataOptions
+from flow_kernels.training import multiplies_bfloat16
 
 IDLE = Rival("idle", "tests.support.idle_runner", cores=1)
 ABSENT = Rival("absent", "tests.support.idle_runner", cores=1, needs=("no_such_framework",))
@@ -49,6 +50,19 @@ def test_a_round_of_flow_is_the_hand_written_loop_s(plan: Plan, tmp_path: Path) 
     row = race.race(arena(plan, tmp_path), race.ours(1, "flow"), [race.loops(1, "flow")[0]], "Flow")
     assert not row["failed"]
     assert row["flops"] > TINY.flops * TINY.round_sequences  # three phases over half the data each, two experts
+
+
+@pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor multiplies no bfloat16")
+def test_bfloat16_is_compared_with_the_plain_loop_in_float32(plan: Plan, tmp_path: Path) -> None:
+    benchmark = arena(plan, tmp_path)
+    benchmark.set_reference("fedavg")
+    row = race.race(benchmark, race.ours(1, dtype="bfloat16"), [race.in_bfloat16(race.loops(1)[0])], "FedAvg in bfloat16")
+    assert set(row["contenders"]) == {"ours", "PyTorch loop, bfloat16"} and not row["failed"]
+    losses = [entry["loss"] for entry in row["contenders"].values()]
+    expected, _ = benchmark.reference["fedavg"]
+    assert all(0 < abs(loss - expected) < 3e-3 * expected for loss in losses)
+    text = tables.markdown(report(row) | {"parts": {"bfloat16": [row]}})
+    assert "the first line is ours in bfloat16" in text and "Flow;" not in text
 
 
 def test_the_same_loss_from_other_weights_is_no_match(plan: Plan, tmp_path: Path) -> None:
