@@ -179,37 +179,42 @@ inline T dot(const A *a, const T *b, long n) {
   return sum_lanes<T>(s);
 }
 
-// Rows of weights as they lie, w [.., K], and what they multiply, a [K, zeros behind up to whole vectors].
-template <class F>
+// Rows of weights as they lie, w [.., K], and the R vectors that they multiply, each [K, zeros behind up to whole vectors].
+template <class F, int R>
 struct Side {
   const Stored<F> *w;
-  const Real<F> *a;
+  const Real<F> *a[R];
   long K;
 };
 
-// s + the products of `lanes` rows of every side, one row in each lane. Reads the weights once: for one row of input that is
-// all there is to gain, and packing would read them, write them and read them again.
-template <class F, int N>
-inline Vec<Real<F>> dots(Vec<Real<F>> s, long lanes, const Side<F> (&sides)[N]) {
+// To each of the R sums: the products of `lanes` rows of every side with its vector, one row in each lane. Reads the weights
+// once: for few rows of input that is all there is to gain, and packing would read them, write them and read them again.
+template <class F, int R, int N>
+inline void dots(Vec<Real<F>> (&s)[R], long lanes, const Side<F, R> (&sides)[N]) {
   constexpr long W = Simd<Real<F>>::width;
-  constexpr int kAtOnce = 4;  // independent sums
-  Vec<Real<F>> sums[W] = {};
+  constexpr int kAtOnce = 4;  // rows of weights, whose sums do not wait for one another
+  Vec<Real<F>> sums[R][W] = {};
   for (long j = 0; j < lanes; j += kAtOnce) {
-    Vec<Real<F>> part[kAtOnce] = {};
-    for (const Side<F> &side : sides) {
+    Vec<Real<F>> part[R][kAtOnce] = {};
+    for (const Side<F, R> &side : sides) {
       const Stored<F> *row[kAtOnce];
       for (long i = 0; i < kAtOnce; ++i) row[i] = side.w + (j + i < lanes ? j + i : j) * side.K;
-      long k = 0;
-      for (; k + W <= side.K; k += W)
-        for (int i = 0; i < kAtOnce; ++i) part[i] += load(row[i] + k) * load(side.a + k);
-      if (k < side.K)
-        for (int i = 0; i < kAtOnce; ++i) part[i] += load_some(row[i] + k, side.K - k) * load(side.a + k);
+      for (long k = 0; k < side.K; k += W) {
+        Vec<Real<F>> a[R];
+        for (int r = 0; r < R; ++r) a[r] = load(side.a[r] + k);
+        for (int i = 0; i < kAtOnce; ++i) {
+          const Vec<Real<F>> w = side.K - k < W ? load_some(row[i] + k, side.K - k) : load(row[i] + k);
+          for (int r = 0; r < R; ++r) part[r][i] += w * a[r];
+        }
+      }
     }
-    for (long i = 0; i < kAtOnce && j + i < W; ++i) sums[j + i] = part[i];
+    for (int r = 0; r < R; ++r)
+      for (long i = 0; i < kAtOnce && j + i < W; ++i) sums[r][j + i] = part[r][i];
   }
-  transpose<Real<F>>(sums);
-  for (int i = 0; i < W; ++i) s += sums[i];
-  return s;
+  for (int r = 0; r < R; ++r) {
+    transpose<Real<F>>(sums[r]);
+    for (int i = 0; i < W; ++i) s[r] += sums[r][i];
+  }
 }
 
 }  // namespace

@@ -18,7 +18,8 @@ inline bool wants_weights(const Client<F> &c) {
   return any;
 }
 
-// Packed for backward: W_hh as [gate rows of both experts] x H, W_ih as the same x I (only when dx is wanted), the router; and
+// Packed for backward: W_hh as [gate rows of both experts] x H (unless nothing is carried to a step before), W_ih as the same x I
+// (only when dx is wanted), the router; and
 // what forward packs where its gates are computed again.
 template <class F>
 struct BackwardPack {
@@ -29,8 +30,8 @@ struct BackwardPack {
       : hidden(c.H, Simd<Real<F>>::width),
         inputs(c.I, Simd<Real<F>>::width),
         run(3 * c.padded / F::group),
-        hidden_words(c.experts * run),
-        input_words(c.dx ? hidden_words : 0) {
+        hidden_words(c.T_ > 1 || c.dh0 ? c.experts * run : 0),
+        input_words(c.dx ? c.experts * run : 0) {
     ih = hidden.vectors * Simd<Real<F>>::width * hidden_words;
     router = round_up(ih + inputs.vectors * Simd<Real<F>>::width * input_words);
     forward = round_up(router + router_size(c));
@@ -41,14 +42,14 @@ struct BackwardPack {
 template <class F>
 inline void pack_backward(Real<F> *packed, const Client<F> &c, long part, long parts) {
   const BackwardPack<F> layout(c);
-  const long all = layout.hidden_words;
+  const long all = layout.hidden_words || c.dx ? c.experts * layout.run : 0;
   for (long k = all * part / parts; k < all * (part + 1) / parts; ++k) {
     const long e = k / layout.run, gate = k * F::group / c.padded % 3, unit = k * F::group % c.padded;
     // gates r, z, u of a gate-gradient row multiply W_hh; n, r, z multiply W_ih
     const Stored<F> *hh = c.w_hh[e] + (kGateOfSlot[kR + gate] * c.H + unit) * c.H;
     const Stored<F> *ih = c.w_ih[e] + (kGateOfSlot[kN + gate] * c.H + unit) * c.I;
     const bool first = unit < c.H, second = unit + 1 < c.H;
-    pack_rows<F>(packed, layout.hidden, first ? hh : nullptr, second ? hh + c.H : nullptr, c.H, k, all);
+    if (layout.hidden_words) pack_rows<F>(packed, layout.hidden, first ? hh : nullptr, second ? hh + c.H : nullptr, c.H, k, all);
     if (c.dx) pack_rows<F>(packed + layout.ih, layout.inputs, first ? ih : nullptr, second ? ih + c.I : nullptr, c.I, k, all);
   }
   if (!part && c.routed()) pack_router(packed + layout.router, c);

@@ -1,17 +1,20 @@
 // Forward over a whole sequence for one client and a tile of its batch: no barrier inside, no memory but the workspace.
 //
 // Per chunk of time steps: the input projections of the chunk; then, step by step, the router, and for every block of `width`
-// hidden units the recurrent products of both experts, the gates, the mixture. A client with one or two rows in all (a step of
-// streaming) reads its weights once, where they lie, instead of packing them.
+// hidden units the recurrent products of both experts, the gates, the mixture. A client with one or two rows in all, or with one step
+// of few sequences (streaming), reads its weights where they lie instead of packing them.
 #pragma once
 
 #include "problem.h"
 
 namespace {
 
+constexpr long kFew = 8;     // sequences of one step for which packing would not pay
+constexpr int kTogether = 4;  // of them that share a reading of the weights
+
 template <class F>
 inline bool is_direct(const Client<F> &c) {
-  return !c.ragged && c.T_ * c.B <= 2;
+  return !c.ragged && (c.T_ * c.B <= 2 || (c.T_ == 1 && c.B <= kFew));
 }
 
 template <class F>
@@ -227,7 +230,10 @@ struct ForwardTile {
       const long unit = block * W;
       if (is_direct(c)) {
         for (long e = 0; e < c.experts; ++e)
-          for (long i = 0; i < n; ++i) compute_directly(e, unit, i);
+          for (long i = 0; i < n; i += kTogether)
+            with_rows(n - i < kTogether ? n - i : kTogether, [&](auto rows) {
+              if constexpr (decltype(rows)::value <= kTogether) compute_directly<decltype(rows)::value>(e, unit, i);
+            });
       } else if (c.routed() && 2 * n <= kRows) {
         with_rows(n, [&](auto rows) {
           if constexpr (2 * decltype(rows)::value <= kRows) recur<2, decltype(rows)::value>(0, block, 0);
@@ -285,15 +291,30 @@ struct ForwardTile {
     for (long k = 0; k < c.I; k += W) store(x + k, load_some(c.x + row * c.I + k, c.I - k));
   }
 
-  // The same as project() and recur(), for one sequence, from the weights as they lie.
+  // The same as project() and recur(), for the R sequences from i on, from the weights as they lie.
+  template <int R>
   void compute_directly(long e, long unit, long i) const {
     const long at = e * 4 * c.padded + unit, n = lanes(unit);
-    const T *x = direct_input(i), *h = state[i];
-    const auto of_x = [&](long slot) { return Side<F>{c.w_ih[e] + (kGateOfSlot[slot] * c.H + unit) * c.I, x, c.I}; };
-    const auto of_h = [&](long slot) { return Side<F>{c.w_hh[e] + (kGateOfSlot[slot] * c.H + unit) * c.H, h, c.H}; };
-    const auto bias = [&](long slot) { return load(packed + layout.bias + at + slot * c.padded); };
-    activate(e, unit, i, dots<F>(bias(kR), n, {of_x(kR), of_h(kR)}), dots<F>(bias(kZ), n, {of_x(kZ), of_h(kZ)}),
-             dots<F>(bias(kN), n, {of_x(kN)}), dots<F>(bias(kU), n, {of_h(kU)}));
+    Side<F, R> x{nullptr, {}, c.I}, h{nullptr, {}, c.H};
+    for (int r = 0; r < R; ++r) x.a[r] = direct_input(i + r), h.a[r] = state[i + r];
+    const auto of_x = [&](long slot) {
+      Side<F, R> side = x;
+      side.w = c.w_ih[e] + (kGateOfSlot[slot] * c.H + unit) * c.I;
+      return side;
+    };
+    const auto of_h = [&](long slot) {
+      Side<F, R> side = h;
+      side.w = c.w_hh[e] + (kGateOfSlot[slot] * c.H + unit) * c.H;
+      return side;
+    };
+    Vec<T> sums[4][R];
+    for (int slot = 0; slot < 4; ++slot)
+      for (Vec<T> &s : sums[slot]) s = load(packed + layout.bias + at + slot * c.padded);
+    dots<F, R, 2>(sums[kR], n, {of_x(kR), of_h(kR)});
+    dots<F, R, 2>(sums[kZ], n, {of_x(kZ), of_h(kZ)});
+    dots<F, R, 1>(sums[kN], n, {of_x(kN)});
+    dots<F, R, 1>(sums[kU], n, {of_h(kU)});
+    for (int r = 0; r < R; ++r) activate(e, unit, i + r, sums[kR][r], sums[kZ][r], sums[kN][r], sums[kU][r]);
   }
 
   void clear(long row) const {

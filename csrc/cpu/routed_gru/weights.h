@@ -8,8 +8,9 @@
 
 namespace {
 
-constexpr long kSome = 32;  // rows that are summed by themselves before they join the sum of a bias, which loses less
-constexpr long kGroup = 8;  // blocks of gate rows that share a panel of x or h while it is in cache
+constexpr long kSome = 32;      // rows that are summed by themselves before they join the sum of a bias, which loses less
+constexpr long kFewWords = 16;  // of a sum: writing the result takes longer than computing it
+constexpr long kGroup = 8;      // blocks of gate rows that share a panel of x or h while it is in cache
 
 template <class F>
 struct WeightScratch {
@@ -202,28 +203,53 @@ struct WeightGradients {
   void products(const Block *group, long count, Target Block::*which, long columns, const T *packed, const Panels &panels,
                 Chunk chunk) const {
     const long n = words<F>(chunk.rows);
-    for (long p = 0; p < panels.count; ++p)
-      for (long g = 0; g < count; ++g) {
+    const bool few = n <= kFewWords;  // then a result is best written from front to back
+    for (long outer = 0; outer < (few ? count : panels.count); ++outer)
+      for (long inner = 0; inner < (few ? panels.count : count); ++inner) {
+        const long p = few ? inner : outer, g = few ? outer : inner;
         const Target target = group[g].*which;
         if (!target.out) continue;
+        const T *gates = scratch + work.gate_pack + g * work.gate_block, *panel = packed + panels.first(p) * W * n;
+        if (few) {
+          for (long i = 0; i < group[g].m; ++i)
+            one_row(gates + i, n, panel, panels.size(p), target, i * columns, panels.first(p) * W, columns, chunk);
+          continue;
+        }
         with_rows(group[g].m, [&](auto rows) {
           with_vectors(panels.size(p), [&](auto vectors) {
             constexpr int R = decltype(rows)::value, NV = decltype(vectors)::value;
             Vec<T> s[R][NV] = {};
-            outer_product_in_runs<F, R, NV>(s, scratch + work.gate_pack + g * work.gate_block, packed + panels.first(p) * W * n, n);
+            outer_product_in_runs<F, R, NV>(s, gates, panel, n);
             for (int i = 0; i < R; ++i)
               for (int j = 0; j < NV; ++j) {
-                const long column = (panels.first(p) + j) * W, at = i * columns + column;
-                if (!chunk.first) s[i][j] += load_some(target.sum + at, columns - column);
-                if (chunk.last) {
-                  store_some(target.out + at, s[i][j], columns - column);
-                } else {
-                  store_some(target.sum + at, s[i][j], columns - column);
-                }
+                const long column = (panels.first(p) + j) * W;
+                join(target, s[i][j], i * columns + column, columns - column, chunk);
               }
           });
         });
       }
+  }
+
+  // As the tile above, for one gate row and a sum of so few words that a tile would mostly be loaded and stored.
+  void one_row(const T *gates, long n, const T *panel, long vectors, Target target, long row, long column, long columns,
+               Chunk chunk) const {
+    Vec<T> factors[kFewWords];
+    for (long k = 0; k < n; ++k) factors[k] = broadcast_word<F>(gates + k * kRows);
+    for (long j = 0; j < vectors; ++j, column += W) {
+      Vec<T> s = {};
+      for (long k = 0; k < n; ++k) multiply_add<F>(s, factors[k], load(panel + (k * vectors + j) * W));
+      join(target, s, row + column, columns - column, chunk);
+    }
+  }
+
+  // A part of a gradient that the chunks before have begun
+  void join(Target target, Vec<T> s, long at, long left, Chunk chunk) const {
+    if (!chunk.first) s += load_some(target.sum + at, left);
+    if (chunk.last) {
+      store_some(target.out + at, s, left);
+    } else {
+      store_some(target.sum + at, s, left);
+    }
   }
 
   // Row 0 gets the sum of the logit gradient times [x ; h], row 1 its negative.

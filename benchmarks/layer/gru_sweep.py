@@ -1,0 +1,183 @@
+"""`flow_kernels.GRU` against torch.nn.GRU over sizes: `python -m benchmarks.layer.gru_sweep` writes gru.json and prints tables.
+
+Forward alone and a training step with all gradients, on one thread and on two; K layers at once against K separate nn.GRUs.
+With and without MKL's AVX-512 path where MKL asks for the vendor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from benchmarks.common import compiler, machine
+from benchmarks.common.compiler import Missing
+from benchmarks.common.markdown import caption, table
+from benchmarks.common.timing import Effort, Sample, compare, sample
+from flow.storage.files import write_json
+from flow_kernels import GRU
+
+RESULTS = Path(__file__).resolve().parent.parent / "results"
+INPUTS = 64
+BATCHES, STEPS, HIDDEN = (1, 4, 16, 64), (1, 20, 80), (32, 64, 128, 256, 512)
+CLIENTS = (16, 128)
+MOST = 40_000_000
+"""B T H (I + H) of the largest case: beyond it a step takes most of a second."""
+EFFORT = Effort(seconds=0.02, turns=(5, 9), budget=0.5)
+QUICK = Effort(seconds=0.002, turns=(1, 1), budget=0.0)
+FLOOR = 0.97
+
+
+class Case(NamedTuple):
+    """K clients, 1 for a layer without the dimension; B sequences each, T steps, H hidden units."""
+
+    clients: int
+    batch: int
+    steps: int
+    hidden: int
+    training: bool
+    threads: int
+
+
+@dataclass
+class Timed:
+    name: str
+    call: Callable[[], object]
+
+    def sample(self, seconds: float) -> Sample:
+        return sample(self.call, seconds)
+
+
+def cases(quick: bool) -> list[Case]:
+    threads = [1, 2][: machine.describe()["cores"]]
+    single = [
+        Case(1, *sizes, training, count)
+        for sizes in itertools.product(BATCHES, STEPS, HIDDEN)
+        for training in (False, True)
+        for count in threads
+        if sizes[0] * sizes[1] * sizes[2] * (INPUTS + sizes[2]) <= MOST
+    ]
+    many = [Case(k, 4, 20, hidden, True, count) for k in CLIENTS for hidden in (32, 64, 128) for count in threads]
+    return [single[0], single[-1], many[0]] if quick else single + many
+
+
+def measure(case: Case, effort: Effort) -> dict[str, Any]:
+    """The ratio of torch's time to ours, taken in turns, after outputs and gradients were compared."""
+    torch.set_num_threads(case.threads)
+    torch.manual_seed(0)
+    many = case.clients > 1
+    ours = GRU(INPUTS, case.hidden, num_clients=case.clients if many else None)
+    theirs = [nn.GRU(INPUTS, case.hidden) for _ in range(case.clients)]
+    states = [layer.state_dict() for layer in theirs]
+    ours.load_state_dict({name: torch.stack([s[name] for s in states]) if many else states[0][name] for name in states[0]})
+    x = torch.randn(*([case.clients] if many else []), case.steps, case.batch, INPUTS)
+    parts = list(x) if many else [x]
+
+    def run(layers: Iterable[tuple[nn.Module, torch.Tensor]]) -> None:
+        for layer, own in layers:
+            if case.training:
+                for parameter in layer.parameters():
+                    parameter.grad = None
+                layer(own)[0].sum().backward()
+            else:
+                with torch.no_grad():
+                    layer(own)
+
+    mine, plain = [(ours, x)], list(zip(theirs, parts, strict=True))
+    check(ours, theirs, x, parts)
+    compared = compare(Timed("ours", lambda: run(mine)), [Timed("nn.GRU", lambda: run(plain))], effort)
+    entry = compared["contenders"]
+    return case._asdict() | {"seconds": entry["ours"]["seconds"]["median"], "ratio": entry["nn.GRU"]["ratio"]}
+
+
+def check(ours: nn.Module, theirs: list[nn.GRU], x: torch.Tensor, parts: list[torch.Tensor]) -> None:
+    """Raise RuntimeError where outputs or gradients differ."""
+    ours(x)[0].sum().backward()
+    for layer, own in zip(theirs, parts, strict=True):
+        layer(own)[0].sum().backward()
+    for name, parameter in ours.named_parameters():
+        wanted = torch.stack([layer.get_parameter(name).grad for layer in theirs]).view_as(parameter)  # type: ignore[misc]
+        off, whole = float((parameter.grad - wanted).norm()), float(wanted.norm())  # type: ignore[operator]
+        if not off <= 1e-5 * whole:
+            raise RuntimeError(f"the gradient of {name} is {off:.1e} away from torch's, whose norm is {whole:.1e}")
+
+
+def tables(report: dict[str, Any]) -> str:
+    """What the page shows: by way and number of threads the smallest and the median ratio, then single cases."""
+    lines = [f"{caption(report)}.", ""]
+    body = []
+    for way, rows in report["ways"].items():
+        for key in sorted({(row["clients"], row["training"], row["threads"]) for row in rows}):
+            own = sorted(
+                (row["ratio"]["median"], row) for row in rows if (row["clients"], row["training"], row["threads"]) == key
+            )
+            low, row = own[0]
+            below = sum(ratio < FLOOR for ratio, _ in own)
+            place = f"B{row['batch']} T{row['steps']} H{row['hidden']}"
+            what = ("training step" if key[1] else "forward") + (f", K = {key[0]}" if key[0] > 1 else "")
+            middle, high = own[len(own) // 2][0], own[-1][0]
+            body.append(
+                [way, what, str(key[2]), str(len(own)), f"{low:.2f} ({place})", f"{middle:.2f}", f"{high:.2f}", str(below)]
+            )
+    head = ["nn.GRU with", "", "threads", "sizes", "smallest ratio", "median", "largest", f"below {FLOOR}"]
+    return "\n".join([*lines, *table(head, body)]) + "\n"
+
+
+def sweep(quick: bool) -> list[dict[str, Any]]:
+    rows = []
+    for case in cases(quick):
+        rows.append(measure(case, QUICK if quick else EFFORT))
+        print(f"  {tuple(case)} {rows[-1]['ratio']['median']:.2f}", file=sys.stderr, flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.layer.gru_sweep", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="three sizes: does it work? Not to be quoted")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for gru.json")
+    parser.add_argument("--rows", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.rows:  # a process of its own, for MKL's answer
+        print(json.dumps(sweep(given.quick)))
+        return
+    started = time.time()
+    ways = {"MKL as it is": sweep(given.quick)}
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            if machine.describe()["vendor"] != "AuthenticAMD" or not torch.backends.mkl.is_available():
+                raise Missing("only for torch with MKL on an AMD processor")
+            path, _ = compiler.library("mkl_vendor.c", Path(folder))
+            command = [sys.executable, "-m", "benchmarks.layer.gru_sweep", "--rows", *(["--quick"] if given.quick else [])]
+            done = subprocess.run(
+                command, env=os.environ | {"LD_PRELOAD": str(path)}, stdout=subprocess.PIPE, check=True, text=True
+            )
+            ways["MKL's AVX-512 path"] = json.loads(done.stdout)
+        except Missing as why:
+            print(f"MKL's AVX-512 path: {why}", file=sys.stderr)
+    report = {
+        "date": machine.today(),
+        "minutes": round((time.time() - started) / 60, 1),
+        "quick": given.quick,
+        "machine": machine.describe(),
+        "versions": machine.versions(),
+        "ways": ways,
+    }
+    given.out.mkdir(parents=True, exist_ok=True)
+    write_json(given.out / "gru.json", report)
+    print(tables(report))
+
+
+if __name__ == "__main__":
+    main()
