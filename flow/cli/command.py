@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from flow.checks import check_text
 from flow.data import DataOptions
+from flow.data.dirichlet import NAME as DIRICHLET
 from flow.data.registry import source_of
 from flow.data.source import BY_FILE
 from flow.errors import UserError, say
@@ -95,7 +96,9 @@ def default_folder(kind: str, data: str, ranks: Ranks) -> Iterator[Path]:
     if not ranks.first:
         yield Path(ranks.texts("")[0])
         return
-    with _claimed(f"{kind}-{Path(data).name.split('.')[0]}-{time.strftime('%Y%m%d-%H%M%S')}") as folder:
+    source = data.split(":", 3)[-1] if data.startswith(f"{DIRICHLET}:") else data  # ALPHA has a point, which ends no name
+    word = Path(source).name.split(".")[0].replace(":", "-")  # file names have no colon on some systems
+    with _claimed(f"{kind}-{word}-{time.strftime('%Y%m%d-%H%M%S')}") as folder:
         ranks.texts(str(folder))
         yield folder
 

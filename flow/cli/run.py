@@ -60,6 +60,8 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
         )
     name = named(given[0]) if given else DEFAULT
     run = _parsed(name, arguments)
+    if run.resume is not None:
+        with_own_model(run, Config(), ())  # so that this process knows the factory when it reads config.json
     if given and run.resume is not None:
         _check_name(name, named_folder("resume", run.resume))
     if ranks.first:
@@ -79,7 +81,6 @@ def _result(run: Run[Any], folder: Path, arguments: list[str], ranks: Ranks, cod
             config: Config[Any] = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
             config = replace(config, metric=metrics)
             return simulate(with_own_model(run, config, arguments), folder)
-        with_own_model(run, Config(), ())  # so that this process knows the factory
         if metrics:
             check_counted(folder, metrics, read_config(folder).metric)
         data, rounds = run.data.data if "data" in given else None, run.rounds if "rounds" in given else None

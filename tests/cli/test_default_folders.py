@@ -82,6 +82,21 @@ def test_a_name_that_is_taken_gets_the_next_number(here: Path) -> None:
 
 
 @pytest.mark.usefixtures("clock")
+@pytest.mark.parametrize(
+    ("data", "word"),
+    [
+        ("dirichlet:0.3:100:posts.csv", "posts"),
+        ("dirichlet:0.3:100:/some/where/posts.csv", "posts"),
+        ("dirichlet:0.3:100:shakespeare", "shakespeare"),
+        ("hf:someone/reviews:train", "reviews-train"),
+    ],
+)
+def test_the_name_has_a_word_for_the_data(here: Path, data: str, word: str) -> None:
+    with default_folder("fedavg", data, Ranks()) as folder:
+        assert folder == Path("runs", f"fedavg-{word}-{SECOND}")
+
+
+@pytest.mark.usefixtures("clock")
 def test_nothing_is_left_where_the_run_cannot_start_and_what_was_there_stays(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -38,14 +38,18 @@ def run(*arguments: str) -> int:
     return main(["run", *arguments])
 
 
+def cold(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """`flow` in a process of its own, which has loaded no file of the user's yet."""
+    program = "import sys; from flow.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=100)
+
+
 def test_a_run_of_the_page_is_that_of_python_and_goes_on(file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("fedavg", *OPTIONS, *MODEL, "--rounds", "4", "--folder", "whole") == 0
     assert "flow: model lstm.py:LSTM: " in capfd.readouterr().err
     assert run("fedavg", *OPTIONS, *MODEL, "--rounds", "2", "--folder", "half") == 0
     capfd.readouterr()
-    program = "import sys; from flow.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    again = [sys.executable, "-c", program, "run", "--resume", "half", "--rounds", "4"]
-    alone = subprocess.run(again, capture_output=True, text=True, timeout=100)
+    alone = cold("run", "--resume", "half", "--rounds", "4")
     assert alone.returncode == 2 and "a folder never runs code by itself" in alone.stderr
     assert run("--resume", "half", "--rounds", "4", *MODEL) == 0
     whole, half = (json.loads((Path(name) / "evaluation.json").read_text()) for name in ("whole", "half"))
@@ -128,7 +132,10 @@ def test_an_algorithm_and_a_model_of_files_are_named_again_in_any_order(file: Pa
     )
     mine = "mine.py:MINE"
     assert run(mine, *OPTIONS, *MODEL, "--rounds", "1", "--folder", "r") == 0
-    assert run("--resume", "r", "--rounds", "2", mine, *MODEL) == 0
-    assert run("--resume", "r", "--rounds", "3", *MODEL, mine) == 0
-    assert run(*MODEL, mine, "--resume", "r", "--rounds", "4") == 0
+    for rounds, arguments in enumerate(
+        ([mine, "--resume", "r", *MODEL], ["--resume", "r", *MODEL, mine], [*MODEL, mine, "--resume=r"]), 2
+    ):
+        alone = cold("run", *arguments, "--rounds", str(rounds))
+        assert alone.returncode == 0, alone.stderr
+    assert len(Path("r/metrics.jsonl").read_text().splitlines()) == 4
     assert set(json.loads(Path("r/config.json").read_text())["code"]) == {"algorithm", "model"}
