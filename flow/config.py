@@ -41,8 +41,8 @@ class ModelOptions:
     (google-research/federated, StackOverflow: 96, after a GRU of 670.)"""
 
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Number format of all parameters. "bfloat16": of what is multiplied alone; parameters, sums and losses are float32. It
-    needs a processor that multiplies bfloat16 (AVX512_BF16), or a GPU."""
+    """Number format of all parameters. With "bfloat16" they stay float32, as sums and losses do, and what is multiplied is
+    rounded to bfloat16: that needs a processor that multiplies those (AVX512_BF16), or a GPU."""
 
     device: str = "cpu"
     """Where torch computes: "cpu", "cuda", ..."""
@@ -78,8 +78,8 @@ class TorchModel:
     a head (FedRep, FedPer, LG-FedAvg, ...). Empty: the module has none by a name."""
 
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
-    """Number format of all parameters. "bfloat16": of what is multiplied alone; parameters, sums and losses are float32. It
-    needs a processor that multiplies bfloat16 (AVX512_BF16), or a GPU."""
+    """Number format of all parameters. With "bfloat16" they stay float32, as sums and losses do, and what is multiplied is
+    rounded to bfloat16: that needs a processor that multiplies those (AVX512_BF16), or a GPU."""
 
     device: str = "cpu"
     """Where torch computes: "cpu", "cuda", ..."""
