@@ -19,6 +19,11 @@ def plural(number: int, noun: str) -> str:
     return noun if number == 1 else f"{noun}s"
 
 
+def one_line(text: str) -> str:
+    """The text with what breaks its line or steers a terminal, such as in the name of a file, written as an escape."""
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
 @cache
 def say(text: str) -> None:
     """Print one line on stderr, once in a process."""

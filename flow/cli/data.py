@@ -15,7 +15,7 @@ from flow.cli.command import Command, named_folder
 from flow.data import DataOptions, Population, Sequences, load, opened
 from flow.data.corpus import client_hash
 from flow.data.description import QUANTILES, Sample, Sizes, Texts, sizes, texts
-from flow.errors import UserError, plural
+from flow.errors import UserError, one_line, plural
 from flow.parallel.processes import Ranks
 from flow.reports.data_page import NAME, write_page
 
@@ -143,7 +143,7 @@ def rows(population: Population, totals: Sizes, room: Headroom, inspected: Texts
 def _shares(classes: tuple[str, ...], counts: tuple[int, ...]) -> str:
     """How many classes there are, and the share of all texts that the most frequent of them have."""
     order = sorted(range(len(classes)), key=lambda number: (-counts[number], number))
-    named = [f"{_shortened(classes[n])} {100 * counts[n] / sum(counts):.1f} %" for n in order[:MOST_CLASSES]]
+    named = [f"{one_line(_shortened(classes[n]))} {100 * counts[n] / sum(counts):.1f} %" for n in order[:MOST_CLASSES]]
     more = [f"{len(order) - MOST_CLASSES:,} more"] if len(order) > MOST_CLASSES else []
     return f"{len(classes):,}: {', '.join([*named, *more])}"
 
@@ -172,7 +172,8 @@ def _describe(arguments: list[str], ranks: Ranks) -> None:
     print("\n".join(f"{name.ljust(widest)}  {value}" for name, value in lines))
     samples = inspected.samples if inspected is not None else ()
     for sample in samples:
-        print(f"\n{_heading(sample)}\n{_shortened(sample.text)}")
+        text = "\n".join(map(one_line, _shortened(sample.text).splitlines()))
+        print(f"\n{_heading(sample)}\n{text}")
     if folder is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -187,7 +188,7 @@ def _describe(arguments: list[str], ranks: Ranks) -> None:
 
 
 def _heading(sample: Sample) -> str:
-    return ", ".join(name for name in (sample.client, sample.group, sample.label) if name)
+    return one_line(", ".join(name for name in (sample.client, sample.group, sample.label) if name))
 
 
 def _shortened(text: str) -> str:

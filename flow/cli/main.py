@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from flow.cli import compare, data, prepare, report, run, streams
-from flow.errors import UserError
+from flow.errors import UserError, one_line
 from flow.parallel.processes import Lost, Ranks, joined, leave
 from flow.resources import short_of_memory
 from flow.version import described
@@ -94,7 +94,7 @@ def _run(arguments: list[str]) -> int:
             command.call(arguments[1:], ranks)
     except UserError as error:
         if error.speaks if isinstance(error, Lost) else ranks.first:
-            print(f"flow: {_one_line(str(error))}", file=sys.stderr, flush=True)
+            print(f"flow: {one_line(str(error))}", file=sys.stderr, flush=True)
         return 2
     except (MemoryError, RuntimeError) as error:
         reason = short_of_memory(error)
@@ -136,8 +136,3 @@ def _terminable(ranks: Ranks) -> Iterator[None]:
 
 def _terminate(number: int, frame: object) -> None:
     raise Terminated
-
-
-def _one_line(text: str) -> str:
-    """A message with what breaks its line, such as in the name of a file, written as an escape."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)

@@ -155,7 +155,7 @@ class Kept(NamedTuple):
         counts, tokens = self._of(metric.client_key(self.predicted), rows), self._of("tokens", rows)
         if not counts or not tokens:
             return None
-        numbers = [metric.over_tokens([count], [own]) for count, own in zip(counts, tokens, strict=True)]
+        numbers = [metric.summary("token", [count], [own]) for count, own in zip(counts, tokens, strict=True)]
         hashes = np.array([int(self.columns["client"][row], 16) for row in rows], dtype=np.uint64)
         order = np.argsort(hashes)
         return Values(hashes[order], np.array(numbers, dtype=np.float64)[order])

@@ -7,6 +7,8 @@ token is the label of a text.
 
 from __future__ import annotations
 
+import reprlib
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,6 +16,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from flow.errors import UserError
 from flow.training.predict import Guess
 
 MODELS = ("global", "local", "personal", "hard", "soft")
@@ -34,6 +37,29 @@ def over_clients(counts: Sequence[float], tokens: Sequence[int]) -> float:
     return float(np.mean([count / own for count, own in zip(counts, tokens, strict=True)]))
 
 
+def number(metric: str, part: str, value: object) -> float:
+    """What a function of a metric has given, as a Python number.
+
+    Args:
+        metric: its name.
+        part: the name of the function.
+        value: a Python number or one of NumPy.
+
+    Raises:
+        UserError: it is neither, or an integer beyond what float64 holds.
+    """
+    plain: object = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, bool) or not isinstance(plain, int | float):
+        raise UserError(
+            f"metric={metric!r}: {part} must give a number, got {reprlib.repr(value)}; return float(...) or int(...)"
+        )
+    if isinstance(plain, int) and abs(plain) > sys.float_info.max:
+        raise UserError(
+            f"metric={metric!r}: {part} must give a number that float64 holds, got one of more than 10^308; scale it"
+        )
+    return plain
+
+
 @dataclass(frozen=True)
 class Metric:
     """A number that the held-out tokens of every client give, for every model that predicts them."""
@@ -51,7 +77,8 @@ class Metric:
     infix: str
     """The middle of the keys of a summary, ``personal_<infix>token``, and of CSV columns, ``personal_<infix>seen``."""
     count: Callable[[Guess, npt.NDArray[np.int32], npt.NDArray[np.bool_]], float]
-    """(predictions [n, T] of one client, targets [n, T], the targets that are scored [n, T]) -> a Python number."""
+    """(predictions [n, T] of one client, targets [n, T], the targets that are scored [n, T]), none of which it can change -> a
+    number of Python or NumPy."""
     over_tokens: Callable[[Sequence[float], Sequence[int]], float] = over_tokens
     """(counts, scored tokens) of at least one client -> the summary over tokens."""
     over_clients: Callable[[Sequence[float], Sequence[int]], float] = over_clients
@@ -77,6 +104,16 @@ class Metric:
     """table [3, C] -> the metric; with `of_classes`."""
     axis_of_texts: str = ""
     """The label of a chart's axis where texts are classified; empty: `axis`."""
+
+    def summary(self, average: Average, counts: Sequence[float], tokens: Sequence[int]) -> float:
+        """The summary of the counts of at least one client, each with its scored tokens.
+
+        Raises:
+            UserError: the metric's own function gives no number.
+        """
+        part = f"over_{average}s"
+        value: object = getattr(self, part)(counts, tokens)
+        return number(self.name, part, value)
 
     @property
     def heading(self) -> str:

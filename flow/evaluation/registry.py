@@ -15,8 +15,11 @@ from flow import user_code
 from flow.errors import UserError
 from flow.evaluation import metrics
 from flow.evaluation.metrics import Metric
+from flow.storage.metrics import LARGEST
 from flow.user_code import source_of
 
+MOST_DIGITS = 20
+"""Digits after the point that a metric may be printed with."""
 GROUP = "flow.metrics"
 """The group of entry points by which an installed package brings a metric: ``name = "package.module:METRIC"``."""
 Source = tuple[str, str]
@@ -172,6 +175,12 @@ def _check(metric: object, where: str, others: Sequence[Metric]) -> None:
     for name in ("name", "label", "unit", "axis", "column", "infix", "axis_of_texts"):
         if not isinstance(getattr(metric, name), str):
             raise UserError(f"{where}: {name} must be a string, got {getattr(metric, name)!r}; write it in quotes")
+    for name in ("scale", "span"):
+        value: object = getattr(metric, name)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+            raise UserError(f"{where}: {name} must be a finite number, got {value!r}; give one")
+    if isinstance(metric.digits, bool) or not isinstance(metric.digits, int) or not 0 <= metric.digits <= MOST_DIGITS:
+        raise UserError(f"{where}: digits must be a whole number from 0 to {MOST_DIGITS}, got {metric.digits!r}; give one")
     for name in ("count", "over_tokens", "over_clients"):
         if not callable(getattr(metric, name)):
             raise UserError(f"{where}: {name} must be a function, got {getattr(metric, name)!r}; give one")

@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 
 from flow.draws import Draw
-from flow.errors import UserError
 from flow.evaluation import metrics
 from flow.evaluation.calibration import reliability
 from flow.evaluation.metrics import ACCURACY
@@ -193,12 +192,16 @@ def _score(
 
 
 def _counted(metric: metrics.Metric, guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_]) -> float:
-    """The count of a metric, which a function of the user's own gives as a Python number or as one of NumPy."""
-    count: object = metric.count(guess, targets, scored)
-    value = count.item() if isinstance(count, np.generic) else count
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"metric={metric.name!r}: count must give a number, got {count!r}; return float(...) or int(...)")
-    return value
+    """The count of a metric, whose function may be the user's own and cannot change what other metrics count."""
+    predictions, (targets, scored) = Guess(*map(_unchanging, guess)), map(_unchanging, (targets, scored))
+    return metrics.number(metric.name, "count", metric.count(predictions, targets, scored))
+
+
+def _unchanging(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """A view of the array that cannot be written to."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def _passage(

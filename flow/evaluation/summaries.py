@@ -28,8 +28,8 @@ def averages(metric: Metric, model: str, counts: Sequence[float], tokens: Sequen
     """
     by_token, by_client = (metric.summary_key(model, average) for average in AVERAGES)
     return {
-        by_token: finite(metric.over_tokens(counts, tokens)) if counts else None,
-        by_client: finite(metric.over_clients(counts, tokens)) if counts else None,
+        by_token: finite(metric.summary("token", counts, tokens)) if counts else None,
+        by_client: finite(metric.summary("client", counts, tokens)) if counts else None,
     }
 
 

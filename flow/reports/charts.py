@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from flow.evaluation.metrics import Metric
 from flow.evaluation.select import SIDES
@@ -41,7 +41,7 @@ def chart(name: str, about: str, y: str, x: str, draw: Callable[["Axes"], None],
     from matplotlib.figure import Figure
 
     muted, buffer = COLOUR["muted"], StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10.5}):
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "font.size": 10.5, "text.parse_math": False}):
         figure = Figure(figsize=(4.9, 3.2), layout="constrained", facecolor="none")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot(facecolor="none", axisbelow=True)
@@ -61,8 +61,8 @@ def chart(name: str, about: str, y: str, x: str, draw: Callable[["Axes"], None],
     opening = re.sub(r' (xmlns(:\w+)?|width|height|version)="[^"]*"', "", opening)
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\1{name}-", body.replace("xlink:href", "href"))
     body = re.sub("|".join(_VARIABLE), lambda match: _VARIABLE[match.group()], body)
-    # Safe as markup: every string in the drawing is a constant or a number.
-    return Markup(f'{opening} role="img" aria-label="{about}">{body}')
+    # Safe as markup: Matplotlib escapes the drawing's text.
+    return Markup(f'{opening} role="img" aria-label="{escape(about)}">{body}')
 
 
 def _whole_numbers(axes: "Axes", values: Sequence[int]) -> None:

@@ -62,7 +62,7 @@ def of_clients(evaluation: Json) -> pandas.DataFrame:
         for model in metrics.MODELS:
             counts = columns[metric.client_key(model)]
             columns[f"{model}_{metric.name}"] = [
-                None if count is None else metric.over_tokens([count], [own])
+                None if count is None else metric.summary("token", [count], [own])
                 for count, own in zip(counts, columns["tokens"], strict=True)
             ]
     for name in ("local_weight", *Cost._fields):

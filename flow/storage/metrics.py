@@ -100,9 +100,9 @@ def _checked(line: bytes, round: int, run: str | None) -> tuple[Any, str]:
     if not damage and row["evaluation"] is not None:
         damage = _mistyped(row["evaluation"], dict.fromkeys(SIDES, (dict,)), "evaluation")
         for side in SIDES if not damage else ():
-            damage = damage or _mistyped(
-                row["evaluation"][side], SUMMARY | _further(row["evaluation"][side]), f"evaluation.{side}"
-            )
+            where = f"evaluation.{side}"
+            damage = damage or _mistyped(row["evaluation"][side], SUMMARY, where)
+            damage = damage or _mistyped(row["evaluation"][side], _further(row["evaluation"][side]), where, -LARGEST)
     if not damage and row["round"] != round:
         damage = f"round {row['round']} in the place of round {round}"
     if not damage and row.get(files.RUN, run) != run:
@@ -111,12 +111,12 @@ def _checked(line: bytes, round: int, run: str | None) -> tuple[Any, str]:
 
 
 def _further(summary: dict[str, Any]) -> dict[str, tuple[type, ...]]:
-    """The types of what a summary has beyond SUMMARY, which are metrics all."""
+    """The types of what a summary has beyond SUMMARY, which are metrics all. One of the user's may be below 0."""
     return dict.fromkeys(summary.keys() - SUMMARY.keys(), _MAYBE)
 
 
-def _mistyped(content: Any, types: dict[str, tuple[type, ...]], where: str) -> str:
-    """The first key that is missing or of another type; empty where all are right."""
+def _mistyped(content: Any, types: dict[str, tuple[type, ...]], where: str, least: float = 0) -> str:
+    """The first key that is missing, of another type, or a number below the least; empty where all are right."""
     if not isinstance(content, dict):
         return f"{where} is no object"
     for name, kinds in types.items():
@@ -124,6 +124,8 @@ def _mistyped(content: Any, types: dict[str, tuple[type, ...]], where: str) -> s
             return f"{where} has no {name!r}"
         if not isinstance(content[name], kinds) or isinstance(content[name], bool):
             return f"{name} of {where} is {content[name]!r}"
-        if isinstance(content[name], int | float) and not 0 <= content[name] <= LARGEST:  # not a number, infinite, too large
+        if (
+            isinstance(content[name], int | float) and not least <= content[name] <= LARGEST
+        ):  # not a number, infinite, too large
             return f"{name} of {where} is {'too large' if content[name] > LARGEST else content[name]}"
     return ""

@@ -1,5 +1,6 @@
 """`flow data`: what it says of a data set, compared with plain counts."""
 
+import json
 import math
 import random
 import re
@@ -136,6 +137,19 @@ def test_the_command_prints_a_table_shows_texts_and_writes_a_page(
     assert "\nc1, g1\n<b>red & blue</b> xxx" in output and " ...\n" in output and "page: page/data.html" in output
     page = Path("page/data.html").read_text()
     assert "&lt;b&gt;red &amp; blue" in page and "30, of which 3 are held out" in page
+
+
+def test_what_steers_a_terminal_is_shown_as_an_escape(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    line = {"texts": ["so \x1b[31mred\r\nnext"] * 20, "mood": ["a\x1b[2J\nb", "c"] * 10}
+    lines = [json.dumps({"id": f"ann\x07{n}", "group": "g\x1b[1m", **line}) for n in range(20)]
+    (tmp_path / "steers.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    assert main(["data", "steers.jsonl", "--label-column", "mood", "--sample", "1"]) == 0
+    output = capsys.readouterr().out
+    assert r"a\x1b[2J\nb 50.0 %" in output and r"g\x1b[1m" in output and "\nso \\x1b[31mred\nnext\n" in output
+    assert all(letter == "\n" or letter.isprintable() for letter in output)
 
 
 def test_data_without_text_and_faulty_options(

@@ -96,6 +96,9 @@ def test_a_metric_of_the_users_own_is_counted_where_it_is_asked_for() -> None:
         (replace(SURE, name="Sure!"), "must be lower-case letters"),
         (other(axis=None), "metric='sure': axis must be a string, got None"),
         (other(count=0.5), "metric='sure': count must be a function, got 0.5; give one"),
+        (other(scale="x"), "metric='sure': scale must be a finite number, got 'x'; give one"),
+        (other(span=float("inf")), "metric='sure': span must be a finite number, got inf; give one"),
+        (other(digits=-2), "metric='sure': digits must be a whole number from 0 to 20, got -2; give one"),
         (replace(SURE, of_classes=True), "of_table=None and of_classes=True go together"),
     ],
 )
@@ -121,6 +124,47 @@ def test_a_count_of_numpy_is_a_number_and_anything_else_is_refused(tmp_path: Pat
         flow.register_metric(counting(lambda guess, targets, scored, wrong=wrong: wrong))
         with pytest.raises(UserError, match=r"metric='sure': count must give a number, got .*; return float\(\.\.\.\)"):
             flow.simulate(config, population=POPULATION, progress=False)
+
+
+def test_a_number_beyond_float64_and_a_summary_that_is_no_number_are_refused() -> None:
+    for metric, message in (
+        (counting(lambda guess, targets, scored: 10**400), "count must give a number that float64 holds"),
+        (other(over_tokens=lambda counts, tokens: "x"), "over_tokens must give a number, got 'x'"),
+        (other(over_clients=lambda counts, tokens: np.ones(2)), r"over_clients must give a number, got array\(\[1"),
+    ):
+        flow.register_metric(metric)
+        with pytest.raises(UserError, match=f"metric='sure': {message}"):
+            flow.simulate(replace(SMALL, metric="sure"), population=POPULATION, progress=False)
+
+
+def test_a_count_cannot_change_what_other_metrics_count() -> None:
+    def erase(guess: Guess, targets: npt.NDArray[np.int32], scored: npt.NDArray[np.bool_], which: int) -> int:
+        (*guess, targets, scored)[which][:] = 0
+        return 0
+
+    for which in range(len(Guess._fields) + 2):
+        flow.register_metric(counting(functools.partial(erase, which=which)))
+        with pytest.raises(ValueError, match="assignment destination is read-only"):
+            flow.simulate(replace(SMALL, metric="sure"), population=POPULATION, progress=False)
+
+
+def test_a_run_whose_metric_is_below_zero_goes_on(tmp_path: Path) -> None:
+    flow.register_metric(counting(lambda guess, targets, scored: -2))
+    config = replace(SMALL, metric="sure", rounds=2, evaluate_every=1, checkpoint_every=1)
+    flow.simulate(config, tmp_path / "run", population=POPULATION, progress=False)
+    longer = flow.resume(tmp_path / "run", rounds=3, population=POPULATION, progress=False)
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["evaluation"]["seen"]["global_sure_token"] < 0 for row in rows] == [True] * 3
+    assert all(client["global_sure"] == -2 for client in longer.evaluation["clients"])
+
+
+def test_the_words_of_a_metric_are_no_markup_on_a_page(tmp_path: Path) -> None:
+    flow.register_metric(other(label='"><b>sure & $x_$', axis="$x_$ & <b>"))
+    config = replace(SMALL, metric="sure", evaluate_every=1)
+    flow.simulate(config, tmp_path / "run", population=POPULATION, progress=False)
+    assert main(["report", str(tmp_path / "run")]) == 0
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "<b>sure" not in page and "&#34;&gt;&lt;b&gt;sure &amp; $x_$ on held-out" in page and "$x_$ &amp; &lt;b&gt;" in page
 
 
 def test_a_file_that_is_loaded_again_replaces_its_metric_and_another_file_does_not(late: Path) -> None:
