@@ -10,8 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import flow
-from flow.data import Vocabulary
+from flow.data import Population, Vocabulary
 from oracles.preparation import SPLIT
 
 UNITS = {"words": "word", "characters": "character", "spaces": "token"}
@@ -38,7 +37,7 @@ def population(
     most: int = 0,
     encode: Callable[[str], list[int]] | None = None,
     vocabulary: Vocabulary | None = None,
-) -> flow.Population:
+) -> Population:
     """The clients of these rows.
 
     Args:
@@ -108,10 +107,10 @@ def population(
                 f"{side}_labels": np.array([classes.index(row.label) for row in own], dtype=np.int64),
             }
     assert vocabulary is not None
-    return flow.Population.from_arrays(clients, vocabulary=vocabulary, classes=classes)
+    return Population.from_arrays(clients, vocabulary=vocabulary, classes=classes)
 
 
-def same(made: flow.Population, expected: flow.Population) -> None:
+def same(made: Population, expected: Population) -> None:
     """Assert that two populations are the same, array for array."""
     assert made.vocabulary == expected.vocabulary
     assert (made.classes, made.outputs, made.sequence_length) == (expected.classes, expected.outputs, expected.sequence_length)

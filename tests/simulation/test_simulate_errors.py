@@ -35,8 +35,14 @@ def test_an_existing_folder_is_left_untouched(tmp_path: Path) -> None:
         (change(rounds="x"), "rounds must be an integer, got 'x'; leave it out for the default, 80"),
         (change(rounds=2.0), r"rounds must be an integer, got 2\.0"),
         (change(threads=None), "threads must be an integer, got None"),
-        (change(model=ModelOptions(dtype=cast(Any, "load"))), "dtype must be 'float32' or 'float64', got 'load'; leave it out"),
-        (change(model=ModelOptions(dtype=cast(Any, torch.float64))), "dtype must be 'float32' or 'float64', got torch.float64"),
+        (
+            change(model=ModelOptions(dtype=cast(Any, "load"))),
+            "dtype must be 'float32' or 'float64' or 'bfloat16', got 'load'; leave it out",
+        ),
+        (
+            change(model=ModelOptions(dtype=cast(Any, torch.float64))),
+            "dtype must be 'float32' or 'float64' or 'bfloat16', got torch.float64",
+        ),
         (
             change(model=ModelOptions(device=cast(Any, 0))),
             "device must be a string, got 0; leave it out for the default, 'cpu'",

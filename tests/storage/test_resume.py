@@ -156,7 +156,7 @@ def test_a_damaged_configuration_is_named(copied: Path, text: str, message: str)
         (None, "seed", 2**64, "seed must be at most 9223372036854775807, got 18446744073709551616"),
         (None, "cohort", 4.5, "cohort must be an integer, got 4.5"),
         (None, "chunk", None, "chunk must be an integer, got None"),
-        ("model", "dtype", "load", "dtype must be 'float32' or 'float64', got 'load'"),
+        ("model", "dtype", "load", "dtype must be 'float32' or 'float64' or 'bfloat16', got 'load'"),
         ("model", "hidden_size", [4], r"hidden_size must be an integer, got \[4\]"),
         ("data", "data", 3, "data must be a string, got 3"),
         ("algorithm", "lr", "high", "lr must be a number, got 'high'"),
