@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.common import compiler, machine
+from benchmarks.common import mkl
 from benchmarks.common.cases import Case
 from benchmarks.common.compiler import Missing
 from benchmarks.common.timing import Effort, compare
@@ -127,13 +127,10 @@ class Crew:
         """Build the library that answers for MKL and see what it does: to one product, with and without it in turn."""
         name = NAMES["mkl eager"]
         if name not in self.missing and self._preload is None:
-            if machine.describe()["vendor"] != "AuthenticAMD" or not torch.backends.mkl.is_available():
-                self.missing[name] = "only for torch with MKL on an AMD processor; elsewhere plain eager has its best path"
-            else:
-                try:
-                    self._preload, _ = compiler.library("mkl_vendor.c", self._folder)
-                except Missing as missing:
-                    self.missing[name] = str(missing)
+            try:
+                self._preload = mkl.vendor_library(self._folder, "plain eager has its best path")
+            except Missing as missing:
+                self.missing[name] = str(missing)
         if name in self.missing:
             raise Missing(self.missing[name])
         if self.mkl_effect is None:

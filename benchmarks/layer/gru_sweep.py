@@ -14,18 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from benchmarks.common import compiler, machine
+from benchmarks.common import machine, mkl
 from benchmarks.common.compiler import Missing
 from benchmarks.common.markdown import caption, table
-from benchmarks.common.timing import Effort, Sample, compare, sample
+from benchmarks.common.timing import Effort, compare
+from benchmarks.layer.problem import Local
 from flow.storage.files import write_json
 from flow_kernels import GRU
 
@@ -49,15 +49,6 @@ class Case(NamedTuple):
     hidden: int
     training: bool
     threads: int
-
-
-@dataclass
-class Timed:
-    name: str
-    call: Callable[[], object]
-
-    def sample(self, seconds: float) -> Sample:
-        return sample(self.call, seconds)
 
 
 def cases(quick: bool) -> list[Case]:
@@ -97,7 +88,9 @@ def measure(case: Case, effort: Effort) -> dict[str, Any]:
 
     mine, plain = [(ours, x)], list(zip(theirs, parts, strict=True))
     check(ours, theirs, x, parts)
-    compared = compare(Timed("ours", lambda: run(mine)), [Timed("nn.GRU", lambda: run(plain))], effort)
+    compared = compare(
+        Local("ours", lambda: run(mine), case.threads), [Local("nn.GRU", lambda: run(plain), case.threads)], effort
+    )
     entry = compared["contenders"]
     return case._asdict() | {"seconds": entry["ours"]["seconds"]["median"], "ratio": entry["nn.GRU"]["ratio"]}
 
@@ -156,9 +149,7 @@ def main() -> None:
     ways = {"MKL as it is": sweep(given.quick)}
     with tempfile.TemporaryDirectory() as folder:
         try:
-            if machine.describe()["vendor"] != "AuthenticAMD" or not torch.backends.mkl.is_available():
-                raise Missing("only for torch with MKL on an AMD processor")
-            path, _ = compiler.library("mkl_vendor.c", Path(folder))
+            path = mkl.vendor_library(Path(folder), "torch has MKL's best path")
             command = [sys.executable, "-m", "benchmarks.layer.gru_sweep", "--rows", *(["--quick"] if given.quick else [])]
             done = subprocess.run(
                 command, env=os.environ | {"LD_PRELOAD": str(path)}, stdout=subprocess.PIPE, check=True, text=True

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.common import compiler, machine
+from benchmarks.common import mkl
 from benchmarks.common.compiler import Missing
 from benchmarks.common.probe import AtPeak, Probe
 from benchmarks.common.timing import Contender, Effort, Sample, Spread, compare
@@ -217,10 +217,8 @@ class Arena:
         return python
 
     def _library(self) -> Path:
-        if machine.describe()["vendor"] != "AuthenticAMD" or not torch.backends.mkl.is_available():
-            raise Missing("only for torch with MKL on an AMD processor; elsewhere the plain loop has MKL's best path")
         if self._mkl is None:
-            self._mkl, _ = compiler.library("mkl_vendor.c", self.folder)
+            self._mkl = mkl.vendor_library(self.folder, "the plain loop has MKL's best path")
         return self._mkl
 
 

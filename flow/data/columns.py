@@ -24,8 +24,9 @@ ROLES = {
     "group": ("group", "subreddit", "label", "topic", "category"),
 }  # fmt: skip
 """Usual names of a column, by what it holds."""
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = 80
+SHORT = reprlib.Repr()
+SHORT.maxstring = 80
+"""Of values that may be of any size, for messages."""
 
 
 class Columns(NamedTuple):
@@ -107,7 +108,7 @@ def _same_name(where: str, name: str, names: Sequence[str]) -> UserError:
 
 def _listed(names: Sequence[str]) -> str:
     more = len(names) - MOST_NAMES
-    return f"the columns {', '.join(map(_SHORT.repr, names[:MOST_NAMES]))}{f' and {more} more' if more > 0 else ''}"
+    return f"the columns {', '.join(map(SHORT.repr, names[:MOST_NAMES]))}{f' and {more} more' if more > 0 else ''}"
 
 
 def seconds(value: object) -> float:
@@ -162,7 +163,7 @@ def time_in(value: object, place: str, chosen: Columns) -> float | None:
         return seconds(value)
     except (ValueError, OverflowError) as error:
         raise UserError(
-            f"{place}: {_SHORT.repr(value)} in the column {chosen.time!r} is no time ({error}); write Unix seconds or "
+            f"{place}: {SHORT.repr(value)} in the column {chosen.time!r} is no time ({error}); write Unix seconds or "
             "ISO 8601 such as 2017-12-31 23:59:59, or leave times out with --time-column ''"
         ) from error
 

@@ -12,7 +12,6 @@ import glob
 import gzip
 import importlib
 import re
-import reprlib
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from flow.data import columns, digests, formats, paths
-from flow.data.columns import label_in, labels_of, named, time_in
+from flow.data.columns import SHORT, label_in, labels_of, named, time_in
 from flow.data.options import DataOptions
 from flow.data.source import Content, Source
 from flow.data.streams import Part, Stream
@@ -34,8 +33,6 @@ DELIMITERS = (",", "\t", ";", "|")
 LONGEST = 1 << 28  # bytes of a line
 MOST_TEXTS = 1024  # rows of one client that are passed on together
 BATCH = 4096  # rows of a Parquet file that are read at a time
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = 80
 
 
 class _Row(NamedTuple):
@@ -219,7 +216,7 @@ def _header(first: str, path: Path, where: str) -> tuple[list[str], str]:
     names = next(csv.reader([first], delimiter=delimiter, strict=True))
     if len(names) < 2:
         raise UserError(
-            f"{where}, line 1: one column, {_SHORT.repr(names[0])}, where one for the client and one for the text must stand; "
+            f"{where}, line 1: one column, {SHORT.repr(names[0])}, where one for the client and one for the text must stand; "
             "separate them by commas or tabs, and name them in the first line"
         )
     return [name.strip() for name in names], delimiter

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import reprlib
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -39,8 +38,6 @@ _NAME = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # without an owner it may be one of 
 _SPLIT = re.compile(r"\w+(?:\.\w+)*(?:\+\w+(?:\.\w+)*)*")
 _TEXT = ("string", "large_string", "string_view")
 _NUMBER = re.compile(r"u?int\d+|bool|float\d+")
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = 80
 
 
 class _Asked(NamedTuple):
