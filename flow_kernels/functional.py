@@ -91,8 +91,8 @@ def routed_gru(
     temperature = max(float(temperature), SMALLEST_TEMPERATURE)
     options = Options(route, routing, temperature, bool(batch_first) and batch_sizes is None, bool(reverse))
     try:
-        if hx is not None and batch_sizes is None and backend in ("auto", "cpu"):
-            outputs = fast_path.forward(input, hx, weights, lengths, options)
+        if batch_sizes is None and backend in ("auto", "cpu"):
+            outputs = fast_path.forward(input, hx, weights, lengths, options, recompute)
             if outputs is not None:
                 return outputs
         check_presence(weights, route)

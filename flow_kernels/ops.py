@@ -25,6 +25,7 @@ from torch.autograd import forward_ad
 
 from flow_kernels import mapping
 from flow_kernels.call import NAMES, Inputs, Options, OutputGradients, Outputs, Saved, Weights
+from flow_kernels.tracing import constant_when_compiled
 
 Forward = Callable[[Inputs, bool], Outputs]
 """inputs, whether backward will follow -> y, h_n, q and gates"""
@@ -83,23 +84,17 @@ TRACED = (
 FORWARD = "routed_gru: this backend has no forward-mode derivative; use backend='reference', which has one"
 
 
+@constant_when_compiled
 def _transformed() -> bool:
     """Whether a transform of torch.func is at work; under torch.compile, at the time of tracing."""
     return torch._C._are_functorch_transforms_active()
 
 
-# What torch.compiler.assume_constant_result does, without the second that its import of the compiler takes.
-_transformed._dynamo_marked_constant = True  # type: ignore[attr-defined]
-
-
+@constant_when_compiled  # it cannot trace this
 def _refuse_onnx() -> None:
     """Raise where the call is recorded for ONNX."""
     if torch.onnx.is_in_onnx_export():
         raise RuntimeError(ONNX)
-
-
-# Of no interest to torch.compile, which cannot trace it.
-_refuse_onnx._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 class Family:

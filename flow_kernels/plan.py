@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 
 from flow_kernels.backends import NAMES, load, refusal
+from flow_kernels.tracing import constant_when_compiled
 
 Refusal = Callable[[str, torch.dtype, torch.device], str]
 
@@ -47,7 +48,7 @@ def _name(dtype: torch.dtype, device: torch.device, backend: str, hidden: int) -
 _kept_name = functools.cache(_name)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def capability_of(device: torch.device) -> tuple[int, int] | None:
     """The compute capability of a CUDA device; None where there is none."""
     return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None

@@ -1,7 +1,7 @@
 """`flow_kernels.GRU` against torch.nn.GRU over sizes: `python -m benchmarks.layer.gru_sweep` writes gru.json and prints tables.
 
-Forward alone and a training step with all gradients, on one thread and on two; K layers at once against K separate nn.GRUs.
-With and without MKL's AVX-512 path where MKL asks for the vendor.
+Forward alone and a training step with all gradients, on one thread and on two; K layers at once against K separate nn.GRUs; at
+some sizes against torch.compile of a loop over time too. With and without MKL's AVX-512 path where MKL asks for the vendor.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.common import machine, mkl
+from benchmarks.common.baselines import HoistedLoop
 from benchmarks.common.compiler import Missing
 from benchmarks.common.markdown import caption, table
 from benchmarks.common.timing import Effort, compare
@@ -33,6 +34,8 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 INPUTS = 64
 BATCHES, STEPS, HIDDEN = (1, 4, 16, 64), (1, 20, 80), (32, 64, 128, 256, 512)
 CLIENTS = (16, 128)
+LOOPS = tuple(itertools.product((1, 16), (1, 20), (64, 256)))
+"""Sizes at which a loop is compiled: torch.compile unrolls it, and takes up to a minute for each."""
 MOST = 40_000_000
 """B T H (I + H) of the largest case: beyond it a step takes most of a second."""
 EFFORT = Effort(seconds=0.02, turns=(5, 9), budget=0.5)
@@ -49,6 +52,7 @@ class Case(NamedTuple):
     hidden: int
     training: bool
     threads: int
+    rival: str = "nn.GRU"
 
 
 def cases(quick: bool) -> list[Case]:
@@ -61,7 +65,8 @@ def cases(quick: bool) -> list[Case]:
         if sizes[0] * sizes[1] * sizes[2] * (INPUTS + sizes[2]) <= MOST
     ]
     many = [Case(k, 4, 20, hidden, True, count) for k in CLIENTS for hidden in (32, 64, 128) for count in threads]
-    return [single[0], single[-1], many[0]] if quick else single + many
+    loops = [Case(1, *sizes, training, 1, "a compiled loop") for sizes in LOOPS for training in (False, True)]
+    return [single[0], single[-1], many[0], loops[0]] if quick else single + many + loops
 
 
 def measure(case: Case, effort: Effort) -> dict[str, Any]:
@@ -70,39 +75,51 @@ def measure(case: Case, effort: Effort) -> dict[str, Any]:
     torch.manual_seed(0)
     many = case.clients > 1
     ours = GRU(INPUTS, case.hidden, num_clients=case.clients if many else None)
-    theirs = [nn.GRU(INPUTS, case.hidden) for _ in range(case.clients)]
-    states = [layer.state_dict() for layer in theirs]
+    layers = [nn.GRU(INPUTS, case.hidden) for _ in range(case.clients)]
+    states = [layer.state_dict() for layer in layers]
     ours.load_state_dict({name: torch.stack([s[name] for s in states]) if many else states[0][name] for name in states[0]})
     x = torch.randn(*([case.clients] if many else []), case.steps, case.batch, INPUTS)
     parts = list(x) if many else [x]
+    compiled = case.rival != "nn.GRU"
+    theirs: list[nn.Module] = [HoistedLoop([p.detach() for p in layers[0].parameters()])] if compiled else [*layers]
+    calls = [torch.compile(layer, fullgraph=True) if compiled else layer for layer in theirs]
 
-    def run(layers: Iterable[tuple[nn.Module, torch.Tensor]]) -> None:
-        for layer, own in layers:
+    def run(calls: Iterable[tuple[Any, Tensor]], parameters: list[nn.Parameter]) -> None:
+        for parameter in parameters if case.training else ():
+            parameter.grad = None
+        for call, own in calls:
             if case.training:
-                for parameter in layer.parameters():
-                    parameter.grad = None
-                layer(own)[0].sum().backward()
+                output(call(own)).sum().backward()
             else:
                 with torch.no_grad():
-                    layer(own)
+                    call(own)
 
-    mine, plain = [(ours, x)], list(zip(theirs, parts, strict=True))
-    check(ours, theirs, x, parts)
+    mine, plain = [(ours, x)], list(zip(calls, parts, strict=True))
+    own, others = list(ours.parameters()), [p for layer in theirs for p in layer.parameters()]
+    check(ours, theirs, calls, x, parts)
     compared = compare(
-        Local("ours", lambda: run(mine), case.threads), [Local("nn.GRU", lambda: run(plain), case.threads)], effort
+        Local("ours", lambda: run(mine, own), case.threads),
+        [Local(case.rival, lambda: run(plain, others), case.threads)],
+        effort,
     )
     entry = compared["contenders"]
-    return case._asdict() | {"seconds": entry["ours"]["seconds"]["median"], "ratio": entry["nn.GRU"]["ratio"]}
+    return case._asdict() | {"seconds": entry["ours"]["seconds"]["median"], "ratio": entry[case.rival]["ratio"]}
 
 
-def check(ours: nn.Module, theirs: list[nn.GRU], x: torch.Tensor, parts: list[torch.Tensor]) -> None:
-    """Raise RuntimeError where outputs or gradients differ."""
+def output(result: Any) -> Tensor:
+    """Of a layer, which gives its last state too, or of a loop."""
+    return result if isinstance(result, Tensor) else result[0]
+
+
+def check(ours: nn.Module, theirs: list[nn.Module], calls: list[Any], x: Tensor, parts: list[Tensor]) -> None:
+    """Raise RuntimeError where gradients differ; the parameters of all have one order."""
     ours(x)[0].sum().backward()
-    for layer, own in zip(theirs, parts, strict=True):
-        layer(own)[0].sum().backward()
-    for name, parameter in ours.named_parameters():
-        wanted = torch.stack([layer.get_parameter(name).grad for layer in theirs]).view_as(parameter)  # type: ignore[misc]
-        off, whole = float((parameter.grad - wanted).norm()), float(wanted.norm())  # type: ignore[operator]
+    for call, own in zip(calls, parts, strict=True):
+        output(call(own)).sum().backward()
+    rows = [[p.grad for p in layer.parameters()] for layer in theirs]
+    for (name, parameter), *gradients in zip(ours.named_parameters(), *rows, strict=True):
+        wanted = torch.stack(gradients).view_as(parameter)
+        off, whole = float((parameter.grad - wanted).norm()), float(wanted.norm())
         if not off <= 1e-5 * whole:
             raise RuntimeError(f"the gradient of {name} is {off:.1e} away from torch's, whose norm is {whole:.1e}")
 
@@ -112,20 +129,32 @@ def tables(report: dict[str, Any]) -> str:
     lines = [f"{caption(report)}.", ""]
     body = []
     for way, rows in report["ways"].items():
-        for key in sorted({(row["clients"], row["training"], row["threads"]) for row in rows}):
-            own = sorted(
-                (row["ratio"]["median"], row) for row in rows if (row["clients"], row["training"], row["threads"]) == key
-            )
+        for key in sorted({kind(row) for row in rows}):
+            own = sorted(((row["ratio"]["median"], row) for row in rows if kind(row) == key), key=lambda pair: pair[0])
             low, row = own[0]
             below = sum(ratio < FLOOR for ratio, _ in own)
             place = f"B{row['batch']} T{row['steps']} H{row['hidden']}"
-            what = ("training step" if key[1] else "forward") + (f", K = {key[0]}" if key[0] > 1 else "")
+            what = ("training step" if key[2] else "forward") + (f", K = {key[1]}" if key[1] > 1 else "")
             middle, high = own[len(own) // 2][0], own[-1][0]
             body.append(
-                [way, what, str(key[2]), str(len(own)), f"{low:.2f} ({place})", f"{middle:.2f}", f"{high:.2f}", str(below)]
+                [
+                    f"{key[0]}, {way}",
+                    what,
+                    str(key[3]),
+                    str(len(own)),
+                    f"{low:.2f} ({place})",
+                    f"{middle:.2f}",
+                    f"{high:.2f}",
+                    str(below),
+                ]
             )
-    head = ["nn.GRU with", "", "threads", "sizes", "smallest ratio", "median", "largest", f"below {FLOOR}"]
+    head = ["beside", "", "threads", "sizes", "smallest ratio", "median", "largest", f"below {FLOOR}"]
     return "\n".join([*lines, *table(head, body)]) + "\n"
+
+
+def kind(row: dict[str, Any]) -> tuple[str, int, bool, int]:
+    """Rows that share a line of the table."""
+    return row["rival"], row["clients"], row["training"], row["threads"]
 
 
 def sweep(quick: bool) -> list[dict[str, Any]]:

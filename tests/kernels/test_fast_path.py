@@ -1,9 +1,12 @@
-"""Calls without gradients take a short way past torch's dispatcher: the same numbers and errors, and whoever wants to see the
-op sees it."""
+"""Calls on the CPU take a short way past torch's dispatcher: the same numbers, gradients and errors, and whoever wants to see
+the op sees it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -34,6 +37,14 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     return answers
 
 
+@contextlib.contextmanager
+def long_way() -> Iterator[None]:
+    """Calls go through the registered op."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fast_path, "_watched", lambda: True)
+        yield
+
+
 def tensors(k: int = 2, dtype: torch.dtype = torch.float32, **options: Any) -> dict[str, Tensor]:
     return {n: t.to(dtype) for n, t in make(k, 5, 3, 4, 6, **options).tensors.items()}
 
@@ -54,7 +65,8 @@ def test_same_bits_as_the_long_way(dtype: torch.dtype, options: dict[str, Any], 
     if not stacked:
         given, lengths = {n: t[0].contiguous() for n, t in given.items()}, lengths[0]
     for n in (None, lengths):
-        want = call({name: t.clone().requires_grad_() for name, t in given.items()}, lengths=n, **options)
+        with long_way():
+            want = call(given, lengths=n, **options)
         with torch.no_grad():
             got = call(given, lengths=n, **options)
         with torch.inference_mode():
@@ -62,6 +74,97 @@ def test_same_bits_as_the_long_way(dtype: torch.dtype, options: dict[str, Any], 
         for a, b, c in zip(got, also, want, strict=True):
             assert torch.equal(a, c) and torch.equal(b, c)
     assert taken == [False, True, True] * 2
+
+
+def gradients(given: Mapping[str, Tensor], frozen: str = "", **options: Any) -> tuple[Tensor | None, ...]:
+    """By every tensor but `frozen`, of a sum in which every number of the outputs has a weight of its own."""
+    leaves = {name: t.detach().clone().requires_grad_(name != frozen) for name, t in given.items()}
+    outputs = call(leaves, **options)
+    torch.manual_seed(1)
+    sum((o * torch.randn_like(o)).sum() for o in outputs).backward()  # type: ignore[union-attr]
+    return (*(o.detach() for o in outputs), *(t.grad for t in leaves.values()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"route": "local"}, {"route": "global"}, {"routing": "straight_through"}, {"reverse": True}, {"recompute": True}],
+)
+@pytest.mark.parametrize("state", [True, False])
+def test_gradients_have_the_bits_of_the_long_way(
+    dtype: torch.dtype, options: dict[str, Any], state: bool, taken: list[bool]
+) -> None:
+    given = tensors(dtype=dtype)
+    if not state:
+        del given["hx"]
+    for lengths in (None, torch.tensor([[3, 5, 1], [2, 2, 4]])):
+        for frozen in ("", "input", "weight_hh"):
+            with long_way():
+                want = gradients(given, frozen, lengths=lengths, **options)
+            got = gradients(given, frozen, lengths=lengths, **options)
+            for a, b in zip(got, want, strict=True):
+                assert (a is None) == (b is None)
+                assert a is None or b is None or torch.equal(a, b)
+    assert taken == [False, True] * 6
+
+
+def test_a_graph_of_the_short_way_is_as_torch_users_expect(taken: list[bool]) -> None:
+    given = {n: t[0].contiguous().requires_grad_() for n, t in tensors().items()}
+    want = gradients(given)[3:]
+
+    # the output may be changed in place: it is the caller's
+    y, h_n, q = call(given)
+    torch.manual_seed(1)
+    loss = (y * torch.randn_like(y)).sum() + (h_n * torch.randn_like(h_n)).sum() + (q * torch.randn_like(q)).sum()
+    with torch.no_grad():
+        y.zero_(), q.zero_()
+    for a, b in zip(torch.autograd.grad(loss, list(given.values()), retain_graph=True), want, strict=True):
+        assert b is not None and torch.equal(a, b)
+
+    # hooks see what is kept
+    kept: list[Tensor] = []
+
+    def keep(t: Tensor) -> Tensor:
+        kept.append(t)
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        call(given)
+    assert len(kept) == 3 + len(given)
+
+    # many gradients at once, and none of the gradients
+    rows = torch.randn(4, *y.shape)
+    y = call(given)[0]
+    many = torch.autograd.grad(y, given["weight_hh"], rows, is_grads_batched=True, retain_graph=True)[0]
+    for n in range(4):
+        torch.testing.assert_close(many[n], torch.autograd.grad(y, given["weight_hh"], rows[n], retain_graph=True)[0])
+    (gradient,) = torch.autograd.grad(y.sum(), given["weight_hh"], create_graph=True)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        gradient.sum().backward()
+
+    # a weight changed between forward and backward is refused, as everywhere in torch
+    y = call(given)[0]
+    with torch.no_grad():
+        given["weight_hh"].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
+    assert all(taken)
+
+
+def test_forward_mode_and_transforms_take_the_long_way(taken: list[bool]) -> None:
+    given = {n: t[0].contiguous() for n, t in tensors().items()}
+    with torch.autograd.forward_ad.dual_level(), torch.no_grad():
+        x = torch.autograd.forward_ad.make_dual(given["input"], torch.ones_like(given["input"]))
+        assert torch.autograd.forward_ad.unpack_dual(call(given | {"input": x})[0]).tangent is not None
+    torch.func.grad(lambda x: call(given | {"input": x})[0].sum())(given["input"])
+    assert taken == [False, False]
+
+
+def test_the_package_does_not_import_the_compiler() -> None:
+    lines = "import sys, torch; before = set(sys.modules); import flow_kernels; print(*sorted(set(sys.modules) - before))"
+    new = subprocess.run([sys.executable, "-c", lines], check=True, capture_output=True, text=True).stdout.split()
+    heavy = [name for name in new if name.split(".")[0] in ("triton", "sympy", "numpy") or name.startswith("torch._dynamo")]
+    assert "flow_kernels.modules" in new and not heavy
 
 
 @torch.no_grad()

@@ -125,6 +125,7 @@ template <class F, int R, int NV>
 inline __attribute__((always_inline)) void outer_product_in_runs(Vec<Real<F>> (&s)[R][NV], const Real<F> *a,
                                                                  const Real<F> *panel, long K) {
   constexpr int W = Simd<Real<F>>::width;
+  if (K <= kRun) return outer_product<F, R, NV>(s, a, panel, K);
   for (long first = 0; first < K; first += kRun, a += kRun * kRows, panel += kRun * NV * W) {
     Vec<Real<F>> run[R][NV] = {};
     outer_product<F, R, NV>(run, a, panel, K - first < kRun ? K - first : kRun);

@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr long kFew = 8;     // sequences of one step for which packing would not pay
+constexpr long kFew = 32;    // sequences of one step for which packing would not pay
 constexpr int kTogether = 4;  // of them that share a reading of the weights
 
 template <class F>

@@ -10,6 +10,7 @@ namespace {
 
 constexpr long kSome = 32;      // rows that are summed by themselves before they join the sum of a bias, which loses less
 constexpr long kFewWords = 16;  // of a sum: writing the result takes longer than computing it
+constexpr long kNear = 256 << 10;  // bytes of packed x or h that stay near: then a result is written from front to back
 constexpr long kGroup = 8;      // blocks of gate rows that share a panel of x or h while it is in cache
 
 template <class F>
@@ -203,18 +204,21 @@ struct WeightGradients {
   void products(const Block *group, long count, Target Block::*which, long columns, const T *packed, const Panels &panels,
                 Chunk chunk) const {
     const long n = words<F>(chunk.rows);
-    const bool few = n <= kFewWords;  // then a result is best written from front to back
-    for (long outer = 0; outer < (few ? count : panels.count); ++outer)
-      for (long inner = 0; inner < (few ? panels.count : count); ++inner) {
-        const long p = few ? inner : outer, g = few ? outer : inner;
+    if (n <= kFewWords) {  // then a result is best written from front to back
+      for (long g = 0; g < count; ++g)
+        if ((group[g].*which).out)
+          for (long i = 0; i < group[g].m; ++i)
+            one_row(scratch + work.gate_pack + g * work.gate_block + i, n, packed, panels, group[g].*which, i * columns, columns,
+                    chunk);
+      return;
+    }
+    const bool front = n * panels.vectors * W * (long)sizeof(T) <= kNear;
+    for (long outer = 0; outer < (front ? count : panels.count); ++outer)
+      for (long inner = 0; inner < (front ? panels.count : count); ++inner) {
+        const long p = front ? inner : outer, g = front ? outer : inner;
         const Target target = group[g].*which;
         if (!target.out) continue;
         const T *gates = scratch + work.gate_pack + g * work.gate_block, *panel = packed + panels.first(p) * W * n;
-        if (few) {
-          for (long i = 0; i < group[g].m; ++i)
-            one_row(gates + i, n, panel, panels.size(p), target, i * columns, panels.first(p) * W, columns, chunk);
-          continue;
-        }
         with_rows(group[g].m, [&](auto rows) {
           with_vectors(panels.size(p), [&](auto vectors) {
             constexpr int R = decltype(rows)::value, NV = decltype(vectors)::value;
@@ -230,15 +234,20 @@ struct WeightGradients {
       }
   }
 
-  // As the tile above, for one gate row and a sum of so few words that a tile would mostly be loaded and stored.
-  void one_row(const T *gates, long n, const T *panel, long vectors, Target target, long row, long column, long columns,
+  // As the tiles above, for one gate row and a sum of so few words that a tile would mostly be loaded and stored.
+  void one_row(const T *gates, long n, const T *panel, const Panels &panels, Target target, long row, long columns,
                Chunk chunk) const {
     Vec<T> factors[kFewWords];
     for (long k = 0; k < n; ++k) factors[k] = broadcast_word<F>(gates + k * kRows);
-    for (long j = 0; j < vectors; ++j, column += W) {
-      Vec<T> s = {};
-      for (long k = 0; k < n; ++k) multiply_add<F>(s, factors[k], load(panel + (k * vectors + j) * W));
-      join(target, s, row + column, columns - column, chunk);
+    long column = 0;
+    for (long p = 0; p < panels.count; ++p) {
+      const long vectors = panels.size(p);
+      for (long j = 0; j < vectors; ++j, column += W) {
+        Vec<T> s = {};
+        for (long k = 0; k < n; ++k) multiply_add<F>(s, factors[k], load(panel + (k * vectors + j) * W));
+        join(target, s, row + column, columns - column, chunk);
+      }
+      panel += n * vectors * W;
     }
   }
 

@@ -18,6 +18,7 @@ from flow_kernels.backends.gpu import products
 from flow_kernels.backends.gpu.triton import tiles
 from flow_kernels.call import Inputs, OutputGradients, Outputs, Saved
 from flow_kernels.ops import Family
+from flow_kernels.tracing import constant_when_compiled
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 OLDEST = (8, 0)  # compute capability: the first with bfloat16 and asynchronous copies
@@ -27,7 +28,7 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant_when_compiled
 def _missing() -> str:
     return _why_missing()
 
