@@ -9,7 +9,9 @@
 namespace {
 
 constexpr long kSome = 32;      // rows that are summed by themselves before they join the sum of a bias, which loses less
-constexpr long kFewWords = 16;  // of a sum: writing the result takes longer than computing it
+constexpr long kFewWords = 4;   // of a sum: writing the result takes longer than computing it
+constexpr long kSomeWords = 32;  // of a sum: writing takes as long; then fewer rows than kRows are written at a time
+constexpr long kStreams = kRows / 2;
 constexpr long kNear = 256 << 10;  // bytes of packed x or h that stay near: then a result is written from front to back
 constexpr long kGroup = 8;      // blocks of gate rows that share a panel of x or h while it is in cache
 
@@ -204,39 +206,58 @@ struct WeightGradients {
   void products(const Block *group, long count, Target Block::*which, long columns, const T *packed, const Panels &panels,
                 Chunk chunk) const {
     const long n = words<F>(chunk.rows);
-    if (n <= kFewWords) {  // then a result is best written from front to back
-      for (long g = 0; g < count; ++g)
-        if ((group[g].*which).out)
-          for (long i = 0; i < group[g].m; ++i)
-            one_row(scratch + work.gate_pack + g * work.gate_block + i, n, packed, panels, group[g].*which, i * columns, columns,
-                    chunk);
-      return;
-    }
     const bool front = n * panels.vectors * W * (long)sizeof(T) <= kNear;
-    for (long outer = 0; outer < (front ? count : panels.count); ++outer)
+    for (long outer = 0; outer < (front ? count : panels.count); ++outer) {
+      if (front && n <= kSomeWords) {
+        in_rows(group[outer], which, outer, columns, packed, panels, chunk);
+        continue;
+      }
       for (long inner = 0; inner < (front ? panels.count : count); ++inner) {
         const long p = front ? inner : outer, g = front ? outer : inner;
-        const Target target = group[g].*which;
-        if (!target.out) continue;
-        const T *gates = scratch + work.gate_pack + g * work.gate_block, *panel = packed + panels.first(p) * W * n;
-        with_rows(group[g].m, [&](auto rows) {
-          with_vectors(panels.size(p), [&](auto vectors) {
-            constexpr int R = decltype(rows)::value, NV = decltype(vectors)::value;
-            Vec<T> s[R][NV] = {};
-            outer_product_in_runs<F, R, NV>(s, gates, panel, n);
-            for (int i = 0; i < R; ++i)
-              for (int j = 0; j < NV; ++j) {
-                const long column = (panels.first(p) + j) * W;
-                join(target, s[i][j], i * columns + column, columns - column, chunk);
-              }
-          });
-        });
+        tile(group[g], which, g, 0, kRows, p, columns, packed, panels, chunk);
       }
+    }
   }
 
-  // As the tiles above, for one gate row and a sum of so few words that a tile would mostly be loaded and stored.
-  void one_row(const T *gates, long n, const T *panel, const Panels &panels, Target target, long row, long columns,
+  // A block's gradient, few gate rows at a time.
+  void in_rows(const Block &block, Target Block::*which, long g, long columns, const T *packed, const Panels &panels,
                Chunk chunk) const {
+    const long n = words<F>(chunk.rows);
+    if (n <= kFewWords) {
+      for (long i = 0; i < block.m; ++i)
+        one_row(block.*which, scratch + work.gate_pack + g * work.gate_block + i, n, packed, panels, i * columns, columns, chunk);
+      return;
+    }
+    for (long i = 0; i < block.m; i += kStreams)
+      for (long p = 0; p < panels.count; ++p) tile(block, which, g, i, kStreams, p, columns, packed, panels, chunk);
+  }
+
+  // At most `most` gate rows of a block from row `first` on, and the columns of one panel.
+  void tile(const Block &block, Target Block::*which, long g, long first, long most, long p, long columns, const T *packed,
+            const Panels &panels, Chunk chunk) const {
+    const Target target = block.*which;
+    if (!target.out) return;
+    const long n = words<F>(chunk.rows);
+    const T *gates = scratch + work.gate_pack + g * work.gate_block + first, *panel = packed + panels.first(p) * W * n;
+    with_rows(block.m - first < most ? block.m - first : most, [&](auto rows) {
+      with_vectors(panels.size(p), [&](auto vectors) {
+        constexpr int R = decltype(rows)::value, NV = decltype(vectors)::value;
+        const long at = first * columns + panels.first(p) * W;
+        for (int i = 0; i < R; ++i)  // comes from memory while the sum is computed
+          for (int j = 0; j < NV; ++j) __builtin_prefetch(target.out + at + i * columns + j * W, 1);
+        Vec<T> s[R][NV] = {};
+        outer_product_in_runs<F, R, NV>(s, gates, panel, n);
+        for (int i = 0; i < R; ++i)
+          for (int j = 0; j < NV; ++j)
+            join(target, s[i][j], at + i * columns + j * W, columns - (panels.first(p) + j) * W, chunk);
+      });
+    });
+  }
+
+  // The same for one gate row and all columns.
+  void one_row(Target target, const T *gates, long n, const T *panel, const Panels &panels, long row, long columns,
+               Chunk chunk) const {
+    if (!target.out) return;
     Vec<T> factors[kFewWords];
     for (long k = 0; k < n; ++k) factors[k] = broadcast_word<F>(gates + k * kRows);
     long column = 0;
