@@ -79,8 +79,8 @@ int flow_routed_gru_division(const FlowRoutedGru *p, int backward, int32_t *thre
 int flow_routed_gru_forward(const FlowRoutedGru *p);
 int flow_routed_gru_backward(const FlowRoutedGru *p);
 
-// Instruction sets: "baseline", "avx2", "avx512", "avx512bf16". The fastest that the processor has is used unless one is
-// selected.
+// Instruction sets: "baseline", "avx2", "avx512", "avx512bf16", "avx512amx" (unverified on hardware). The last that the
+// processor has is used unless one is selected.
 const char *flow_cpu_isa(void);
 int flow_cpu_has_isa(const char *name);
 int flow_cpu_select_isa(const char *name);  // a call that another thread has begun may end with FLOW_SMALL_WORKSPACE

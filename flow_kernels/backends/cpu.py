@@ -23,7 +23,7 @@ except ImportError as error:
     _missing = f"the extension flow_kernels._C is not built ({error}); run pip install . in the project's folder"
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16)
-ISAS = ("baseline", "avx2", "avx512", "avx512bf16")
+ISAS = ("baseline", "avx2", "avx512", "avx512bf16", "avx512amx")
 
 
 def _select_isa() -> None:

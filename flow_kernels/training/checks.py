@@ -22,8 +22,8 @@ def refusal(dtype: torch.dtype, device: torch.device) -> str:
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this processor, by the instruction set in use, has products of bfloat16 that the kernels use (AVX512_BF16)."""
-    return cpu._C is not None and cpu._C.isa() == "avx512bf16"
+    """Whether this processor, by the instruction set in use, multiplies bfloat16 (AVX512_BF16 with or without AMX)."""
+    return cpu._C is not None and cpu._C.isa() in ("avx512bf16", "avx512amx")
 
 
 def check(status: int, rules: Mapping[int, str]) -> None:

@@ -73,6 +73,13 @@ inline void put(float *p, float x) { *p = x; }
 inline void put(double *p, double x) { *p = x; }
 inline void put(bf16 *p, float x) { store_some(p, broadcast(x), 1); }
 
+// Whether products of bfloat16 of many rows run on tiles (tiles.h).
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__)
+constexpr bool kHasTiles = true;
+#else
+constexpr bool kHasTiles = false;
+#endif
+
 // Real: what is computed in. Stored: an element of a tensor. Factor: an element of what a product multiplies; `group` of them,
 // neighbours along the sum, make a word of the size of a Real, and packed operands are arrays of words.
 struct Single {
@@ -80,12 +87,14 @@ struct Single {
   using Stored = float;
   using Factor = float;
   static constexpr long group = 1;
+  static constexpr bool tiles = false;
 };
 struct Double {
   using Real = double;
   using Stored = double;
   using Factor = double;
   static constexpr long group = 1;
+  static constexpr bool tiles = false;
 };
 struct Brain {
   using Real = float;
@@ -97,6 +106,7 @@ struct Brain {
   using Factor = float;
   static constexpr long group = 1;
 #endif
+  static constexpr bool tiles = kHasTiles;
 };
 #if defined(__AVX512BF16__)
 // float tensors whose products round what they multiply; elsewhere these are Single's.
@@ -105,6 +115,7 @@ struct Mixed {
   using Stored = float;
   using Factor = bf16;
   static constexpr long group = 2;
+  static constexpr bool tiles = kHasTiles;
 };
 #endif
 

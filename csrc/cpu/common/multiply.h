@@ -68,62 +68,67 @@ inline auto rows_of_words(Real<F> *copies, long step, long n, long K, Row row) {
   }
 }
 
-// For every tile of a result of M rows and the panels' columns: begin(s, m, vector) fills its sums, end(s, m, vector) takes
-// them; in between s[i][j] += sum_k row(m + i)[k] * panel[k][j], over K words. With a Run, rows have gaps: after so many words as
-// many of something else.
+// As rows_by_panel for every panel, its first vector the last argument of begin and end: s[i][j] += sum_k row(m + i)[k] *
+// panel[k][j] over K words.
 template <class F, long Run = 0, class Row, class Begin, class End>
 inline void multiply(long M, long K, Row row, const Real<F> *packed, const Panels &panels, Begin begin, End end) {
   using T = Real<F>;
   for (long p = 0; p < panels.count; ++p) {
-    const T *panel[1] = {packed + panels.first(p) * K * Simd<T>::width};
+    const long vector = panels.first(p);
+    const T *panel = packed + vector * K * Simd<T>::width;
     with_vectors(panels.size(p), [&](auto vectors) {
-      constexpr int NV = decltype(vectors)::value;
-      for_row_groups(M, [&](long m, auto size) {
-        constexpr int R = decltype(size)::value;
-        const T *rows[R];
-        for (int i = 0; i < R; ++i) rows[i] = row(m + i);
-        Vec<T> s[1][R][NV];
-        begin(s[0], m, panels.first(p));
-        if constexpr (Run == 0) {
-          product<F, 1, R, NV>(s, rows, panel, K);
-        } else {
-          for (long k = 0; k < K; k += Run) {
-            const T *some[1] = {panel[0] + k * NV * Simd<T>::width};
-            product<F, 1, R, NV>(s, rows, some, K - k < Run ? K - k : Run);
-            for (int i = 0; i < R; ++i) rows[i] += 2 * Run;
-          }
-        }
-        end(s[0], m, panels.first(p));
-      });
+      rows_by_panel<F, decltype(vectors)::value, Run>(
+          M, 1, K, [&](int, long m) { return row(m); }, [&](int) { return panel; },
+          [&](auto &s, long m) { begin(s, m, vector); }, [&](auto &s, long m) { end(s, m, vector); });
     });
   }
 }
 
-// As multiply, where row m + i has its numbers a[k * step + m + i] below one another.
+// Words that multiply_columns takes in `turned`.
+template <class F>
+inline long turned_words(long M, long K) {
+  constexpr long W = Simd<Real<F>>::width;
+  return F::tiles ? M * ((K + W - 1) / W * W) : 0;
+}
+
+// As multiply, where row m + i has its numbers a[k * step + m + i] below one another, in whole vectors.
+// For tiles they are put into rows first, in `turned`.
 template <class F, class Begin, class End>
 inline void multiply_columns(long M, long K, const Real<F> *a, long step, const Real<F> *packed, const Panels &panels,
-                             Begin begin, End end) {
+                             [[maybe_unused]] Real<F> *turned, Begin begin, End end) {
   using T = Real<F>;
   constexpr long W = Simd<T>::width;
-  for (long p = 0; p < panels.count; ++p)
-    with_vectors(panels.size(p), [&](auto vectors) {
-      constexpr int NV = decltype(vectors)::value;
-      for_row_groups(M, [&](long m, auto size) {
-        constexpr int R = decltype(size)::value;
-        Vec<T> s[R][NV];
-        begin(s, m, panels.first(p));
-        const T *column = a + m, *panel = packed + panels.first(p) * K * W;
-        for (long k = 0; k < K; ++k, column += step, panel += NV * W) {
-          Vec<T> b[NV];
-          for (int j = 0; j < NV; ++j) b[j] = load(panel + j * W);
-          for (int i = 0; i < R; ++i) {
-            const Vec<T> x = broadcast_word<F>(column + i);
-            for (int j = 0; j < NV; ++j) multiply_add<F>(s[i][j], x, b[j]);
+  if constexpr (F::tiles) {
+    const long length = turned_words<F>(1, K);
+    for (long m = 0; m < M; m += W)
+      for (long k = 0; k < K; k += W) {
+        Vec<T> block[W];
+        for (long i = 0; i < W; ++i) block[i] = k + i < K ? load(a + (k + i) * step + m) : Vec<T>{};
+        transpose<T>(block);
+        for (long i = 0; i < W && m + i < M; ++i) store(turned + (m + i) * length + k, block[i]);
+      }
+    multiply<F>(M, K, [&](long m) -> const T * { return turned + m * length; }, packed, panels, begin, end);
+  } else {
+    for (long p = 0; p < panels.count; ++p)
+      with_vectors(panels.size(p), [&](auto vectors) {
+        constexpr int NV = decltype(vectors)::value;
+        for_row_groups(M, [&](long m, auto size) {
+          constexpr int R = decltype(size)::value;
+          Vec<T> s[R][NV];
+          begin(s, m, panels.first(p));
+          const T *column = a + m, *panel = packed + panels.first(p) * K * W;
+          for (long k = 0; k < K; ++k, column += step, panel += NV * W) {
+            Vec<T> b[NV];
+            for (int j = 0; j < NV; ++j) b[j] = load(panel + j * W);
+            for (int i = 0; i < R; ++i) {
+              const Vec<T> x = broadcast_word<F>(column + i);
+              for (int j = 0; j < NV; ++j) multiply_add<F>(s[i][j], x, b[j]);
+            }
           }
-        }
-        end(s, m, panels.first(p));
+          end(s, m, panels.first(p));
+        });
       });
-    });
+  }
 }
 
 // Sums that start at zero

@@ -5,7 +5,7 @@
 // result is the same, bit for bit, whatever its company.
 #pragma once
 
-#include "formats.h"
+#include "tiles.h"
 
 namespace {
 
@@ -82,6 +82,38 @@ inline __attribute__((always_inline)) void product(Vec<Real<F>> (&s)[P][R][NV], 
       for (int p = 0; p < P; ++p)
         for (int j = 0; j < NV; ++j) multiply_add<F>(s[p][i][j], x, v[p][j]);
     }
+  }
+}
+
+// For all M rows of a result as wide as a panel: begin(s, m) fills the sums of the rows from m on, end(s, m) takes them; in
+// between s[i][j] += sum_k row(e, m + i)[k] * panel(e)[k][j] over K words, for e = 0 .. terms - 1 one after the other. With a
+// Run, rows have gaps: after so many words as many of something else.
+template <class F, int NV, long Run = 0, class Row, class Panel, class Begin, class End>
+inline __attribute__((always_inline)) void rows_by_panel(long M, int terms, long K, Row row, Panel panel, Begin begin,
+                                                         End end) {
+  if constexpr (F::tiles) {
+    tiles_by_panel<NV, Run>(M, terms, K, row, panel, begin, end);
+  } else {
+    using T = Real<F>;
+    for_row_groups(M, [&](long m, auto size) {
+      constexpr int R = decltype(size)::value;
+      Vec<T> s[1][R][NV];
+      begin(s[0], m);
+      for (int e = 0; e < terms; ++e) {
+        const T *rows[R], *const from[1] = {panel(e)};
+        for (int i = 0; i < R; ++i) rows[i] = row(e, m + i);
+        if constexpr (Run == 0) {
+          product<F, 1, R, NV>(s, rows, from, K);
+        } else {
+          for (long k = 0; k < K; k += Run) {
+            const T *some[1] = {from[0] + k * NV * Simd<T>::width};
+            product<F, 1, R, NV>(s, rows, some, K - k < Run ? K - k : Run);
+            for (int i = 0; i < R; ++i) rows[i] += 2 * Run;
+          }
+        }
+      }
+      end(s[0], m);
+    });
   }
 }
 

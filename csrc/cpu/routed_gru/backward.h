@@ -308,10 +308,15 @@ struct BackwardTile {
         out[n++] = c.dx + c.row(t, b) * c.I;
       }
     clear_inputs(span.first, span.end);
-    times(n, grads, kN * c.padded, layout.inputs, packed + layout.ih, [&](long i, long column, Vec<T> s) {
+    const auto done = [&](long i, long column, Vec<T> s) {
       if (c.routed()) s += logit_grads[(grads[i] - gate_grads) / c.gate_row()] * load(packed + layout.router + column);
       store_some(out[i] + column, s, c.I - column);
-    });
+    };
+    if constexpr (F::tiles) {
+      times_by_tiles(n, grads, kN * c.padded, layout.inputs, packed + layout.ih, done);
+    } else {
+      times(n, grads, kN * c.padded, layout.inputs, packed + layout.ih, done);
+    }
   }
 
   // Zeros where dx is that of padding.
@@ -341,6 +346,25 @@ struct BackwardTile {
       });
       p += two ? 2 : 1;
     }
+  }
+
+  // The same for many rows.
+  template <class Done>
+  void times_by_tiles(long n, const Factor<F> *const *grads, long from, const Panels &panels, const T *columns,
+                      Done done) const {
+    for (long p = 0; p < panels.count; ++p)
+      with_vectors(panels.size(p), [&](auto vectors) {
+        constexpr int NV = decltype(vectors)::value;
+        const long width = NV * W;
+        const T *panel = columns + panels.first(p) * W * c.experts * layout.run;
+        rows_by_panel<F, NV>(
+            n, (int)c.experts, layout.run,
+            [&](int e, long i) { return reinterpret_cast<const T *>(grads[i] + e * 4 * c.padded + from); },
+            [&](int e) { return panel + e * layout.run * width; }, [](auto &s, long) { memset(&s, 0, sizeof s); },
+            [&](auto &s, long i) {
+              for (int j = 0; j < NV; ++j) done(i, (panels.first(p) + j) * W, s[0][j]);
+            });
+      });
   }
 
   // P panels of NV vectors that lie one behind the other, the first for `column` on, times the R rows from i0 on.

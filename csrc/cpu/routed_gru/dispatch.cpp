@@ -10,6 +10,9 @@
 
 #include "kernels.h"
 #include "../common/threads.h"
+#if defined(FLOW_AMX)
+#include "../common/tile_support.h"
+#endif
 
 namespace {
 
@@ -26,6 +29,7 @@ bool has_v4() {
   return has_v3() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512cd") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
+bool has_bf16() { return has_v4() && __builtin_cpu_supports("avx512bf16") != 0; }
 #endif
 
 // Slowest first.
@@ -34,7 +38,10 @@ const Isa kIsas[] = {
 #if defined(FLOW_X86)
     {"avx2", flow_kernels_avx2, has_v3},
     {"avx512", flow_kernels_avx512, has_v4},
-    {"avx512bf16", flow_kernels_avx512bf16, [] { return has_v4() && __builtin_cpu_supports("avx512bf16") != 0; }},
+    {"avx512bf16", flow_kernels_avx512bf16, has_bf16},
+#endif
+#if defined(FLOW_AMX)
+    {"avx512amx", flow_kernels_avx512amx, [] { return has_bf16() && has_tiles(); }},
 #endif
 };
 

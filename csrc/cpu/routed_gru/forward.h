@@ -81,20 +81,19 @@ inline void project_rows(const Client<F> &c, const ForwardPack<F> &layout, const
   const long P = c.padded;
   for (long e = 0; e < c.experts; ++e)
     for (long block = 0; block < layout.blocks; ++block) {
-      const Real<F> *const panel[1] = {packed + layout.ih(e, block)};
       const Real<F> *bias = packed + layout.bias + e * 4 * P + block * W;
       const long at = e * 4 * P + block * W;
-      for_row_groups(n, [&](long i0, auto rows) {
-        constexpr int R = decltype(rows)::value;
-        Vec<Real<F>> s[1][R][3] = {};
-        product<F, 1, R, 3>(s, x + i0, panel, words<F>(c.I));
-        for (int i = 0; i < R; ++i) {
-          Real<F> *out = g[i0 + i] + at;
-          store(out + kR * P, s[0][i][0] + load(bias + kR * P));
-          store(out + kZ * P, s[0][i][1] + load(bias + kZ * P));
-          store(out + kN * P, s[0][i][2] + load(bias + kN * P));
-        }
-      });
+      rows_by_panel<F, 3>(
+          n, 1, words<F>(c.I), [&](int, long i) { return x[i]; }, [&](int) { return packed + layout.ih(e, block); },
+          [](auto &s, long) { memset(&s, 0, sizeof s); },
+          [&](auto &s, long i) {
+            for (auto &row : s) {
+              Real<F> *out = g[i++] + at;
+              store(out + kR * P, row[0] + load(bias + kR * P));
+              store(out + kZ * P, row[1] + load(bias + kZ * P));
+              store(out + kN * P, row[2] + load(bias + kN * P));
+            }
+          });
     }
 }
 

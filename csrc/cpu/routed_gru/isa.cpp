@@ -23,6 +23,7 @@ struct Entry {
   }
   static void forward_tile(const FlowRoutedGru *p, int64_t k, const void *pack, void *scratch, int64_t part, int64_t parts) {
     const Client<F> c(*p, k);
+    [[maybe_unused]] const Tiles<F> tiles;
     ForwardTile<F>(c, static_cast<const T *>(pack), static_cast<T *>(scratch), Tile(c.B, part, parts)).run();
   }
 
@@ -48,11 +49,13 @@ struct Entry {
                             int64_t part, int64_t parts) {
     const Client<F> c(*p, k);
     const Tile mine(c.B, part, parts);
+    [[maybe_unused]] const Tiles<F> tiles;
     BackwardTile<F>(c, static_cast<const T *>(pack), static_cast<T *>(state), static_cast<T *>(scratch), mine, chunk).run();
   }
   static void backward_weights(const FlowRoutedGru *p, int64_t k, void *state, void *scratch, int64_t chunk, int64_t part,
                                int64_t parts) {
     const Client<F> c(*p, k);
+    [[maybe_unused]] const Tiles<F> tiles;
     if (wants_weights(c)) WeightGradients<F>(c, static_cast<T *>(state), static_cast<T *>(scratch), chunk).run(part, parts);
   }
 
@@ -69,7 +72,7 @@ struct Entry {
 extern "C" const FlowKernels *FLOW_JOIN(flow_kernels_, FLOW_ISA)(int dtype) {
   switch (dtype) {
     case FLOW_BF16: return &Entry<Brain>::table;
-#if defined(__AVX512BF16__)  // which adds to avx512 a product of bfloat16 and nothing else
+#if defined(__AVX512BF16__)  // which adds to avx512 products of bfloat16 and nothing else
     case FLOW_MIXED: return &Entry<Mixed>::table;
     default: return flow_kernels_avx512(dtype);
 #else

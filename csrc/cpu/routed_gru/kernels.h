@@ -28,4 +28,5 @@ const FlowKernels *flow_kernels_baseline(int dtype);
 const FlowKernels *flow_kernels_avx2(int dtype);
 const FlowKernels *flow_kernels_avx512(int dtype);
 const FlowKernels *flow_kernels_avx512bf16(int dtype);
+const FlowKernels *flow_kernels_avx512amx(int dtype);
 }

@@ -13,7 +13,12 @@ constexpr long kFewWords = 4;   // of a sum: writing the result takes longer tha
 constexpr long kSomeWords = 32;  // of a sum: writing takes as long; then fewer rows than kRows are written at a time
 constexpr long kStreams = kRows / 2;
 constexpr long kNear = 256 << 10;  // bytes of packed x or h that stay near: then a result is written from front to back
-constexpr long kGroup = 8;      // blocks of gate rows that share a panel of x or h while it is in cache
+
+// Gate rows of a block: of one micro-tile, or of two tiles; and blocks that share a panel of x or h while it is in cache.
+template <class F>
+constexpr long kBlockRows = F::tiles ? 2 * kTile : kRows;
+template <class F>
+constexpr long kGroup = F::tiles ? 4 : 8;
 
 template <class F>
 struct WeightScratch {
@@ -24,11 +29,11 @@ struct WeightScratch {
     constexpr int W = Simd<Real<F>>::width;
     rows = BackwardState<F>(c).rows;
     const long packed_rows = words<F>(rows);
-    gate_block = kRows * packed_rows;
+    gate_block = kBlockRows<F> * (F::tiles ? round_up(packed_rows) : packed_rows);
     hidden_pack = round_up(3 * rows * (long)(sizeof(void *) / sizeof(Real<F>)));  // behind the tables of row pointers
     inputs_pack = hidden_pack + hidden.vectors * W * packed_rows;
     gate_pack = inputs_pack + inputs.vectors * W * packed_rows;
-    total = round_up(gate_pack + kGroup * gate_block);
+    total = round_up(gate_pack + kGroup<F> * gate_block);
   }
 };
 
@@ -72,7 +77,7 @@ struct WeightGradients {
     bool first, last;
   };
 
-  // Part `part` of `parts` of the blocks of kRows gate rows; part 0 also does the router.
+  // Part `part` of `parts` of the blocks of gate rows; part 0 also does the router.
   void run(long part, long parts) const {
     if (chunk >= cut.chunks.count) return;
     long longest = 0;
@@ -89,16 +94,29 @@ struct WeightGradients {
         pack_rows<F>(scratch + work.hidden_pack, work.hidden, before[one], other < n ? before[other] : nullptr, c.H, k, all);
       if (any_ih) pack_rows<F>(scratch + work.inputs_pack, work.inputs, x[one], other < n ? x[other] : nullptr, c.I, k, all);
     }
-    const long blocks = (c.H + kRows - 1) / kRows, units = c.experts * 4 * blocks, end = units * (part + 1) / parts;
-    for (long u = units * part / parts; u < end; u += kGroup) {
-      Block group[kGroup];
-      const long count = end - u < kGroup ? end - u : kGroup;
+    const long blocks = (c.H + kBlockRows<F> - 1) / kBlockRows<F>, units = c.experts * 4 * blocks;
+    const long end = units * (part + 1) / parts;
+    for (long u = units * part / parts; u < end; u += kGroup<F>) {
+      Block group[kGroup<F>];
+      const long count = end - u < kGroup<F> ? end - u : kGroup<F>;
       for (long i = 0; i < count; ++i) {
-        group[i] = block_of((u + i) / blocks / 4, (int)((u + i) / blocks % 4), (u + i) % blocks * kRows);
-        pack_gates(group[i], scratch + work.gate_pack + i * work.gate_block, these);
+        group[i] = block_of((u + i) / blocks / 4, (int)((u + i) / blocks % 4), (u + i) % blocks * kBlockRows<F>);
+        T *packed = scratch + work.gate_pack + i * work.gate_block;
+        if constexpr (F::tiles) {
+          pack_gate_rows(group[i], packed, these);
+        } else {
+          pack_gates(group[i], packed, these);
+        }
       }
-      products(group, count, &Block::hh, c.H, scratch + work.hidden_pack, work.hidden, these);
-      products(group, count, &Block::ih, c.I, scratch + work.inputs_pack, work.inputs, these);
+      const auto add = [&](Target Block::*which, long columns, long packed, const Panels &panels) {
+        if constexpr (F::tiles) {
+          products_by_tiles(group, count, which, columns, scratch + packed, panels, these);
+        } else {
+          products(group, count, which, columns, scratch + packed, panels, these);
+        }
+      };
+      add(&Block::hh, c.H, work.hidden_pack, work.hidden);
+      add(&Block::ih, c.I, work.inputs_pack, work.inputs);
     }
     if (!part && (c.drouter_w || c.drouter_b)) router(these);
   }
@@ -151,7 +169,7 @@ struct WeightGradients {
     const long row = kGateOfSlot[slot] * c.H + unit, G = 3 * c.H, sums = cut.sums + e * G * (c.I + c.H);
     const long bias_sums = cut.bias_sums + e * 2 * G;
     const bool ih = slot != kU, hh = slot != kN;
-    return {c.H - unit < kRows ? c.H - unit : kRows,
+    return {c.H - unit < kBlockRows<F> ? c.H - unit : kBlockRows<F>,
             (e * 4 + slot) * c.padded + unit,
             target(ih ? c.dw_ih[e] : nullptr, row * c.I, sums + G * c.H),
             target(hh ? c.dw_hh[e] : nullptr, row * c.H, sums),
@@ -190,6 +208,34 @@ struct WeightGradients {
       }
       for (int i = 0; i < kRows; ++i) bias[i] = sums[i];
     }
+    add_biases(block, bias, chunk);
+  }
+
+  // The same for tiles, as [gate row][word], a row filled with zeros up to whole vectors.
+  void pack_gate_rows(const Block &block, T *a, Chunk chunk) const {
+    const long n = chunk.rows, length = round_up(words<F>(n));
+    T bias[kBlockRows<F>];
+    for (long unit = 0; unit < block.m; unit += W) {
+      Vec<T> sums = {};
+      for (long k = 0; k < length; k += W) {
+        Vec<T> rows[W];
+        for (long i = 0; i < W; ++i) {
+          const long one = 2 * (k + i), at = block.at + unit;
+          const Factor<F> *low = one < n ? grads[one] + at : nullptr, *high = one + 1 < n ? grads[one + 1] + at : nullptr;
+          rows[i] = zip<Brain>(low, high, W);
+          if (low) sums += load(low);
+          if (high) sums += load(high);
+        }
+        transpose<T>(rows);
+        for (long i = 0; i < W; ++i) store(a + (unit + i) * length + k, rows[i]);
+      }
+      store(bias + unit, sums);
+    }
+    add_biases(block, bias, chunk);
+  }
+
+  // The sums of the block's gate gradients, to the gradients of the biases.
+  void add_biases(const Block &block, const T *bias, Chunk chunk) const {
     for (long i = 0; i < block.m; ++i)
       for (const Target &t : block.bias) {
         if (!t.out) continue;
@@ -217,6 +263,30 @@ struct WeightGradients {
         tile(group[g], which, g, 0, kRows, p, columns, packed, panels, chunk);
       }
     }
+  }
+
+  void products_by_tiles(const Block *group, long count, Target Block::*which, long columns, const T *packed,
+                         const Panels &panels, Chunk chunk) const {
+    const long n = words<F>(chunk.rows), length = round_up(n);
+    for (long p = 0; p < panels.count; ++p)
+      with_vectors(panels.size(p), [&](auto vectors) {
+        constexpr int NV = decltype(vectors)::value;
+        const T *panel = packed + panels.first(p) * W * n;
+        for (long g = 0; g < count; ++g) {
+          const Target target = group[g].*which;
+          if (!target.out) continue;
+          const T *gates = scratch + work.gate_pack + g * work.gate_block;
+          rows_by_panel<F, NV>(
+              group[g].m, 1, n, [&](int, long i) { return gates + i * length; }, [&](int) { return panel; },
+              [](auto &s, long) { memset(&s, 0, sizeof s); },
+              [&](auto &s, long i) {
+                for (int j = 0; j < NV; ++j) {
+                  const long column = (panels.first(p) + j) * W;
+                  join(target, s[0][j], i * columns + column, columns - column, chunk);
+                }
+              });
+        }
+      });
   }
 
   // A block's gradient, few gate rows at a time.

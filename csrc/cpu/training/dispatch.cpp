@@ -16,6 +16,9 @@ const FlowTraining &training_for(int dtype) {
   if (!strcmp(isa, "avx512")) return *flow_training_avx512(dtype);
   if (!strcmp(isa, "avx512bf16")) return *flow_training_avx512bf16(dtype);
 #endif
+#if defined(FLOW_AMX)
+  if (!strcmp(isa, "avx512amx")) return *flow_training_avx512amx(dtype);
+#endif
   return *flow_training_baseline(dtype);
 }
 

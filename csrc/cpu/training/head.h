@@ -82,7 +82,8 @@ struct HeadScratch {
     grads = take(c.below() ? c.experts * rows * wide : 0);
     turned = take(c.proj_w ? c.D * ld : 0);
     const long of_rows = whole(words<F>(c.I > c.D ? c.I : c.D)), across = whole(words<F>(ld));
-    copies = take(F::group > 1 && c.proj_w ? most(rows * of_rows, c.D * across, 0) : 0);
+    const long below = c.below() ? turned_words<F>(rows, words<F>(vocabulary)) : 0;
+    copies = take(F::group > 1 && c.proj_w ? most(rows * of_rows, c.D * across, below) : below);
     total = at;
   }
 };
@@ -224,25 +225,26 @@ struct HeadRun {
             biggest[j] = load(h.biggest + (vector + j) * W);
             for (int e = 0; e < E; ++e) gate[e][j] = load(h.gate[e] + (vector + j) * W);
           }
-          for_row_groups(count, [&](long v, auto size) {
-            constexpr int R = decltype(size)::value;
-            Vec<T> s[1][R][NV];
-            for (int i = 0; i < R; ++i)
-              for (int j = 0; j < NV; ++j) {
-                s[0][i][j] = gate[0][j] * c.b[0][begin + v + i];
-                if constexpr (E == 2) s[0][i][j] += gate[1][j] * c.b[1][begin + v + i];
-              }
-            for (int e = 0; e < E; ++e) {
-              const T *rows[R], *panel[1] = {packed[e] + vector * words<F>(c.D) * W};
-              for (int i = 0; i < R; ++i) rows[i] = weights(e, v + i);
-              product<F, 1, R, NV>(s, rows, panel, words<F>(c.D));
-            }
-            for (int i = 0; i < R; ++i)
-              for (int j = 0; j < NV; ++j) {
-                store(h.logits + (begin + v + i) * ld + (vector + j) * W, s[0][i][j]);
-                biggest[j] = s[0][i][j] > biggest[j] ? s[0][i][j] : biggest[j];
-              }
-          });
+          rows_by_panel<F, NV>(
+              count, E, words<F>(c.D), weights, [&](int e) { return packed[e] + vector * words<F>(c.D) * W; },
+              [&](auto &s, long v) {
+                for (auto &row : s) {
+                  for (int j = 0; j < NV; ++j) {
+                    row[j] = gate[0][j] * c.b[0][begin + v];
+                    if constexpr (E == 2) row[j] += gate[1][j] * c.b[1][begin + v];
+                  }
+                  ++v;
+                }
+              },
+              [&](auto &s, long v) {
+                for (auto &row : s) {
+                  for (int j = 0; j < NV; ++j) {
+                    store(h.logits + (begin + v) * ld + (vector + j) * W, row[j]);
+                    biggest[j] = row[j] > biggest[j] ? row[j] : biggest[j];
+                  }
+                  ++v;
+                }
+              });
           for (int j = 0; j < NV; ++j) store(h.biggest + (vector + j) * W, biggest[j]);
         });
     }
@@ -386,7 +388,7 @@ struct HeadRun {
           const long some = c.V - v < HeadScratch<F>::kBlock ? c.V - v : HeadScratch<F>::kBlock;
           pack_straight<F>(block, panels, c.D, some, [&](long k) { return c.w[e] + (v + k) * c.D; }, [](long) { return T(1); });
           multiply_columns<F>(
-              n, words<F>(some), h.logits + v * ld, ld * F::group, block, panels,
+              n, words<F>(some), h.logits + v * ld, ld * F::group, block, panels, h.scratch + h.at.copies,
               [&](auto &s, long m, long vector) {
                 for (auto &row : s) {
                   long j = vector;

@@ -17,4 +17,5 @@ const FlowTraining *flow_training_baseline(int dtype);
 const FlowTraining *flow_training_avx2(int dtype);
 const FlowTraining *flow_training_avx512(int dtype);
 const FlowTraining *flow_training_avx512bf16(int dtype);
+const FlowTraining *flow_training_avx512amx(int dtype);
 }
