@@ -68,9 +68,10 @@ bench: $(VENV)/jax
 bench-quick: $(VENV)/jax
 	$(BENCH) --quick --out $(BENCH_OUT)/quick
 
-# Whole federated rounds against what else runs them; about 15 minutes, and 2 more the first time, for 300,000 clients on disk
+# Whole federated rounds against what else runs them; about 40 minutes, and 4 more the first time, for 300,000
+# clients on disk and for the environments of the frameworks it is compared with, 3 GB in build/rivals
 bench-simulation: $(VENV)/jax
-	$(BIN)/python -m benchmarks.simulation --out $(BENCH_OUT) --images $(BENCH_IMAGES)
+	$(BIN)/python -m benchmarks.simulation --rivals --out $(BENCH_OUT) --images $(BENCH_IMAGES)
 
 $(VENV)/jax: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet jax==0.10.2 || echo "no JAX for this machine: the table will say so"

@@ -17,38 +17,36 @@ from benchmarks.common.compiler import Missing
 from benchmarks.common.probe import Probe
 from benchmarks.common.timing import Effort, Spread
 from benchmarks.common.worker import WorkerError
-from benchmarks.simulation import first_round, ours, plots, race, scaling, tables
+from benchmarks.simulation import environments, first_round, ours, plots, race, scaling, tables
 from benchmarks.simulation.race import Arena
-from benchmarks.simulation.workload import FULL, QUICK, Sizes
+from benchmarks.simulation.workload import FULL, QUICK, UNEQUAL, Sizes
 from flow.storage.files import write, write_json
 from flow_kernels.training import multiplies_bfloat16
 
 RESULTS = Path(__file__).resolve().parent.parent / "results"
-PARTS = ("fedavg", "flow", "bfloat16", "busy", "cohorts", "populations", "start")
+PARTS = ("fedavg", "flow", "unequal", "bfloat16", "busy", "cohorts", "populations", "start")
 
 
 def fedavg(arena: Arena, quick: bool) -> list[dict[str, Any]]:
     """On one core and on two. Flower in races of its own, beside the plain loop that says what is right."""
+    return _everybody(arena, quick, "FedAvg")
+
+
+def _everybody(arena: Arena, quick: bool, title: str, turns: int | None = None) -> list[dict[str, Any]]:
     rows = []
     for cores in available():
-        rivals = [*race.loops(cores), *race.scans(cores), *race.others(cores)]
-        slow = [rival for rival in rivals if rival.mkl] + [race.flower(cores)] if quick else []
-        row = race.race(arena, race.ours(cores), [rival for rival in rivals if rival not in slow], "FedAvg")
+        rivals, flower = [*race.loops(cores), *race.scans(cores), *race.others(cores)], race.flower(cores)
+        slow = [rival for rival in rivals + flower if rival.mkl] if quick else []
+        row = race.race(arena, race.ours(cores), [rival for rival in rivals if rival not in slow], title, turns)
         row["missing"] |= {rival.name: "left out of a quick run" for rival in slow}
         rows.append(row)
-        if not quick:
-            rows.append(race.race(arena, race.ours(cores), [race.flower(cores)], "FedAvg", turns=3))
+        rows += [race.race(arena, race.ours(cores), [rival], title, turns=3) for rival in flower if rival not in slow]
     return rows
 
 
 def flow(arena: Arena, quick: bool) -> list[dict[str, Any]]:
     """A round of Flow, and beside it one of FedAvg; half as many clients, since the loop takes so long."""
-    plan = arena.plan
-    half = replace(plan.sizes, cohort=plan.sizes.cohort // 2)
-    (folder := arena.folder / "flow").mkdir()
-    smaller = replace(arena, folder=folder, plan=ours.make_plan(half, len(plan.cohorts)), reference={})
-    for algorithm in ("fedavg", "flow"):
-        smaller.set_reference(algorithm)
+    smaller = _with(arena, "flow", _half(arena.plan.sizes), "fedavg", "flow")
     rows = []
     for cores in available():
         rivals = race.loops(cores, "flow")
@@ -56,6 +54,30 @@ def flow(arena: Arena, quick: bool) -> list[dict[str, Any]]:
             rivals = [rival for rival in rivals if not rival.mkl and rival.threads == 1]
         beside = race.ours(cores, name="ours, FedAvg")
         rows.append(race.race(smaller, race.ours(cores, "flow"), [*rivals, beside], "Flow", turns=3))
+    return rows
+
+
+def _half(sizes: Sizes) -> Sizes:
+    return replace(sizes, cohort=sizes.cohort // 2)
+
+
+def _with(arena: Arena, folder: str, sizes: Sizes, *algorithms: str) -> Arena:
+    """The same with a plan of other sizes, and with what is right for these algorithms."""
+    (path := arena.folder / folder).mkdir()
+    other = replace(arena, folder=path, plan=ours.make_plan(sizes, len(arena.plan.cohorts)), reference={})
+    for algorithm in algorithms:
+        other.set_reference(algorithm)
+    return other
+
+
+def unequal(arena: Arena, quick: bool) -> list[dict[str, Any]]:
+    """Clients of unequal size and five times the words: FedAvg against everybody, Flow against the loop's fastest ways."""
+    sizes = replace(UNEQUAL, cohort=QUICK.cohort) if quick else UNEQUAL
+    rows = _everybody(_with(arena, "unequal", sizes, "fedavg"), quick, "FedAvg, unequal clients", turns=3)
+    smaller = _with(arena, "unequal-flow", _half(sizes), "flow")
+    for cores in available():
+        rivals = [rival for rival in race.loops(cores, "flow") if rival.threads == 1 and not (quick and rival.mkl)]
+        rows.append(race.race(smaller, race.ours(cores, "flow"), rivals, "Flow, unequal clients", turns=3))
     return rows
 
 
@@ -70,10 +92,7 @@ def bfloat16(arena: Arena, quick: bool) -> list[dict[str, Any]]:
         rivals = [race.ours(cores, name="ours, float32"), *plain, *map(race.in_bfloat16, plain)]
         own = race.ours(cores, dtype="bfloat16")
         rows.append(race.race(arena, own, rivals[:2] if quick else rivals, "FedAvg in bfloat16"))
-    half = replace(arena.plan.sizes, cohort=arena.plan.sizes.cohort // 2)
-    (folder := arena.folder / "bfloat16").mkdir()
-    smaller = replace(arena, folder=folder, plan=ours.make_plan(half, len(arena.plan.cohorts)), reference={})
-    smaller.set_reference("flow")
+    smaller = _with(arena, "bfloat16", _half(arena.plan.sizes), "flow")
     for cores in available():
         own, beside = (race.ours(cores, "flow", *more) for more in (("ours", "bfloat16"), ("ours, float32",)))
         rows.append(race.race(smaller, own, [beside], "Flow in bfloat16", turns=3))
@@ -131,8 +150,8 @@ def start(arena: Arena, quick: bool) -> list[dict[str, Any]]:
 
 
 MEASURE: dict[str, Callable[[Arena, bool], list[dict[str, Any]]]] = {
-    "fedavg": fedavg, "flow": flow, "bfloat16": bfloat16, "busy": busy, "cohorts": cohorts, "populations": populations,
-    "start": start,
+    "fedavg": fedavg, "flow": flow, "unequal": unequal, "bfloat16": bfloat16, "busy": busy, "cohorts": cohorts,
+    "populations": populations, "start": start,
 }  # fmt: skip
 
 
@@ -141,11 +160,12 @@ def available() -> list[int]:
     return [1, 2][: machine.describe()["cores"]]
 
 
-def run(sizes: Sizes, parts: list[str], quick: bool, folder: Path, pythons: dict[str, str]) -> tuple[dict[str, Any], bool]:
+def run(sizes: Sizes, parts: list[str], quick: bool, folder: Path, rivals: environments.Plan) -> tuple[dict[str, Any], bool]:
     """The report, and whether all that ran computed the same."""
     started = time.time()
     effort = Effort(0.0, (1, 1) if quick else (5, 5), 0.0)
-    arena = Arena(folder, ours.make_plan(sizes, 2 if quick else 3), 1 if quick else 2, effort, pythons)
+    plan = ours.make_plan(sizes, 2 if quick else 3)
+    arena = Arena(folder, plan, 1 if quick else 2, effort, rivals.pythons, rivals.missing)
     missing: dict[str, str] = {}
     peaks = None
     try:
@@ -185,15 +205,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for simulation.json and simulation.md")
     parser.add_argument("--images", type=Path, default=None, help="folder for the pictures; that of --out if not given")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
+    made = f"make what is absent of the environments of {', '.join(environments.PINS)} in build/rivals first (3 GB, minutes)"
+    parser.add_argument("--rivals", action="store_true", help=f"{made}; what is complete there is used without this too")
     rival = "the interpreter that has this rival installed, such as flwr=PATH"
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help=rival)
     given = parser.parse_args(argv)
     for option in given.python:
         if "=" not in option:
             parser.error(f"--python {option!r} must be NAME=PATH, such as flwr=/path/to/bin/python")
-    pythons = dict(option.split("=", 1) for option in given.python)
+    named = dict(option.split("=", 1) for option in given.python)
+    rivals = environments.find(named, given.rivals, lambda line: print(line, file=sys.stderr, flush=True))
     with tempfile.TemporaryDirectory(prefix="flow-bench-") as folder:
-        report, right = run(QUICK if given.quick else FULL, given.only, given.quick, Path(folder), pythons)
+        report, right = run(QUICK if given.quick else FULL, given.only, given.quick, Path(folder), rivals)
     images = given.images or given.out
     for path in (given.out, images):
         path.mkdir(parents=True, exist_ok=True)

@@ -26,7 +26,7 @@ from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
 
 from benchmarks.simulation.runner import Turn, arguments, serve
-from benchmarks.simulation.torch_loop import Words, batches, loss_of
+from benchmarks.simulation.torch_loop import Words, batches, check_preload, loss_of
 from benchmarks.simulation.workload import Plan
 
 _LOADED: dict[str, tuple[Plan, Words]] = {}
@@ -36,6 +36,7 @@ client_app = ClientApp()
 def _loaded(path: str) -> tuple[Plan, Words]:
     """The actor's plan and model, made once."""
     if path not in _LOADED:
+        check_preload()
         torch.set_num_threads(1)
         plan = Plan.load(Path(path))
         _LOADED[path] = plan, Words(plan.sizes)
@@ -49,12 +50,12 @@ def train(message: Message, context: Context) -> Message:
     model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     round, place = int(order["round"]), int(order["place"])
     optimizer = torch.optim.SGD(model.parameters(), lr=plan.sizes.lr)
-    rows = plan.tokens[plan.cohorts[round, place]]
-    for inputs, targets in batches(rows, plan.order[round, place], plan.sizes.batch):
+    sequences = plan.visit("order", round, place)
+    for inputs, targets in batches(sequences, plan.sizes.batch):
         optimizer.zero_grad()
         loss_of(model(inputs), targets).backward()
         optimizer.step()
-    metrics = MetricRecord({"num-examples": plan.sizes.sequences})
+    metrics = MetricRecord({"num-examples": len(sequences)})
     return Message(RecordDict({"arrays": ArrayRecord(model.state_dict()), "metrics": metrics}), reply_to=message)
 
 

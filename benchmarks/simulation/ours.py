@@ -34,9 +34,10 @@ PARTS = ("data", "training", "aggregation")  # of a round's seconds; the rest is
 
 def population(sizes: Sizes, tokens: Array) -> Population:
     """The clients, in memory. Nobody has texts enough to be scored: a run ends with its last round."""
-    full = np.full(sizes.sequences, sizes.steps, np.int32)
     nothing = Sequences(np.zeros((0, sizes.steps + 1), np.int32), np.zeros(0, np.int32))
-    clients = tuple(Client(f"{n:06}", "", False, 1, Sequences(own, full), nothing) for n, own in enumerate(tokens))
+    counts = workload.counts(sizes).tolist()
+    full = [Sequences(own[:n], np.full(n, sizes.steps, np.int32)) for own, n in zip(tokens, counts, strict=True)]
+    clients = tuple(Client(f"{n:06}", "", False, 1, own, nothing) for n, own in enumerate(full))
     words = (*SPECIALS, *(f"w{n}" for n in range(len(SPECIALS), sizes.vocabulary)))
     return Population("random words", clients, Vocabulary(words, "word"), sizes.steps, "made for a benchmark")
 
@@ -78,18 +79,27 @@ def make_plan(sizes: Sizes, rounds: int) -> Plan:
         draw, data = Draw(SEED, round, "train"), gather(cohort, "train", "cpu")
         support, query = split(data, draw, rule="random")
         for name, phase, part in (("order", "global", data), ("support", "local", support), ("query", "global", query)):
-            by_phase[name].append(_orders(part, draw, phase, sizes.sequences))
+            by_phase[name].append(_orders(part, data, draw, phase))
     gamma = tasks["flow"].config.algorithm.gamma
-    orders: dict[str, Array] = {name: np.array(rows) for name, rows in by_phase.items()}
+    orders = {name: _padded(rows) for name, rows in by_phase.items()}
     return Plan(sizes, tokens, workload.heldout(sizes), np.array(cohorts), weights=weights, gamma=gamma, **orders)
 
 
-def _orders(data: Data, draw: Draw, phase: str, sequences: int) -> list[Array]:
-    """Every client's sequences, numbered from 0, as the batches of this phase take them."""
+def _orders(part: Data, all: Data, draw: Draw, phase: str) -> list[Array]:
+    """Every client's sequences of this part, numbered from 0, as the batches of this phase take them."""
     orders: list[Array] = []
-    for n, (id, rows) in enumerate(zip(data.ids, data.rows, strict=True)):
-        orders.append(rows[draw.stream("shuffle", phase, id).permutation(len(rows))] - n * sequences)
+    for id, rows, whole in zip(part.ids, part.rows, all.rows, strict=True):
+        orders.append(rows[draw.stream("shuffle", phase, id).permutation(len(rows))] - whole[0])
     return orders
+
+
+def _padded(rounds: list[list[Array]]) -> Array:
+    """int64 [R, C, longest]; -1 after the end of a shorter one."""
+    table = np.full((len(rounds), len(rounds[0]), max(len(order) for orders in rounds for order in orders)), -1)
+    for round, orders in enumerate(rounds):
+        for place, order in enumerate(orders):
+            table[round, place, : len(order)] = order
+    return table
 
 
 def runner(plan: Plan, algorithm: str, threads: int, dtype: str = "float32") -> Runner:
@@ -103,7 +113,8 @@ def runner(plan: Plan, algorithm: str, threads: int, dtype: str = "float32") -> 
         rows = result.metrics
         seconds = [row["seconds"] for row in rows]
         parts = {part: rows[-1][f"{part}_seconds"] for part in PARTS}
-        more = {"outside": wall - sum(seconds), "flops": rows[-1]["flops"], "parts": parts}
+        counted = [row["flops"] for row in rows[1:] or rows]  # the first warms up
+        more = {"outside": wall - sum(seconds), "flops": sum(counted) / len(counted), "parts": parts}
         return Turn(seconds, {name: tensor.numpy() for name, tensor in result.state.items()}, more)
 
     return turn

@@ -74,17 +74,28 @@ def scans(cores: int) -> list[Rival]:
     return [Rival(f"JAX scan{way}", f"{HERE}.jax_scan", cores, cores, n, needs=("jax",)) for way, n in ways]
 
 
-def flower(cores: int) -> Rival:
-    """Apart from the others: Ray's services never sleep entirely."""
-    return Rival("Flower simulation", f"{HERE}.flower_app", cores, processes=cores, needs=("flwr", "ray"))
+def flower(cores: int) -> list[Rival]:
+    """Apart from the others, and each in a race of its own: Ray's services never sleep entirely."""
+    names = {False: "Flower simulation", True: "Flower simulation, MKL AVX-512"}
+    module, needs = f"{HERE}.flower_app", ("flwr", "ray")
+    return [Rival(name, module, cores, processes=cores, needs=needs, mkl=mkl) for mkl, name in names.items()]
 
 
 def others(cores: int) -> list[Rival]:
-    """Frameworks that are seldom installed, in the ways in which they can use so many cores."""
-    many = f", {cores} threads" if cores > 1 else ""
+    """Frameworks that have environments of their own, in the ways in which they can use so many cores."""
+    fedjax, pfl = f"{HERE}.fedjax_app", f"{HERE}.pfl_app"
+    if cores == 1:
+        return [
+            Rival("FedJAX", fedjax, 1, needs=("fedjax",)),
+            Rival("pfl", pfl, 1, needs=("pfl",)),
+            Rival("pfl, MKL AVX-512", pfl, 1, needs=("pfl",), mkl=True),
+        ]
     return [
-        Rival(f"FedJAX{many}", f"{HERE}.fedjax_app", cores, cores, needs=("fedjax",)),
-        Rival(f"pfl{many}", f"{HERE}.pfl_app", cores, cores, needs=("pfl",)),
+        Rival(f"FedJAX, {cores} threads", fedjax, cores, cores, needs=("fedjax",)),
+        Rival(f"FedJAX, {cores} devices", fedjax, cores, processes=cores, needs=("fedjax",)),
+        Rival(f"pfl, {cores} threads", pfl, cores, cores, needs=("pfl",)),
+        Rival(f"pfl, {cores} processes", pfl, cores, processes=cores, needs=("pfl",)),
+        Rival(f"pfl, {cores} processes, MKL AVX-512", pfl, cores, processes=cores, needs=("pfl",), mkl=True),
     ]
 
 
@@ -110,7 +121,7 @@ class Racer:
         self.loss = self._arena.check(self.rival, weights)
         taken: list[float] = self.answer["seconds"]
         self.first = taken[0] if self.first is None else self.first
-        return Sample(statistics.median(taken[1:]), self.answer["cores"])
+        return Sample(statistics.fmean(taken[1:]), self.answer["cores"])
 
 
 @dataclass
@@ -123,6 +134,8 @@ class Arena:
     effort: Effort
     pythons: dict[str, str] = field(default_factory=dict)
     """Interpreters in which what is asked for is installed, by the first name of `Rival.needs`."""
+    unavailable: dict[str, str] = field(default_factory=dict)
+    """Why there is no such interpreter, likewise."""
     versions: dict[str, str] = field(default_factory=dict)
     reference: dict[str, tuple[float, Weights]] = field(default_factory=dict)
     probe: Probe | None = None
@@ -207,6 +220,8 @@ class Arena:
     def _python(self, rival: Rival) -> str:
         if not rival.needs:
             return sys.executable
+        if why := self.unavailable.get(rival.needs[0]):
+            raise Missing(why)
         python = self.pythons.get(rival.needs[0], sys.executable)
         look = f"import importlib.util as u; print(*(n for n in {rival.needs!r} if u.find_spec(n) is None))"
         asked = subprocess.run([python, "-c", look], capture_output=True, text=True)
@@ -253,7 +268,7 @@ def race(arena: Arena, we: Rival, rivals: Sequence[Rival], title: str, turns: in
         arena.say(f"  {where}: ours")
         us = arena.enter(we)
         try:
-            sequences = arena.plan.sizes.round_sequences
+            sequences = arena.plan.sequences(range(1, 1 + arena.rounds))
             flops = us.answer["flops"] if we.algorithm == "flow" else arena.plan.sizes.flops * sequences
             others: list[Contender] = [*racers]
             if arena.probe is not None:
@@ -276,6 +291,7 @@ def race(arena: Arena, we: Rival, rivals: Sequence[Rival], title: str, turns: in
         for racer in racers:
             racer.child.close()
     row = {"title": title, "cores": cores, "algorithm": we.algorithm, "flops": flops, "sequences": sequences}
+    row["sizes"] = asdict(arena.plan.sizes)
     return row | compared | {"missing": missing, "failed": failed}
 
 

@@ -1,5 +1,5 @@
 """The turn over the rounds, shared by the rivals that have no server of their own. It runs in one process, or in several that
-take every other client of a cohort and exchange weights through shared memory. Needs numpy alone."""
+divide a cohort's clients by their sequences and exchange weights through shared memory. Needs numpy alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.simulation.runner import Runner, Turn
 from benchmarks.simulation.workload import Array, Plan, Weights
 
 Train = Callable[[Weights, int, Sequence[int]], Weights]
-"""(server's weights, round, places in its cohort) -> sum of these clients' weights"""
+"""(server's weights, round, places in its cohort) -> sum of these clients' weights, each times its share of the round"""
 Make = Callable[[Plan, str], Train]
 """(plan, algorithm) -> what trains clients in a process; a function of a module, or a `partial` of one, for other processes"""
 
@@ -29,8 +29,7 @@ def runner(make: Make, plan: Plan, algorithm: str, processes: int, pinned: Seque
         weights, seconds = plan.start(algorithm), []
         for round in range(rounds):
             start = time.perf_counter()
-            total = train(weights, round, range(plan.sizes.cohort))
-            weights = {name: array / plan.sizes.cohort for name, array in total.items()}
+            weights = train(weights, round, range(plan.sizes.cohort))
             seconds.append(time.perf_counter() - start)
         return Turn(seconds, weights)
 
@@ -49,8 +48,8 @@ class Crew:
         self._pipes: list[Connection] = []
         for n in range(processes):
             ours, theirs = context.Pipe()
-            places = range(n, plan.sizes.cohort, processes)
-            given = (make, plan, algorithm, self._names, shared[0], shared[n + 1], theirs, places, list(pinned[n : n + 1]))
+            place = (n, processes)
+            given = (make, plan, algorithm, self._names, shared[0], shared[n + 1], theirs, place, list(pinned[n : n + 1]))
             context.Process(target=_work, args=given, daemon=True).start()
             theirs.close()
             self._pipes.append(ours)
@@ -72,11 +71,12 @@ def _work(
     received: Any,
     sums: Any,
     pipe: Connection,
-    places: Sequence[int],
+    place: tuple[int, int],
     pinned: list[int],
 ) -> None:
     if pinned:
         os.sched_setaffinity(0, pinned)
+    number, processes = place
     train = make(plan, algorithm)
     weights = unpack(np.frombuffer(received, np.float32), names)
     while True:
@@ -84,7 +84,7 @@ def _work(
             round = pipe.recv()
         except EOFError:
             return
-        pack(train(weights, round, places), np.frombuffer(sums, np.float32), names)
+        pack(train(weights, round, plan.deal(round, processes)[number]), np.frombuffer(sums, np.float32), names)
         pipe.send(True)
 
 

@@ -15,6 +15,7 @@ from flow.storage.files import write
 
 Row = dict[str, Any]
 PEAK = "at the FMA peak"
+RACES = ("fedavg", "flow", "unequal", "bfloat16")
 RIVALS = ("fedjax", "pfl", "flwr")
 
 
@@ -96,6 +97,14 @@ def flow_races(rows: list[Row]) -> list[str]:
 
 
 def mixed_races(rows: list[Row]) -> list[str]:
+    return by_algorithm(rows, "; the first line is ours in bfloat16, and the peak is that of bfloat16")
+
+
+def unequal_races(rows: list[Row]) -> list[str]:
+    return by_algorithm(rows, "")
+
+
+def by_algorithm(rows: list[Row], what: str) -> list[str]:
     """The races of FedAvg in one table, those of Flow in another."""
     lines: list[str] = []
     for algorithm, name in (("fedavg", "FedAvg"), ("flow", "Flow")):
@@ -104,7 +113,7 @@ def mixed_races(rows: list[Row]) -> list[str]:
             continue
         lines += [
             *([""] if lines else []),
-            f"{name}; the first line is ours in bfloat16, and the peak is that of bfloat16:",
+            f"{name}{what}:",
             "",
             *races(own),
         ]
@@ -167,9 +176,7 @@ def starts(rows: list[Row]) -> list[str]:
 
 def disturbed(report: Row) -> str:
     """The probe computes without a pause: where it got less than its cores, somebody else had them."""
-    rows = [
-        row for part in ("fedavg", "flow", "bfloat16") for row in report["parts"].get(part, []) if PEAK in row["contenders"]
-    ]
+    rows = [row for part in RACES for row in report["parts"].get(part, []) if PEAK in row["contenders"]]
     busy = sum(row["contenders"][PEAK]["cores"] / row["cores"] < 0.85 for row in rows)
     if not busy:
         return ""
@@ -179,6 +186,7 @@ def disturbed(report: Row) -> str:
 SECTIONS: dict[str, tuple[str, Callable[[list[Row]], list[str]]]] = {
     "fedavg": ("FedAvg: rounds of one cohort, all in turn", races),
     "flow": ("Flow: rounds of one cohort, all in turn", flow_races),
+    "unequal": ("Clients of unequal size and 10,000 words: rounds of one cohort, all in turn", unequal_races),
     "bfloat16": ("Products in bfloat16: rounds of one cohort, all in turn", mixed_races),
     "busy": ("While a foreign process takes a core of the two", busy),
     "cohorts": ("Seconds a round, by the size of the cohort", cohorts),

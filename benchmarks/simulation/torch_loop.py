@@ -86,10 +86,9 @@ def _flow_names(model: RoutedWords) -> dict[str, Tensor]:
     return parameters | {f"head.router_{n}": p for n, p in model.head_router.named_parameters()}
 
 
-def batches(tokens: Array, order: Array, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs and targets [B, T] of a client's sequences in this order."""
-    rows = torch.from_numpy(tokens[order]).long()
-    for batch in rows.split(size):
+def batches(sequences: Array, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets [B, T] of a client's sequences [n, T + 1] in their order; the last batch may be short."""
+    for batch in torch.from_numpy(sequences).long().split(size):
         yield batch[:, :-1], batch[:, 1:]
 
 
@@ -116,15 +115,15 @@ def fedavg(plan: Plan) -> rounds.Train:
     sizes, model = plan.sizes, Words(plan.sizes)
     parameters = dict(model.named_parameters())
 
-    def client(number: int, order: Array) -> None:
+    def client(round: int, place: int) -> None:
         optimizer = torch.optim.SGD(model.parameters(), lr=sizes.lr)
-        for inputs, targets in batches(plan.tokens[number], order, sizes.batch):
+        for inputs, targets in batches(plan.visit("order", round, place), sizes.batch):
             optimizer.zero_grad()
             loss_of(model(inputs), targets).backward()
             optimizer.step()
 
     def train(weights: Weights, round: int, places: Sequence[int]) -> Weights:
-        return _sum(parameters, weights, places, lambda n: client(plan.cohorts[round, n], plan.order[round, n]))
+        return _sum(parameters, weights, places, plan.shares("fedavg", round), partial(client, round))
 
     return train
 
@@ -141,26 +140,27 @@ def flow(plan: Plan) -> rounds.Train:
             for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
                 parameter.sub_(gradient, alpha=sizes.lr)
 
-    def client(number: int, support: Array, query: Array) -> None:
+    def client(round: int, place: int) -> None:
         model.local_cell.load_state_dict(model.cell.state_dict())
         model.local_head.load_state_dict(model.head.state_dict())
-        for inputs, targets in batches(plan.tokens[number], support, sizes.batch):
+        for inputs, targets in batches(plan.visit("support", round, place), sizes.batch):
             step(loss_of(model.local(inputs), targets), local)
-        for inputs, targets in batches(plan.tokens[number], query, sizes.batch):
+        for inputs, targets in batches(plan.visit("query", round, place), sizes.batch):
             logits, weights = model(inputs)
             regulariser = sum(q[..., 0].log().mean() for q in weights) / len(weights)
             step(loss_of(logits, targets) - plan.gamma * regulariser, routers)
             step(loss_of(model(inputs)[0], targets), world)
 
     def train(weights: Weights, round: int, places: Sequence[int]) -> Weights:
-        support, query = plan.support[round], plan.query[round]
-        return _sum(uploaded, weights, places, lambda n: client(plan.cohorts[round, n], support[n], query[n]))
+        return _sum(uploaded, weights, places, plan.shares("flow", round), partial(client, round))
 
     return train
 
 
-def _sum(parameters: Mapping[str, Tensor], weights: Weights, places: Sequence[int], client: Callable[[int], None]) -> Weights:
-    """Every client from the server's weights; the sum of what they end with."""
+def _sum(
+    parameters: Mapping[str, Tensor], weights: Weights, places: Sequence[int], shares: Array, client: Callable[[int], None]
+) -> Weights:
+    """Every client from the server's weights; the sum of what they end with, each times its share."""
     received = {name: torch.from_numpy(array) for name, array in weights.items()}
     total = {name: torch.zeros_like(tensor) for name, tensor in received.items()}
     for place in places:
@@ -170,7 +170,7 @@ def _sum(parameters: Mapping[str, Tensor], weights: Weights, places: Sequence[in
         client(place)
         with torch.no_grad():
             for name, parameter in parameters.items():
-                total[name].add_(parameter)
+                total[name].add_(parameter, alpha=float(shares[place]))
     return {name: tensor.numpy() for name, tensor in total.items()}
 
 

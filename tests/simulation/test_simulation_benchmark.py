@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from benchmarks.common.timing import Effort
-from benchmarks.simulation import evaluation, ours, plots, race, tables
+from benchmarks.simulation import evaluation, ours, plots, race, tables, workload
 from benchmarks.simulation.race import Arena, Differs, Rival
-from benchmarks.simulation.workload import FULL, TINY, Plan, Sizes
+from benchmarks.simulation.workload import FULL, TINY, TINY_UNEQUAL, UNEQUAL, Plan, Sizes
 from flow.algorithms import NAMES
 from flow.data import DataOptions
 from flow_kernels.training import multiplies_bfloat16
@@ -33,7 +33,7 @@ def test_all_take_turns_and_who_computes_something_else_has_failed(plan: Plan, t
     assert set(row["contenders"]) == {"ours", "PyTorch loop"}
     mine, loop = row["contenders"]["ours"], row["contenders"]["PyTorch loop"]
     assert mine["loss"] == pytest.approx(loop["loss"], abs=1e-5)
-    assert mine["flops"] == TINY.flops * TINY.round_sequences
+    assert mine["flops"] == TINY.flops * TINY.cohort * TINY.sequences
     assert loop["ratio"]["median"] > 0 and mine["sequences_per_second"] > 0
     assert set(row["failed"]) == {"idle", "broken"} and "held-out loss" in row["failed"]["idle"]
     assert row["missing"] == {"absent": "not installed: no_such_framework"}
@@ -49,7 +49,7 @@ def test_all_take_turns_and_who_computes_something_else_has_failed(plan: Plan, t
 def test_a_round_of_flow_is_the_hand_written_loop_s(plan: Plan, tmp_path: Path) -> None:
     row = race.race(arena(plan, tmp_path), race.ours(1, "flow"), [race.loops(1, "flow")[0]], "Flow")
     assert not row["failed"]
-    assert row["flops"] > TINY.flops * TINY.round_sequences  # three phases over half the data each, two experts
+    assert row["flops"] > TINY.flops * TINY.cohort * TINY.sequences  # three phases over half the data each, two experts
 
 
 @pytest.mark.skipif(not multiplies_bfloat16(), reason="this processor multiplies no bfloat16")
@@ -78,7 +78,54 @@ def test_the_same_loss_from_other_weights_is_no_match(plan: Plan, tmp_path: Path
         benchmark.check(race.ours(1, "flow"), {"head.bias": start["head.bias"]})
 
 
+@pytest.fixture(scope="module")
+def unequal() -> Plan:
+    return ours.make_plan(TINY_UNEQUAL, rounds=2)
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "flow"])
+def test_clients_of_unequal_size_count_by_their_sequences(unequal: Plan, tmp_path: Path, algorithm: str) -> None:
+    benchmark = arena(unequal, tmp_path)
+    benchmark.set_reference(algorithm)
+    rivals = [race.loops(2, algorithm)[1], *(race.scans(2) if algorithm == "fedavg" else [])]
+    row = race.race(benchmark, race.ours(2, algorithm), rivals, "unequal")
+    assert not row["failed"] and {"ours", "PyTorch loop, 2 processes"} <= set(row["contenders"])
+    assert row["sequences"] == unequal.counts("order", 1).sum() and row["sizes"]["spread"] == 1.0
+    rows = [row | {"algorithm": name} for name in ("fedavg", "flow")]
+    text = tables.markdown(report(row) | {"parts": {"unequal": rows}})
+    assert "10,000 words" in text and "\nFedAvg:\n" in text and "\nFlow:\n" in text
+
+
+def test_a_plan_of_unequal_clients(unequal: Plan, tmp_path: Path) -> None:
+    counts = workload.counts(TINY_UNEQUAL)
+    assert counts.min() >= 2 and len(set(counts.tolist())) > 2 and unequal.tokens.shape[1] == counts.max()
+    for round, cohort in enumerate(unequal.cohorts):
+        assert unequal.counts("order", round).tolist() == counts[cohort].tolist()
+        assert unequal.shares("fedavg", round) == pytest.approx(counts[cohort] / counts[cohort].sum())
+        halves = unequal.counts("support", round) + unequal.counts("query", round)
+        assert halves.tolist() == counts[cohort].tolist()
+        queries = unequal.counts("query", round)
+        assert unequal.shares("flow", round) == pytest.approx(queries / queries.sum())
+        for place, number in enumerate(cohort):
+            visited = unequal.visit("order", round, place)
+            own = unequal.tokens[number, : counts[number]]
+            assert sorted(map(tuple, visited.tolist())) == sorted(map(tuple, own.tolist()))
+    unequal.save(tmp_path / "plan.npz")
+    assert Plan.load(tmp_path / "plan.npz").visit("query", 1, 2).tolist() == unequal.visit("query", 1, 2).tolist()
+
+
+def test_processes_get_about_the_same_number_of_sequences(plan: Plan, unequal: Plan) -> None:
+    assert plan.deal(0, 2) == [[0, 2], [1]]  # equal clients in turn
+    counts = unequal.counts("order", 0)
+    first, second = unequal.deal(0, 2)
+    assert sorted(first + second) == [0, 1, 2]
+    largest = int(counts.argmax())
+    assert [largest] in (first, second)  # the two others together
+
+
 def test_the_workload() -> None:
+    assert workload.counts(UNEQUAL).mean() == pytest.approx(UNEQUAL.sequences, rel=0.15)
+    assert set(workload.counts(FULL).tolist()) == {FULL.sequences}
     assert FULL.flops / 1e6 == pytest.approx(58.4, abs=0.05)
     with pytest.raises(ValueError, match="cohort=7 is more than clients=6"):
         Sizes(clients=6, cohort=7)
