@@ -15,6 +15,9 @@ run: $(VENV)/installed
 	elif [ -d $(RUN) ]; then $(BIN)/flow report $(RUN); \
 	else $(BIN)/flow run --folder $(RUN); fi
 
+# What these two build, they build with warnings as errors; `make run` and `pip install` do not
+lint test: export FLOW_WERROR := 1
+
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
