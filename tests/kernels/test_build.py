@@ -79,7 +79,7 @@ def test_warnings_are_errors_where_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_the_project_builds_for_itself_is_strict(tmp_path: Path) -> None:
-    """setup.py passes FLOW_WERROR on; `make test` and `make lint` set it, `make run` does not; CI sets it for all of its run."""
+    """setup.py passes FLOW_WERROR on; `make test` and `make lint` set it, `make run` does not, CI does."""
     noted = tmp_path / "noted"
     for tool in ("cmake", "ninja"):
         (tmp_path / tool).write_text(f'#!/bin/sh\necho "$@" >> {noted}\n')
