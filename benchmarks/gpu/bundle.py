@@ -14,11 +14,12 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import sources
+from benchmarks.gpu.files import write
 from benchmarks.gpu.sources import ROOT
 from benchmarks.gpu.steps import find
 
@@ -31,22 +32,32 @@ ASK = (
 
 
 def interpreter(name: str) -> tuple[str, str]:
-    """The interpreter that is meant, and an empty text; or its name and why there is none to build for."""
-    is_version = re.fullmatch(r"\d+\.\d+", name)
-    path = shutil.which(f"python{name}" if is_version else name)
-    if path is None and is_version and (uv := shutil.which("uv")):
-        asked = subprocess.run([uv, "python", "find", name], capture_output=True, text=True)
-        path = asked.stdout.strip() if asked.returncode == 0 else None
-    if path is None:
-        return name, f"no interpreter {name} is on PATH" + (f"; uv python install {name} may bring one" if is_version else "")
-    asked = subprocess.run([path, "-c", ASK], capture_output=True, text=True)
-    if asked.returncode:
-        return path, f"{path} cannot be asked for its headers: {asked.stderr.strip()[-300:]}"
-    _, include, there = json.loads(asked.stdout)
-    return (
-        path,
-        "" if there else f"{path} is there, but not its headers: {include}/Python.h is missing; install its -dev package",
-    )
+    """The interpreter that is meant, and an empty text; or the last one that was tried and why there is none to build for."""
+    path, why = name, f"no interpreter {name} is on PATH"
+    for path in candidates(name):
+        asked = subprocess.run([path, "-c", ASK], capture_output=True, text=True)
+        if asked.returncode:
+            why = f"{path} does not run: {asked.stderr.strip()[:300]}"
+            continue
+        _, include, headers = json.loads(asked.stdout)
+        if headers:
+            return path, ""
+        why = f"{path} is there, but not its headers: {include}/Python.h is missing; install its -dev package"
+    return path, why
+
+
+def candidates(name: str) -> Iterator[str]:
+    """Where an interpreter may be: on PATH, and for a version also where pyenv or uv keep theirs."""
+    version = re.fullmatch(r"\d+\.\d+", name)
+    if path := shutil.which(f"python{name}" if version else name):
+        yield path
+    if not version:
+        return
+    for command, within in ((("pyenv", "prefix", name), f"bin/python{name}"), (("uv", "python", "find", name), "")):
+        if shutil.which(command[0]) is not None:
+            asked = subprocess.run(command, capture_output=True, text=True)
+            if asked.returncode == 0:
+                yield str(Path(asked.stdout.strip(), within))
 
 
 def configured(folder: Path, python: str, *options: str) -> list[str]:
@@ -81,27 +92,25 @@ def glibc_needed(modules: Sequence[Path]) -> str:
     return ".".join(map(str, max(versions, default=(0,))))
 
 
-def collected(build: Path, folder: Path, modules: Sequence[Path], soabi: str, python: str) -> dict[str, Any]:
-    """Copy what was built, and say in a file what it is."""
+def collect(build: Path, folder: Path) -> None:
+    """Copy the compiled kernels to where CMake's FLOW_OBJECTS expects them."""
     shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     for made in (build / "CMakeFiles").glob("flow_*.dir/csrc/cpu/*/isa.cpp.o"):
-        name = made.relative_to(build / "CMakeFiles").parts[0].removeprefix("flow_").removesuffix(".dir")
-        place = folder / "objects" / name
-        place.mkdir(parents=True, exist_ok=True)
+        place = folder / made.relative_to(build / "CMakeFiles").parts[0].removeprefix("flow_").removesuffix(".dir")
+        place.mkdir(exist_ok=True)
         shutil.copy2(made, place / f"{made.parent.name}.o")
-    shutil.copy2(build / "libflow_cluster.a", folder / "objects")
-    for module in modules:
-        (folder / "modules").mkdir(exist_ok=True)
-        shutil.copy2(module, folder / "modules")
-    manifest = {
+    shutil.copy2(build / "libflow_cluster.a", folder)
+
+
+def described(modules: Sequence[Path], soabi: str) -> dict[str, Any]:
+    """What a bundle is for."""
+    return {
         "sources": sources.digest(sources.COMPILED),
         "machine": platform.machine(),
-        "python": python,
         "soabi": soabi,
         "glibc": glibc_needed(modules),
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
-    return manifest
 
 
 def unfit(manifest: dict[str, Any]) -> tuple[str, str]:
@@ -121,28 +130,48 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(map(int, version.split(".")))
 
 
-def main(name: str, folder: Path) -> int:
-    python, missing = interpreter(name)
-    build = ROOT / "build" / f"bundle-{Path(name).name}"
-    targets = []
-    if missing:
-        print(f"without modules for {name}: {missing}", flush=True)
-        listed = re.findall(r"^\s*flow_add_isa\((\w+)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)
-        x86 = platform.machine() in ("x86_64", "AMD64")
-        targets = ["flow_cluster", *(f"flow_{isa}" for isa in listed if x86 or isa == "baseline")]
-    commands = [
-        configured(build, sys.executable if missing else python, "-DFLOW_CUDA=1", "-DFLOW_WERROR=ON"),
-        ["cmake", "--build", str(build), "--parallel", *(["--target", *targets] if targets else []), "--", "-k", "0"],
-    ]
+def run(*commands: Sequence[str]) -> None:
+    """Raises SystemExit with the exit status of the first that fails."""
     for command in commands:
         print("$", *command, flush=True)
         if status := subprocess.run(command).returncode:
-            return status
-    modules, soabi = [], ""
-    if not missing:
+            raise SystemExit(status)
+
+
+def kernels() -> list[str]:
+    """CMake's targets that know nothing of Python."""
+    listed = re.findall(r"^\s*flow_add_isa\((\w+)", (ROOT / "CMakeLists.txt").read_text(), re.MULTILINE)
+    x86 = platform.machine() in ("x86_64", "AMD64")
+    return ["flow_cluster", *(f"flow_{isa}" for isa in listed if x86 or isa == "baseline")]
+
+
+def main(name: str, folder: Path) -> int:
+    python, missing = interpreter(name)
+    compiled, linked, objects = (
+        ROOT / "build" / "gpu-objects",
+        ROOT / "build" / f"gpu-modules-{Path(name).name}",
+        folder / "objects",
+    )
+    build = ("--parallel", "--target")
+    run(
+        configured(compiled, sys.executable, "-DFLOW_CUDA=1", "-DFLOW_WERROR=ON"),
+        ["cmake", "--build", str(compiled), *build, *kernels(), "--", "-k", "0"],
+    )
+    shutil.rmtree(folder, ignore_errors=True)
+    collect(compiled, objects)
+    modules, soabi = list[Path](), ""
+    if missing:
+        print(f"no modules for {name}: {missing}", flush=True)
+    else:
+        run(
+            configured(linked, python, "-DFLOW_CUDA=1", "-DFLOW_WERROR=ON", f"-DFLOW_OBJECTS={objects}"),
+            ["cmake", "--build", str(linked), *build, "_C", "_cuda", "--", "-k", "0"],
+        )
         soabi = json.loads(subprocess.run([python, "-c", ASK], capture_output=True, text=True, check=True).stdout)[0]
-        modules = [build / f"{module}.{soabi}.so" for module in ("_C", "_cuda")]
-    manifest = collected(build, folder, modules, soabi, name)
+        (folder / "modules").mkdir()
+        modules = [Path(shutil.copy2(linked / f"{module}.{soabi}.so", folder / "modules")) for module in ("_C", "_cuda")]
+    manifest = described(modules, soabi)
+    write(folder / MANIFEST, (json.dumps(manifest, indent=1) + "\n").encode())
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
     what = f"modules for {soabi}, glibc {manifest['glibc']} or later, and " if modules else ""
     print(f"{os.path.relpath(folder)}: {what}compiled kernels for any Python, {size:.0f} MiB; sources {manifest['sources']}")
@@ -150,4 +179,4 @@ def main(name: str, folder: Path) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else FOLDER))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2]).resolve() if len(sys.argv) > 2 else FOLDER))

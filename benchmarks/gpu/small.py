@@ -83,11 +83,11 @@ def check(case: Case) -> tuple[str, bool]:
 def main(processes: int = 1) -> int:
     where, failed, todo = device.device(), 0, list[Case]()
     for backend in backends(where):
-        found = list(cases(backend, where))
-        if not found:
+        own = list(cases(backend, where))
+        if not own:
             print(f"{backend}: {load(backend).status()}")
             failed += 1
-        todo += found
+        todo += own
     if processes > 1:
         spawn = multiprocessing.get_context("spawn")  # a fork has no use of the GPU that its parent has
         with ProcessPoolExecutor(min(processes, len(todo)), mp_context=spawn) as pool:

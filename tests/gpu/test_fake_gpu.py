@@ -138,8 +138,8 @@ def both_ways(forward: Any, backward: Any, inputs: Inputs, recompute: bool) -> N
     wanted = [t is not None for t in inputs.tensors]
     gradients = OutputGradients(torch.empty_like(y), torch.empty_like(h_n), torch.empty_like(q))
     listed = backward(gradients, Saved(y, q, gates), inputs, wanted)
-    there = [(name, t) for name, t in zip(NAMES, inputs.tensors, strict=True) if t is not None]
-    for (name, tensor), gradient in zip(there, listed, strict=True):
+    given = [(name, t) for name, t in zip(NAMES, inputs.tensors, strict=True) if t is not None]
+    for (name, tensor), gradient in zip(given, listed, strict=True):
         assert (gradient.shape, gradient.dtype, gradient.device) == (tensor.shape, tensor.dtype, GPU), name
     for output in (y, h_n, q, gates):
         assert output.device == GPU
@@ -207,12 +207,12 @@ def test_a_tensor_on_another_device_is_noticed(function: str, monkeypatch: pytes
 def test_an_op_on_two_devices_fails() -> None:
     """What the tests above rely on."""
     with FakeTensorMode():
-        here, there = (torch.empty(2, device=f"cuda:{n}") for n in range(2))
-        assert (here + here).device == here.device
+        first, second = (torch.empty(2, device=f"cuda:{n}") for n in range(2))
+        assert (first + first).device == first.device
         with pytest.raises(RuntimeError, match="device"):
-            here + there
+            first + second
         with pytest.raises(RuntimeError, match="device"):
-            here + torch.empty(2)
+            first + torch.empty(2)
 
 
 # The clusters that a device runs at once, clients, sequences, H: the tile forward and backward, and the clusters' waves.
