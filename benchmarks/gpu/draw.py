@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.gpu import tables
-from benchmarks.gpu.steps import write
-
-SAME = ("gpu", "versions", "stand_in")
+from benchmarks.gpu.files import write
+from benchmarks.gpu.session import SAME
 
 
 def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -28,11 +27,9 @@ def merged(reports: Sequence[dict[str, Any]]) -> dict[str, Any]:
     results, steps = dict(first), {step["step"]: step for step in first["steps"]}
     for other in others:
         for what in SAME:
-            mine, theirs = (report.get("machine", {}).get(what, "unknown") for report in (first, other))
+            mine, theirs = (report.get("backends", {}).get(what, "unknown") for report in (first, other))
             if mine != theirs or mine == "unknown":
-                raise SystemExit(
-                    f"the runs differ in {what}: {mine} and {theirs}; only runs with step machine on one machine are merged"
-                )
+                raise SystemExit(f"the runs differ in {what}: {mine} and {theirs}; only runs on one kind of machine are merged")
         results |= other
         steps |= {step["step"]: step for step in other["steps"]}
     return results | {"steps": list(steps.values()), "minutes": round(sum(report["minutes"] for report in reports), 1)}

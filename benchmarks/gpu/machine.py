@@ -1,8 +1,10 @@
-"""What the figures were measured on, and the two ceilings of the device: `python -m benchmarks.gpu.machine FILE`"""
+"""What the figures were measured on, `python -m benchmarks.gpu.machine backends FILE`, and the two ceilings of the device,
+`python -m benchmarks.gpu.machine rates FILE`"""
 
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import os
 import platform
 import shutil
@@ -20,6 +22,7 @@ from benchmarks.gpu import device
 from benchmarks.gpu.device import OnDevice
 from benchmarks.gpu.steps import find
 from flow.storage.files import write_json
+from flow_kernels.backends.gpu import cuda
 
 FIELDS = ("name", "driver_version", "memory.total", "clocks.max.sm", "clocks.max.mem", "power.limit")
 PACKAGES = ("triton", "numpy", "matplotlib", "pybind11", "ninja", "cmake")
@@ -45,7 +48,22 @@ def describe(where: torch.device) -> dict[str, Any]:
             "l2_bytes": properties.L2_cache_size,
         }
         description["nvidia_smi"] = ask_driver()
+        description["clusters"] = clusters(where)
     return description
+
+
+def clusters(where: torch.device) -> list[dict[str, Any]]:
+    """How many clusters of the CUDA kernels the device runs at once, by H, direction and tile; none where they cannot run."""
+    if cuda.refusal(torch.bfloat16, where) or cuda.limit(1, torch.cuda.get_device_capability(where)):
+        return []
+    rows = []
+    for hidden, way in itertools.product((64, 128, 256, 384, 512), ("forward", "backward")):
+        for batch in (8, 16) if way == "backward" or hidden > 256 else (8, 16, 32):
+            # more clients than any device has clusters for: the tile is the smallest that is of use to the batch
+            divided = cuda.division(10_000, batch, hidden, torch.bfloat16, way == "backward", where)
+            sizes = {"tile": divided.tile, "blocks": divided.blocks, "at_once": divided.at_once}
+            rows.append({"hidden": hidden, "way": way} | sizes)
+    return rows
 
 
 def ask_driver() -> dict[str, str]:
@@ -95,6 +113,6 @@ def ceilings(where: torch.device) -> dict[str, float]:
 
 if __name__ == "__main__":
     where = device.device()
-    result = describe(where) | ceilings(where)
-    write_json(Path(sys.argv[1]), result)
+    result = ceilings(where) if sys.argv[1] == "rates" else describe(where)
+    write_json(Path(sys.argv[2]), result)
     print(result)

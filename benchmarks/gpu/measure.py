@@ -1,11 +1,13 @@
 """The layer against what else computes it, on the device: `python -m benchmarks.gpu.measure cohort|alone|sweep FILE SECONDS`
 
-Whoever is timed has shown the float64 reference's numbers before. All contenders of a row take turns
-(benchmarks/common/timing.py). The file is written after every row.
+Before it is timed a contender's numbers are compared with the float64 reference's. A rival that has others is timed and marked;
+ours is not timed. All contenders of a row take turns (benchmarks/common/timing.py). The file is written after every row, and
+cases that it holds from an earlier call are not measured again.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -40,25 +42,37 @@ class Rivals:
     def __init__(self, problem: Problem) -> None:
         self.problem, self.case = problem, problem.case
         self.errors: dict[str, dict[str, float]] = {}
+        self.wrong: dict[str, str] = {}
+        """Rivals that compute something else, and how far they are off."""
 
     def contender(self, kind: str) -> OnDevice:
         """A rival, checked.
 
         Raises:
-            Missing: it cannot be had here; Wrong: it computes something else.
+            Missing: it cannot be had here.
         """
         what, _, graph = kind.partition(" ")
         call, name = self._call(what), NAMES[kind]
         if what == "GRU" and self.case.clients == 1:
             name = NAMES["GRU graph"] if graph else SIDE_BY_SIDE
-        return self.ready(name, captured(call, self.problem.where) if graph else call, self._check_of(what))
+        return self.ready(name, captured(call, self.problem.where) if graph else call, self._check_of(what), rival=True)
 
-    def ready(self, name: str, call: Callable[[], Any], check: Callable[[str, Any], dict[str, float]]) -> OnDevice:
+    def ready(
+        self, name: str, call: Callable[[], Any], check: Callable[[str, Any], dict[str, float]], rival: bool = False
+    ) -> OnDevice:
+        """A contender, its errors noted.
+
+        Raises:
+            Missing: it cannot be had here; Wrong: it is ours and computes something else.
+        """
         try:
             self.errors[name] = check(name, call())
-        except (RuntimeError, NotImplementedError) as error:
-            if isinstance(error, Wrong):
+        except Wrong as why:
+            if not rival:
                 raise
+            # torch itself may be wrong, and its time is a fact all the same
+            self.errors[name], self.wrong[name] = why.errors, str(why)
+        except (RuntimeError, NotImplementedError) as error:
             raise Missing(first_line(error)) from error
         return OnDevice(name, call, self.problem.where)
 
@@ -97,7 +111,7 @@ class Rivals:
 
 
 def row(group: str, problem: Problem, against: Sequence[str], effort: Effort) -> dict[str, Any]:
-    """Ours in turn with everything in `against`; whoever is missing or wrong is named with the reason."""
+    """Ours in turn with everything in `against`; whoever is missing, or has wrong numbers, is named with the reason."""
     case, rivals = problem.case, Rivals(problem)
     plan, missing, wrong = device.planned(problem.explain()), {}, {}
     ours = rivals.ready(OURS, problem.ours(device.BACKEND), problem.check)
@@ -108,7 +122,7 @@ def row(group: str, problem: Problem, against: Sequence[str], effort: Effort) ->
             others.append(make())
         except Missing as why:
             missing[name] = str(why)
-        except Wrong as why:
+        except Wrong as why:  # ours in another form
             wrong[name] = str(why)
         except torch.OutOfMemoryError as why:
             missing[name] = first_line(why)
@@ -126,6 +140,7 @@ def row(group: str, problem: Problem, against: Sequence[str], effort: Effort) ->
     spent = {} if group == "sweep" else device.kernels(ours.call, problem.where)
     return {
         "group": group,
+        "against": list(against),
         "shape": case.shape,
         "case": case.as_dict(),
         "plan": str(plan),
@@ -136,6 +151,7 @@ def row(group: str, problem: Problem, against: Sequence[str], effort: Effort) ->
         "errors": rivals.errors,
         "missing": missing,
         "wrong": wrong,
+        "wrong_rivals": rivals.wrong,
     }
 
 
@@ -144,17 +160,21 @@ def division(problem: Problem) -> dict[str, int] | None:
     if problem.explain().backend != "cuda":
         return None
     case = problem.case
-    tile = cuda.batch_tile(case.clients, case.batch, case.hidden, case.mode == "training")
-    return {"clusters": case.clients * -(-case.batch // tile), "blocks": cuda.cluster_size(case.hidden), "tile": tile}
+    backward = case.mode == "training"
+    divided = cuda.division(case.clients, case.batch, case.hidden, problem.dtype, backward, problem.where)
+    return divided._asdict() | {"waves": divided.waves}
 
 
 def measure(group: str, todo: Sequence[tuple[Case, Sequence[str]]], effort: Effort, file: Path, seconds: float) -> int:
     """Forward + backward and forward alone of every case until the time is up; the exit status."""
     where, started, slowest = device.device(), time.monotonic(), 0.0
-    report: dict[str, Any] = {"rows": [], "failed": [], "too_large": [], "cases": len(todo), "done": 0}
+    rows, done = measured_before(file, todo)
+    report: dict[str, Any] = {"rows": rows, "failed": [], "too_large": [], "cases": len(todo), "done": len(done)}
     report["backends"] = flow_kernels.backends()
     problem: Problem | None = None
-    for case, against in todo:
+    for number, (case, against) in enumerate(todo):
+        if number in done:
+            continue
         begun = time.monotonic()
         if begun - started + 1.5 * slowest > seconds:
             break
@@ -183,11 +203,23 @@ def measure(group: str, todo: Sequence[tuple[Case, Sequence[str]]], effort: Effo
     return 1 if report["failed"] or not report["done"] else 0
 
 
+def measured_before(file: Path, todo: Sequence[tuple[Case, Sequence[str]]]) -> tuple[list[dict[str, Any]], set[int]]:
+    """Rows of an earlier call, and the places in `todo` of the cases that they complete."""
+    earlier = json.loads(file.read_text())["rows"] if file.exists() else []
+    kept, done = list[dict[str, Any]](), set[int]()
+    for number, (case, against) in enumerate(todo):
+        modes = [case.as_dict() | {"mode": mode} for mode in ("training", "forward")]
+        rows = [row for row in earlier if row["against"] == list(against) and row["case"] in modes]
+        if len(rows) == len(modes) and not any(row["wrong"] for row in rows):
+            kept, done = kept + rows, done | {number}
+    return kept, done
+
+
 def say(row: dict[str, Any]) -> str:
     case, contenders = row["case"], row["contenders"]
     times = [f"{name} {_time(entry['seconds']['median'])}" for name, entry in contenders.items()]
     return f"{row['shape']} {case['dtype']} {case['mode']}: {', '.join(times)}" + "".join(
-        f"\n    {name}: {why}" for name, why in (row["missing"] | row["wrong"]).items()
+        f"\n    {name}: {why}" for name, why in (row["missing"] | row["wrong"] | row["wrong_rivals"]).items()
     )
 
 

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from benchmarks.common.pictures import INK, MUTED, RULE, chart, save
+from benchmarks.gpu.files import write
 from benchmarks.gpu.names import NAMES, OURS, OURS_GRAPH
-from benchmarks.gpu.steps import write
 from benchmarks.gpu.tables import caption
 
 Row = dict[str, Any]

@@ -18,7 +18,11 @@ PARTS = ("output", "gradient of x", "gradient of the weights")
 
 
 class Wrong(RuntimeError):
-    """Something computes something else; nothing that does is timed."""
+    """Something computes something else. errors: by how much, part by part."""
+
+    def __init__(self, message: str, errors: dict[str, float]) -> None:
+        super().__init__(message)
+        self.errors = errors
 
 
 class Problem:
@@ -99,9 +103,11 @@ class Problem:
         for part, tensor in parts.items():
             want = exact[part].view_as(tensor)
             errors[part] = float((tensor - want).norm() / want.norm())
-            if not errors[part] <= limit:
+        for part, error in errors.items():
+            if not error <= limit:
                 raise Wrong(
-                    f"{self.case.shape} {self.case.dtype}, {name}: the {part} is off by {errors[part]:.1e} of its norm, more "
-                    f"than {limit:.0e}"
+                    f"{self.case.shape} {self.case.dtype}, {name}: the {part} is off by {error:.1e} of its norm, more than "
+                    f"{limit:.0e}",
+                    errors,
                 )
         return errors

@@ -1,11 +1,16 @@
-"""Small problems through every GPU backend, for a checker that watches the process: `python -m benchmarks.gpu.small`
+"""Small problems through every GPU backend, for a checker that watches the process:
+`python -m benchmarks.gpu.small [PROCESSES]`
 
-What goes in is made, and what comes out is compared, on the CPU, so that little else than the kernels runs on the device."""
+What goes in is made, and what comes out is compared, on the CPU, so that little else than the kernels runs on the device. Most
+of the time goes into compiling Triton's kernels, some twenty of them: several processes compile them side by side."""
 
 from __future__ import annotations
 
 import itertools
+import multiprocessing
 import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 from torch import Tensor
@@ -53,21 +58,47 @@ def run(backend: str, sizes: tuple[int, ...], route: str, dtype: torch.dtype, wh
     return max(float((a - e).norm() / e.norm().clamp_min(1e-9)) for a, e in zip(ours, exact, strict=True))
 
 
-def main() -> int:
-    where, failed = device.device(), 0
+Case = tuple[str, torch.dtype, tuple[int, ...], str]
+
+
+def cases(backend: str, where: torch.device) -> Iterator[Case]:
+    takes = [dtype for dtype in DTYPES if not load(backend).refusal(dtype, where)]
+    todo = [(size, "mixture") for size in (SIZES if where.type == "cuda" else SIZES[:1])] + [(SIZES[0], "local")]
+    yield from ((backend, dtype, size, route) for dtype, (size, route) in itertools.product(takes, todo))
+
+
+def check(case: Case) -> tuple[str, bool]:
+    """A line about this case, and whether its numbers are right."""
+    backend, dtype, size, route = case
+    name = f"{backend}, {dtype}, {size}, {route}"
+    try:
+        error = run(backend, size, route, dtype, device.device())
+    except Exception as failure:  # whatever it is: the other cases are tried all the same
+        return f"{name}: {device.first_line(failure)}", False
+    allowed = AGREE[str(dtype).removeprefix("torch.")]
+    verdict = "" if error <= allowed else f", more than {allowed:.0e}"
+    return f"{name}: error {error:.1e}{verdict}", error <= allowed
+
+
+def main(processes: int = 1) -> int:
+    where, failed, todo = device.device(), 0, list[Case]()
     for backend in backends(where):
-        takes = [dtype for dtype in DTYPES if not load(backend).refusal(dtype, where)]
-        if not takes:
+        own = list(cases(backend, where))
+        if not own:
             print(f"{backend}: {load(backend).status()}")
             failed += 1
-        cases = [(size, "mixture") for size in (SIZES if where.type == "cuda" else SIZES[:1])] + [(SIZES[0], "local")]
-        for dtype, (size, route) in itertools.product(takes, cases):
-            error, allowed = run(backend, size, route, dtype, where), AGREE[str(dtype).removeprefix("torch.")]
-            failed += not error <= allowed
-            verdict = "" if error <= allowed else f", more than {allowed:.0e}"
-            print(f"{backend}, {dtype}, {size}, {route}: error {error:.1e}{verdict}", flush=True)
+        todo += own
+    if processes > 1:
+        spawn = multiprocessing.get_context("spawn")  # a fork has no use of the GPU that its parent has
+        with ProcessPoolExecutor(min(processes, len(todo)), mp_context=spawn) as pool:
+            outcomes = list(pool.map(check, todo))
+    else:
+        outcomes = [check(case) for case in todo]
+    for line, right in outcomes:
+        print(line, flush=True)
+        failed += not right
     return 1 if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(int(sys.argv[1]) if len(sys.argv) > 1 else 1))

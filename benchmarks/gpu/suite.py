@@ -1,15 +1,15 @@
-"""All tests but those that steps of their own run, on as many processes as are given: `python -m benchmarks.gpu.suite 14`.
-What needs a package that is not installed is left out by name."""
+"""All tests but those that steps of their own run, on as many processes as are given:
+`python -m benchmarks.gpu.suite FILE 14`. What needs a package that is not installed is left out by name."""
 
 from __future__ import annotations
 
 import importlib.util
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.gpu.steps import ROOT, pytest
+from benchmarks.gpu import checks
+from benchmarks.gpu.sources import ROOT
 
 # Files that need a package which a machine without a network may lack, by what says so in them.
 NEEDS = {"tyro": ("flow.cli", '"-m", "flow"')}
@@ -26,13 +26,13 @@ def left_out(tests: Path, installed: Callable[[str], bool]) -> dict[str, str]:
     return reasons
 
 
-def main(workers: int) -> int:
+def main(part: Path, processes: int) -> int:
     missing = left_out(ROOT / "tests", lambda name: importlib.util.find_spec(name) is not None)
     for file, why in missing.items():
         print(f"left out: {file}: {why}", flush=True)
     ignored = [f"--ignore={file}" for file in missing]
-    return subprocess.run([*pytest(["-m", "not gpu and not slow", "tests"], workers), *ignored], cwd=ROOT).returncode
+    return checks.run(part, processes, ["-m", "not gpu and not slow", *ignored, "tests"])
 
 
 if __name__ == "__main__":
-    sys.exit(main(int(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -14,9 +14,9 @@ BYTES_A_CLOCK = 128  # of shared memory that a multiprocessor reads (CUDA C++ pr
 
 def caption(report: Row) -> str:
     """Device, driver, versions, date."""
-    machine = report.get("machine")
+    machine = report.get("backends")
     if machine is None:
-        return f"{report['date']}, device {report['device']}; the step that describes the machine left nothing"
+        return f"{report['date']}, device {report['device']}; the step backends, which describes the machine, left nothing"
     versions = machine["versions"]
     software = f"torch {versions['torch']}, triton {versions['triton']}, {machine['date']}"
     if machine["stand_in"]:
@@ -37,9 +37,14 @@ def markdown(report: Row) -> str:
         for row in report.get(name, {}).get("rows", []):
             section(f"{row['shape']}, {row['case']['dtype']}, {_mode(row)}", contenders(row, report))
     section("Sweep", sweep(report.get("sweep", {})))
+    section("Tests", tests(report))
+    section("Clusters that run at once", clusters(report.get("backends")))
     section("Federated: client-sequences a second", federated(report.get("federated")))
     section("Probes", probes(report.get("probes")))
     section("Steps", table(["step", "seconds", "ended"], [[s["step"], s["seconds"], s["status"]] for s in report["steps"]]))
+    for step in report["steps"]:
+        if "text" in step:
+            section(f"The end of what {step['step']} printed", ["~~~text", *step["text"].splitlines(), "~~~"])
     return "\n".join(parts) + "\n"
 
 
@@ -92,7 +97,7 @@ def bounds(row: Row, report: Row) -> dict[str, float]:
     """The least seconds of one pass over the recurrence, by what limits it. One limit is reading both experts' recurrent
     weights from shared memory once a step, by all multiprocessors or by those that the clusters lie on, wave after wave. The
     other is their products at the measured bfloat16 rate."""
-    machine, case, division = report.get("machine") or {}, row["case"], row["division"]
+    machine, case, division = report.get("backends") or {}, row["case"], row["division"]
     clock = machine.get("nvidia_smi", {}).get("clocks.max.sm", "").removesuffix(" MHz")
     if case["dtype"] != "bfloat16" or "gpu" not in machine or not clock.isdigit():
         return {}
@@ -101,11 +106,11 @@ def bounds(row: Row, report: Row) -> dict[str, float]:
     products = 2 * of_a_client * case["clients"] * case["batch"]
     limits = {
         "shared memory of the whole chip": case["steps"] * 2 * of_a_client * case["clients"] / (count * rate),
-        "tensor cores": case["steps"] * products / machine["bf16_flops_per_second"],
     }
+    if rates := report.get("machine"):
+        limits["tensor cores"] = case["steps"] * products / rates["bf16_flops_per_second"]
     if division:
-        waves = -(-division["clusters"] * division["blocks"] // count)
-        limits["shared memory as divided"] = case["steps"] * waves * 2 * of_a_client / division["blocks"] / rate
+        limits["shared memory as divided"] = case["steps"] * division["waves"] * 2 * of_a_client / division["blocks"] / rate
     return limits
 
 
@@ -117,7 +122,7 @@ def contenders(row: Row, report: Row) -> list[str]:
         error = max(errors.get(name, {"": 0.0}).values())
         lines.append(
             [
-                name,
+                f"{name} (wrong numbers)" if name in row["wrong_rivals"] else name,
                 f"{spread['median'] * 1e6:.1f}",
                 f"{spread['low'] * 1e6:.1f} to {spread['high'] * 1e6:.1f}",
                 f"{spread['median'] / steps * 1e6:.2f}",
@@ -133,7 +138,7 @@ def contenders(row: Row, report: Row) -> list[str]:
     if row["kernels"]:
         spent = [[f"`{name[:90]}`", f"{cost['us']:.1f}", f"{cost['launches']:g}"] for name, cost in row["kernels"].items()]
         text += ["", *table(["kernels of our plain call", "us", "launches"], spent[:KERNELS])]
-    reasons = row["missing"] | row["wrong"]
+    reasons = row["missing"] | row["wrong"] | row["wrong_rivals"]
     return text + ([""] if reasons else []) + [f"- {name}: {why}" for name, why in reasons.items()]
 
 
@@ -153,6 +158,24 @@ def sweep(part: Row) -> list[str]:
     note = ["", f"{left} of {part['cases']} cases were left out: no time."] if left else []
     head = ["shape", "dtype", "", "backend", "ours, us", *(f"{n}, times" for n in names)]
     return table(head, lines) + note + [f"- {why}" for why in (*part["failed"], *part["too_large"])]
+
+
+def tests(report: Row) -> list[str]:
+    """How many passed, and the last line of every failure."""
+    lines, failures = [], []
+    for name in ("cuda tests", "triton tests", "suite"):
+        if part := report.get(name):
+            lines.append([name, *(len(part[kind]) for kind in ("passed", "failed", "skipped"))])
+            failures += [f"- {test}: {(text.splitlines() or [''])[-1][:200]}" for test, text in part["failed"].items()]
+    return table(["", "passed", "failed", "skipped"], lines) + ([""] if failures else []) + failures if lines else []
+
+
+def clusters(part: Row | None) -> list[str]:
+    """By H and direction, for every tile."""
+    rows = (part or {}).get("clusters", [])
+    head = ["H", "", "blocks a cluster", "batch tile", "at once"]
+    lines = [[row["hidden"], row["way"], row["blocks"], row["tile"], row["at_once"]] for row in rows]
+    return table(head, lines) if lines else []
 
 
 def federated(part: Row | None) -> list[str]:

@@ -24,8 +24,9 @@ class Backend(Protocol):
         """Why this H, or a GPU of this compute capability, is not for the backend; empty where it is. The answer depends on
         the arguments alone."""
 
-    def describe(self, k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
-        """A line on how the backend divides K clients, T steps, B sequences, I inputs and H units."""
+    def describe(self, k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype, device: torch.device | None = None) -> str:
+        """A line on how the backend divides K clients, T steps, B sequences, I inputs and H units. device: which is asked,
+        where it is here; None: none is."""
 
     def routed_gru(self, inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """y, h_n and q of inputs that have been checked. recompute: keep nothing but the outputs for the backward pass."""

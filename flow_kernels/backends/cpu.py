@@ -59,7 +59,7 @@ def limit(hidden: int, capability: tuple[int, int] | None) -> str:
     return ""
 
 
-def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
+def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype, device: torch.device | None = None) -> str:
     threads, tiles, workspace = _C.division(k, t, b, i, h, DTYPES.index(dtype), torch.get_num_threads(), True)
     work = f"{k} client{'s' * (k > 1)} x {tiles} batch tile{'s' * (tiles > 1)} on {threads} thread{'s' * (threads > 1)}"
     return f"{_C.isa()}, {work}, {workspace / 2**20:.1f} MiB of workspace for the backward pass"

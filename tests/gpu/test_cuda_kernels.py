@@ -248,9 +248,6 @@ def test_batch_tiles() -> None:
     assert cuda.batch_tile(32, 64, 256, False) == 32 and cuda.batch_tile(32, 64, 256, True) == 16
     assert cuda.batch_tile(500, 5, 64, False) == 8  # no larger than is of use
     assert cuda.batch_tile(1, 64, 512, False, lambda tile: 7) == 16  # a device that runs only seven such clusters at once
-    assert cuda.describe(32, 20, 16, 300, 256, BF16) == (
-        "32 clusters of 4 blocks through 20 steps, batch tiles of 16 forward and 16 backward"
-    )
 
 
 def test_limits() -> None:

@@ -1,14 +1,10 @@
-"""The benchmark of the GPU kernels as far as it runs without a GPU: steps, rivals, what it refuses to time, tables."""
+"""The benchmark of the GPU kernels as far as it runs without a GPU: rivals, what it refuses to time, builds, tables."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
-import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +13,11 @@ import pytest
 import torch
 
 from benchmarks.common.compiler import Missing
-from benchmarks.gpu import cases, device, draw, federated, latencies, measure, rivals, runner, small, steps, suite, tables
+from benchmarks.gpu import cases, device, draw, federated, latencies, measure, rivals, small, suite, tables
 from benchmarks.gpu.problem import Problem
-from benchmarks.gpu.runner import Step
 from flow_kernels.backends import load
+from flow_kernels.backends.gpu import cuda
+from flow_kernels.plan import Plan
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,132 +27,6 @@ PYTHON = sys.executable
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "NAME", "cpu")
-
-
-def python(code: str) -> tuple[str, ...]:
-    return (PYTHON, "-c", code)
-
-
-def alive(pid: int) -> bool:
-    """Whether a process is there and not a zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-HANGS = """
-import json, pathlib, signal, subprocess, sys, time
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-pathlib.Path("{file}").write_text(json.dumps(child.pid))
-signal.signal(signal.SIGTERM, signal.SIG_IGN)
-time.sleep(600)
-"""
-
-
-def test_a_step_that_fails_or_hangs_costs_itself_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "GRACE", 0.5)
-    child = tmp_path / "child"
-    writes = "import sys, pathlib; pathlib.Path(sys.argv[1]).write_text('[1]'); sys.exit(int(sys.argv[2]))"
-    planted = [
-        [Step("fails", "", python("print('why it failed'); raise SystemExit(3)"), 30)],
-        [Step("hangs", "", python(HANGS.format(file=child)), 1.5), Step("beside", "", python("print('beside')"), 30)],
-        [Step("absent", "", ("no-such-program-here",), 30), Step("idle", "", (), 30, left_out="it has no GPU")],
-        [Step("half", "", (*python(writes), "{part}", "1"), 30)],
-        [Step("whole", "", (*python(writes), "{part}", "0"), 30)],
-    ]
-    assert steps.run(tmp_path / "out", "cpu", planted, 60.0) == 1
-    report = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    ended = {step["step"]: step["status"] for step in report["steps"]}
-    assert ended == {
-        "fails": "failed (exit status 3)",
-        "hangs": "out of time (2 s)",
-        "beside": "passed",
-        "absent": "failed (cannot be started)",
-        "idle": "left out: it has no GPU",
-        "half": "failed (exit status 1)",
-        "whole": "passed",
-        "draw": "passed",
-    }
-    assert report["half"] == report["whole"] == [1]
-    log = (tmp_path / "out" / "log.txt").read_text()
-    assert "why it failed" in log and "cannot be started" in log
-    assert (tmp_path / "out" / "summary.txt").read_text().endswith("3 passed, 1 left out, 4 bad: fails, hangs, absent, half\n")
-    assert not alive(json.loads(child.read_text()))
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {"gpu.json", "log.txt", "summary.txt", "tables.md"}
-
-
-def test_the_clock_is_for_all_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runner, "LEAST", 1.0)
-    planted = [[Step(f"step {n}", "", python("import time; time.sleep(600)"), 600)] for n in range(3)]
-    started, reports = time.monotonic(), []
-    run = runner.Run(tmp_path, ROOT, runner.LEAST + 0.4, lambda outcomes, parts, log: reports.append(len(outcomes)))
-    run.stages(planted)
-    assert time.monotonic() - started < runner.LEAST + 0.5 + runner.GRACE + 3
-    assert [o.status for o in run.outcomes] == ["out of time (1 s)", *["not started: no time left"] * 2]
-    assert reports == [1, 2, 3]  # what was found is written as it comes
-
-
-def test_nothing_outlives_a_run_that_is_stopped(tmp_path: Path) -> None:
-    child = tmp_path / "child"
-    code = f"""
-import signal, sys
-from pathlib import Path
-from benchmarks.gpu.runner import Run, Step
-signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-Run(Path({str(tmp_path)!r}), Path("."), 600, lambda *_: None).stages(
-    [[Step("hangs", "", (sys.executable, "-c", {HANGS.format(file=child)!r}), 600)]])
-"""
-    process = subprocess.Popen([PYTHON, "-c", code], cwd=ROOT)
-    while not (child.exists() and child.read_text()):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(30) == 143
-    assert not alive(json.loads(child.read_text()))
-
-
-def script(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-    env = os.environ | {"PYTHON": PYTHON} | env
-    return subprocess.run([ROOT / "benchmarks" / "gpu.sh", *arguments], env=env, capture_output=True, text=True, check=False)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "env", "message"),
-    [
-        ((), {}, "usage"),
-        (("out", "swep"), {}, "no step is called 'swep'; the steps are build, machine"),
-        (("out",), {"FLOW_GPU_DEVICE": "tpu"}, "FLOW_GPU_DEVICE='tpu'"),
-        (("out",), {"FLOW_GPU_SECONDS": "soon"}, "FLOW_GPU_SECONDS='soon'"),
-    ],
-)
-def test_wrong_arguments_are_named(tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], message: str) -> None:
-    done = script(*(str(tmp_path / a) if a == "out" else a for a in arguments), **env)
-    assert done.returncode and message in done.stderr and not (tmp_path / "out").exists()
-
-
-def test_one_step_from_the_shell(tmp_path: Path) -> None:
-    done = script(str(tmp_path / "out"), "machine", FLOW_GPU_DEVICE="cpu")
-    assert done.returncode == 0, done.stdout + done.stderr
-    report = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    assert report["machine"]["stand_in"] and "STAND-IN RUN ON THE CPU" in (tmp_path / "out" / "tables.md").read_text()
-
-
-def test_steps_come_in_the_order_of_their_weight() -> None:
-    listed = [step for stage in steps.stages("cuda") for step in stage]
-    names = [step.name for step in listed]
-    order = ["build", "machine", "small", "cohort", "alone", "tests", "probes", "federated", "sweep"]
-    assert [name for name in names if name in order] == order
-    assert not any(step.left_out for step in listed) and steps.SECONDS + steps.DRAWING < 540
-    timed = {"cohort", "alone", "probes", "federated", "sweep"}
-    assert all(len(stage) == 1 for stage in steps.stages("cuda") for step in stage if step.name in timed)
-    for step in listed:
-        for word in step.command:
-            if word.startswith("benchmarks.gpu."):
-                assert importlib.util.find_spec(word), word
-    assert [[s.name for s in stage] for stage in steps.chosen(steps.stages("cuda"), ["sweep", "build"])] == [
-        ["build"],
-        ["sweep"],
-    ]
 
 
 def test_the_cases_are_those_of_the_goals_and_the_whole_grid() -> None:
@@ -191,18 +62,44 @@ def test_the_stacked_form_compiles() -> None:
     assert len(grads) == 10
 
 
-def test_what_computes_something_else_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rival_that_computes_something_else_is_timed_and_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forward = rivals.StackedLoop.forward
     monkeypatch.setattr(rivals.StackedLoop, "forward", lambda self, x: forward(self, x) * 1.01)
-    file = tmp_path / "found.json"
+    file = tmp_path / "results.json"
     todo = [(replace(cases.TINY, clients=2), ("loop", "stacked", "compiled graph"))]
-    assert measure.measure("cohort", todo, measure.STAND_IN, file, 60.0) == 1
+    assert measure.measure("cohort", todo, measure.STAND_IN, file, 60.0) == 0
     report = json.loads(file.read_text())
     for row in report["rows"]:
-        assert list(row["contenders"]) == ["ours", "eager loop over clients"]
-        assert "the output is off by" in row["wrong"]["stacked eager"]
+        assert list(row["contenders"]) == ["ours", "eager loop over clients", "stacked eager"]
+        assert "the output is off by" in row["wrong_rivals"]["stacked eager"] and not row["wrong"]
+        assert row["errors"]["stacked eager"]["output"] == pytest.approx(0.01, rel=1e-3)
         assert row["missing"]["torch.compile of stacked, CUDA graph"] == "not compiled in a stand-in run"
-    assert len(report["failed"]) == 2
+        text = "\n".join(tables.contenders(row, {}))
+        assert "| stacked eager (wrong numbers) |" in text and "| eager loop over clients |" in text
+        assert "- stacked eager: K2" in text
+    assert not report["failed"]
+
+
+def test_cases_of_an_earlier_call_are_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, measured = tmp_path / "results.json", list[str]()
+    row = measure.row
+
+    def noted(group: str, problem: Problem, *rest: Any) -> dict[str, Any]:
+        measured.append(f"{problem.case.clients} {problem.case.mode}")
+        return row(group, problem, *rest)
+
+    monkeypatch.setattr(measure, "row", noted)
+    todo = [(replace(cases.TINY, clients=k), ("stacked",)) for k in (1, 2, 3)]
+    assert measure.measure("sweep", todo[:1], measure.STAND_IN, file, 60.0) == 0
+    before = json.loads(file.read_text())
+    before["rows"] += [row | {"case": row["case"] | {"clients": 2}} for row in before["rows"][:1]]  # stopped in the middle
+    file.write_text(json.dumps(before))
+    measured.clear()
+    assert measure.measure("sweep", todo, measure.STAND_IN, file, 60.0) == 0
+    assert measured == ["2 training", "2 forward", "3 training", "3 forward"]
+    report = json.loads(file.read_text())
+    assert [row["case"]["clients"] for row in report["rows"]] == [1, 1, 2, 2, 3, 3] and report["done"] == 3
+    assert report["rows"][:2] == before["rows"][:2]
 
 
 def test_ours_being_wrong_fails_the_step_and_not_the_other_cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,16 +111,32 @@ def test_ours_being_wrong_fails_the_step_and_not_the_other_cases(tmp_path: Path,
 
     monkeypatch.setattr(Problem, "ours", spoilt)
     todo = [(replace(cases.TINY, clients=k), ("stacked",)) for k in (1, 2)]
-    assert measure.measure("sweep", todo, measure.STAND_IN, tmp_path / "found.json", 60.0) == 1
-    report = json.loads((tmp_path / "found.json").read_text())
+    assert measure.measure("sweep", todo, measure.STAND_IN, tmp_path / "results.json", 60.0) == 1
+    report = json.loads((tmp_path / "results.json").read_text())
     assert [row["case"]["clients"] for row in report["rows"]] == [2, 2] and "ours: the output is off" in report["failed"][0]
+
+
+def test_the_division_is_what_the_device_has_room_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = Problem(replace(cases.TINY, dtype="bfloat16", mode="training"), CPU)
+    assert measure.division(problem) is None  # not the CUDA kernels
+    problem.case = replace(problem.case, clients=32, batch=16, hidden=256)
+    monkeypatch.setattr(Problem, "explain", lambda self: Plan("cuda", "told to"))
+    asked = []
+
+    def division(*arguments: Any) -> cuda.Division:
+        asked.append(arguments)
+        return cuda.Division(32, 4, 16, 31)
+
+    monkeypatch.setattr(cuda, "division", division)
+    assert measure.division(problem) == {"clusters": 32, "blocks": 4, "tile": 16, "at_once": 31, "waves": 2}
+    assert asked == [(32, 16, 256, torch.bfloat16, True, CPU)]
 
 
 def test_no_kernel_is_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where only the reference runs, it is not timed under the kernels' name."""
     monkeypatch.setattr(device, "BACKEND", "reference")
-    assert measure.measure("cohort", cases.goal("cohort", False), measure.STAND_IN, tmp_path / "found.json", 60.0) == 1
-    report = json.loads((tmp_path / "found.json").read_text())
+    assert measure.measure("cohort", cases.goal("cohort", False), measure.STAND_IN, tmp_path / "results.json", 60.0) == 1
+    report = json.loads((tmp_path / "results.json").read_text())
     assert not report["rows"] and "no kernel runs" in report["failed"][0]
     assert federated.main(tmp_path / "federated.json", 60.0) == 1
     report = json.loads((tmp_path / "federated.json").read_text())
@@ -275,13 +188,19 @@ def test_no_gpu_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_loops_train_as_the_simulation_does(tmp_path: Path) -> None:
-    file = tmp_path / "found.json"
+    file = tmp_path / "results.json"
     assert federated.main(file, 60.0) == 0
     report = json.loads(file.read_text())
     for ways in report["algorithms"].values():
         assert len(ways) == 3 and all(len(way["losses"]) == 2 and way["sequences_per_second"] > 0 for way in ways.values())
         for way in ways.values():
             assert way["losses"] == pytest.approx(ways["ours"]["losses"], rel=1e-5)
+    del report["algorithms"]["fedavg"]["PyTorch loop"]
+    report["algorithms"]["flow"]["ours"]["seconds"] = ["kept"]
+    file.write_text(json.dumps(report))
+    assert federated.main(file, 60.0) == 0  # goes on: what is there is not measured again
+    again = json.loads(file.read_text())["algorithms"]
+    assert again["flow"] == report["algorithms"]["flow"] and "PyTorch loop" in again["fedavg"]
     other = {"ours": {"losses": [3.0, 2.0]}, "PyTorch loop": {"losses": [3.0, 2.1]}}
     assert federated.disagreements("fedavg", other) == ["fedavg, PyTorch loop: in round 2 the loss is 2.1, ours 2.0"]
 
@@ -290,9 +209,28 @@ def test_small_cases_and_what_they_notice(monkeypatch: pytest.MonkeyPatch, capsy
     assert small.main() == 0 and "cpu, torch.bfloat16, (2, 3, 5, 9, 33), local: error" in capsys.readouterr().out
     monkeypatch.setattr(small, "AGREE", {"float32": 0.0, "bfloat16": 0.0})
     assert small.main() == 1
+    monkeypatch.setattr(small, "AGREE", {"float32": 1.0, "bfloat16": 1.0})
+
+    def broken(*_: Any) -> float:
+        raise ValueError("no such size")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(small, "run", broken)
+        assert small.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert sum(line.endswith("local: ValueError: no such size") for line in lines) == 2  # each dtype is tried all the same
     monkeypatch.setattr(load("cpu"), "refusal", lambda dtype, where: "it is away")
     monkeypatch.setattr(load("cpu"), "status", lambda: "it is away")
     assert small.main() == 1 and "cpu: it is away" in capsys.readouterr().out
+
+
+def test_small_cases_side_by_side_are_the_same_cases(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FLOW_GPU_DEVICE", "cpu")  # for the other processes
+    assert small.main() == 0
+    alone = capsys.readouterr().out
+    assert small.main(2) == 0 and capsys.readouterr().out == alone and alone.count("error") == 4
 
 
 def test_probes_are_compiled_run_and_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,28 +256,6 @@ def test_probes_are_compiled_run_and_read(tmp_path: Path, monkeypatch: pytest.Mo
     assert why["broken"] == "nvcc: exit status 1: no good"
 
 
-@pytest.mark.parametrize("cuda_builds", [True, False])
-def test_without_the_cuda_part_the_rest_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cuda_builds: bool) -> None:
-    """With a CMake that only notes what it is told."""
-    pytest.importorskip("pybind11")
-    from benchmarks.gpu import build
-
-    noted, works = tmp_path / "noted", "exit 0" if cuda_builds else "exit 7"
-    for tool in ("cmake", "ninja"):
-        (tmp_path / tool).write_text(f'#!/bin/sh\necho "$@" >> {noted}\ncase "$*" in *FLOW_CUDA=1*) {works};; esac\n')
-        (tmp_path / tool).chmod(0o755)
-    (tmp_path / "flow_kernels.py").write_text("backends = lambda: {}")
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(build, "ROOT", tmp_path)
-    monkeypatch.setattr(build, "FOLDER", tmp_path / "build")
-    assert build.main() == (0 if cuda_builds else 7)
-    told = noted.read_text().splitlines()
-    assert [word for line in told for word in line.split() if "FLOW_CUDA" in word or word == "--build"] == (
-        ["-DFLOW_CUDA=1", "--build"] if cuda_builds else ["-DFLOW_CUDA=1", "-DFLOW_CUDA=0", "--build"]
-    )
-    assert all(f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={tmp_path}/flow_kernels" in line for line in told if "-DFLOW_CUDA" in line)
-
-
 def test_the_suite_leaves_out_by_name_what_needs_more(tmp_path: Path) -> None:
     (tmp_path / "tests" / "cli").mkdir(parents=True)
     (tmp_path / "tests" / "cli" / "test_a.py").write_text("from flow.cli import main\n")
@@ -358,21 +274,28 @@ def report_of_a_gpu() -> dict[str, Any]:
         row["kernels"] = {"routed_forward": {"us": 3.25, "launches": 1.0}}
         rows.append(row)
     gpu = {"name": "A GPU", "multiprocessors": 100}
-    machine = {
+    backends = {
         "date": "2026-01-01",
         "stand_in": False,
         "processor": "a processor",
         "versions": {"torch": "2", "triton": "3"},
         "gpu": gpu,
         "nvidia_smi": {"driver_version": "580", "clocks.max.sm": "1000 MHz"},
-        "bf16_flops_per_second": 1e12,
+        "clusters": [{"hidden": 256, "way": "forward", "tile": 16, "blocks": 4, "at_once": 31}],
     }
+    machine = {"bf16_flops_per_second": 1e12}
+    checked = {"passed": ["a", "b"], "failed": {"tests/gpu/test_c.py::d": "why\nE   assert 1 == 2"}, "skipped": {}}
     part = {"rows": rows, "cases": 5, "done": 4, "failed": ["K1: why"], "too_large": ["K9: memory"]}
     names = {
         "device": "cuda",
         "date": "2026-01-01",
         "minutes": 1.0,
-        "steps": [{"step": "sweep", "seconds": 1.0, "status": "passed"}],
+        "steps": [
+            {"step": "sweep", "seconds": 1.0, "status": "passed"},
+            {"step": "small", "seconds": 1.0, "status": "failed (exit status 1)", "text": "cuda: error 0.5, more than 1e-05"},
+        ],
+        "backends": backends,
+        "cuda tests": checked,
     }
     names["federated"] = {"algorithms": {"fedavg": {"ours": {"sequences_per_second": 9.0, "plan": "triton"}}}, "failed": []}
     return names | {"machine": machine, "sweep": part, "cohort": part, "probes": {"gap": {"lines": [{"us": 1.5}]}}}
@@ -394,6 +317,8 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
         and "- K9: memory" in text
         and "- gap: us 1.5" in text
     )
+    assert "| cuda tests | 2 | 1 | 0 |" in text and "- tests/gpu/test_c.py::d: E   assert 1 == 2" in text
+    assert "| 256 | forward | 4 | 16 | 31 |" in text and "cuda: error 0.5, more than 1e-05" in text
     assert "| `routed_forward` | 3.2 | 1 |" in text and "| fedavg | 9 |" in text and "- fedavg, ours: triton" in text
     if importlib.util.find_spec("matplotlib"):
         assert (tmp_path / "gpu-time.png").stat().st_size > 10_000 and (tmp_path / "gpu-speedup.png").stat().st_size > 10_000
@@ -401,13 +326,13 @@ def test_tables_and_pictures(tmp_path: Path) -> None:
 
 def test_runs_on_one_machine_become_one(tmp_path: Path) -> None:
     machine = {"gpu": "A", "versions": {}, "stand_in": False}
-    run: dict[str, Any] = {"device": "cuda", "date": "2026-01-01", "minutes": 1.0, "machine": machine}
+    run: dict[str, Any] = {"device": "cuda", "date": "2026-01-01", "minutes": 1.0, "backends": machine}
     first = run | {"steps": [{"step": "sweep", "status": "out of time"}, {"step": "build"}], "sweep": 1, "probes": 2}
     second = run | {"steps": [{"step": "sweep", "status": "passed"}], "sweep": 3}
     merged = draw.merged([first, second])
     assert (merged["sweep"], merged["probes"], merged["minutes"]) == (3, 2, 2.0)
     assert [(s["step"], s.get("status")) for s in merged["steps"]] == [("sweep", "passed"), ("build", None)]
-    for other in (second | {"machine": machine | {"gpu": "B"}}, {k: v for k, v in second.items() if k != "machine"}):
+    for other in (second | {"backends": machine | {"gpu": "B"}}, {k: v for k, v in second.items() if k != "backends"}):
         with pytest.raises(SystemExit, match="the runs differ in gpu: A and"):
             draw.merged([first, other])
 
@@ -416,7 +341,7 @@ def test_the_bounds_are_the_arithmetic_of_the_step() -> None:
     report = report_of_a_gpu()
     row = report["cohort"]["rows"][0]
     row["case"] |= {"hidden": 256, "clients": 32, "batch": 16, "steps": 20}
-    row["division"] = {"clusters": 32, "blocks": 4, "tile": 16}  # 128 blocks on 100 multiprocessors: two waves
+    row["division"] = {"clusters": 32, "blocks": 4, "tile": 16, "at_once": 25, "waves": 2}
     bounds = tables.bounds(row, report)
     assert bounds["shared memory as divided"] == pytest.approx(20 * 2 * (6 * 256 * 256 / 4) * 2 / (128 * 1e9))
     weights = 32 * 2 * 3 * 256 * 256

@@ -70,7 +70,46 @@ def test_only_the_kernels_are_compiled_for_an_instruction_set(here: dict[str, li
     for output, arguments in here.items():
         flags = [a for a in arguments if a.startswith("-m")]
         assert bool(flags) == (isa_of(output) not in (None, "baseline")), (output, flags)
-        assert {"-Wall", "-Wextra", "-Werror"} <= set(arguments), output
+        assert {"-Wall", "-Wextra"} <= set(arguments) and "-Werror" not in arguments, output
+
+
+def test_warnings_are_errors_where_asked_for(tmp_path: Path) -> None:
+    strict = commands(tmp_path, "-DFLOW_WERROR=ON")
+    assert len(strict) > 5 and all({"-Wall", "-Wextra", "-Werror"} <= set(arguments) for arguments in strict.values())
+
+
+def test_what_the_project_builds_for_itself_is_strict(tmp_path: Path) -> None:
+    """setup.py passes FLOW_WERROR on; `make test` and `make lint` set it, `make run` does not, CI does."""
+    noted = tmp_path / "noted"
+    for tool in ("cmake", "ninja"):
+        (tmp_path / tool).write_text(f'#!/bin/sh\necho "$@" >> {noted}\n')
+        (tmp_path / tool).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    build = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    for given, passed in (({}, "0"), ({"FLOW_WERROR": "1"}, "1")):
+        noted.unlink(missing_ok=True)
+        env = {name: value for name, value in os.environ.items() if name != "FLOW_WERROR"}
+        subprocess.run(build, cwd=ROOT, env=env | {"PATH": path} | given, check=True, capture_output=True)
+        assert f"-DFLOW_WERROR={passed}" in noted.read_text() and "-- -k 0" in noted.read_text()
+    wrong = subprocess.run(build, cwd=ROOT, env=os.environ | {"FLOW_WERROR": "on"}, capture_output=True, text=True)
+    assert wrong.returncode and "FLOW_WERROR must be 0 or 1, got 'on'" in wrong.stderr
+    assert "export FLOW_WERROR=1" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+@pytest.mark.parametrize(("target", "strict"), [("test", "1"), ("lint", "1"), ("run", "")])
+def test_make_is_strict_where_it_tests(tmp_path: Path, target: str, strict: str) -> None:
+    """With a Python that only notes what it is called with."""
+    noted, python = tmp_path / "noted", tmp_path / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\necho "$FLOW_WERROR: $*" >> {noted}\n')
+    python.chmod(0o755)
+    for tool in ("ruff", "flow"):
+        (python.parent / tool).symlink_to("/bin/true")
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("FLOW_", "MAKE"))}
+    subprocess.run(["make", "-C", ROOT, target, f"VENV={tmp_path}", f"RUN={tmp_path}/run"], env=env, capture_output=True)
+    built = [line for line in noted.read_text().splitlines() if "--editable" in line]
+    assert len(built) == 1 and built[0].startswith(f"{strict}: ")
 
 
 def test_no_x86_flag_on_another_processor(tmp_path: Path) -> None:

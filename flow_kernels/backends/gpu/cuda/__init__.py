@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends.gpu.cuda.launch import DTYPES, Kernels, Problem, family
-from flow_kernels.backends.gpu.cuda.shape import MAX_HIDDEN, batch_tile, cluster_size
+from flow_kernels.backends.gpu.cuda.shape import MAX_HIDDEN, SMS, Division, batch_tile, cluster_size, divide
 from flow_kernels.call import Inputs
 
 __all__ = [
-    "DTYPES", "MAX_HIDDEN", "Kernels", "Problem", "batch_tile", "cluster_size", "describe", "family", "limit", "refusal",
-    "routed_gru", "status",
+    "DTYPES", "MAX_HIDDEN", "Division", "Kernels", "Problem", "batch_tile", "cluster_size", "describe", "division", "family",
+    "limit", "refusal", "routed_gru", "status",
 ]  # fmt: skip
 
 _C: Any
@@ -65,14 +65,30 @@ def limit(hidden: int, capability: tuple[int, int] | None) -> str:
     return ""
 
 
-def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
-    blocks = cluster_size(h)
-    forward, backward = (batch_tile(k, b, h, way) for way in (False, True))
-    clusters = k * -(-b // forward)
-    return (
-        f"{clusters} cluster{'s' * (clusters > 1)} of {blocks} block{'s' * (blocks > 1)} through {t} steps, batch tiles of "
-        f"{forward} forward and {backward} backward"
-    )
+def _asked(device: torch.device | None) -> bool:
+    """Whether this device is here and can be asked how many clusters it runs at once."""
+    if _C is None or device is None or device.type != "cuda" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(device) == CAPABILITY
+
+
+def division(k: int, b: int, h: int, dtype: torch.dtype, backward: bool, device: torch.device | None = None) -> Division:
+    """What a launch for K clients, B sequences and H units has on this device; without one, or where it is not here, what 132
+    multiprocessors that all clusters fit onto would have."""
+    at_once = _kernels.at_once(device, dtype, h, backward) if device is not None and _asked(device) else None
+    return divide(k, b, h, backward, at_once)
+
+
+def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype, device: torch.device | None = None) -> str:
+    def way(name: str, backward: bool) -> str:
+        clusters, blocks, tile, at_once = divided = division(k, b, h, dtype, backward, device)
+        return (
+            f"{name} {clusters} cluster{'s' * (clusters > 1)} of {blocks} block{'s' * (blocks > 1)}, batch tile {tile}, "
+            f"{divided.waves} wave{'s' * (divided.waves > 1)} of at most {at_once}"
+        )
+
+    assumed = "" if _asked(device) else f", for {SMS} multiprocessors"
+    return f"{way('forward', False)}; {way('backward', True)}; {t} steps in a launch{assumed}"
 
 
 def routed_gru(inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor, Tensor]:

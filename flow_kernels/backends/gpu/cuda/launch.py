@@ -116,21 +116,25 @@ class Kernels:
         names = {name for name, want in zip(NAMES, wanted, strict=True) if want}
         return listed(products.gradients(call, y, dgates, dlogit, names) | {"hx": dh0}, inputs, wanted)
 
-    def _at_once(self, call: Call, backward: bool) -> Callable[[int], int]:
+    def at_once(self, device: torch.device, dtype: torch.dtype, hidden: int, backward: bool) -> Callable[[int], int]:
+        """How many clusters with a tile this GPU runs at once: it is asked once for each tile. Zero: none; less: an error."""
+        index = torch.cuda.current_device() if device.index is None else device.index
+
         def at_once(tile: int) -> int:
-            key = call.x.device, call.x.dtype, call.hidden, backward, tile
+            key = index, dtype, hidden, backward, tile
             if key not in self._active:
                 problem = Problem(
                     K=1,
                     T=1,
                     B=tile,
-                    H=call.hidden,
-                    dtype=DTYPES.index(call.x.dtype),
-                    blocks=cluster_size(call.hidden),
+                    H=hidden,
+                    dtype=DTYPES.index(dtype),
+                    blocks=cluster_size(hidden),
                     tile=tile,
-                    device=call.x.device.index or 0,
+                    device=index,
                 )
-                self._active[key] = self.extension.active(ctypes.addressof(problem), backward)
+                with on(device):
+                    self._active[key] = self.extension.active(ctypes.addressof(problem), backward)
             return self._active[key]  # none, or an error: the launch will say so
 
         return at_once
@@ -140,7 +144,7 @@ class Kernels:
         on_gpu = device.type == "cuda"
         rows, hidden = call.rows, call.hidden
         places = {"lengths": rows.lengths, "offsets": rows.offsets}
-        at_once = self._at_once(call, backward) if on_gpu else None
+        at_once = self.at_once(device, call.x.dtype, hidden, backward) if on_gpu else None
         kept = {name: t.contiguous() for name, t in (tensors | places).items() if t is not None}
         problem = Problem(
             K=rows.clients,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 MAX_HIDDEN = 512
-SMS = 132  # of an H100 or H200; what describe() reckons with, since the device is not asked
+SMS = 132  # of an H100 or H200; what a division reckons with where no device is asked
 
 
 def cluster_size(hidden: int) -> int:
@@ -20,10 +21,37 @@ def batch_tile(clients: int, batch: int, hidden: int, backward: bool, at_once: C
     """
     tiles = (8, 16) if backward or hidden > 256 else (8, 16, 32)
     for tile in tiles:
-        most = at_once(tile) if at_once else SMS // cluster_size(hidden)
-        if clients * -(-batch // tile) <= most:
+        if clients * -(-batch // tile) <= _at_once(hidden, tile, at_once):
             return tile
     return next((tile for tile in tiles if tile >= batch), tiles[-1])
+
+
+class Division(NamedTuple):
+    """How one direction of a problem lies on the chip."""
+
+    clusters: int
+    blocks: int
+    """Of a cluster."""
+    tile: int
+    """Sequences of a cluster."""
+    at_once: int
+    """Clusters that run at the same time; 0 where the device can run none."""
+
+    @property
+    def waves(self) -> int:
+        """How many times the chip is filled, one after the other."""
+        return -(-self.clusters // max(1, self.at_once))
+
+
+def divide(clients: int, batch: int, hidden: int, backward: bool, at_once: Callable[[int], int] | None = None) -> Division:
+    """The division that a launch of these sizes has; at_once as in :func:`batch_tile`."""
+    tile = batch_tile(clients, batch, hidden, backward, at_once)
+    most = max(0, _at_once(hidden, tile, at_once))
+    return Division(clients * -(-batch // tile), cluster_size(hidden), tile, most)
+
+
+def _at_once(hidden: int, tile: int, at_once: Callable[[int], int] | None) -> int:
+    return at_once(tile) if at_once else SMS // cluster_size(hidden)
 
 
 def _round_up(n: int, to: int) -> int:

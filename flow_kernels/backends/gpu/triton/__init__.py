@@ -66,7 +66,7 @@ def limit(hidden: int, capability: tuple[int, int] | None) -> str:
     return ""
 
 
-def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype) -> str:
+def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype, device: torch.device | None = None) -> str:
     return tiles.describe(k, b, h, tiles.kind_of(dtype, products.tf32()))
 
 

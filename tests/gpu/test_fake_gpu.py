@@ -1,0 +1,294 @@
+"""The GPU backends' adapters on tensors of a GPU that is not there: torch's fake tensors have a shape, a dtype and a device. An
+op that mixes two devices fails. The kernels are stubs that note what they are given."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses import FakeTensor, FakeTensorMode
+
+import flow_kernels
+from flow_kernels import plan
+from flow_kernels.backends.gpu import cuda
+from flow_kernels.backends.gpu.cuda import launch as cuda_launch
+from flow_kernels.backends.gpu.cuda import shape
+from flow_kernels.call import NAMES, Inputs, Options, OutputGradients, Saved, Weights
+
+GPU = torch.device("cuda", 1)  # not the first one: a tensor made on "cuda" alone would be on another
+K, T, B, INPUTS, H = 3, 5, 4, 7, 20
+CASES = [
+    (Options(), {}),
+    (Options(routing="hard", batch_first=True), dict(lengths=True)),
+    (Options(routing="straight_through", reverse=True, temperature=0.5), dict(lengths=True, bias=False)),
+    (Options(route="global"), dict(recompute=True)),
+    (Options(route="local"), dict(lengths=True, recompute=True)),
+    (Options(), dict(packed=True)),
+]
+
+
+class Extension:
+    """In the place of flow_kernels._cuda: notes the problems; `active` clusters of any tile run at once."""
+
+    def __init__(self, active: int = 33) -> None:
+        self.clusters, self.problems, self.asked = active, list[tuple[bool, cuda.Problem]](), 0
+
+    def size(self) -> int:
+        return ctypes.sizeof(cuda.Problem)
+
+    def active(self, address: int, backward: bool) -> int:
+        self.asked += 1
+        return self.clusters
+
+    def error(self, code: int) -> str:
+        return f"error {code}"
+
+    def _note(self, address: int, backward: bool) -> int:
+        self.problems.append((backward, cuda.Problem.from_buffer_copy(ctypes.string_at(address, self.size()))))
+        return 0
+
+    def forward(self, address: int, stream: int) -> int:
+        return self._note(address, False)
+
+    def backward(self, address: int, stream: int) -> int:
+        return self._note(address, True)
+
+
+class Kernel:
+    """In the place of a Triton kernel."""
+
+    def __init__(self) -> None:
+        self.launches = 0
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Any:
+        def launched(*arguments: Any, **constants: Any) -> None:
+            assert grid and all(n >= 1 for n in grid)
+            for n, argument in enumerate(arguments):
+                assert not isinstance(argument, Tensor) or argument.device == GPU, f"argument {n} is on {argument.device}"
+            self.launches += 1
+
+        return launched
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """Torch calls a "device guard" of the device's library in many ops. A torch without CUDA has none for it, and so the one of
+    the device meta, which does nothing, takes its place in c10's table."""
+    if torch.version.cuda is not None:
+        yield
+        return
+    library = ctypes.CDLL(str(next((Path(torch.__file__).parent / "lib").glob("libc10.*"))))
+    table = (ctypes.c_void_p * 15).in_dll(library, "_ZN3c104impl26device_guard_impl_registryE")
+    of_cuda, of_meta = 1, 14  # c10::DeviceType
+    assert table[of_cuda] is None and table[of_meta] is not None
+    table[of_cuda] = table[of_meta]
+    try:
+        yield
+    finally:
+        table[of_cuda] = None
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A GPU as far as the adapters ask for one."""
+
+    class Stream:
+        cuda_stream = 0
+
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)  # nothing is recorded
+    monkeypatch.setattr(FakeTensor, "data_ptr", lambda self: 16)
+    with guarded(), FakeTensorMode():
+        yield
+
+
+def problem(dtype: torch.dtype, options: Options, bias: bool = True, lengths: bool = False, packed: bool = False) -> Inputs:
+    def made(*shape: int) -> Tensor:
+        return torch.empty(*shape, dtype=dtype, device=GPU)
+
+    clients = () if packed else (K,)
+    weights: dict[str, Tensor] = {}
+    for prefix in ("", "local_"):
+        weights |= {f"{prefix}weight_ih": made(*clients, 3 * H, INPUTS), f"{prefix}weight_hh": made(*clients, 3 * H, H)}
+        if bias:
+            weights |= {f"{prefix}{name}": made(*clients, 3 * H) for name in ("bias_ih", "bias_hh")}
+    weights["router_weight"] = made(*clients, 2, INPUTS + H)
+    if bias:
+        weights["router_bias"] = made(*clients, 2)
+    whole = torch.empty(*clients, B, dtype=torch.int64, device=GPU)
+    offsets = torch.empty(T + 1, dtype=torch.int64, device=GPU) if packed else None
+    steps = (T * B - 3,) if packed else (K, B, T) if options.batch_first else (K, T, B)
+    given = Weights(**weights).used_by(options.route)
+    return Inputs(made(*steps, INPUTS), made(*clients, B, H), given, whole if lengths or packed else None, offsets, options)
+
+
+def both_ways(forward: Any, backward: Any, inputs: Inputs, recompute: bool) -> None:
+    """Forward, then backward with every gradient."""
+    y, h_n, q, gates = forward(inputs, not recompute)
+    assert bool(gates.numel()) != recompute
+    assert (y.shape, h_n.shape) == ((*inputs.x.shape[:-1], H), inputs.h0.shape) and q.shape == (*inputs.x.shape[:-1], 2)
+    wanted = [t is not None for t in inputs.tensors]
+    gradients = OutputGradients(torch.empty_like(y), torch.empty_like(h_n), torch.empty_like(q))
+    listed = backward(gradients, Saved(y, q, gates), inputs, wanted)
+    given = [(name, t) for name, t in zip(NAMES, inputs.tensors, strict=True) if t is not None]
+    for (name, tensor), gradient in zip(given, listed, strict=True):
+        assert (gradient.shape, gradient.dtype, gradient.device) == (tensor.shape, tensor.dtype, GPU), name
+    for output in (y, h_n, q, gates):
+        assert output.device == GPU
+
+
+def on_cuda(inputs: Inputs, recompute: bool, extension: Extension) -> None:
+    kernels = cuda.Kernels(extension)
+    launched = kernels._launch
+
+    def checked(call: Any, backward: bool, **tensors: Tensor | None) -> None:
+        for name, tensor in tensors.items():
+            assert tensor is None or tensor.device == GPU, f"{name} is on {tensor.device}"
+        launched(call, backward, **tensors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "_launch", checked)
+        both_ways(kernels.forward, kernels.backward, inputs, recompute)
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("dtype", cuda.DTYPES, ids=str)
+@pytest.mark.parametrize(("options", "flags"), CASES, ids=str)
+def test_the_cuda_adapter_stays_on_one_device(options: Options, flags: dict[str, bool], dtype: torch.dtype) -> None:
+    extension, recompute = Extension(), flags.get("recompute", False)
+    inputs = problem(dtype, options, **{name: value for name, value in flags.items() if name != "recompute"})
+    on_cuda(inputs, recompute, extension)
+    assert [backward for backward, _ in extension.problems] == ([False, False, True] if recompute else [False, True])
+    assert all(noted.device == GPU.index and noted.dtype == cuda.DTYPES.index(dtype) for _, noted in extension.problems)
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("scan", ["step", "sequence"])
+@pytest.mark.parametrize(("options", "flags"), CASES, ids=str)
+def test_the_triton_adapter_stays_on_one_device(
+    options: Options, flags: dict[str, bool], scan: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from flow_kernels.backends.gpu import triton
+    from flow_kernels.backends.gpu.triton import backward, forward, launch, tiles
+
+    kernels = {name: Kernel() for name in ("step_forward", "sequence_forward", "step_backward", "sequence_backward")}
+    for name, kernel in kernels.items():
+        monkeypatch.setattr(forward if name.endswith("forward") else backward, name, kernel)
+    monkeypatch.setattr(tiles, "choose_tile", lambda *_: (scan, tiles.Tile(32, 16, 16)))
+    recompute = flags.get("recompute", False)
+    inputs = problem(dtype, options, **{name: value for name, value in flags.items() if name != "recompute"})
+    family = triton.family
+    both_ways(lambda *args: launch.forward(family, *args), lambda *args: launch.backward(family, *args), inputs, recompute)
+    each = {name: kernel.launches for name, kernel in kernels.items() if kernel.launches}
+    once = 1 if scan == "sequence" else T
+    assert each == {f"{scan}_forward": once * (2 if recompute else 1), f"{scan}_backward": 1 if scan == "sequence" else T + 1}
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("function", ["packed_bias", "packed_router", "packed_forward", "_routed"])
+def test_a_tensor_on_another_device_is_noticed(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one of the adapter's functions makes lies on the first GPU."""
+    made = getattr(cuda_launch, function)
+    monkeypatch.setattr(cuda_launch, function, lambda *args: torch.empty_like(made(*args), device="cuda:0"))
+    with pytest.raises(AssertionError, match="is on cuda:0"):
+        on_cuda(problem(torch.bfloat16, Options()), False, Extension())
+
+
+def test_an_op_on_two_devices_fails() -> None:
+    """What the tests above rely on."""
+    with FakeTensorMode():
+        first, second = (torch.empty(2, device=f"cuda:{n}") for n in range(2))
+        assert (first + first).device == first.device
+        with pytest.raises(RuntimeError, match="device"):
+            first + second
+        with pytest.raises(RuntimeError, match="device"):
+            first + torch.empty(2)
+
+
+# The clusters that a device runs at once, clients, sequences, H: the tile forward and backward, and the clusters' waves.
+DIVISIONS = [
+    (33, (32, 16, 256), (16, 16), (1, 1)),
+    (31, (32, 16, 256), (16, 16), (2, 2)),  # a client more than the chip has room for: no tile helps
+    (30, (32, 16, 256), (16, 16), (2, 2)),
+    (30, (32, 64, 256), (32, 16), (3, 5)),
+    (31, (15, 32, 256), (16, 16), (1, 1)),
+    (30, (16, 32, 256), (32, 16), (1, 2)),
+    (8, (1, 64, 512), (8, 8), (1, 1)),
+    (7, (1, 64, 512), (16, 16), (1, 1)),
+    (6, (1, 64, 512), (16, 16), (1, 1)),
+    (6, (7, 16, 512), (16, 16), (2, 2)),
+    (6, (7, 5, 512), (8, 8), (2, 2)),
+    (0, (1, 64, 512), (16, 16), (4, 4)),
+]
+
+
+@pytest.mark.parametrize(("active", "sizes", "tiles", "waves"), DIVISIONS, ids=str)
+def test_the_tile_fits_the_clusters_that_run_at_once(
+    active: int, sizes: tuple[int, int, int], tiles: tuple[int, int], waves: tuple[int, int]
+) -> None:
+    for backward in (False, True):
+        divided = shape.divide(*sizes, backward, lambda tile: active)
+        assert divided.tile == tiles[backward] == shape.batch_tile(*sizes, backward, lambda tile: active)
+        assert divided.waves == waves[backward] and divided.at_once == active
+        assert divided.clusters == sizes[0] * -(-sizes[1] // divided.tile)
+
+
+def test_a_tile_that_fewer_clusters_have_room_for() -> None:
+    """More shared memory a block may mean fewer at once: each tile is asked for its own."""
+    assert shape.batch_tile(4, 32, 256, False, {8: 15, 16: 7, 32: 4}.__getitem__) == 32
+    assert shape.batch_tile(4, 32, 256, False, {8: 16, 16: 7, 32: 4}.__getitem__) == 8
+    error = shape.divide(4, 32, 256, False, lambda tile: -46)
+    assert (error.tile, error.at_once) == (32, 0)  # the launch says what it is
+
+
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("active", [33, 31, 30, 7, 6])
+def test_the_printed_plan_is_the_one_that_is_launched(active: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    extension = Extension(active)
+    kernels = cuda.Kernels(extension)
+    monkeypatch.setattr(cuda, "_C", extension)
+    monkeypatch.setattr(cuda, "_kernels", kernels, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: GPU.index)
+    plan._kept_name.cache_clear()
+    text = str(
+        flow_kernels.explain(
+            batch_size=B,
+            seq_len=T,
+            input_size=INPUTS,
+            hidden_size=H,
+            num_clients=K,
+            dtype=torch.bfloat16,
+            device=GPU,
+            backend="cuda",
+        )
+    )
+    asked = extension.asked
+    both_ways(kernels.forward, kernels.backward, problem(torch.bfloat16, Options()), False)
+    assert asked >= 2 and extension.asked == asked  # the answers are kept
+    for backward, noted in extension.problems:
+        clusters, name = noted.K * -(-noted.B // noted.tile), "backward" if backward else "forward"
+        waves = -(-clusters // active)
+        assert f"{name} {clusters} clusters of {noted.blocks} block, batch tile {noted.tile}, {waves} wave" in text, text
+    assert len(re.findall(f"at most {active}", text)) == 2 and "multiprocessors" not in text
+    plan._kept_name.cache_clear()
+
+
+def test_without_the_device_the_plan_says_what_it_assumes() -> None:
+    text = cuda.describe(32, 20, 16, 300, 256, torch.bfloat16)
+    assert text == (
+        "forward 32 clusters of 4 blocks, batch tile 16, 1 wave of at most 33; backward 32 clusters of 4 blocks, batch tile "
+        "16, 1 wave of at most 33; 20 steps in a launch, for 132 multiprocessors"
+    )
+    assert cuda.describe(32, 20, 16, 300, 256, torch.bfloat16, GPU) == text  # named, but not here
