@@ -36,25 +36,25 @@ def stages(device: str) -> list[list[Step]]:
 
     built = no_gpu and "a stand-in runs what is built"
     return [
-        [Step("build", "the extensions, in place", module("build"), 110, 20, built, always=True)],
-        [Step("backends", "device, versions, clusters at once", module("machine", "backends", "{part}"), 15, 10, always=True)],
-        [Step("probes", "latencies that the design rests on", module("latencies", "{part}"), 45, 20, no_gpu)],
-        [Step("cuda tests", "the CUDA kernels against the float64 reference", checks("cuda"), 90, 15, no_gpu)],
-        [Step("machine", "bandwidth and matrix rate", module("machine", "rates", "{part}"), 15, 10)],
-        [Step("alone", "the goals' one client", measure("alone"), 55, 15)],
-        [Step("cohort", "the goals' 32 clients", measure("cohort"), 125, 20)],
-        [Step("small", "small cases through every GPU backend", module("small", str(cores)), 30, 10)],
-        [Step("triton tests", "the Triton kernels against the reference", checks("not cuda"), 120, 20)],
-        [Step("federated", "flow.simulate here, on the CPU, and PyTorch", module("federated", "{part}", "{seconds}"), 70, 15)],
+        [Step("build", "the extensions, in place", module("build"), 110, 60, built, always=True)],
+        [Step("backends", "device, versions, clusters at once", module("machine", "backends", "{part}"), 15, 40, always=True)],
+        [Step("probes", "latencies that the design rests on", module("latencies", "{part}"), 45, 30, no_gpu)],
+        [Step("cuda tests", "the CUDA kernels against the float64 reference", checks("cuda"), 90, 40, no_gpu)],
+        [Step("machine", "bandwidth and matrix rate", module("machine", "rates", "{part}"), 15, 25)],
+        [Step("alone", "the goals' one client", measure("alone"), 55, 30)],
+        [Step("cohort", "the goals' 32 clients", measure("cohort"), 125, 40)],
+        [Step("small", "small cases through every GPU backend", module("small", str(cores)), 30, 30)],
+        [Step("triton tests", "the Triton kernels against the reference", checks("not cuda"), 120, 40)],
+        [Step("federated", "flow.simulate here, on the CPU, and PyTorch", module("federated", "{part}", "{seconds}"), 70, 30)],
         [
-            Step("memcheck", "the small cases: memory", sanitizer("memcheck"), 85, 20, no_gpu),
-            Step("racecheck", "the small cases: races", sanitizer("racecheck"), 85, 20, no_gpu),
+            Step("memcheck", "the small cases: memory", sanitizer("memcheck"), 85, 40, no_gpu),
+            Step("racecheck", "the small cases: races", sanitizer("racecheck"), 85, 40, no_gpu),
             Step(
-                "suite", "all other tests", module("suite", "{part}", str(max(1, cores - 2))), 85, 20,
+                "suite", "all other tests", module("suite", "{part}", str(max(1, cores - 2))), 85, 30,
                 no_gpu and "make test runs it",
             ),
         ],
-        [Step("sweep", "K, H, B and dtype", measure("sweep"), 60, 10)],
+        [Step("sweep", "K, H, B and dtype", measure("sweep"), 60, 20)],
     ]  # fmt: skip
 
 

@@ -302,12 +302,13 @@ def test_the_steps_of_a_rented_machine() -> None:
     assert named == [*order, "memcheck", "racecheck", "suite", "sweep"] and not any(
         s.left_out for stage in stages for s in stage
     )
+    assert sum(stage[0].least for stage in stages[:4]) <= 170  # of a run of three minutes
     shares = [max(s.share for s in stage) for stage in stages]
     assert sum(shares) + steps.DRAWING == session.BUDGET == 840
     timed = {"probes", "machine", "alone", "cohort", "federated", "sweep"}
     assert all(len(stage) == 1 for stage in stages for s in stage if s.name in timed)
     for s in (s for stage in stages for s in stage):
-        assert s.least <= s.share
+        assert 20 <= s.least <= 60  # importing torch alone takes seconds on a machine that has just started
         for word in s.command:
             if word.startswith("benchmarks.gpu."):
                 assert importlib.util.find_spec(word), word
