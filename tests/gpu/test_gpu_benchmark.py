@@ -262,6 +262,8 @@ def test_the_suite_leaves_out_by_name_what_needs_more(tmp_path: Path) -> None:
     (tmp_path / "tests" / "test_b.py").write_text("import flow\n")
     assert suite.left_out(tmp_path / "tests", lambda name: name != "tyro") == {"tests/cli/test_a.py": "tyro is not installed"}
     assert suite.left_out(tmp_path / "tests", lambda name: True) == {}
+    (tmp_path / "tests" / "test_c.py").write_text("import os\nimport h5py\n")
+    assert suite.left_out(tmp_path / "tests", lambda name: name != "h5py") == {"tests/test_c.py": "h5py is not installed"}
 
 
 def report_of_a_gpu() -> dict[str, Any]:

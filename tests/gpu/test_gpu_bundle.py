@@ -40,7 +40,6 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(build, "PACKAGE", tmp_path / "flow_kernels")
     (tmp_path / "flow_kernels").mkdir()
     (tmp_path / "flow_kernels" / "__init__.py").write_text("backends = lambda: {'cuda': 'available'}")
-    (tmp_path / "CMakeLists.txt").write_text("flow_add_isa(baseline)\n  flow_add_isa(avx2 -march=x86-64-v3)\n")
     monkeypatch.setattr(sources, "digest", lambda names: "abc")
     return tmp_path
 
@@ -165,7 +164,7 @@ def test_a_bundle_holds_what_the_other_machine_asks_for(
     }  # fmt: skip
     manifest, printed = json.loads((root / "bundle" / "bundle.json").read_text()), capfd.readouterr().out
     lines = (root / "told").read_text().splitlines()
-    assert "-DFLOW_WERROR=ON" in lines[0] and "--target flow_cluster flow_baseline" in lines[1]
+    assert "-DFLOW_WERROR=ON" in lines[0] and "--target flow_objects" in lines[1]
     if with_python:
         assert bundle.unfit(manifest) == ("", "") and manifest["glibc"] == "2.17" and "glibc 2.17 or later" in printed
         assert len(lines) == 4 and f"-DFLOW_OBJECTS={root}/bundle/objects" in lines[2]
@@ -208,3 +207,48 @@ def test_make_hands_the_version_on(tmp_path: Path) -> None:
     assert (tmp_path / "told").read_text().splitlines()[-1] == "-m benchmarks.gpu.bundle 3.12"
     dry = subprocess.run([*command[:-1], f"VENV={tmp_path}/none", "-n"], capture_output=True, text=True).stdout
     assert f"python3 -m venv {tmp_path}/none" in dry
+
+
+def configured(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    import pybind11
+
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # where pip has put CMake and Ninja
+    for tool in ("cmake", "ninja", "c++"):
+        if shutil.which(tool, path=path) is None:
+            pytest.skip(f"{tool} is not installed")
+    command = ["cmake", "-S", str(sources.ROOT), "-B", str(folder), "-G", "Ninja", "-DCMAKE_EXPORT_COMPILE_COMMANDS=ON"]
+    command += [f"-Dpybind11_DIR={pybind11.get_cmake_dir()}", f"-DPython_EXECUTABLE={sys.executable}", *options]
+    return subprocess.run(command, env=os.environ | {"PATH": path}, capture_output=True, text=True)
+
+
+def compiled(folder: Path) -> set[str]:
+    """The sources that CMake would compile."""
+    listed = json.loads((folder / "compile_commands.json").read_text())
+    return {str(Path(entry["file"]).relative_to(sources.ROOT / "csrc")) for entry in listed}
+
+
+def test_compiled_kernels_are_linked_and_not_compiled(tmp_path: Path) -> None:
+    assert configured(tmp_path / "all").returncode == 0
+    kernels = {source for source in compiled(tmp_path / "all") if source.endswith("isa.cpp")}
+    query = subprocess.run(
+        ["ninja", "-C", str(tmp_path / "all"), "-t", "query", "flow_objects"],
+        env=os.environ | {"PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+    )
+    assert "flow_baseline" in query.stdout and "_C" not in query.stdout.replace("csrc", "")
+
+    isas = ["baseline", *(("avx2", "avx512", "avx512bf16") if platform.machine() in ("x86_64", "AMD64") else ())]
+    for isa in isas:
+        (tmp_path / "objects" / isa).mkdir(parents=True)
+        for name in ("routed_gru", "training"):
+            (tmp_path / "objects" / isa / f"{name}.o").write_text("")
+    done = configured(tmp_path / "linked", f"-DFLOW_OBJECTS={tmp_path}/objects")
+    assert done.returncode == 0, done.stderr
+    assert compiled(tmp_path / "linked") == compiled(tmp_path / "all") - kernels  # without AMX too: there is none to link
+    ninja = (tmp_path / "linked" / "build.ninja").read_text()
+    assert all(f"{tmp_path}/objects/{isa}/training.o" in ninja for isa in isas) and "FLOW_AMX" not in ninja
+
+    shutil.rmtree(tmp_path / "objects" / "baseline")
+    done = configured(tmp_path / "missing", f"-DFLOW_OBJECTS={tmp_path}/objects")
+    assert done.returncode and "has no baseline/*.o; make it again with make gpu-bundle" in " ".join(done.stderr.split())
