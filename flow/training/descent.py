@@ -97,9 +97,11 @@ class Descent:
             steps[name] = step._replace(anchor=anchor, momentum=velocity)
         present = batch.valid.flatten(1).any(1) if pulls else None  # a client that has finished is not pulled either
         options = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
-        (sgd_ if self._by_kernels else plain_sgd_)(
-            list(steps.values()), mu=update.mu if anchors else 0.0, present=present, **options
-        )
+        mu, every = update.mu if anchors else 0.0, list(steps.values())
+        if self._by_kernels:
+            sgd_(every, mu=mu, present=present, **options, backend=self.model.backend)
+        else:
+            plain_sgd_(every, mu=mu, present=present, **options)
 
 
 def gradients(model: Model, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
