@@ -35,6 +35,11 @@ def test_kernels_in_the_interpreter() -> None:
     interpreted("test_training_interpreter.py", 30)
 
 
+@pytest.mark.triton
+def test_rounds_in_the_interpreter() -> None:
+    interpreted("test_rounds_interpreter.py", 15)
+
+
 def compiled_head(kernel: str, kind: str, operands: str, arch: int, features: int, two: bool = True) -> Any:
     """What the assembler used for a kernel of the head."""
     from training_aot import compiled
@@ -92,7 +97,7 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "backward_weights": ("router_kernels", dict(DW=True, DB=True, BM=32, BK=64)),
     "norms": ("sgd_kernels", dict(PAD=32, SIZE=2048)),
     "update": ("sgd_kernels", dict(CLIP=True, PRESENT=True, PULLED=True, MOMENTUM=True, PAD=32, SIZE=2048)),
-    "links": ("sgd_kernels", dict(BN=64)),
+    "links": ("sgd_kernels", dict(BN=32)),
     "add_rows": ("sgd_kernels", dict(DENSE=False, BW=128)),
     "accumulate": ("sgd_kernels", dict(FRESH=False, SIZE=512)),
 }

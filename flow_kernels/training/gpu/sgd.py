@@ -18,7 +18,7 @@ SIZE = 2048
 """Numbers of a program."""
 KEPT = 256
 """Tables that are remembered."""
-ROWS = 64
+ROWS = 32
 
 _tables: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
 
