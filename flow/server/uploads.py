@@ -104,7 +104,6 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
         started = time.perf_counter()
         every, last = upload, upload.phases[-1]
         uploads.finite &= all_finite([last.nats, *(upload.kept or {}).values()])
-        training.finish(last.nats.device)
         operations = torch.stack([work.flops.sum() for work in upload.phases]).sum()
         numbers = torch.cat((last.nats, last.tokens, operations.unsqueeze(0))).cpu()  # a GPU is waited for once
         (nats, tokens), uploads.flops = numbers[:-1].view(2, -1), uploads.flops + float(numbers[-1])

@@ -29,6 +29,7 @@ from flow_kernels.training import (
     gru,
     head_loss,
     on_gpu,
+    replays,
     route,
     route_backward,
 )  # fmt: skip
@@ -54,11 +55,14 @@ class Memory:
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
+        self._outgrown: list[Tensor] = []
 
     def get(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor."""
         size = math.prod(shape)
         if name not in self._kept or len(self._kept[name]) < size:
+            if name in self._kept and replays(like.device):  # a recorded update writes to it
+                self._outgrown.append(self._kept[name])
             self._kept[name] = like.new_empty(size)
         return self._kept[name][:size].view(shape)
 

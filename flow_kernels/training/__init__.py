@@ -13,12 +13,15 @@ from flow_kernels.call import Weights
 from flow_kernels.training import gru
 from flow_kernels.training.checks import BAD_TARGET, DTYPES, cell_of, finish, multiplies_bfloat16, on_gpu, refusal
 from flow_kernels.training.head import head_loss
+from flow_kernels.training.plan import UpdateSizes, explain_update, update_memory
 from flow_kernels.training.records import Head, HeadLoss, Step
+from flow_kernels.training.replay import Replayed, replays
 from flow_kernels.training.router import route, route_backward
 from flow_kernels.training.sgd import add_rows_, sgd_
 from flow_kernels.training.sums import accumulate_, split, total_of
 
 __all__ = [
-    "BAD_TARGET", "DTYPES", "Head", "HeadLoss", "Step", "Weights", "accumulate_", "add_rows_", "cell_of", "finish", "gru",
-    "head_loss", "multiplies_bfloat16", "on_gpu", "refusal", "route", "route_backward", "sgd_", "split", "total_of",
+    "BAD_TARGET", "DTYPES", "Head", "HeadLoss", "Replayed", "Step", "UpdateSizes", "Weights", "accumulate_", "add_rows_",
+    "cell_of", "explain_update", "finish", "gru", "head_loss", "multiplies_bfloat16", "on_gpu", "refusal", "replays", "route",
+    "route_backward", "sgd_", "split", "total_of", "update_memory",
 ]  # fmt: skip

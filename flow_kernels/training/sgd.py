@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,6 +31,7 @@ def sgd_(
     momentum: float = 0.0,
     present: Tensor | None = None,
     backend: str = "auto",
+    kept: dict[Any, Any] | None = None,
 ) -> None:
     """One step of SGD for K clients, in place.
 
@@ -41,7 +43,8 @@ def sgd_(
 
     As a step of :mod:`torch.optim`, this changes leaves that require a gradient and records nothing. The version of every
     tensor that it changes counts up: a backward pass through a graph that had saved one of them before is refused.
-    backend: see :func:`flow_kernels.training.on_gpu`.
+    backend: see :func:`flow_kernels.training.on_gpu`. kept: what lasts from step to step on a GPU, {} before the first one, and
+    as long as the tensors of the steps do; None: nothing lasts.
 
     Raises:
         ValueError: an option is negative or not finite.
@@ -54,7 +57,16 @@ def sgd_(
     if steps and on_gpu(steps[0].parameter, backend):
         from flow_kernels.training.gpu import sgd as of_gpu
 
-        of_gpu.sgd_(steps, lr=lr, clip=clip, mu=mu, weight_decay=weight_decay, momentum=momentum, present=present)
+        of_gpu.sgd_(
+            steps,
+            lr=lr,
+            clip=clip,
+            mu=mu,
+            weight_decay=weight_decay,
+            momentum=momentum,
+            present=present,
+            kept={} if kept is None else kept,
+        )
     else:
         check(cpu._kernels.sgd(steps, present, lr, clip, mu, weight_decay, momentum, torch.get_num_threads()), RULES)
     for parameter, _, _, velocity, _ in steps:

@@ -13,7 +13,6 @@ import torch
 from head_cases import SHAPES, Shape, by_row, draw, error, plainly, poison, router_problem
 from optional import present
 from problems import make
-from torch import Tensor
 
 from flow_kernels.backends.gpu import triton
 from flow_kernels.training import (
@@ -283,15 +282,11 @@ def test_sums_have_the_bits_of_the_cpu_in_any_order() -> None:
     torch.testing.assert_close(total_of(got).cpu(), plain, rtol=1e-12, atol=1e-9)
 
 
-def test_the_tables_of_sgd_do_not_pile_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    from flow_kernels.training.gpu import sgd
-
-    monkeypatch.setattr(sgd, "KEPT", 2)
-    sgd._tables.clear()
-    tensors: list[Tensor] = []
-    for _ in range(4):
-        tensors += [put(torch.ones(1, 2)), put(torch.ones(1, 2))]
-        sgd_([Step(tensors[-2], tensors[-1])], lr=0.5, backend="triton")
-        sgd_([Step(tensors[-2], tensors[-1])], lr=0.5, backend="triton")
-        assert not tensors[-2].any()
-    assert len(sgd._tables) == 2
+def test_what_lasts_from_step_to_step_of_sgd() -> None:
+    """One table of addresses and one buffer of summed rows, however many steps there are."""
+    table, gradient, rows = put(torch.ones(1, 3, 2)), put(torch.ones(1, 4, 2)), put(torch.tensor([[0, 2, 2, -1]]))
+    kept: dict[Any, Any] = {}
+    for count in range(1, 4):
+        sgd_([Step(table, gradient, rows=rows)], lr=0.25, backend="triton", kept=kept)
+        assert len(kept) == 2
+        assert torch.equal(table.cpu(), 1 - count * torch.tensor([[[0.25] * 2, [0.0] * 2, [0.5] * 2]]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -12,7 +13,12 @@ from typing import Any
 import pytest
 import torch
 
+from flow.data import Population, Vocabulary
+from flow.data.tokens import SPECIALS
+from flow.engine.task import clients_at_once
+from flow.model.language_model import LanguageModel, parameter_counts
 from flow_kernels import training
+from flow_kernels.training import UpdateSizes, plan
 from flow_kernels.training.gpu import tiles
 
 HERE = Path(__file__).parent
@@ -37,7 +43,7 @@ def test_kernels_in_the_interpreter() -> None:
 
 @pytest.mark.triton
 def test_rounds_in_the_interpreter() -> None:
-    interpreted("test_rounds_interpreter.py", 15)
+    interpreted("test_rounds_interpreter.py", 14)
 
 
 def compiled_head(kernel: str, kind: str, operands: str, arch: int, features: int, two: bool = True) -> Any:
@@ -127,6 +133,67 @@ def test_which_tile_a_head_gets() -> None:
         parts, each = tiles.vocabulary_parts(clients, blocks, vocabulary, 64)
         assert each % 64 == 0 and (parts - 1) * each < vocabulary <= parts * each
         assert parts == 1 or clients * blocks * (parts - 1) < 2 * 132
+
+
+STACKOVERFLOW = UpdateSizes(10, 16, 20, 96, 670, 10_004, 96, filled=0.7)
+"""10 clients of the sizes of google-research/federated."""
+
+
+def test_the_memory_of_an_update() -> None:
+    counts = parameter_counts(10_004, 96, 670, 96)
+    own = STACKOVERFLOW.parameters(2, 2)
+    for group in own:
+        numbers = sum(count for name, count in counts.items() if name.startswith(group) and "router" not in name)
+        assert own[group] == numbers, group
+    single, many = (training.update_memory(dataclasses.replace(STACKOVERFLOW, clients=k)) for k in (1, 10))
+    assert all(many[part] <= 10 * single[part] for part in single)
+    assert many["parameters"] == 10 * single["parameters"]
+    small = parameter_counts(10_004, 96, 670, 96, routed_head=False)
+    plain = sum(count for name, count in small.items() if "local" not in name and "router" not in name)
+    assert many["parameters"] == 4 * 10 * 2 * plain
+    pulled = training.update_memory(STACKOVERFLOW, momentum=True, anchor=True)
+    assert pulled["gradients"] > many["gradients"] and pulled["momentum and anchor"] == 2 * pulled["gradients"]
+    routers = training.update_memory(dataclasses.replace(STACKOVERFLOW, trained=frozenset(), experts=2, head_experts=2))
+    assert not routers["gradients"] and routers["parameters"] > many["parameters"]
+
+
+def test_the_parts_of_an_update_add_up() -> None:
+    """Operations are those of flow/model/flops.py for the rows that are computed, but for scores that are computed again."""
+    own = {part.name: part for part in plan.parts(STACKOVERFLOW)}
+    h, rows = 670, 10 * 16 * 20
+    assert own["gru: scan forward"].operations == rows * 6 * h * h and own["gru: scan forward"].launches == 20
+    assert own["gru: products before"].operations == rows * 6 * h * 96
+    assert own["head: loss"].operations == pytest.approx(0.7 * rows * 2 * 96 * 10_004)
+    assert own["head: gradients of weights"].operations == pytest.approx(2 * own["head: loss"].operations, rel=0.02)
+    times = [plan.seconds(dataclasses.replace(STACKOVERFLOW, products=kind)) for kind in ("half", "tf32", "ieee")]
+    assert times == sorted(times) and 2e-4 < times[0] < 2e-3
+    assert plan.seconds(STACKOVERFLOW, graph=False) > times[0]
+    routers = {part.name for part in plan.parts(dataclasses.replace(STACKOVERFLOW, trained=frozenset(), head_experts=2))}
+    assert "gru: scan backward" not in routers and "head: gradients of weights" not in routers
+    table = training.explain_update(STACKOVERFLOW)
+    assert table.splitlines()[0].split() == ["part", "MB", "GFLOP", "launches", "us"]
+    assert table in (HERE.parents[1] / "docs" / "gpu-kernels.md").read_text(encoding="utf-8")
+
+
+def test_a_run_on_paper_is_that_of_the_page() -> None:
+    local = dataclasses.replace(STACKOVERFLOW, trained=frozenset[plan.Group]({"gru", "head"}))
+    routers = dataclasses.replace(STACKOVERFLOW, experts=2, head_experts=2, trained=frozenset[plan.Group]())
+    page = (HERE.parents[1] / "docs" / "gpu-kernels.md").read_text(encoding="utf-8")
+    for name, products in (("bfloat16", "half"), ("TF32", "tf32"), ("IEEE float32", "ieee")):
+        phases = [(dataclasses.replace(sizes, products=products), count) for sizes, count in (  # type: ignore[arg-type]
+            (STACKOVERFLOW, 75), (local, 114), (routers, 7)
+        )]  # fmt: skip
+        graphs, python = (sum(count * plan.seconds(sizes, graph=graph) for sizes, count in phases) for graph in (True, False))
+        rounds = " | ".join(f"{1000 * time:.0f} ms" for time in (graphs, python))
+        assert f"| {name} | {rounds} | {2000 * graphs / 60:.1f} min | {2000 * python / 60:.1f} min |" in page
+
+
+def test_how_many_clients_are_trained_at_once() -> None:
+    population = Population("tiny", (), Vocabulary((*SPECIALS, *map(str, range(10_000))), "word"), 20, "made up")
+    model = LanguageModel(10_004, 96, 670, projection_dim=96, device="meta")
+    many = [clients_at_once(model, 16, population, free) for free in (10**9, 10**10, 141 * 10**9)]
+    assert many[0] < many[1] < many[2] and many[0] >= 1 and 100 < many[2] < 2000
+    assert clients_at_once(model, 16, population, 10**6) == 0
 
 
 def test_why_the_kernels_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,12 @@ READING = {
     "item", "tolist", "numpy", "cpu", "cuda", "__bool__", "__int__", "__float__", "__index__", "__array__", "__contains__",
     "nonzero", "argwhere", "unique", "masked_select", "equal", "allclose", "repeat_interleave", "bincount", "pin_memory",
 }  # fmt: skip
+FREE = {
+    "view", "expand", "slice", "select", "t", "transpose", "unsqueeze", "detach", "alias", "squeeze", "split", "permute",
+    "unbind", "_unsafe_view", "split_with_sizes", "empty", "new_empty", "empty_like", "empty_strided", "new_empty_strided",
+    "as_strided",
+}  # fmt: skip
+"""Operations that launch nothing: views, and memory without content."""
 SHAPES = ("nonzero", "_local_scalar_dense", "masked_select", "_unique2", "unique_dim", "is_nonzero", "equal", "bincount")
 
 
@@ -43,6 +49,7 @@ class Ops(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.__name__.partition(".")[0]
         if not self.of.paused:
+            self.counts["launches"] += name not in FREE
             if name in SHAPES:
                 self.counts[name] += 1
             if name in ("index", "index_put", "index_put_", "_index_put_impl_") and any(
@@ -58,7 +65,10 @@ def _names_a_device(args: Any, kwargs: Any) -> bool:
 
 @contextmanager
 def counted(launcher: Any) -> Iterator[Counter[str]]:
-    """Count in here, but for what Triton's interpreter does to run a kernel; launcher: its class of a kernel with a grid."""
+    """Count in here, but for what Triton's interpreter does to run a kernel; "launches" are those of kernels and operations.
+
+    launcher: the interpreter's class of a kernel with a grid.
+    """
     counts: Counter[str] = Counter()
     waiting = Waiting(counts)
     run: Callable[..., Any] = launcher.__call__

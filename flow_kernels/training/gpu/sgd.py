@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,16 +16,20 @@ from flow_kernels.training.records import Step
 
 SIZE = 2048
 """Numbers of a program."""
-KEPT = 256
-"""Tables that are remembered."""
 ROWS = 32
-
-_tables: OrderedDict[tuple[object, ...], Tensor] = OrderedDict()
 
 
 @torch.no_grad()
 def sgd_(
-    steps: Sequence[Step], *, lr: float, clip: float, mu: float, weight_decay: float, momentum: float, present: Tensor | None
+    steps: Sequence[Step],
+    *,
+    lr: float,
+    clip: float,
+    mu: float,
+    weight_decay: float,
+    momentum: float,
+    present: Tensor | None,
+    kept: dict[Any, Any],
 ) -> None:
     """:func:`flow_kernels.training.sgd_`."""
     if not steps:
@@ -36,18 +40,17 @@ def sgd_(
         _check(step, clients, pulled, bool(momentum))
     fitting("present", present, (clients,), steps[0].parameter, torch.bool)
     with on(device):
-        lines, blocks, kept = [], 0, []
+        lines, blocks = [], 0
         for parameter, gradient, anchor, velocity, rows in steps:
             n, named, width = gradient.numel() // clients, None, 1
             if rows is not None:
-                gradient, named = summed_rows(rows, gradient, parameter.shape[1])
+                gradient, named = _summed_rows(rows, gradient, parameter.shape[1], kept)
                 width = gradient.shape[2]
-                kept += [gradient, named]  # until the kernels that read them are queued
             used = (parameter, gradient, anchor if mu else None, velocity if momentum else None, named)
             addresses = (0 if t is None else t.data_ptr() for t in used)
             lines.append((*addresses, n, parameter.numel() // clients, width, blocks))
             blocks += -(-n // SIZE)
-        table = _table(tuple(lines), device)
+        table = _table(tuple(lines), device, kept)
         shared = dict(PAD=power_of_two(len(lines)), SIZE=SIZE, num_warps=8)
         squares = steps[0].parameter.new_empty((clients, blocks) if clip else 1)
         if clip:
@@ -77,21 +80,24 @@ def _check(step: Step, clients: int, pulled: bool, with_momentum: bool) -> None:
     fitting("rows", rows, (clients, rows.shape[-1]), parameter, torch.int64)
 
 
-def _table(lines: tuple[tuple[int, ...], ...], device: torch.device) -> Tensor:
-    """The table on the device. In a training loop the same addresses come again, so it is sent once for many updates."""
-    key = (device, lines)
-    if key not in _tables:
+def _table(lines: tuple[tuple[int, ...], ...], device: torch.device, kept: dict[Any, Any]) -> Tensor:
+    """The table on the device. The same addresses come again and again, so it is sent once for many updates."""
+    if lines not in kept:
         table = torch.tensor(lines, dtype=torch.int64)
-        _tables[key] = table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
-        if len(_tables) > KEPT:
-            _tables.popitem(last=False)
-    _tables.move_to_end(key)
-    return _tables[key]
+        kept[lines] = table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+    sent: Tensor = kept[lines]
+    return sent
 
 
-def summed_rows(rows: Tensor, gradient: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Rows of one number added up, in the first of them: [K, N, width], and int32 [K, N] its number, -1 for the others."""
-    summed, named = torch.empty_like(gradient), rows.new_empty(rows.shape, dtype=torch.int32)
+def _summed_rows(rows: Tensor, gradient: Tensor, size: int, kept: dict[Any, Any]) -> tuple[Tensor, Tensor]:
+    """Rows of one number added up, in the first of them: [K, N, width], and int32 [K, N] its number, -1 for the others.
+
+    They lie where those of the last gradient at this address did, so that the table of addresses stays the same.
+    """
+    key = (gradient.data_ptr(), tuple(gradient.shape))
+    if key not in kept:
+        kept[key] = torch.empty_like(gradient), rows.new_empty(rows.shape, dtype=torch.int32)
+    summed, named = kept[key]
     _add(rows, gradient, size, summed, named)
     return summed, named
 
