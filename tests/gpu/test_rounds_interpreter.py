@@ -98,6 +98,21 @@ def test_a_round_and_predictions_are_those_of_the_cpu(name: str) -> None:
             torch.testing.assert_close(right, left, rtol=1e-5, atol=1e-5)
 
 
+def test_a_round_with_rounded_products() -> None:
+    """--dtype bfloat16, for which the interpreter takes float16: the state of float32 to some thousandths."""
+    states = []
+    for mixed in (False, True):
+        bench = Bench(FlowOptions(**SMALL, variant="neurips"), torch.float32, "triton" if mixed else "cpu")
+        bench.model.mixed_precision = mixed
+        uploads = bench.round(few(), 1)
+        states.append(bench.state)
+        assert uploads.finite and all(tensor.dtype == torch.float32 for tensor in bench.state.values())
+    exact, rounded = states
+    assert any(not torch.equal(rounded[name], tensor) for name, tensor in exact.items())
+    for name, tensor in exact.items():
+        torch.testing.assert_close(rounded[name], tensor, rtol=0, atol=5e-3, msg=labelled(name))
+
+
 @pytest.mark.parametrize(
     ("route", "options"), [("global", Sgd(0.5, 2, 2)), ("mixture", Sgd(0.5, 1, 2, 0.1, 0.5, 0.01))], ids=["plain", "pulled"]
 )

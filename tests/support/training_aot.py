@@ -37,14 +37,12 @@ def compiled(kernel: Any, operands: str, arch: int, warps: int, **constants: Any
     """A kernel for tensors from torch's allocator; operands: the type of what tensor cores multiply."""
     names = kernel.arg_names
     types = {name: type_of(name, operands) for name in names}
-    aligned = [n for n in names if n not in constants and types[n].startswith("*")]
+    of_16 = [n for n in names if n not in constants and (types[n].startswith("*") or n in ("F_ROW", "W_ROW"))]
     source = ASTSource(
         fn=kernel,
         signature=types | dict.fromkeys(constants, "constexpr"),
         constexprs={(names.index(n),): value for n, value in constants.items()},
-        attrs={
-            (names.index(n),): [["tt.divisibility", 16]] for n in (*aligned, *(n for n in ("F_ROW", "W_ROW") if n in names))
-        },
+        attrs={(names.index(n),): [["tt.divisibility", 16]] for n in of_16},
     )
     made = triton.compile(source, target=GPUTarget("cuda", arch, 32), options={"num_warps": warps})
     with tempfile.TemporaryDirectory() as folder:
