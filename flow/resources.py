@@ -35,7 +35,7 @@ def require_memory(needs: Sequence[Need], device: str = "cpu") -> None:
     Raises:
         UserError: they do not.
     """
-    free = free_memory() if torch.device(device).type == "cpu" else _free_on(torch.device(device))
+    free = free_memory() if torch.device(device).type == "cpu" else free_on(torch.device(device))
     where = "memory" if torch.device(device).type == "cpu" else f"memory of {device}"
     _require(needs, free, where, "")
 
@@ -170,7 +170,7 @@ def _within_limit() -> int | None:
     return limit - int(pages[0]) * resource.getpagesize()
 
 
-def _free_on(device: torch.device) -> int | None:
+def free_on(device: torch.device) -> int | None:
     """Bytes that are free on a GPU; None where torch cannot say."""
     return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
 

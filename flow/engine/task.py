@@ -21,13 +21,14 @@ from flow.model.interface import PARTS, Model
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, initial, nbytes
 from flow.model.user_module import Refused, UserModule
+from flow.resources import free_on
 from flow.server import optimizers
 from flow.server.options import ServerOptions
 from flow.storage.client_states import ClientStates
 from flow.training.batches import gather
 from flow.training.fused import refusal
 from flow.training.messages import Download, Members, Phase, Visit
-from flow_kernels.training import multiplies_bfloat16
+from flow_kernels.training import UpdateSizes, multiplies_bfloat16, on_gpu, update_memory
 
 
 class Task(NamedTuple):
@@ -127,20 +128,49 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     return Task(config, algorithm, population, clients, model, minimum, chunk, workers)
 
 
-def automatic_chunk(config: Config[Any], population: Population, model: Model) -> int:
+def automatic_chunk(config: Config[Any], population: Population, model: Model, free: int | None = None) -> int:
     """The most clients in a group.
 
     Where the kernels train, a group's parameters take at most 12 MiB. This limit was measured with one thread: groups side by
     side against clients one by one. 4 clients of 2.6 MB ran 1.04 times as fast side by side, and 16 of them 0.98 times. 16
     clients of 13.5 MB ran 0.84 times as fast, and 16 of 20 kB 3.7 times. Elsewhere the scores of one batch of each client
-    (batch size * T * V) stay within 4 MB on a CPU. A GPU needs far more at a time to be busy.
+    (batch size * T * V) stay within 4 MB on a CPU. A GPU needs far more at a time to be busy. Where the kernels of a GPU train,
+    a group has as many clients as :func:`clients_at_once` finds memory for.
+
+    free: bytes that are free on the device; None: torch is asked.
     """
-    if not refusal(model, dict(model.named_parameters())):
+    by_kernels = not refusal(model, dict(model.named_parameters()))
+    first = next(model.parameters())
+    if by_kernels and isinstance(model, LanguageModel) and on_gpu(first, model.backend):
+        room = free_on(first.device) if free is None else free
+        many = config.cohort if room is None else clients_at_once(model, config.algorithm.batch_size, population, room)
+        return max(1, min(config.cohort, many))
+    if by_kernels:
         fit = 12 * 2**20 // nbytes(initial(model, "global", "local", "router"))
     else:
         scores = config.algorithm.batch_size * population.sequence_length * population.outputs
         fit = (1 << 20 if on_cpu(config.model) else 1 << 27) // scores
     return int(max(1, min(config.cohort, fit)))
+
+
+def clients_at_once(model: LanguageModel, batch: int, population: Population, free: int) -> int:
+    """How many clients a GPU with so many free bytes can train at once: both experts, momentum and anchor counted, with four
+    copies of every client's parameters. A fifth of the memory is left to what lies between its allocations."""
+    sizes = UpdateSizes(
+        1,
+        batch,
+        population.sequence_length,
+        model.gru.input_size,
+        model.gru.hidden_size,
+        model.vocabulary_size,
+        None if model.projection is None else model.feature_size,
+        model.gru.num_layers,
+        experts=2,
+        head_experts=1 + model.routed_head,
+        outputs=model.outputs,
+        products="half" if model.mixed_precision else "ieee",
+    )
+    return int(0.8 * free) // sum(update_memory(sizes, copies=4, momentum=True, anchor=True).values())
 
 
 def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Population) -> Model:
@@ -168,7 +198,7 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
             seq_len=1,
             input_size=options.embedding_dim,
             hidden_size=options.hidden_size,
-            dtype=dtype,
+            dtype=torch.bfloat16 if options.dtype == "bfloat16" and not on_cpu(options) else dtype,
             device=options.device,
             backend=options.backend,
         )

@@ -53,6 +53,8 @@ class Model(nn.Module):
     """The tokens that unknown words share."""
     provides: frozenset[Part]
     """What there is for algorithms that need more than parameters."""
+    backend: str = "auto"
+    """Kernels that compute it, where there are several: see :func:`flow_kernels.backends`."""
     mixed_precision: bool = False
     """Whether products multiply what was rounded to bfloat16. Parameters, sums, gates, states and losses are float32 then."""
 

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 Tensors = dict[str, Tensor]
 Rows = npt.NDArray[np.int64]
 Route = Literal["mixture", "global", "local"]
+ALIGNED = 16
+"""Bytes at a multiple of which a tensor begins among others."""
 
 
 def stack(tensors: Tensors, clients: int) -> Tensors:
@@ -22,6 +24,24 @@ def stack(tensors: Tensors, clients: int) -> Tensors:
 def copy(tensors: Tensors) -> Tensors:
     """A copy to train, of what was received or kept: [K, ..] -> [K, ..]."""
     return {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+
+
+def moved(tensors: Tensors, device: torch.device | str) -> Tensors:
+    """The same tensors on a device; between a GPU and the host all of them in one copy."""
+    where = torch.device(device)
+    if all(tensor.device.type == where.type for tensor in tensors.values()):
+        return tensors
+    pieces, ends = [], [0]
+    for tensor in tensors.values():
+        piece = tensor.contiguous().flatten().view(torch.uint8)
+        pieces.append(torch.nn.functional.pad(piece, (0, -len(piece) % ALIGNED)))
+        ends.append(ends[-1] + len(pieces[-1]))
+    flat = torch.cat(pieces)
+    flat = flat.pin_memory().to(where, non_blocking=True) if where.type == "cuda" else flat.to(where)
+    return {
+        name: flat[begin : begin + tensor.numel() * tensor.element_size()].view(tensor.dtype).view(tensor.shape)
+        for (name, tensor), begin in zip(tensors.items(), ends, strict=False)
+    }
 
 
 def per_client(values: Tensor, like: Tensor) -> Tensor:

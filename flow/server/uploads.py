@@ -104,21 +104,23 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
         started = time.perf_counter()
         every, last = upload, upload.phases[-1]
         uploads.finite &= all_finite([last.nats, *(upload.kept or {}).values()])
-        nats, tokens = last.nats.cpu(), last.tokens.cpu()
+        operations = torch.stack([work.flops.sum() for work in upload.phases]).sum()
+        numbers = torch.cat((last.nats, last.tokens, operations.unsqueeze(0))).cpu()  # a GPU is waited for once
+        (nats, tokens), uploads.flops = numbers[:-1].view(2, -1), uploads.flops + float(numbers[-1])
         if lost is not None and lost.any():
             arrived = np.flatnonzero(~lost)
             index = torch.from_numpy(arrived)
             rows, every = rows[arrived], _only(upload, index)
             nats, tokens = nats[index], tokens[index]
         weights = torch.tensor(every.weights, dtype=torch.float64)
+        device = next(iter(every.tensors.values())).device if every.tensors else weights.device
         if not one_by_one and len(weights):
-            sums.add({name: tensor for name, tensor in every.tensors.items() if name not in every.voted}, weights)
+            sums.add({name: tensor for name, tensor in every.tensors.items() if name not in every.voted}, weights.to(device))
             if every.voted:
-                voting.add(_for_votes(every), torch.tensor(every.votes, dtype=torch.float64))
+                voting.add(_for_votes(every), torch.tensor(every.votes, dtype=torch.float64, device=device))
         parts.append((rows, weights, nats, every.tensors if one_by_one else {}))
         uploads.tokens += float(tokens.sum())
         uploads.sequences += sum(work.sequences for work in upload.phases)
-        uploads.flops += sum(float(work.flops.sum()) for work in upload.phases)
         uploads.upload_bytes += nbytes(every.tensors)
         uploads.download_bytes += down
         uploads.data_seconds += data_seconds
@@ -246,5 +248,8 @@ def combine(ranks: Ranks, uploads: Uploads, parts: Sequence[Rows]) -> None:
 
 
 def all_finite(tensors: Iterable[Tensor]) -> bool:
-    """Whether every number of these tensors is finite."""
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+    """Whether every number of these tensors is finite; a GPU is waited for once."""
+    own = [tensor for tensor in tensors if tensor.numel()]
+    if all(tensor.device.type == "cpu" for tensor in own):
+        return all(bool(tensor.isfinite().all()) for tensor in own)
+    return bool(torch.stack([tensor.isfinite().all() for tensor in own]).all())

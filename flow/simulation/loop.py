@@ -34,6 +34,7 @@ from flow.server.uploads import Received, Uploads, all_finite, collect, combine
 from flow.simulation import frames, summary, timing
 from flow.storage import files, run_folder, user_files
 from flow.training.fused import refusal
+from flow_kernels.training import finish
 
 if TYPE_CHECKING:
     import pandas
@@ -255,6 +256,7 @@ def _local(task: Task, run: RunState, draw: Draw, model: Model, group: Group) ->
     visit = task.visit(model, run.state, run.states, group.clients, draw, "train")
     ready = time.perf_counter()
     upload = task.algorithm.local(group.options, model, visit)
+    finish(upload.phases[-1].nats.device)  # a GPU is waited for, so that the seconds are its own
     if upload.kept is not None:
         run.states.write(visit.rows, upload.kept, draw.round)
     return Received(visit.rows, upload, sum(visit.nbytes), group.lost, ready - started, time.perf_counter() - ready)

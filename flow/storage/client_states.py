@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from flow.errors import UserError
-from flow.model.parameters import Rows, Tensors, nbytes
+from flow.model.parameters import Rows, Tensors, moved, nbytes
 from flow.storage import files
 from flow.training.messages import ClientState
 
@@ -81,7 +81,7 @@ class ClientStates:
             KeyError: a client has no state.
         """
         states = [self._row(int(row)) for row in rows]
-        return {name: torch.stack([row[name] for row in states]).to(device) for name in (states[0] if states else {})}
+        return moved({name: torch.stack([row[name] for row in states]) for name in (states[0] if states else {})}, device)
 
     def of(self, rows: Rows, fresh: Tensors) -> ClientState:
         """What these clients kept; for a new client its row of `fresh` [n, ..]."""
@@ -94,8 +94,9 @@ class ClientStates:
 
     def write(self, rows: Rows, tensors: Tensors, round: int) -> None:
         """Set the next states [n, ..] of these clients aside; may be called by several threads for different clients."""
+        tensors = moved({name: tensor.detach() for name, tensor in tensors.items()}, "cpu")
         for n, row in enumerate(rows.tolist()):
-            own = {name: tensor[n].detach().cpu().clone() for name, tensor in tensors.items()}
+            own = {name: tensor[n].clone() for name, tensor in tensors.items()}
             self._row_bytes = nbytes(own)
             if self._folder is None:
                 self._pending[row] = own

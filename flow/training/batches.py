@@ -30,6 +30,8 @@ class Data(NamedTuple):
     """int64 [N + 1]; valid targets of every row; 1 for the padding row, which no loss counts."""
     texts: Rows
     """int64 [N]; the text of its client that a row comes from, see :attr:`flow.data.population.Sequences.texts`."""
+    steps: Rows
+    """int64 [N + 1]: the same as lengths, on the host, which plans with it."""
     labelled: bool = False
     """Whether the last column is the label of the row's text, see :class:`flow.data.population.Sequences`."""
 
@@ -79,8 +81,15 @@ def gather(clients: Sequence[Client], part: Literal["train", "test"], device: to
     lengths = np.concatenate([*(p.lengths for p in parts), np.ones(1, np.int32)]).astype(np.int64)
     ids = tuple(client.id for client in clients)
     texts = np.concatenate([p.texts for p in parts])
-    table, sizes = torch.from_numpy(tokens).to(device), torch.from_numpy(lengths).to(device)
-    return Data(ids, rows, table, sizes, texts, parts[0].labelled)
+    table, sizes = sent(torch.from_numpy(tokens), device), sent(torch.from_numpy(lengths), device)
+    return Data(ids, rows, table, sizes, texts, lengths, parts[0].labelled)
+
+
+def sent(t: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor of the host on the device; a GPU is not waited for."""
+    if torch.device(device).type != "cuda":
+        return t.to(device)
+    return t.pin_memory().to(device, non_blocking=True)
 
 
 def split(data: Data, draw: Draw, share: float = 0.5, rule: Split = "time") -> tuple[Data, Data]:
@@ -134,6 +143,8 @@ def batches(
     into batches; the last one may be short. A step holds the shortest prefix of the clients that covers all that still
     have a batch, so clients should come with the most sequences first.
 
+    Which rows make a batch is planned on the host for all epochs, and sent to the device at once. So a GPU is never waited for.
+
     Args:
         streams: K generators, one for every client, from ``visit.draw.stream(..)``.
     """
@@ -141,17 +152,21 @@ def batches(
     for client, rows in enumerate(data.rows):
         order = [rows if streams is None else rows[streams[client].permutation(len(rows))] for _ in range(epochs)]
         cut.append([epoch[i : i + batch_size] for epoch in order for i in range(0, len(epoch), batch_size)])
-    filler = len(data.lengths) - 1
-    position = torch.arange(data.tokens.shape[1] - 1, device=data.tokens.device)
+    filler, tables = len(data.lengths) - 1, []
     for step in range(max(map(len, cut), default=0)):
         active = [client for client, own in enumerate(cut) if step < len(own)]
         now = [cut[client][step] for client in active]
         table = np.full((active[-1] + 1, max(map(len, now))), filler)
         for client, own in zip(active, now, strict=True):
             table[client, : len(own)] = own
-        index = torch.from_numpy(table).to(data.tokens.device)
-        lengths = data.lengths[index]
-        steps = int(lengths.max())
+        tables.append(table)
+    if not tables:
+        return
+    everything, begin = sent(torch.from_numpy(np.concatenate([table.ravel() for table in tables])), data.tokens.device), 0
+    position = torch.arange(data.tokens.shape[1] - 1, device=data.tokens.device)
+    for table in tables:
+        index, begin = everything[begin : begin + table.size].view(table.shape), begin + table.size
+        lengths, steps = data.lengths[index], int(data.steps[table].max())
         tokens = data.tokens[index, : steps + 1].long()
         if data.labelled:
             last = position[:steps] == lengths.unsqueeze(-1) - 1

@@ -8,6 +8,7 @@ Anywhere else it is autograd, flow/training/autograd.py, which is also how the f
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from flow.training.autograd import by_autograd, plain_sgd_
 from flow.training.batches import Batch
 from flow.training.fused import Fused, refusal
 from flow.training.sgd import Sgd, Update
-from flow_kernels.training import Step, sgd_
+from flow_kernels.training import Replayed, Step, replays, sgd_
 
 
 class Descent:
@@ -35,14 +36,25 @@ class Descent:
         if self._by_kernels:  # frozen ones may be views of one tensor for all clients, which the kernels do not read
             self.parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
         self._momenta: Tensors = {}
+        self._kept: dict[Any, Any] = {}
         self._anchors: dict[int, tuple[Update, Tensors]] = {}
         self._by_update: dict[int, tuple[Update, Fused]] = {}
+        device = next(iter(parameters.values())).device
+        self.replayed = Replayed() if self._by_kernels and replays(device) else None
+        """What records updates whose shapes repeat; None: they run one kernel after the other."""
 
     def step(self, batch: Batch, update: Update) -> Tensor:
         """One step of one update on one batch of the first k clients; returns the mean loss before it, float64 [k]."""
         strided = [name for name in update.names if self.parameters[name] is not self._given[name]]
         if strided:
             raise ValueError(f"parameters: {', '.join(strided)} are changed in place and must be contiguous; train a copy()")
+        if self.replayed is None or update.compose is not None:
+            return self._step(batch, update)
+        self._fused(update, update.names)  # which holds the update, so that no other gets its id
+        return self.replayed.run(id(update), batch, lambda own: self._step(Batch(*own), update))
+
+    def _step(self, batch: Batch, update: Update) -> Tensor:
+        """The same, one kernel after the other."""
         active = {name: tensor[: len(batch.lengths)] for name, tensor in self.parameters.items()}
         pulls = bool(self.sgd.momentum or self.sgd.weight_decay or (update.mu and update.anchor is not None))
         if not self._by_kernels:
@@ -97,9 +109,11 @@ class Descent:
             steps[name] = step._replace(anchor=anchor, momentum=velocity)
         present = batch.valid.flatten(1).any(1) if pulls else None  # a client that has finished is not pulled either
         options = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
-        (sgd_ if self._by_kernels else plain_sgd_)(
-            list(steps.values()), mu=update.mu if anchors else 0.0, present=present, **options
-        )
+        mu, every = update.mu if anchors else 0.0, list(steps.values())
+        if self._by_kernels:
+            sgd_(every, mu=mu, present=present, **options, backend=self.model.backend, kept=self._kept)
+        else:
+            plain_sgd_(every, mu=mu, present=present, **options)
 
 
 def gradients(model: Model, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:

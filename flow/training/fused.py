@@ -1,4 +1,4 @@
-"""The gradients of one update on one batch by the C++ kernels, the backward pass written out by hand.
+"""The gradients of one update on one batch by the kernels of flow_kernels.training, the backward pass written out by hand.
 
 Forward: embedding, routed GRU, and a head that computes its loss and its gradients in one go. Backward: the routers, the GRU,
 the rows of the embedding that were looked up. Every product runs in flow_kernels; the tensors in between are kept from batch
@@ -19,7 +19,20 @@ from flow.model.language_model import LanguageModel, embed, mean_routing, mixed_
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch
 from flow.training.threads import aligned, linear, one_thread
-from flow_kernels.training import Head, HeadLoss, Step, Weights, gru, head_loss, route, route_backward
+from flow_kernels.training import (
+    Head,
+    HeadLoss,
+    Step,
+    Weights,
+    add_rows_,
+    cell_of,
+    gru,
+    head_loss,
+    on_gpu,
+    replays,
+    route,
+    route_backward,
+)  # fmt: skip
 from flow_kernels.training import refusal as kernels_refusal
 
 HEAD = (
@@ -33,10 +46,8 @@ def refusal(model: Model, parameters: Tensors) -> str:
     """Why these parameters' gradients cannot be computed here; empty when they can."""
     if not isinstance(model, LanguageModel):
         return "the model is a module of the user's own"
-    if model.backend not in ("auto", "cpu"):
-        return f"the model asks for backend={model.backend!r}"
     first = next(iter(parameters.values()))
-    return kernels_refusal(first.dtype, first.device)
+    return kernels_refusal(first.dtype, first.device, model.backend, model.mixed_precision, model.gru.hidden_size)
 
 
 class Memory:
@@ -44,11 +55,14 @@ class Memory:
 
     def __init__(self) -> None:
         self._kept: dict[str, Tensor] = {}
+        self._outgrown: list[Tensor] = []
 
     def get(self, name: str, shape: tuple[int, ...], like: Tensor) -> Tensor:
         """An uninitialised tensor."""
         size = math.prod(shape)
         if name not in self._kept or len(self._kept[name]) < size:
+            if name in self._kept and replays(like.device):  # a recorded update writes to it
+                self._outgrown.append(self._kept[name])
             self._kept[name] = like.new_empty(size)
         return self._kept[name][:size].view(shape)
 
@@ -66,6 +80,8 @@ class States(NamedTuple):
     """[k, B, T, 2]"""
     gates: Tensor | None
     """None where nothing is trained in this layer and below."""
+    kept: object
+    """What the kernels of a GPU keep of it for their backward pass."""
 
 
 class HeadInput(NamedTuple):
@@ -98,6 +114,7 @@ class Fused:
     def __init__(self, model: Model, route: Route, trained: Iterable[str] = (), gamma: float = 0.0) -> None:
         assert isinstance(model, LanguageModel), refusal(model, {})
         self.model, self.route, self.gamma, self.mixed_precision = model, route, gamma, model.mixed_precision
+        self.backend = model.backend
         self.mixture = route == "mixture"
         self.routed_head = self.mixture and model.routed_head
         self.layers = tuple(
@@ -153,6 +170,7 @@ class Fused:
             out=outs,
             x_out=self.memory.get("dh", tuple(flat.shape), x) if self.below_head else None,
             bfloat16=self.mixed_precision,
+            backend=self.backend,
         )
         grads = {name: grad for name, grad in zip(self.head, outs, strict=True) if name is not None and grad is not None}
         share = batch.valid.to(x.dtype).view(k, -1) / loss.counts.clamp_min(1).unsqueeze(1)
@@ -173,6 +191,7 @@ class Fused:
                 dx=dh,
                 dweight=grads.get(WEIGHT),
                 dbias=grads.get(BIAS),
+                backend=self.backend,
             )
         dx = None
         if dh is not None:
@@ -191,7 +210,7 @@ class Fused:
         targets = _targets(batch)
         states, q = self._below_head(p, batch, targets, routing)
         flat, head = states[-1].y.flatten(1, 2), self._weights_of_head(p)
-        loss = head_loss(flat, targets, head, q, best=best, bfloat16=self.mixed_precision)
+        loss = head_loss(flat, targets, head, q, best=best, bfloat16=self.mixed_precision, backend=self.backend)
         return loss, mean_routing([layer.q for layer in states])
 
     def states(self, p: Tensors, batch: Batch, routing: str = "soft") -> HeadInput:
@@ -230,7 +249,8 @@ class Fused:
         if not self.routed_head:
             return states, None
         flat, temperature = states[-1].y.flatten(1, 2), self.model.temperature
-        return states, route(flat, targets, p[WEIGHT], p[BIAS], temperature=temperature, routing=routing)
+        q = route(flat, targets, p[WEIGHT], p[BIAS], temperature=temperature, routing=routing, backend=self.backend)
+        return states, q
 
     def _weights_of_gru(self, p: Tensors, layer: int) -> Weights:
         return Weights(*(None if name is None else p[name] for name in self.layers[layer]))
@@ -250,12 +270,15 @@ class Fused:
         y, h_n = self.memory.get(f"y {layer}", (k, b, t, size), x), self.memory.get("h_n", (k, b, size), x)
         q, gates = self.memory.get(f"q {layer}", (k, b, t, 2), x), None
         if layer >= self.lowest:
-            gates = self.memory.get(f"gates {layer}", gru.gates_shape(k, b, t, size, self.route), x)
-        gru.forward(
+            gates = self.memory.get(
+                f"gates {layer}", gru.gates_shape(k, b, t, size, self.route, on_gpu=on_gpu(x, self.backend)), x
+            )
+        kept = gru.forward(
             x, h0, self._weights_of_gru(p, layer), lengths=_lengths(batch), route=self.route, routing=routing,
             temperature=self.model.temperature, y=y, h_n=h_n, q=q, gates=gates, bfloat16=self.mixed_precision,
+            backend=self._cell(x),
         )  # fmt: skip
-        return States(x, h0, y, q, gates)
+        return States(x, h0, y, q, gates, kept)
 
     def _backward(
         self, p: Tensors, states: list[States], batch: Batch, dy: Tensor, share: Tensor, grads: Tensors
@@ -274,7 +297,7 @@ class Fused:
         self, p: Tensors, states: States, batch: Batch, dy: Tensor, share: Tensor, grads: Tensors, layer: int
     ) -> Tensor | None:
         """Adds the gradients of a layer's weights to `grads`; returns that of its input, where that is needed."""
-        x, h0, y, q, gates = states
+        x, h0, y, q, gates, kept = states
         dq = None
         if self.gamma and self.mixture:
             dq = self.memory.get("dq", tuple(q.shape), x).zero_()
@@ -298,16 +321,19 @@ class Fused:
             dx=dx,
             gradients=Weights(*(None if name is None else grads[name] for name in trained)),
             bfloat16=self.mixed_precision,
+            backend=self._cell(x),
+            kept=kept,
         )
         return dx
+
+    def _cell(self, x: Tensor) -> str:
+        """The backend of the GRU."""
+        return cell_of(x.device, self.backend, self.mixed_precision, self.model.gru.hidden_size)
 
     def _embedding(self, table: Tensor, dx: Tensor, batch: Batch, dense: bool) -> Step:
         rows = torch.where(batch.read(), batch.inputs, -1).view(len(dx), -1)
         if not dense:
             return Step(table, dx, rows=rows)
-        gradient = self.memory.get("d embedding", tuple(table.shape), table).zero_()
-        k, _, width = dx.shape
-        every = rows + torch.arange(k).unsqueeze(1) * table.shape[1]
-        valid = rows >= 0
-        gradient.view(-1, width).index_add_(0, every[valid], dx[valid])
+        gradient = self.memory.get("d embedding", tuple(table.shape), table)
+        add_rows_(gradient, rows, dx, backend=self.backend)
         return Step(table, gradient)

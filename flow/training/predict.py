@@ -16,6 +16,7 @@ from flow.model.parameters import Tensors
 from flow.training.batches import Batch, Data, batches
 from flow.training.fused import Fused, refusal
 from flow.training.messages import Personal
+from flow_kernels.training import finish
 
 ANSWERED = 8  # sequences of each client at a time, where clients answer in a way of their own
 
@@ -47,9 +48,9 @@ def predict(
     ranked: whether to compute the targets' ranks, which the kernels do not; it takes one more pass.
     """
     parameters, routing = own.parameters, routing or own.routing
-    count, width = len(data.lengths), data.tokens.shape[1] - 1
-    tokens, ranks = torch.full((2, count, width), -1, dtype=torch.int32)
-    local_weight, nats, probability = torch.zeros(3, count, width)
+    count, width, device = len(data.lengths), data.tokens.shape[1] - 1, data.tokens.device
+    tokens, ranks = torch.full((2, count, width), -1, dtype=torch.int32, device=device)
+    local_weight, nats, probability = torch.zeros(3, count, width, device=device)
     fused, size, answers = None, 256, None
     if own.answering is not None:  # a number of sequences that does not depend on how many clients there are, nor do the bits
         size, answers = ANSWERED, own.answering(routing)
@@ -82,11 +83,11 @@ def predict(
             best = top.indices.where(batch.valid, -1)
             rank = ranks_of(log_p, -lost).where(batch.valid, -1) if ranked else None
             lost, sure = (part.where(batch.valid, 0) for part in (lost, top.values.exp()))
-        rows = batch.rows.cpu()
         parts = [(tokens, best), (local_weight, weight), (nats, lost), (probability, sure)]
         for table, part in (*parts, *([] if rank is None or not ranked else [(ranks, rank)])):
-            table[rows, :steps] = part.to("cpu", table.dtype)
-    return Guess(*(table[:-1].numpy() for table in (tokens, local_weight, nats, probability, ranks)))
+            table[batch.rows, :steps] = part.to(table.dtype)
+    finish(device)
+    return Guess(*(table[:-1].cpu().numpy() for table in (tokens, local_weight, nats, probability, ranks)))
 
 
 def ranks_of(scores: Tensor, own: Tensor) -> Tensor:

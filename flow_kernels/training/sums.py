@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends import cpu
-from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, changed, check, plain, plain_or_none
+from flow_kernels.training.checks import BAD_OPTION, BAD_SIZE, MISSING, changed, check, on_gpu, plain, plain_or_none
 
 RULES = {
     BAD_SIZE: "there must be at least one upload of at least one number",
@@ -18,7 +18,9 @@ RULES = {
 UNITS = (2.0**-12, 2.0**-45, 2.0**-78)
 
 
-def accumulate_(total: Tensor, uploads: Sequence[Tensor], weights: Sequence[Tensor], *, fresh: bool = False) -> None:
+def accumulate_(
+    total: Tensor, uploads: Sequence[Tensor], weights: Sequence[Tensor], *, fresh: bool = False, backend: str = "auto"
+) -> None:
     """Add every client's upload times its weight to a sum that no order changes; :func:`total_of` reads it.
 
     Every summand is cut into multiples of 2^-12, 2^-45 and 2^-78, whose sums float64 holds exactly. So the result depends
@@ -30,10 +32,17 @@ def accumulate_(total: Tensor, uploads: Sequence[Tensor], weights: Sequence[Tens
         uploads: tensors [K, ..], float32 or float64. All join the sum in one pass over it.
         weights: a float64 [K] beside each of them.
         fresh: whether `total` holds nothing yet, and may be uninitialised.
+        backend: see :func:`flow_kernels.training.on_gpu`.
 
     Raises:
         RuntimeError: tensors that do not fit, or a total that shares memory with one. TypeError: no tensor at all.
     """
+    if on_gpu(total, backend):
+        from flow_kernels.training.gpu import sums as of_gpu
+
+        of_gpu.accumulate_(total, uploads, weights, fresh=fresh)
+        changed((total,))
+        return
     given = tuple(plain("uploads", upload) for upload in uploads)
     factors = tuple(plain_or_none("weights", weight) for weight in weights)
     check(cpu._kernels.accumulate(total, given, factors, fresh), RULES)

@@ -19,6 +19,7 @@ from torch import Tensor
 import flow_kernels
 from flow_kernels.backends.gpu import cuda
 from flow_kernels.backends.gpu.cuda import shape
+from flow_kernels.training import Weights, gru
 
 BF16, FP16 = torch.bfloat16, torch.float16
 FAULTS = (
@@ -282,3 +283,29 @@ def test_another_build_s_struct_is_refused() -> None:
 
     with pytest.raises(ImportError, match="built from other sources"):
         cuda.Kernels(Other())
+
+
+@pytest.mark.parametrize("route", ["mixture", "global", "local"])
+def test_local_training_in_bfloat16_scans_by_the_cluster(model: Model, route: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the C++ kernels of the CPU in float64; parameters and their gradients are float32, a sequence has length 0."""
+    monkeypatch.setattr(cuda, "_kernels", cuda.Kernels(model))
+    k, t, b, i, hidden = 2, 4, 3, 5, 20
+    made = make(k, t, b, i, hidden, batch_first=True)
+    lengths = torch.tensor([[4, 2, 0], [3, 4, 1]])
+    inside = (torch.arange(t) < lengths.unsqueeze(-1)).unsqueeze(-1)
+    dy, _, dq = (torch.where(inside, g, 0.0) if g.dim() == 4 else g for g in made.output_grads)
+    results = []
+    for backend, dtype in (("cpu", torch.float64), ("cuda", torch.float32)):
+        tensors = {name: tensor.to(dtype) for name, tensor in made.tensors.items()}
+        x, h0, weights = tensors["input"], tensors["hx"], Weights(*(tensors[n] for n in Weights._fields)).used_by(route)
+        out = dict[str, Any](y=x.new_empty(k, b, t, hidden), q=x.new_empty(k, b, t, 2))
+        gates = x.new_empty(gru.gates_shape(k, b, t, hidden, route, on_gpu=backend == "cuda"))
+        options = dict[str, Any](lengths=lengths, route=route, temperature=0.7, bfloat16=backend == "cuda", backend=backend)
+        kept = gru.forward(x, h0, weights, **options, **out, h_n=torch.empty_like(h0), gates=gates)
+        dx, gradients = torch.empty_like(x), Weights(*(None if w is None else torch.empty_like(w) for w in weights))
+        of_outputs = dict[str, Any](dy=dy.to(dtype), dq=dq.to(dtype))
+        gru.backward(x, h0, weights, **options, **out, gates=gates, **of_outputs, dx=dx, gradients=gradients, kept=kept)
+        results.append((torch.where(inside, out["y"], 0.0), torch.where(inside, dx, 0.0), *gradients))
+    for name, wanted, got in zip(("y", "dx", *Weights._fields), *results, strict=True):
+        if wanted is not None:
+            assert float((present(got) - wanted).abs().max() / wanted.abs().max()) < 3e-2, name

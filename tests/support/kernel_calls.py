@@ -325,7 +325,7 @@ def router_backward(draw: Draw, call: Callable[[Arguments], Any]) -> Problem:
 
 # ---- SGD and sums ---------------------------------------------------------------------------------------------------
 
-_OPTIONS = {"lr": 0.3, "clip": 1.5, "mu": 0.2, "weight_decay": 0.1, "momentum": 0.9}
+_OPTIONS: dict[str, Any] = {"lr": 0.3, "clip": 1.5, "mu": 0.2, "weight_decay": 0.1, "momentum": 0.9}
 
 
 def _expected_sgd(a: Arguments) -> dict[str, Tensor]:

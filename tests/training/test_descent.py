@@ -55,7 +55,7 @@ def problem(
     rows = np.split(np.arange(sum(sequences)), np.cumsum(sequences)[:-1])
     tokens = torch.randint(0, v, (sum(sequences) + 1, steps + 1), generator=generator, dtype=torch.int32)
     lengths = torch.randint(1, steps + 1, (sum(sequences) + 1,), generator=generator)
-    data = Table(tuple("abcdefgh"[:clients]), tuple(rows), tokens, lengths, np.zeros(sum(sequences), np.int64))
+    data = Table(tuple("abcdefgh"[:clients]), tuple(rows), tokens, lengths, np.zeros(sum(sequences), np.int64), lengths.numpy())
     return model, LanguageModel(v, e, h, backend="reference", **make), parameters, data
 
 

@@ -19,7 +19,7 @@ from flow_kernels.call import Inputs
 
 __all__ = [
     "DTYPES", "MAX_HIDDEN", "Division", "Kernels", "Problem", "batch_tile", "cluster_size", "describe", "division", "family",
-    "limit", "refusal", "routed_gru", "status",
+    "kernels", "limit", "refusal", "routed_gru", "status",
 ]  # fmt: skip
 
 _C: Any
@@ -95,6 +95,18 @@ def routed_gru(inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor,
     return family.run(inputs, recompute)
 
 
+def kernels() -> Kernels:
+    """The kernels around the extension, for callers with a backward pass of their own.
+
+    Raises:
+        RuntimeError: the extension is not built.
+    """
+    if _kernels is None:
+        raise RuntimeError(_missing)
+    return _kernels
+
+
+_kernels: Kernels | None = None
 if _C is not None:
     _kernels = Kernels(_C)
     family.register("CUDA", _kernels.forward, _kernels.backward)

@@ -68,6 +68,10 @@ class Kernels:
 
     def _forward(self, call: Call, y: Tensor, h_n: Tensor, q: Tensor, gates: Tensor) -> None:
         call.check_lengths()
+        self.scan_forward(call, y, h_n, q, gates)
+
+    def scan_forward(self, call: Call, y: Tensor, h_n: Tensor, q: Tensor, gates: Tensor) -> None:
+        """Write y, h_n, q and, unless it has no elements, gates; lengths must lie in 1..T."""
         gates_of_x, scores = products.project(call)
         blocks = cluster_size(call.hidden)
         self._launch(
@@ -92,8 +96,16 @@ class Kernels:
             outputs = family.empty_outputs(inputs, True)
             self._forward(call, *outputs)
             gates = outputs[3]
+        y, q = (t.reshape(*call.x.shape[:2], -1) for t in (saved.y, saved.q))
+        dgates, dlogit, dh0 = self.scan_backward(call, y, q, gates, dy, dh_n, dq)
+        names = {name for name, want in zip(NAMES, wanted, strict=True) if want}
+        return listed(products.gradients(call, y, dgates, dlogit, names) | {"hx": dh0}, inputs, wanted)
+
+    def scan_backward(
+        self, call: Call, y: Tensor, q: Tensor, gates: Tensor, dy: Tensor | None, dh_n: Tensor | None, dq: Tensor | None
+    ) -> tuple[Tensor, Tensor | None, Tensor]:
+        """Gradients of the gates [K, N, E, 4, H], of the logit difference [K, N] in float32 or None, and of h0."""
         k, n = call.x.shape[:2]
-        y, q = saved.y.reshape(k, n, -1), saved.q.reshape(k, n, 2)
         dgates = call.x.new_empty(k, n, len(EXPERTS[call.options.route]), 4, call.hidden)
         dlogit = torch.empty(k, n, dtype=torch.float32, device=y.device) if call.routed else None
         dh0 = torch.empty_like(call.h0)
@@ -113,8 +125,7 @@ class Kernels:
             dlogit=dlogit,
             dh0=dh0,
         )
-        names = {name for name, want in zip(NAMES, wanted, strict=True) if want}
-        return listed(products.gradients(call, y, dgates, dlogit, names) | {"hx": dh0}, inputs, wanted)
+        return dgates, dlogit, dh0
 
     def at_once(self, device: torch.device, dtype: torch.dtype, hidden: int, backward: bool) -> Callable[[int], int]:
         """How many clusters with a tile this GPU runs at once: it is asked once for each tile. Zero: none; less: an error."""

@@ -191,3 +191,7 @@ def _slope(call: Call, y: Tensor, q: Tensor) -> Tensor:
     scores = products.scores(call, y)
     difference = (scores[..., 0] - scores[..., 1]) / call.options.temperature
     return torch.sigmoid(difference) * torch.sigmoid(-difference) / call.options.temperature
+
+
+# What local training calls, with buffers and a backward pass of its own: flow_kernels/training/gpu/gru.py.
+scan_forward, scan_backward = _forward, _scan
