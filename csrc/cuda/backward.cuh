@@ -15,7 +15,7 @@ __global__ void __launch_bounds__(kWarps * 32, 1) routed_gru_backward(const __gr
 
 template <typename T, int N, int M>
 Chosen chosen_backward(const Shape &s) {
-  return {routed_gru_backward<T, N, M>, BackwardMemory(s, backward_held(M)).bytes, kWarps * 32};
+  return {routed_gru_backward<T, N, M>, BackwardMemory(s, backward_held(M, N)).bytes, kWarps * 32};
 }
 
 template <typename T>

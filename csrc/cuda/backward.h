@@ -20,35 +20,52 @@ namespace flow::cuda {
 
 template <typename T, int N, int M>
 struct BackwardRegisters {
-  static constexpr int kHeld = backward_held(M);
+  static constexpr int kHeld = backward_held(M, N);
   Fragment held[kHeld][M];
   float acc[M][N][4];
-  float carry[N][2], direct[N][2], v;  // v: the router's weight for the unit
+  float carry[N][2], direct[N][2], v;  // v: the router's weight of the unit
   float slope[N][2], edge[N][2];
-  float gap[2 * N];  // <delta, E_global - E_local>, so far of one unit
+  float gap[2 * N];  // <delta, E_global - E_local>: first of one unit, later of all
   // of the step that comes next, on their way while the parcels are
   Eight<T> saved[N][2];
   T h[N][2], dy[N][2];
-  Four routed[N][2];
+  Pair<T> q[N][2], dq[N][2];
   int length[N][2];
 };
 
 template <typename T, int N, int M>
-FLOW_DEVICE void fetch(const Problem &p, const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r, int64_t s) {
-  const int unit = place.unit(lane);
-  if (lane.warp >= place.shape.unit_warps() || unit >= p.H) return;
+FLOW_DEVICE void fetch(const Problem &p, const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r, int s) {
+  const int unit = place.unit(lane.warp, lane), column = unit < p.shape.hidden ? unit : 0;
+  if (lane.warp >= place.shape.unit_warps()) return;
+  const T *y = static_cast<const T *>(p.y), *dy = static_cast<const T *>(p.dy ? p.dy : p.y);
+  const Pair<T> *q = static_cast<const Pair<T> *>(p.q), *dq = static_cast<const Pair<T> *>(p.dq ? p.dq : p.q);
   FLOW_UNROLL
   for (int n = 0; n < N; ++n) {
     FLOW_UNROLL
     for (int i = 0; i < 2; ++i) {
       const int sequence = lane.sequence(n, i), length = r.length[n][i];
-      if (s >= length) continue;
-      const int64_t row = row_of(p, place, s, length, sequence);
-      r.saved[n][i] = static_cast<const Eight<T> *>(p.saved)[row * p.H + unit];
-      r.dy[n][i] = p.dy ? static_cast<const T *>(p.dy)[row * p.H + unit] : narrow<T>(0);
-      r.routed[n][i] = reinterpret_cast<const Four *>(p.routed)[row];
-      r.h[n][i] = s ? static_cast<const T *>(p.y)[row_of(p, place, s - 1, length, sequence) * p.H + unit]
-                    : static_cast<const T *>(p.h0)[(place.client * p.B + place.first + sequence) * p.H + unit];
+      const int64_t row = among_all(p, place, row_of(p, place, s, length, sequence));
+      r.saved[n][i] = static_cast<const Eight<T> *>(p.saved)[row * p.H + column];
+      r.dy[n][i] = dy[row * p.H + column];
+      r.q[n][i] = q[row], r.dq[n][i] = dq[row];
+      const int b = length < 0 ? 0 : place.first + sequence;
+      const T *before = s ? y + among_all(p, place, row_of(p, place, s - 1, length, sequence)) * p.H
+                          : static_cast<const T *>(p.h0) + (place.client * p.B + b) * p.H;
+      r.h[n][i] = before[column];
+    }
+  }
+}
+
+// Where q is one-hot and a gradient reaches the router all the same: the slope of the soft q, in the step that is computed.
+template <typename T, int N, int M>
+FLOW_DEVICE void fetch_slope(const Problem &p, const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r, int s) {
+  if (!p.slope) return;
+  FLOW_UNROLL
+  for (int n = 0; n < N; ++n) {
+    FLOW_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int row = row_of(p, place, s, r.length[n][i], lane.sequence(n, i));
+      r.slope[n][i] = s < r.length[n][i] ? p.slope[among_all(p, place, row)] : 0;
     }
   }
 }
@@ -58,9 +75,9 @@ FLOW_DEVICE void begin(const Problem &p, const Place &place, const Lane &lane, B
   constexpr int held = BackwardRegisters<T, N, M>::kHeld;
   const Shape &s = place.shape;
   const BackwardMemory memory(s, held);
-  const int unit = place.unit(lane), steps = backward_steps(s);
-  const bool mine = lane.warp < s.unit_warps() && unit < p.H;
-  r.v = mine ? p.router[place.client * (p.H + 1) + unit] : 0;
+  const int unit = place.unit(lane.warp, lane), steps = backward_steps(s);
+  const bool mine = lane.warp < s.unit_warps() && unit < p.shape.hidden;
+  r.v = mine ? router_weight<T>(p, place, unit) : 0;
   FLOW_UNROLL
   for (int n = 0; n < N; ++n) {
     FLOW_UNROLL
@@ -72,153 +89,200 @@ FLOW_DEVICE void begin(const Problem &p, const Place &place, const Lane &lane, B
       r.carry[n][i] = dh_n && mine && b < p.B ? widen(dh_n[(place.client * p.B + b) * p.H + unit]) : 0;
     }
   }
-  if (lane.thread < s.tile) reinterpret_cast<int *>(shared + memory.lengths)[lane.thread] = length_of(p, place, lane.thread);
-  // A lane reads back from shared memory only what it wrote there itself.
-  const Fragment *from = static_cast<const Fragment *>(p.weights) +
-                         (((place.client * s.blocks + place.rank) * kWarps + lane.warp) * steps * M) * 32;
-  Fragment *to = reinterpret_cast<Fragment *>(shared + memory.weights + lane.warp * memory.weights_of_warp);
+  if (lane.thread < s.tile) in_shared<int>(shared, memory.lengths + lane.thread * 4) = length_of(p, place, lane.thread);
+  // The warp's weights as the tensor cores hold them, straight from W_hh: rows of a lane are two neighbouring columns there.
+  const bool pairs = paired(p);
+  const auto weights = [&](int k, int m) {
+    const int first = place.rank * s.units + k / 3 * kWarpUnits + lane.pair * 2, gate = k % 3;
+    const int column = (lane.warp * M + m) * 16 + lane.row * 2;
+    Fragment f;
+    FLOW_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const uint32_t a = two_weights(p, weight_row<T>(p, place, e, gate, first), column, pairs);
+      const uint32_t b = two_weights(p, weight_row<T>(p, place, e, gate, first + 1), column, pairs);
+      f.v[2 * e] = (a & 0xffff) | b << 16, f.v[2 * e + 1] = a >> 16 | (b & 0xffff0000);
+    }
+    return f;
+  };
   FLOW_UNROLL
   for (int k = 0; k < held; ++k) {
     FLOW_UNROLL
-    for (int m = 0; m < M; ++m) r.held[k][m] = k < steps ? from[(k * M + m) * 32 + lane.lane] : Fragment{};
+    for (int m = 0; m < M; ++m) r.held[k][m] = k < steps ? weights(k, m) : Fragment{};
   }
-  for (int n = held * M; n < steps * M; ++n) to[(n - held * M) * 32 + lane.lane] = from[n * 32 + lane.lane];
-  fetch(p, place, lane, r, p.T - 1);
+  // A lane reads back from shared memory only what it wrote there itself.
+  FLOW_UNROLL_BY(4)
+  for (int k = held; k < steps; ++k) {
+    FLOW_UNROLL
+    for (int m = 0; m < M; ++m) {
+      const int at = ((k - held) * M + m) * kFragment + lane.lane * 16;
+      in_shared<Fragment>(shared, memory.weights + lane.warp * memory.weights_of_warp + at) = weights(k, m);
+    }
+  }
+  fetch(p, place, lane, r, (int)p.T - 1);
 }
 
 // From the gradient of the unit's output to those of its gates: the product's operand.
 template <typename T, int N, int M>
 FLOW_DEVICE void turn(const Problem &p, const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r, char *shared,
-                      int64_t step) {
+                      int step, int gradients) {
   const Shape &s = place.shape;
-  const BackwardMemory memory(s, r.kHeld);
+  FLOW_UNROLL
+  for (int m = 0; m < M; ++m) FLOW_UNROLL
+  for (int n = 0; n < N; ++n) FLOW_UNROLL
+  for (int c = 0; c < 4; ++c) r.acc[m][n][c] = 0;
   if (lane.warp >= s.unit_warps()) return;
-  const int unit = place.unit(lane);
+  const int unit = place.unit(lane.warp, lane);
   FLOW_UNROLL
   for (int n = 0; n < N; ++n) {
     FLOW_UNROLL
     for (int i = 0; i < 2; ++i) {
-      const bool running = step < r.length[n][i] && unit < p.H;
-      float of_gates[2][4] = {}, gap = 0;  // [expert][r, z, u, n]
-      r.direct[n][i] = r.carry[n][i];
-      r.slope[n][i] = r.edge[n][i] = 0;
-      if (running) {
-        const float delta = r.carry[n][i] + widen(r.dy[n][i]), h = widen(r.h[n][i]);
-        const Four &routed = r.routed[n][i];
-        r.direct[n][i] = 0;
-        FLOW_UNROLL
-        for (int e = 0; e < 2; ++e) {
-          if (!uses(p, e)) continue;
-          const T *kept = r.saved[n][i].v + 4 * e;
-          const Gates g = {widen(kept[0]), widen(kept[1]), widen(kept[2]), widen(kept[3])};
-          const float de = routed.v[e] * delta;
-          const Gates d = gradients(g, h, de);
-          of_gates[e][0] = d.r, of_gates[e][1] = d.z, of_gates[e][2] = d.u, of_gates[e][3] = d.n;
-          r.direct[n][i] += g.z * de;
-          gap += (e ? -delta : delta) * output(g, h);
-        }
-        r.slope[n][i] = routed.v[2], r.edge[n][i] = routed.v[3];
-      }
-      r.gap[2 * n + i] = gap;
+      const bool running = (step < r.length[n][i]) & (unit < p.shape.hidden);
+      const float delta = r.carry[n][i] + select(p.dy != nullptr, widen(r.dy[n][i]), 0), h = widen(r.h[n][i]);
+      const float q[2] = {widen(r.q[n][i].v[0]), widen(r.q[n][i].v[1])};
+      float direct = 0, gap = 0;
       FLOW_UNROLL
       for (int e = 0; e < 2; ++e) {
+        const bool used = running & uses(p, e);
+        const T *kept = r.saved[n][i].v + 4 * e;
+        const Gates g = {widen(kept[0]), widen(kept[1]), widen(kept[2]), widen(kept[3])};
+        const float de = q[e] * delta;
+        const Gates d = gate_gradients(g, h, de);
+        const float of_gates[4] = {d.r, d.z, d.u, d.n};
+        direct += select(used, g.z * de, 0);
+        gap += select(used, (e ? -delta : delta) * output(g, h), 0);
         FLOW_UNROLL
-        for (int g = 0; g < 4; ++g) {
-          const int at = gradient_at(s, lane.warp, g, e, lane.sequence(n, i));
-          reinterpret_cast<T *>(shared + memory.gradients + at)[lane.row] = narrow<T>(of_gates[e][g]);
+        for (int j = 0; j < 4; ++j) {
+          const int at = gradients + gradient_at(s, lane.warp, j, e, lane.sequence(n, i));
+          in_shared<T>(shared, at + lane.row * 2) = narrow<T>(select(used, of_gates[j], 0));
         }
       }
+      r.direct[n][i] = direct, r.gap[2 * n + i] = gap;
+      const float edge = select(p.dq != nullptr, widen(r.dq[n][i].v[0]) - widen(r.dq[n][i].v[1]), 0);
+      const float slope = select(p.routing == 0, q[0] * q[1] * p.scale, 0);  // of one-hot q: 0, or it comes later
+      const bool routed = running & (p.dlogit != nullptr);
+      r.slope[n][i] = select(routed, slope, 0), r.edge[n][i] = select(routed, edge, 0);
     }
   }
 }
 
 // The product's rows are units of all blocks: into the parcels of those blocks, and into this block's own.
 template <typename T, int N, int M>
-FLOW_DEVICE void pack(const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r, char *shared, int64_t n_th) {
+FLOW_DEVICE void pack(const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r, char *shared, int n_th) {
   const Shape &s = place.shape;
   const BackwardMemory memory(s, r.kHeld);
-  char *parcels = shared + memory.parcels;
   const auto parcel = [&](int peer) {
-    return slot_at(s, peer == place.rank ? received_buffer(n_th) : sending_buffer(n_th), peer);
+    return memory.parcels + slot_at(s, peer == place.rank ? received_buffer(n_th) : sending_buffer(n_th), peer);
   };
   FLOW_UNROLL
   for (int m = 0; m < M; ++m) {
+    const int first = (lane.warp * M + m) * 16 + lane.row * 2;
+    if (first >= s.padded()) continue;
+    const int peer = s.block_of(first), at = parcel(peer);
     FLOW_UNROLL
     for (int half = 0; half < 2; ++half) {
-      const int unit = (lane.warp * M + m) * 16 + half * 8 + lane.row;
-      if (unit >= s.padded()) continue;
-      const int peer = s.block_of(unit);
       FLOW_UNROLL
-      for (int n = 0; n < N; ++n) {
-        const int at = parcel(peer) + parcel_at(s, unit - peer * s.units, lane.sequence(n, 0));
-        *reinterpret_cast<Two *>(parcels + at) = {{r.acc[m][n][half * 2], r.acc[m][n][half * 2 + 1]}};
-      }
+      for (int n = 0; n < N; ++n)
+        in_shared<Two>(shared, at + parcel_at(s, first + half - peer * s.units, lane.sequence(n, 0))) = {
+            {r.acc[m][n][half * 2], r.acc[m][n][half * 2 + 1]}};
     }
   }
   for (int peer = lane.warp; peer < s.blocks; peer += kWarps) {
     const int sequence = lane.lane;
     if (sequence >= s.tile) break;
     float sum = 0;
-    for (int w = 0; w < s.unit_warps(); ++w)
-      sum += *reinterpret_cast<const float *>(shared + memory.gaps + (w * s.tile + sequence) * 4);
-    *reinterpret_cast<float *>(parcels + parcel(peer) + parcel_at(s, s.units, sequence)) = sum;
+    for (int w = 0; w < s.unit_warps(); ++w) sum += in_shared<float>(shared, memory.gaps + (w * s.tile + sequence) * 4);
+    in_shared<float>(shared, parcel(peer) + gap_at(s, place.rank, sequence)) = sum;
   }
 }
 
-// Gradients of the gates to the tensor: a warp takes one gate of one expert, a lane 16 bytes at a time where H allows it.
+// Gradients of the gates to the tensor: a warp takes one gate of one expert, a lane 16 bytes at a time where H allows it. This
+// comes when the parcels are on their way; other warps may then write the next step's gradients already, into the other buffer.
 template <typename T, int N, int M>
-FLOW_DEVICE void store(const Problem &p, const Place &place, const Lane &lane, const char *shared, int64_t step) {
+FLOW_DEVICE void store(const Problem &p, const Place &place, const Lane &lane, char *shared, int step, int gradients) {
   const Shape &s = place.shape;
   const BackwardMemory memory(s, BackwardRegisters<T, N, M>::kHeld);
   const int gate = lane.warp % 4, expert = lane.warp / 4, slot = gate == 3 ? 0 : gate == 2 ? 3 : gate + 1;  // n, r, z, u
-  if (!uses(p, expert)) return;
-  const int warp = lane.lane % 8;
-  if (warp >= s.unit_warps()) return;
+  const int warp = lane.lane % 8, unit = place.rank * s.units + warp * kWarpUnits;
+  if (!uses(p, expert) || warp >= s.unit_warps() || unit >= p.shape.hidden) return;
+  FLOW_UNROLL_BY(1)
   for (int sequence = lane.lane / 8; sequence < s.tile; sequence += 4) {
-    const int length = reinterpret_cast<const int *>(shared + memory.lengths)[sequence];
-    const int unit = place.rank * s.units + warp * kWarpUnits;
-    if (unit >= p.H || !has_row(p, step, length)) continue;
-    const int64_t row = row_of(p, place, step, length, sequence) * (p.route == 0 ? 2 : 1) + slot_of(p, expert);
+    const int at = row_of(p, place, step, in_shared<int>(shared, memory.lengths + sequence * 4), sequence);
+    if (at < 0) continue;
+    const int64_t row = among_all(p, place, at) * (p.route == 0 ? 2 : 1) + slot_of(p, expert);
     T *to = static_cast<T *>(p.dgates) + (row * 4 + slot) * p.H + unit;
-    const int at = memory.gradients + gradient_at(s, warp, gate, expert, sequence);
-    const Eight<T> all = *reinterpret_cast<const Eight<T> *>(shared + at);
-    if (p.H % 8 == 0) {
+    const Eight<T> all = in_shared<Eight<T>>(shared, gradients + gradient_at(s, warp, gate, expert, sequence));
+    if (p.shape.hidden % 8 == 0) {
       *reinterpret_cast<Eight<T> *>(to) = all;
     } else {
       FLOW_UNROLL
       for (int u = 0; u < 8; ++u)
-        if (unit + u < p.H) to[u] = all.v[u];
+        if (unit + u < p.shape.hidden) to[u] = all.v[u];
     }
+  }
+}
+
+// The gradient of the logit of a step that has been collected: the lanes of the first unit have put it aside.
+template <typename T, int N, int M>
+FLOW_DEVICE void store_logit(const Problem &p, const Place &place, const Lane &lane, const BackwardRegisters<T, N, M> &r,
+                             char *shared, int step) {
+  const BackwardMemory memory(place.shape, r.kHeld);
+  if (!p.dlogit || place.unit(lane.warp, lane) != 0) return;
+  FLOW_UNROLL
+  for (int n = 0; n < N; ++n) {
+    FLOW_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      const int row = row_of(p, place, step, r.length[n][i], lane.sequence(n, i));
+      if (row >= 0) p.dlogit[among_all(p, place, row)] = in_shared<float>(shared, memory.logits + lane.sequence(n, i) * 4);
+    }
+  }
+}
+
+// What has come: sums over the senders, in their order. Those for the router are left to the lanes of all rows together.
+template <typename T, int N, int M>
+FLOW_DEVICE void collect(const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r, char *shared, int n_th) {
+  const Shape &s = place.shape;
+  const BackwardMemory memory(s, r.kHeld);
+  if (lane.warp >= s.unit_warps()) return;
+  const int local = lane.warp * kWarpUnits + lane.row, parcels = memory.parcels + slot_at(s, received_buffer(n_th), 0);
+  Two sum[N] = {}, gap[N] = {};
+  FLOW_UNROLL_BY(4)
+  for (int peer = 0; peer < s.blocks; ++peer) {
+    FLOW_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const int at = parcels + peer * parcel_bytes(s) + parcel_at(s, local, lane.sequence(n, 0));
+      const Two part = in_shared<Two>(shared, at);
+      FLOW_UNROLL
+      for (int i = 0; i < 2; ++i) sum[n].v[i] += part.v[i];
+    }
+  }
+  for (int peer = lane.row; peer < s.blocks; peer += 8) {
+    FLOW_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const int at = parcels + peer * parcel_bytes(s) + gap_at(s, peer, lane.sequence(n, 0));
+      const Two part = in_shared<Two>(shared, at);
+      FLOW_UNROLL
+      for (int i = 0; i < 2; ++i) gap[n].v[i] += part.v[i];
+    }
+  }
+  FLOW_UNROLL
+  for (int n = 0; n < N; ++n) {
+    FLOW_UNROLL
+    for (int i = 0; i < 2; ++i) r.direct[n][i] += sum[n].v[i], r.gap[2 * n + i] = gap[n].v[i];
   }
 }
 
 // The carry to the step before.
 template <typename T, int N, int M>
-FLOW_DEVICE void collect(const Problem &p, const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r,
-                         const char *shared, int64_t step, int64_t n_th) {
-  const Shape &s = place.shape;
-  const BackwardMemory memory(s, r.kHeld);
-  if (lane.warp >= s.unit_warps()) return;
-  const int local = lane.warp * kWarpUnits + lane.row;
+FLOW_DEVICE void carry(const Place &place, const Lane &lane, BackwardRegisters<T, N, M> &r, char *shared, int step) {
+  const BackwardMemory memory(place.shape, r.kHeld);
   FLOW_UNROLL
   for (int n = 0; n < N; ++n) {
-    Two sum = {}, gap = {};
-    for (int peer = 0; peer < s.blocks; ++peer) {
-      const char *parcel = shared + memory.parcels + slot_at(s, received_buffer(n_th), peer);
-      const Two part = *reinterpret_cast<const Two *>(parcel + parcel_at(s, local, lane.sequence(n, 0)));
-      const Two of_router = *reinterpret_cast<const Two *>(parcel + parcel_at(s, s.units, lane.sequence(n, 0)));
-      FLOW_UNROLL
-      for (int i = 0; i < 2; ++i) sum.v[i] += part.v[i], gap.v[i] += of_router.v[i];
-    }
     FLOW_UNROLL
     for (int i = 0; i < 2; ++i) {
-      const int length = r.length[n][i];
-      const bool running = step < length;
       // without a gradient for the router, not even a NaN reaches it
-      const float d = r.slope[n][i] != 0 ? r.slope[n][i] * (gap.v[i] + r.edge[n][i]) : 0;
-      if (running) r.carry[n][i] = r.direct[n][i] + sum.v[i] + d * r.v;
-      if (p.dlogit && place.unit(lane) == 0 && has_row(p, step, length))
-        p.dlogit[row_of(p, place, step, length, lane.sequence(n, i))] = running ? d : 0;
+      const float d = select(r.slope[n][i] != 0, r.slope[n][i] * (r.gap[2 * n + i] + r.edge[n][i]), 0);
+      r.carry[n][i] = select(step < r.length[n][i], r.direct[n][i] + d * r.v, r.carry[n][i]);
+      if (place.unit(lane.warp, lane) == 0) in_shared<float>(shared, memory.logits + lane.sequence(n, i) * 4) = d;
     }
   }
 }
@@ -230,45 +294,52 @@ FLOW_DEVICE void backward(Block &block, const Problem &p) {
   const Shape &s = place.shape;
   const BackwardMemory memory(s, Registers::kHeld);
   char *const shared = block.shared();
+  const int steps = (int)p.T;
   block.each([=, &p](const Lane &lane, Registers &r) { begin(p, place, lane, r, shared); });
-  block.open(s, backward_exchanges(p.T), expected_bytes(s, parcel_bytes(s)));
+  block.open(s, backward_exchanges(steps), expected_bytes(s, parcel_bytes(s)));
 
-  for (int64_t n = 0; n < p.T; ++n) {
-    const int64_t step = p.T - 1 - n;
-    block.each([=, &p](const Lane &lane, Registers &r) { turn(p, place, lane, r, shared, step); });
+  for (int n = 0; n < steps; ++n) {
+    const int step = steps - 1 - n;
+    const int gradients = memory.gradients + gradient_buffer(n) * gradient_bytes(s);
+    block.each([=, &p](const Lane &lane, Registers &r) { turn(p, place, lane, r, shared, step, gradients); });
     block.template add_across_lanes<4, 16>([](Registers &r) -> auto & { return r.gap; });
-    block.each([=, &p](const Lane &lane, Registers &r) {
-      if (lane.row == 0 && lane.warp < s.unit_warps()) {
-        FLOW_UNROLL
-        for (int g = 0; g < 2 * N; ++g) {
-          const int at = memory.gaps + (lane.warp * s.tile + lane.sequence(g / 2, g % 2)) * 4;
-          *reinterpret_cast<float *>(shared + at) = r.gap[g];
-        }
-      }
-      if (step > 0) fetch(p, place, lane, r, step - 1);
+    block.each([=](const Lane &lane, Registers &r) {
+      if (lane.row || lane.warp >= s.unit_warps()) return;
+      FLOW_UNROLL
+      for (int g = 0; g < 2 * N; ++g)
+        in_shared<float>(shared, memory.gaps + (lane.warp * s.tile + lane.sequence(g / 2, g % 2)) * 4) = r.gap[g];
     });
     block.sync();  // the operand is there, and everyone is done with the parcels of the iteration before
-    block.template product<T, M, N>(s, memory.weights, memory.weights_of_warp, memory.gradients, backward_steps(s));
-    block.each([=, &p](const Lane &lane, Registers &r) {
-      pack(place, lane, r, shared, n);
-      store<T, N, M>(p, place, lane, shared, step);
-    });
+    block.template product<T, M, N, true>(memory.weights, memory.weights_of_warp, {gradients, s.tile * 16, 0},
+                                          backward_steps(s));
+    block.each([=](const Lane &lane, Registers &r) { pack(place, lane, r, shared, n); });
     block.publish();  // before the copies, which read what all threads have written
     block.send(
         n, [=](int peer) { return memory.parcels + slot_at(s, sending_buffer(n), peer); },
         memory.parcels + slot_at(s, received_buffer(n), place.rank), parcel_bytes(s));
+    // after the fence, which would wait for them
+    block.each([=, &p](const Lane &lane, Registers &r) {
+      if (n > 0) store_logit(p, place, lane, r, shared, step + 1);
+      store<T, N, M>(p, place, lane, shared, step, gradients);
+      fetch_slope(p, place, lane, r, step);
+      in_order();
+      fetch(p, place, lane, r, step > 0 ? step - 1 : 0);
+    });
     block.wait(n);
-    block.each([=, &p](const Lane &lane, Registers &r) { collect(p, place, lane, r, shared, step, n); });
+    block.each([=](const Lane &lane, Registers &r) { collect(place, lane, r, shared, n); });
+    block.template add_across_lanes<4, 16>([](Registers &r) -> auto & { return r.gap; });
+    block.each([=](const Lane &lane, Registers &r) { carry(place, lane, r, shared, step); });
   }
 
   block.each([=, &p](const Lane &lane, Registers &r) {
-    const int unit = place.unit(lane);
+    store_logit(p, place, lane, r, shared, 0);
+    const int unit = place.unit(lane.warp, lane);
     FLOW_UNROLL
     for (int n = 0; n < N; ++n) {
       FLOW_UNROLL
       for (int i = 0; i < 2; ++i) {
         const int64_t b = place.first + lane.sequence(n, i);
-        if (lane.warp < s.unit_warps() && b < p.B && unit < p.H)
+        if (lane.warp < s.unit_warps() && b < p.B && unit < p.shape.hidden)
           static_cast<T *>(p.dh0)[(place.client * p.B + b) * p.H + unit] = narrow<T>(r.carry[n][i]);
       }
     }

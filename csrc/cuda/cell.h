@@ -27,7 +27,7 @@ FLOW_DEVICE Gates gates(float r, float z, float n_of_x, float u) {
 FLOW_DEVICE float output(const Gates &g, float h) { return (1 - g.z) * g.n + g.z * h; }
 
 // Gradients of the arguments of r, z, n and of u, from that of the expert's output.
-FLOW_DEVICE Gates gradients(const Gates &g, float h, float de) {
+FLOW_DEVICE Gates gate_gradients(const Gates &g, float h, float de) {
   Gates d;
   d.n = de * (1 - g.z) * (1 - g.n * g.n);
   d.z = de * (h - g.n) * g.z * (1 - g.z);
@@ -43,8 +43,8 @@ struct Choice {
 // From the score difference, already over the temperature. A tie goes to global; NaN stays NaN.
 FLOW_DEVICE Choice choose(float difference, bool hard) {
   const Choice soft = {sigmoid(difference), sigmoid(-difference)};
-  if (!hard || difference != difference) return soft;
-  return soft.q0 >= soft.q1 ? Choice{1, 0} : Choice{0, 1};
+  const bool stays = !hard || difference != difference, global = soft.q0 >= soft.q1;
+  return {select(stays, soft.q0, global ? 1.0f : 0.0f), select(stays, soft.q1, global ? 0.0f : 1.0f)};
 }
 
 }  // namespace flow::cuda

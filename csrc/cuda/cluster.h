@@ -13,7 +13,7 @@ extern "C" {
 #endif
 
 typedef struct {
-  int64_t K, T, B, H, rows, step_stride, batch_stride;
+  int64_t K, T, B, I, H, rows, step_stride, batch_stride;
   int64_t dtype;         // 0 bfloat16, 1 float16
   int64_t route;         // 0 mixture, 1 global, 2 local
   int64_t routing;       // 0 soft, otherwise one-hot
@@ -24,20 +24,21 @@ typedef struct {
   const int64_t *lengths;  // [K, B], or null
   const int64_t *offsets;  // [T + 1], or null
 
-  const void *weights;      // T: the recurrent weights in the order of packed_forward or packed_backward (gpu/cuda/packing.py)
-  const float *bias;        // [K, H, 8]: of r, z (both biases added), n (of x), u (of h); global, then local
-  const float *router;      // [K, H + 1]: row 0 minus row 1, the columns of h, then the bias
+  // Of the global and of the local expert, gates r, z, n. Null: the route leaves the expert out, or it has no bias.
+  const void *w_hh[2];               // T [K, 3 H, H]
+  const void *b_ih[2], *b_hh[2];     // T [K, 3 H]
+  const void *router, *router_bias;  // T [K, 2, I + H] and [K, 2], or null
   const float *gates_of_x;  // [E, K, rows, 3 H]: W_ih x, gates r, z, n
   const float *scores;      // [K, rows, 2]: the router's product with x; null unless the route is mixture
   const void *h0;           // T [K, B, H]
-  void *y, *h_n, *q;        // T [K, rows, H], [K, B, H], [K, rows, 2]
+  void *y, *h_n, *q;        // T [K, rows, H], [K, B, H], [K, rows, 2]; y and q are read by backward
   void *saved;              // T [K, rows, H, 8]: r, z, n, u of global and local, for backward; null: not wanted (forward only)
 
-  const void *dy, *dh_n;  // as y and h_n; null: zero
-  const float *routed;    // [K, rows, 4]: q_0, q_1, q_0 q_1 / temperature of the soft q (0: no gradient), dq_0 - dq_1
-  void *dgates;           // T [K, rows, E, 4, H]: gradients of the arguments of n, r, z and of u
-  float *dlogit;          // [K, rows]: of the router's score difference; null unless the route is mixture
-  void *dh0;              // T [K, B, H]
+  const void *dy, *dh_n, *dq;  // as y, h_n and q; null: zero
+  const float *slope;          // [K, rows]: q_0 q_1 / temperature of the soft q where q is one-hot; null: of q itself
+  void *dgates;                // T [K, rows, E, 4, H]: gradients of the arguments of n, r, z and of u
+  float *dlogit;               // [K, rows]: of the router's score difference; null where no gradient reaches the router
+  void *dh0;                   // T [K, B, H]
 } FlowCluster;
 
 int64_t flow_cluster_size(void);  // sizeof(FlowCluster)

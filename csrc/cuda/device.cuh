@@ -27,7 +27,7 @@ __device__ __forceinline__ bool barrier_passed(uint32_t barrier, int parity) {
   uint32_t passed;
   asm volatile(
       "{\n\t.reg .pred p;\n\t"
-      "mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 p, [%1], %2;\n\t"
+      "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
       "selp.u32 %0, 1, 0, p;\n\t}"
       : "=r"(passed)
       : "r"(barrier), "r"(parity)
@@ -95,7 +95,7 @@ class DeviceBlock {
   }
 
   // Both barriers exist and expect the first two exchanges before any block of the cluster sends.
-  __device__ __forceinline__ void open(const Shape &, int64_t exchanges, int bytes) {
+  __device__ __forceinline__ void open(const Shape &, int exchanges, int bytes) {
     exchanges_ = blocks_ > 1 ? exchanges : 0, bytes_ = bytes;
     if (lane_.thread == 0) {
       barrier_init(barrier(0));
@@ -107,6 +107,9 @@ class DeviceBlock {
     cluster_barrier();
   }
 
+  // Whether the warp is of the second half of its block.
+  __device__ __forceinline__ bool second_half() const { return 2 * lane_.thread >= (int)blockDim.x; }
+
   __device__ __forceinline__ void sync() const { __syncthreads(); }
 
   // What this block has stored so far may be read by the copies that come after.
@@ -117,7 +120,7 @@ class DeviceBlock {
 
   // from(peer): offset of what goes there; to: its offset in the peer's shared memory. After publish().
   template <class From>
-  __device__ __forceinline__ void send(int64_t n, From from, int to, int bytes) const {
+  __device__ __forceinline__ void send(int n, From from, int to, int bytes) const {
     const int peer = lane_.thread;
     if (peer >= blocks_ || peer == rank_) return;
     copy_to_peer(at_peer(shared_address(shared_) + to, peer), shared_address(shared_) + from(peer), bytes,
@@ -126,7 +129,7 @@ class DeviceBlock {
 
   // Exchange n has come in. The barrier's phase ends only by this block's own arrival and all bytes, so bytes that come before
   // the arrival do no harm; and none of exchange n + 2 comes before this block has sent its part of n + 1.
-  __device__ __forceinline__ void wait(int64_t n) const {
+  __device__ __forceinline__ void wait(int n) const {
     if (n >= exchanges_) return;
     if (!barrier_passed(barrier(n), parity_of(n))) {
       const int64_t start = clock64();
@@ -150,24 +153,24 @@ class DeviceBlock {
     }
   }
 
-  // acc = weights x operand: the warp's M row tiles, all sequences of the tile, `steps` times 16 columns, of which the weights
+  // acc += weights x operand: the warp's M row tiles, all sequences of the tile, `steps` times 16 columns, of which the weights
   // of the first are in registers and those of the others in shared memory.
-  template <typename T, int M, int N>
-  __device__ __forceinline__ void product(const Shape &s, int weights, int weights_of_warp, int operand, int steps) {
+  template <typename T, int M, int N, bool Swizzled>
+  __device__ __forceinline__ void product(int weights, int weights_of_warp, Operand operand, int steps) {
     constexpr int held = Registers::kHeld;
     __syncwarp();  // what follows is for whole warps
     auto &acc = registers_.acc;
-    FLOW_UNROLL
-    for (int m = 0; m < M; ++m) FLOW_UNROLL
-    for (int n = 0; n < N; ++n) FLOW_UNROLL
-    for (int c = 0; c < 4; ++c) acc[m][n][c] = 0;
-    const uint32_t address = shared_address(shared_) + operand + operand_row(s.tile, N, lane_.lane);
-    const int step = 2 * s.tile * 16;
+    const uint32_t address =
+        shared_address(shared_) + operand.at + operand_row(operand.group, N, lane_.lane ^ operand.crossed);
+    const auto at = [=](int k) {
+      const uint32_t row = address + k * 2 * operand.group;
+      return Swizzled ? row ^ swizzle(k) * 16 : row;
+    };
     uint32_t b[N][2];
     FLOW_UNROLL
     for (int k = 0; k < held; ++k) {
       if (k >= steps) break;
-      load_operand<N>(b, address + k * step);
+      load_operand<N>(b, at(k));
       FLOW_UNROLL
       for (int m = 0; m < M; ++m) FLOW_UNROLL
       for (int n = 0; n < N; ++n) multiply<T>(acc[m][n], registers_.held[k][m], b[n][0], b[n][1]);
@@ -175,7 +178,7 @@ class DeviceBlock {
     const Fragment *a = reinterpret_cast<const Fragment *>(shared_ + weights + lane_.warp * weights_of_warp) + lane_.lane;
 #pragma unroll 2
     for (int k = held; k < steps; ++k, a += M * 32) {
-      load_operand<N>(b, address + k * step);
+      load_operand<N>(b, at(k));
       FLOW_UNROLL
       for (int m = 0; m < M; ++m) {
         const Fragment w = a[m * 32];
@@ -186,12 +189,11 @@ class DeviceBlock {
   }
 
  private:
-  __device__ __forceinline__ uint32_t barrier(int64_t n) const { return shared_address(shared_) + barrier_at(n); }
+  __device__ __forceinline__ uint32_t barrier(int n) const { return shared_address(shared_) + barrier_at(n); }
 
   char *shared_;
   Lane lane_;
-  int rank_ = 0, blocks_ = 1, bytes_ = 0;
-  int64_t exchanges_ = 0;
+  int rank_ = 0, blocks_ = 1, bytes_ = 0, exchanges_ = 0;
   Registers registers_;
 };
 

@@ -1,7 +1,11 @@
 // Forward: a cluster takes its sequences through all steps. Every block has the whole state h of its tile in shared
 // memory and the recurrent weights of its own units, of both experts. A step multiplies the two. A lane finishes the
 // units and sequences that its accumulators belong to, and keeps their state in float registers. The block sends its
-// rounded part to the peers.
+// rounded part to the peers, and with it the part of the router's logit that its units make.
+//
+// What a step needs lies between the arrival of the state and the sending of the next one. Outputs are stored and the x-parts
+// of the next step are loaded after that, while the state is on its way. The cell does not branch: what a length, a route
+// or the end of the tensors excludes is computed from something that is there, and not chosen.
 //
 // Two state buffers suffice without a message that one is free. A peer overwrites the buffer that holds h_s with its part of
 // h_{s+2}, for which it needs my part of h_{s+1}, which I send after a barrier that follows my last read of h_s. And that send
@@ -14,202 +18,331 @@
 
 namespace flow::cuda {
 
-template <typename T, int N>
+// S: forward_split.
+template <typename T, int N, int S>
 struct ForwardRegisters {
-  static constexpr int kHeld = forward_held(N);
+  static constexpr int kHeld = forward_held(N, S);
+  static constexpr int kOwn = 2 / S;  // sequences of every n-tile that the lane finishes
   Fragment held[kHeld][kForwardRows];
   float acc[kForwardRows][N][4];
-  float h[N][2], bias[8];
-  float x[N][2][6];  // of the step that comes next, on their way while the state is
-  Two scores[N][2];  // likewise
-  float partial[N];
-  int length[N][2];
+  float h[N][kOwn], bias[8];
+  float v, of_router;       // the router's weight of the unit, its bias
+  float x[N][kOwn][6];      // of the step that comes next, on their way while the state is
+  Two scores[N][kOwn];      // likewise
+  float logit[N * kOwn];    // the state's part of the router's logit
+  float part[N * kOwn];     // what the unit adds to the next
+  Eight<T> gates[N][kOwn];  // for backward: r, z, n, u of both experts
+  Choice q[N][kOwn];
+  int length[N][kOwn], row[N][kOwn];  // row: of the step that is computed
 };
 
-// The x-parts of step s. What lies past a length is never read.
-template <typename T, int N>
-FLOW_DEVICE void fetch(const Problem &p, const Place &place, const Lane &lane, ForwardRegisters<T, N> &r, int64_t s) {
-  const int unit = place.unit(lane);
+// Which eight units of its block a warp has, and which part of the state's columns it multiplies.
+template <int S>
+struct Share {
+  int warp, part;
+  FLOW_BOTH Share(const Shape &s, const Lane &lane)
+      : warp(S == 2 && lane.warp >= s.unit_warps() ? lane.warp - s.unit_warps() : lane.warp),
+        part(S == 2 && lane.warp >= s.unit_warps() ? 1 : 0) {}
+  // The i-th own sequence of an n-tile. Where two warps share units, column 2 pair of an accumulator is sequence 2 pair + part.
+  FLOW_BOTH int sequence(const Lane &lane, int n, int i) const { return lane.sequence(n, S == 2 ? part : i); }
+};
+
+// Rows and x-parts of step s. What is loaded past a length is not used.
+template <typename T, int N, int S>
+FLOW_DEVICE void fetch(const Problem &p, const Place &place, const Lane &lane, ForwardRegisters<T, N, S> &r, int s) {
+  const Share<S> share(place.shape, lane);
+  const int unit = place.unit(share.warp, lane), column = unit < p.shape.hidden ? unit : 0;
   FLOW_UNROLL
   for (int n = 0; n < N; ++n) {
     FLOW_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const bool running = s < r.length[n][i];
-      const int64_t row = running ? row_of(p, place, s, r.length[n][i], lane.sequence(n, i)) : 0;
+    for (int i = 0; i < r.kOwn; ++i) {
+      r.row[n][i] = row_of(p, place, s, r.length[n][i], share.sequence(lane, n, i));
+      const int64_t row = among_all(p, place, r.row[n][i]);
       FLOW_UNROLL
       for (int e = 0; e < 2; ++e) {
-        const float *x = p.gates_of_x + (slot_of(p, e) * p.K * p.rows + row) * 3 * p.H + unit;
+        const float *x = p.gates_of_x + (slot_of(p, e) * p.K * p.rows + row) * 3 * p.H + column;
         FLOW_UNROLL
-        for (int g = 0; g < 3; ++g) r.x[n][i][e * 3 + g] = running && unit < p.H && uses(p, e) ? x[g * p.H] : 0;
+        for (int g = 0; g < 3; ++g) r.x[n][i][e * 3 + g] = x[g * p.H];
       }
-      r.scores[n][i] = running && p.scores ? reinterpret_cast<const Two *>(p.scores)[row] : Two{};
+      // without a router anything will do: the route says what q is
+      r.scores[n][i] = reinterpret_cast<const Two *>(p.scores ? p.scores : p.gates_of_x)[row];
     }
   }
 }
 
-// The lane's state and weights; the block's copy of h_0 and of what the router needs.
-template <typename T, int N>
-FLOW_DEVICE void begin(const Problem &p, const Place &place, const Lane &lane, ForwardRegisters<T, N> &r, char *shared) {
-  constexpr int held = ForwardRegisters<T, N>::kHeld;
+template <typename T>
+FLOW_DEVICE float bias_of(const Problem &p, const Place &place, const void *of_expert, int gate, int unit) {
+  if (!of_expert || unit >= p.shape.hidden) return 0;
+  return widen(static_cast<const T *>(of_expert)[(place.client * 3 + gate) * p.H + unit]);
+}
+
+// The lane's state and weights; the block's copy of h_0 and of its parts of the logit.
+template <typename T, int N, int S>
+FLOW_DEVICE void begin(const Problem &p, const Place &place, const Lane &lane, ForwardRegisters<T, N, S> &r, char *shared) {
+  constexpr int held = ForwardRegisters<T, N, S>::kHeld;
   const Shape &s = place.shape;
+  const Share<S> share(s, lane);
   const ForwardMemory memory(s, held);
-  const int threads = s.unit_warps() * 32, unit = place.unit(lane);
+  const int threads = forward_warps(s) * 32, unit = place.unit(share.warp, lane);
   const T *h0 = static_cast<const T *>(p.h0) + place.client * p.B * p.H;
-  T *state = reinterpret_cast<T *>(shared + memory.state);
   for (int n = lane.thread; n < s.padded() * s.tile; n += threads) {
     const int at = n % s.padded(), sequence = n / s.padded(), b = place.first + sequence;
-    state[state_at(s, at, sequence) / 2] = at < p.H && b < p.B ? h0[b * p.H + at] : narrow<T>(0);
+    const bool there = at < p.shape.hidden && b < p.B;
+    in_shared<T>(shared, memory.state + state_at(s, at, sequence)) = there ? h0[b * p.H + at] : narrow<T>(0);
   }
-  float *router = reinterpret_cast<float *>(shared + memory.router);
-  for (int n = lane.thread; n <= s.padded(); n += threads)
-    router[n] = n == s.padded() ? p.router[place.client * (p.H + 1) + p.H]
-                : n < p.H       ? p.router[place.client * (p.H + 1) + n]
-                                : 0;
+  for (int n = lane.thread; n < s.padded() / 8 * s.tile; n += threads) {
+    const int group = n / s.tile, sequence = n % s.tile, b = place.first + sequence;
+    float sum = 0;
+    for (int at = group * 8; at < group * 8 + 8 && at < p.shape.hidden && b < p.B; ++at)
+      sum += router_weight<T>(p, place, at) * widen(h0[b * p.H + at]);
+    in_shared<float>(shared, memory.state + logit_at(s, group, sequence)) = sum;
+  }
+  r.v = router_weight<T>(p, place, unit);
+  const T *of_router = static_cast<const T *>(p.router_bias) + place.client * 2;
+  r.of_router = p.router_bias ? widen(of_router[0]) - widen(of_router[1]) : 0;
   FLOW_UNROLL
-  for (int g = 0; g < 8; ++g) r.bias[g] = unit < p.H ? p.bias[(place.client * p.H + unit) * 8 + g] : 0;
+  for (int e = 0; e < 2; ++e) {
+    FLOW_UNROLL
+    for (int g = 0; g < 2; ++g)
+      r.bias[4 * e + g] = bias_of<T>(p, place, p.b_ih[e], g, unit) + bias_of<T>(p, place, p.b_hh[e], g, unit);
+    r.bias[4 * e + 2] = bias_of<T>(p, place, p.b_ih[e], 2, unit), r.bias[4 * e + 3] = bias_of<T>(p, place, p.b_hh[e], 2, unit);
+  }
   FLOW_UNROLL
   for (int n = 0; n < N; ++n) {
     FLOW_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int sequence = lane.sequence(n, i);
+    for (int i = 0; i < r.kOwn; ++i) {
+      const int sequence = share.sequence(lane, n, i);
       r.length[n][i] = length_of(p, place, sequence);
       const int64_t b = place.first + sequence;
-      r.h[n][i] = b < p.B && unit < p.H ? widen(h0[b * p.H + unit]) : 0;
+      r.h[n][i] = b < p.B && unit < p.shape.hidden ? widen(h0[b * p.H + unit]) : 0;
     }
   }
-  // A lane reads back from shared memory only what it wrote there itself.
-  const int steps = s.padded() / 16;
-  const Fragment *from = static_cast<const Fragment *>(p.weights) +
-                         (((place.client * s.blocks + place.rank) * s.unit_warps() + lane.warp) * steps * kForwardRows) * 32;
-  Fragment *to = reinterpret_cast<Fragment *>(shared + memory.weights + lane.warp * memory.weights_of_warp);
+  // The warp's weights as the tensor cores hold them, straight from W_hh: the lanes of a unit read whole sectors of 32 bytes.
+  const bool pairs = paired(p);
+  const int steps = forward_steps(s), first = share.part * steps * 16 + lane.pair * 2;
+  const auto weights = [&](int k, int gate) {
+    Fragment f;
+    FLOW_UNROLL
+    for (int j = 0; j < 4; ++j)
+      f.v[j] = two_weights(p, weight_row<T>(p, place, j % 2, gate, unit), first + k * 16 + j / 2 * 8, pairs);
+    return f;
+  };
   FLOW_UNROLL
   for (int k = 0; k < held; ++k) {
     FLOW_UNROLL
-    for (int m = 0; m < kForwardRows; ++m)
-      r.held[k][m] = k < steps ? from[(k * kForwardRows + m) * 32 + lane.lane] : Fragment{};
+    for (int g = 0; g < kForwardRows; ++g) r.held[k][g] = k < steps ? weights(k, g) : Fragment{};
   }
-  for (int n = held * kForwardRows; n < steps * kForwardRows; ++n)
-    to[(n - held * kForwardRows) * 32 + lane.lane] = from[n * 32 + lane.lane];
+  // A lane reads back from shared memory only what it wrote there itself.
+  FLOW_UNROLL_BY(4)
+  for (int k = held; k < steps; ++k) {
+    FLOW_UNROLL
+    for (int g = 0; g < kForwardRows; ++g) {
+      const int at = ((k - held) * kForwardRows + g) * kFragment + lane.lane * 16;
+      in_shared<Fragment>(shared, memory.weights + lane.warp * memory.weights_of_warp + at) = weights(k, g);
+    }
+  }
   fetch(p, place, lane, r, 0);
 }
 
-// The router's product with h: a warp takes every so many 16 columns, a lane the same ones as in the tensor cores' operand.
+// Sums begin with what x and the biases bring, in the warp that will finish them.
+template <typename T, int N, int S>
+FLOW_DEVICE void start(ForwardRegisters<T, N, S> &r) {
+  FLOW_UNROLL
+  for (int n = 0; n < N; ++n) {
+    FLOW_UNROLL
+    for (int i = 0; i < 2; ++i) {
+      FLOW_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const bool own = i < r.kOwn;
+        const float *x = r.x[n][own ? i : 0] + 3 * e, *bias = r.bias + 4 * e;
+        r.acc[0][n][i + 2 * e] = own ? x[0] + bias[0] : 0;
+        r.acc[1][n][i + 2 * e] = own ? x[1] + bias[1] : 0;
+        r.acc[2][n][i + 2 * e] = own ? bias[3] : 0;
+      }
+    }
+  }
+}
+
+// The router's logit: a lane adds up every eighth group, the lanes of all rows together all of them.
+template <typename T, int N, int S>
+FLOW_DEVICE void route(const Place &place, const Lane &lane, ForwardRegisters<T, N, S> &r, char *shared, int step) {
+  const Shape &s = place.shape;
+  const Share<S> share(s, lane);
+  const int state = ForwardMemory(s, r.kHeld).state + state_buffer(step) * state_bytes(s), groups = s.padded() / 8;
+  FLOW_UNROLL
+  for (int j = 0; j < N * r.kOwn; ++j) r.logit[j] = 0;
+  FLOW_UNROLL
+  for (int first = 0; first < kMaxHidden / 8; first += 8) {
+    if (first >= groups) break;
+    const int group = first + lane.row;
+    const bool there = group < groups;
+    FLOW_UNROLL
+    for (int n = 0; n < N; ++n) {
+      const Two part = in_shared<Two>(shared, state + logit_at(s, there ? group : lane.row % 2, lane.sequence(n, 0)));
+      FLOW_UNROLL
+      for (int i = 0; i < r.kOwn; ++i)
+        r.logit[n * r.kOwn + i] += select(there, select(S == 2 && share.part, part.v[1], part.v[i]), 0);
+    }
+  }
+}
+
+// Where two warps share units: the sums of the other's sequences go there, and those of one's own come.
 template <typename T, int N>
-FLOW_DEVICE void route(const Place &place, const Lane &lane, ForwardRegisters<T, N> &r, const char *shared, int64_t step) {
+FLOW_DEVICE int share_at(const Shape &s, const ForwardMemory &memory, const Lane &lane, int warp, int n_th) {
+  return memory.shares + warp * memory.share_bytes(s) + (n_th * 32 + lane.lane) * 8;
+}
+template <typename T, int N>
+FLOW_DEVICE void hand_over(const Place &place, const Lane &lane, ForwardRegisters<T, N, 2> &r, char *shared) {
+  const ForwardMemory memory(place.shape, r.kHeld);
+  FLOW_UNROLL
+  for (int m = 0; m < kForwardRows; ++m) {
+    FLOW_UNROLL
+    for (int n = 0; n < N; ++n)
+      in_shared<Two>(shared, share_at<T, N>(place.shape, memory, lane, lane.warp, m * N + n)) = {
+          {r.acc[m][n][1], r.acc[m][n][3]}};
+  }
+}
+template <typename T, int N>
+FLOW_DEVICE void take_over(const Place &place, const Lane &lane, ForwardRegisters<T, N, 2> &r, char *shared) {
   const Shape &s = place.shape;
   const ForwardMemory memory(s, r.kHeld);
-  const char *state = shared + memory.state + state_buffer(step) * state_bytes(s);
+  const int other = lane.warp < s.unit_warps() ? lane.warp + s.unit_warps() : lane.warp - s.unit_warps();
   FLOW_UNROLL
-  for (int n = 0; n < N; ++n) r.partial[n] = 0;
-  for (int k = lane.warp * 16; k < s.padded(); k += s.unit_warps() * 16) {
+  for (int m = 0; m < kForwardRows; ++m) {
     FLOW_UNROLL
-    for (int half = 0; half < 2; ++half) {
-      const int unit = k + half * 8 + lane.pair * 2;
-      const Two v = *reinterpret_cast<const Two *>(shared + memory.router + unit * 4);
-      FLOW_UNROLL
-      for (int n = 0; n < N; ++n) {
-        const Pair<T> h = *reinterpret_cast<const Pair<T> *>(state + state_at(s, unit, n * 8 + lane.row));
-        r.partial[n] += v.v[0] * widen(h.v[0]) + v.v[1] * widen(h.v[1]);
-      }
+    for (int n = 0; n < N; ++n) {
+      const Two sums = in_shared<Two>(shared, share_at<T, N>(s, memory, lane, other, m * N + n));
+      r.acc[m][n][0] += sums.v[0], r.acc[m][n][2] += sums.v[1];
     }
   }
 }
 
 // The cell, from the accumulators to the next state.
-template <typename T, int N>
-FLOW_DEVICE void finish(const Problem &p, const Place &place, const Lane &lane, ForwardRegisters<T, N> &r, char *shared,
-                        int64_t step) {
+template <typename T, int N, int S>
+FLOW_DEVICE void finish(const Problem &p, const Place &place, const Lane &lane, ForwardRegisters<T, N, S> &r, char *shared,
+                        int step) {
   const Shape &s = place.shape;
-  const ForwardMemory memory(s, r.kHeld);
-  const int unit = place.unit(lane);
-  T *state = reinterpret_cast<T *>(shared + memory.state + state_buffer(step + 1) * state_bytes(s));
-  const float bias = *reinterpret_cast<const float *>(shared + memory.router + s.padded() * 4);
-  const float scale = 1 / (float)p.temperature;
+  const Share<S> share(s, lane);
+  const int state = ForwardMemory(s, r.kHeld).state + state_buffer(step + 1) * state_bytes(s);
   FLOW_UNROLL
   for (int n = 0; n < N; ++n) {
-    float score[2];
     FLOW_UNROLL
-    for (int i = 0; i < 2; ++i) score[i] = r.scores[n][i].v[0] - r.scores[n][i].v[1] + bias;
-    for (int w = 0; w < s.unit_warps(); ++w) {
-      const int at = memory.partial + (w * s.tile + lane.sequence(n, 0)) * 4;
-      const Two part = *reinterpret_cast<const Two *>(shared + at);
-      score[0] += part.v[0], score[1] += part.v[1];
-    }
-    FLOW_UNROLL
-    for (int i = 0; i < 2; ++i) {
-      const int sequence = lane.sequence(n, i), length = r.length[n][i];
-      const bool running = step < length;
-      Choice c = {p.route == 1 ? 1.0f : 0.0f, p.route == 2 ? 1.0f : 0.0f};
-      if (p.route == 0) c = choose(score[i] * scale, p.routing != 0);
-      const float *x = r.x[n][i], h = r.h[n][i];
-      const Gates global = gates(r.acc[0][n][i] + x[0] + r.bias[0], r.acc[1][n][i] + x[1] + r.bias[1], x[2] + r.bias[2],
-                                 r.acc[2][n][i] + r.bias[3]);
-      const Gates local = gates(r.acc[0][n][i + 2] + x[3] + r.bias[4], r.acc[1][n][i + 2] + x[4] + r.bias[5], x[5] + r.bias[6],
-                                r.acc[2][n][i + 2] + r.bias[7]);
+    for (int i = 0; i < r.kOwn; ++i) {
+      const bool running = step < r.length[n][i];
+      const float score = r.scores[n][i].v[0] - r.scores[n][i].v[1] + r.of_router + r.logit[n * r.kOwn + i];
+      const Choice c = choose(score * p.scale, p.routing != 0);
+      const float h = r.h[n][i];
+      const float q[2] = {select(p.route == 0, c.q0, p.route == 1), select(p.route == 0, c.q1, p.route == 2)};
+      r.q[n][i] = {q[0], q[1]};
       float fresh = 0;  // an expert that the route leaves out has no say, not even by a NaN
-      if (uses(p, 0)) fresh += c.q0 * output(global, h);
-      if (uses(p, 1)) fresh += c.q1 * output(local, h);
-      if (running) r.h[n][i] = fresh;
-      state[state_at(s, unit, sequence) / 2] = narrow<T>(r.h[n][i]);
-      if (unit >= p.H || !has_row(p, step, length)) continue;
-      const int64_t row = row_of(p, place, step, length, sequence);
-      static_cast<T *>(p.y)[row * p.H + unit] = narrow<T>(running ? fresh : 0);
-      if (p.saved && running) {
-        const float all[8] = {global.r, global.z, global.n, global.u, local.r, local.z, local.n, local.u};
-        Eight<T> kept;
-        FLOW_UNROLL
-        for (int g = 0; g < 8; ++g) kept.v[g] = narrow<T>(all[g]);
-        static_cast<Eight<T> *>(p.saved)[row * p.H + unit] = kept;
+      FLOW_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        const Gates g = gates(r.acc[0][n][i + 2 * e], r.acc[1][n][i + 2 * e], r.x[n][i][3 * e + 2] + r.bias[4 * e + 2],
+                              r.acc[2][n][i + 2 * e]);
+        const float of_expert = q[e] * output(g, h);
+        fresh += select(uses(p, e), of_expert, 0);
+        T *kept = r.gates[n][i].v + 4 * e;
+        kept[0] = narrow<T>(g.r), kept[1] = narrow<T>(g.z), kept[2] = narrow<T>(g.n), kept[3] = narrow<T>(g.u);
       }
+      r.h[n][i] = select(running, fresh, h);
+      const T rounded = narrow<T>(r.h[n][i]);
+      in_shared<T>(shared, state + state_at(s, place.unit(share.warp, lane), share.sequence(lane, n, i))) = rounded;
+      r.part[n * r.kOwn + i] = r.v * widen(rounded);
+    }
+  }
+}
+
+// The block's part of the next logit, summed over the eight units of a group.
+template <typename T, int N, int S>
+FLOW_DEVICE void add_to_route(const Place &place, const Lane &lane, ForwardRegisters<T, N, S> &r, char *shared, int step) {
+  const Shape &s = place.shape;
+  const Share<S> share(s, lane);
+  if (lane.row) return;
+  const int state = ForwardMemory(s, r.kHeld).state + state_buffer(step + 1) * state_bytes(s);
+  const int group = place.rank * s.unit_warps() + share.warp;
+  FLOW_UNROLL
+  for (int n = 0; n < N; ++n) {
+    FLOW_UNROLL
+    for (int i = 0; i < r.kOwn; ++i)
+      in_shared<float>(shared, state + logit_at(s, group, share.sequence(lane, n, i))) = r.part[n * r.kOwn + i];
+  }
+}
+
+// The step's outputs, and what backward needs, to the tensors.
+template <typename T, int N, int S>
+FLOW_DEVICE void store(const Problem &p, const Place &place, const Lane &lane, const ForwardRegisters<T, N, S> &r,
+                       int step) {
+  const Share<S> share(place.shape, lane);
+  const int unit = place.unit(share.warp, lane);
+  const bool saves = p.saved != nullptr;
+  FLOW_UNROLL
+  for (int n = 0; n < N; ++n) {
+    FLOW_UNROLL
+    for (int i = 0; i < r.kOwn; ++i) {
+      const bool running = step < r.length[n][i];
+      if (unit >= p.shape.hidden || r.row[n][i] < 0) continue;
+      const int64_t row = among_all(p, place, r.row[n][i]);
+      static_cast<T *>(p.y)[row * p.H + unit] = narrow<T>(running ? r.h[n][i] : 0);
+      if (saves & running) static_cast<Eight<T> *>(p.saved)[row * p.H + unit] = r.gates[n][i];
       if (unit == 0) {
-        static_cast<T *>(p.q)[row * 2] = narrow<T>(running ? c.q0 : 0);
-        static_cast<T *>(p.q)[row * 2 + 1] = narrow<T>(running ? c.q1 : 0);
+        static_cast<T *>(p.q)[row * 2] = narrow<T>(running ? r.q[n][i].q0 : 0);
+        static_cast<T *>(p.q)[row * 2 + 1] = narrow<T>(running ? r.q[n][i].q1 : 0);
       }
     }
   }
 }
 
-template <typename T, int N, class Block>
+template <typename T, int N, int S, class Block>
 FLOW_DEVICE void forward(Block &block, const Problem &p) {
-  using Registers = ForwardRegisters<T, N>;
+  using Registers = ForwardRegisters<T, N, S>;
   const Place place = block.place(p);
   const Shape &s = place.shape;
   const ForwardMemory memory(s, Registers::kHeld);
   char *const shared = block.shared();
+  const int steps = (int)p.T;
   block.each([=, &p](const Lane &lane, Registers &r) { begin(p, place, lane, r, shared); });
-  block.open(s, forward_exchanges(p.T), expected_bytes(s, state_piece(s)));
+  block.open(s, forward_exchanges(steps), expected_bytes(s, state_piece(s)));
+  const int part = S == 2 && block.second_half() ? 1 : 0;
 
-  for (int64_t step = 0; step < p.T; ++step) {
+  for (int step = 0; step < steps; ++step) {
+    block.each([](const Lane &, Registers &r) { start(r); });
     if (step > 0) block.wait(step - 1);
-    block.each([=](const Lane &lane, Registers &r) { route<T, N>(place, lane, r, shared, step); });
-    block.template add_across_lanes<1, 2>([](Registers &r) -> auto & { return r.partial; });
-    block.each([=](const Lane &lane, Registers &r) {
-      if (lane.pair) return;
-      FLOW_UNROLL
-      for (int n = 0; n < N; ++n)
-        *reinterpret_cast<float *>(shared + memory.partial + (lane.warp * s.tile + n * 8 + lane.row) * 4) = r.partial[n];
-    });
-    block.template product<T, kForwardRows, N>(s, memory.weights, memory.weights_of_warp,
-                                               memory.state + state_buffer(step) * state_bytes(s), s.padded() / 16);
-    block.sync();  // the router's parts are there, and nobody reads this state any more
-    block.each([=, &p](const Lane &lane, Registers &r) { finish(p, place, lane, r, shared, step); });
-    block.publish();  // before the copies, which read what all threads have written
-    if (step + 1 < p.T) {
-      const int mine = memory.state + state_buffer(step + 1) * state_bytes(s) + state_at(s, place.rank * s.units, 0);
-      block.send(step, [=](int) { return mine; }, mine, state_piece(s));
-      // after the fence, which would wait for these loads
-      block.each([=, &p](const Lane &lane, Registers &r) { fetch(p, place, lane, r, step + 1); });
+    block.each([=](const Lane &lane, Registers &r) { route(place, lane, r, shared, step); });
+    const int group = state_group(s.tile), columns = part * forward_steps(s) * 2 * group;
+    block.template product<T, kForwardRows, N, false>(
+        memory.weights, memory.weights_of_warp,
+        {memory.state + state_buffer(step) * state_bytes(s) + columns, group, part}, forward_steps(s));
+    if constexpr (S == 2) block.each([=](const Lane &lane, Registers &r) { hand_over(place, lane, r, shared); });
+    block.template add_across_lanes<4, 16>([](Registers &r) -> auto & { return r.logit; });
+    if constexpr (S == 2) {
+      block.sync();
+      block.each([=](const Lane &lane, Registers &r) { take_over(place, lane, r, shared); });
     }
+    block.each([=, &p](const Lane &lane, Registers &r) { finish(p, place, lane, r, shared, step); });
+    block.template add_across_lanes<4, 16>([](Registers &r) -> auto & { return r.part; });
+    block.each([=](const Lane &lane, Registers &r) { add_to_route(place, lane, r, shared, step); });
+    block.publish();  // before the copies, which read what all threads have written; nobody reads h_s any more
+    if (step + 1 < steps) {
+      const int mine = memory.state + state_buffer(step + 1) * state_bytes(s) + place.rank * state_piece(s);
+      block.send(step, [=](int) { return mine; }, mine, state_piece(s));
+    }
+    // after the fence, which would wait for them
+    block.each([=, &p](const Lane &lane, Registers &r) {
+      store(p, place, lane, r, step);
+      fetch(p, place, lane, r, step + 1 < steps ? step + 1 : step);
+    });
   }
 
   block.each([=, &p](const Lane &lane, Registers &r) {
-    const int unit = place.unit(lane);
+    const Share<S> share(s, lane);
+    const int unit = place.unit(share.warp, lane);
     FLOW_UNROLL
     for (int n = 0; n < N; ++n) {
       FLOW_UNROLL
-      for (int i = 0; i < 2; ++i) {
-        const int64_t b = place.first + lane.sequence(n, i);
-        if (b < p.B && unit < p.H) static_cast<T *>(p.h_n)[(place.client * p.B + b) * p.H + unit] = narrow<T>(r.h[n][i]);
+      for (int i = 0; i < r.kOwn; ++i) {
+        const int64_t b = place.first + share.sequence(lane, n, i);
+        if (b < p.B && unit < p.shape.hidden)
+          static_cast<T *>(p.h_n)[(place.client * p.B + b) * p.H + unit] = narrow<T>(r.h[n][i]);
       }
     }
   });

@@ -18,7 +18,7 @@ from torch import Tensor
 
 import flow_kernels
 from flow_kernels.backends.gpu import cuda
-from flow_kernels.backends.gpu.cuda import shape
+from flow_kernels.backends.gpu.cuda import launch, shape
 from flow_kernels.training import Weights, gru
 
 BF16, FP16 = torch.bfloat16, torch.float16
@@ -104,7 +104,7 @@ def test_packed_is_padded_without_the_padding(model: Model, sizes: tuple[int, ..
         torch.testing.assert_close(leaf.grad, want[valid] if name == "input" else want, rtol=2**-6, atol=2**-6)
 
 
-@pytest.mark.parametrize("hidden", [20, 70, 150, 300])
+@pytest.mark.parametrize("hidden", [20, 70, 150, 300, 400])
 def test_any_order_of_warps_and_copies_gives_the_same_bits(model: Model, hidden: int) -> None:
     problem = make(1, 5, 3, 4, hidden, lengths=hidden == 70)
     first = problem.run("cuda", BF16)
@@ -131,9 +131,10 @@ def noticed(model: Model, fault: int, run: Any, right: list[Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("fault", range(1, 1 + len(FAULTS)), ids=FAULTS)
-@pytest.mark.parametrize("hidden", [20, 70, 200])
+@pytest.mark.parametrize("hidden", [20, 70, 200, 400])
 def test_a_planted_fault_is_noticed(model: Model, hidden: int, fault: int) -> None:
-    """In the forward kernel, and alone in the backward kernel. One block alone has nothing to exchange."""
+    """In the forward kernel, and alone in the backward kernel. One block alone has nothing to exchange. Forward, warps wait for
+    each other in the middle of a step only where two share units."""
     assert model.faults == 1 + len(FAULTS)
     problem = make(1, 5, 3, 4, hidden)
     leaves = {n: t.to(BF16).requires_grad_() for n, t in problem.tensors.items()}
@@ -147,9 +148,42 @@ def test_a_planted_fault_is_noticed(model: Model, hidden: int, fault: int) -> No
     def backward() -> tuple[Tensor, ...]:
         return torch.autograd.grad(outputs, list(leaves.values()), (dy, dh_n, dq), retain_graph=True)
 
-    alone = hidden <= 64 and FAULTS[fault - 1] not in ("sent before the block has written", "warps not synchronised")
-    assert noticed(model, fault, forward, list(outputs)) != alone
+    name = FAULTS[fault - 1]
+    alone = hidden <= 64 and name not in ("sent before the block has written", "warps not synchronised")
+    apart = name == "warps not synchronised" and hidden <= 384
+    assert noticed(model, fault, forward, list(outputs)) != (alone or apart)
     assert noticed(model, fault, backward, list(backward())) != alone
+
+
+@pytest.mark.parametrize(
+    ("hidden", "tile"), [(64, 8), (64, 16), (64, 32), (256, 8), (256, 16), (256, 32), (384, 8), (384, 16), (512, 8), (512, 16)]
+)
+def test_lanes_of_a_warp_use_different_banks_of_shared_memory(
+    model: Model, monkeypatch: pytest.MonkeyPatch, hidden: int, tile: int
+) -> None:
+    """In the loop over time: an access takes as many wavefronts as its bytes need."""
+    monkeypatch.setattr(launch, "batch_tile", lambda k, b, h, backward, at_once: min(tile, 16) if backward else tile)
+    problem = make(1, 2, tile, 3, hidden)
+    model.count(True)
+    problem.run("cuda", BF16)
+    seen = model.wavefronts()
+    model.count(False)
+    functions = {where.split("<")[0] for where in seen}
+    expected = {
+        "begin",
+        "route",
+        "finish",
+        "add_to_route",
+        "turn",
+        "pack",
+        "store",
+        "store_logit",
+        "collect",
+        "carry",
+        "ldmatrix",
+    }
+    assert expected | ({"hand_over", "take_over"} if hidden == 512 else set()) <= functions
+    assert {where: seen[where] for where in seen if not where.startswith("begin<") and seen[where][0] > seen[where][1]} == {}
 
 
 def test_what_lies_past_a_length_is_never_read(model: Model) -> None:

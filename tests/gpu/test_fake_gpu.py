@@ -195,13 +195,13 @@ def test_the_triton_adapter_stays_on_one_device(
 
 
 @pytest.mark.usefixtures("fake")
-@pytest.mark.parametrize("function", ["packed_bias", "packed_router", "packed_forward", "_routed"])
+@pytest.mark.parametrize("function", ["_in_pairs", "_slope_of_soft"])
 def test_a_tensor_on_another_device_is_noticed(function: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """What one of the adapter's functions makes lies on the first GPU."""
     made = getattr(cuda_launch, function)
     monkeypatch.setattr(cuda_launch, function, lambda *args: torch.empty_like(made(*args), device="cuda:0"))
     with pytest.raises(AssertionError, match="is on cuda:0"):
-        on_cuda(problem(torch.bfloat16, Options()), False, Extension())
+        on_cuda(problem(torch.bfloat16, Options(routing="straight_through")), False, Extension())
 
 
 def test_an_op_on_two_devices_fails() -> None:

@@ -8,11 +8,15 @@
 // under way when a block ends. Faults can be planted, to see that they are noticed.
 #include <ucontext.h>
 
+#include <algorithm>
 #include <functional>
+#include <map>
 #include <memory>
 #include <random>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "backward.h"
@@ -40,6 +44,46 @@ unsigned seed = 0;
 std::string failure;
 
 constexpr int kRedZone = 1024;
+
+// Shared memory has 32 banks of 4 bytes. An access of a warp takes as many wavefronts as one bank has words that it asks for.
+// One of 8 or 16 bytes a lane is made for a half or a quarter of the lanes at a time.
+class Banks {
+ public:
+  bool counting = false;
+  int lane = 0;
+  std::map<std::string, std::pair<int, int>> worst;  // of a place in the text: wavefronts, and how many there would have to be
+
+  void access(int at, int bytes, const std::string &text) {
+    if (counting) asked_[{text, occurrences_[{text, lane}]++}].push_back({lane, at, bytes});
+  }
+  // All lanes have been there: those that came to a place for the n-th time did so together.
+  void settle() {
+    for (const auto &[where, accesses] : asked_) {
+      int wavefronts = 0, needed = 0;
+      const int lanes = std::min(32, 128 / accesses[0].bytes);
+      for (int first = 0; first < 32; first += lanes) {
+        std::map<int, std::set<int>> words;
+        for (const Access &a : accesses)
+          if (a.lane >= first && a.lane < first + lanes)
+            for (int word = a.at / 4; word <= (a.at + a.bytes - 1) / 4; ++word) words[word % 32].insert(word);
+        size_t most = 0;
+        for (const auto &[bank, of_bank] : words) most = std::max(most, of_bank.size());
+        wavefronts += (int)most, needed += most > 0;
+      }
+      std::pair<int, int> &seen = worst[where.first];
+      if (wavefronts - needed >= seen.first - seen.second) seen = {wavefronts, needed};
+    }
+    asked_.clear(), occurrences_.clear();
+  }
+
+ private:
+  struct Access {
+    int lane, at, bytes;
+  };
+  std::map<std::pair<std::string, int>, std::vector<Access>> asked_;
+  std::map<std::pair<std::string, int>, int> occurrences_;
+};
+Banks banks;
 
 struct Barrier {
   int64_t pending = 1, bytes = 0, phase = 0;
@@ -188,8 +232,10 @@ class Warp {
   template <class F>
   void each(F f) {
     cluster_.pause();
-    for (int l = 0; l < 32; ++l) f(Lane(warp_ * 32 + l), registers_[(size_t)l]);
+    for (int l = 0; l < 32; ++l) banks.lane = l, f(Lane(warp_ * 32 + l), registers_[(size_t)l]);
+    banks.settle();
   }
+  bool second_half() const { return 2 * warp_ >= block_.warps; }
 
   void open(const Shape &s, int64_t exchanges, int bytes) {
     exchanges_ = s.blocks > 1 ? exchanges : 0, bytes_ = bytes;
@@ -252,10 +298,9 @@ class Warp {
     }
   }
 
-  template <typename T, int M, int N>
-  void product(const Shape &s, int weights, int weights_of_warp, int operand, int steps) {
+  template <typename T, int M, int N, bool Swizzled>
+  void product(int weights, int weights_of_warp, Operand operand, int steps) {
     cluster_.pause();
-    for (Registers &r : registers_) memset(r.acc, 0, sizeof r.acc);
     const char *mine = block_.shared + weights + warp_ * weights_of_warp;
     for (int k = 0; k < steps; ++k)
       for (int n = 0; n < N; ++n) {
@@ -264,8 +309,12 @@ class Warp {
         for (int half = 0; half < 2; ++half)
           for (int i = 0; i < 8; ++i) {
             const int lane = N == 1 ? half * 8 + i : ((n % 2) * 2 + half) * 8 + i, pair = N == 1 ? 0 : n / 2 * 2;
-            const char *at = block_.shared + operand + operand_row(s.tile, N, lane) + k * 2 * s.tile * 16 + pair * 8 * 16;
-            for (int c = 0; c < 8; ++c) b[half * 8 + c][i] = widen(reinterpret_cast<const T *>(at)[c]);
+            int row = operand.at + operand_row(operand.group, N, lane ^ operand.crossed) + k * 2 * operand.group;
+            if (Swizzled) row ^= swizzle(k) * 16;
+            row += pair * 8 * 16;
+            banks.lane = i, banks.access(row, 16, "ldmatrix");  // a matrix is read by itself
+            if (i == 7) banks.settle();
+            for (int c = 0; c < 8; ++c) b[half * 8 + c][i] = widen(reinterpret_cast<const T *>(block_.shared + row)[c]);
           }
         for (int m = 0; m < M; ++m) {
           float a[16][16];
@@ -322,20 +371,20 @@ int run(const Problem &p, int warps, int bytes, const Body &body) {
   return failure.empty() ? 0 : 1;
 }
 
-template <typename T, int N>
+template <typename T, int N, int S>
 int run_forward(const Problem &p) {
   const Shape &s = p.shape;
-  const ForwardMemory memory(s, forward_held(N));
-  return run(p, s.unit_warps(), memory.bytes, [&](Cluster &cluster, int block, int warp) {
-    Warp<ForwardRegisters<T, N>> w(cluster, block, warp);
-    forward<T, N>(w, p);
+  const ForwardMemory memory(s, forward_held(N, S));
+  return run(p, forward_warps(s), memory.bytes, [&](Cluster &cluster, int block, int warp) {
+    Warp<ForwardRegisters<T, N, S>> w(cluster, block, warp);
+    forward<T, N, S>(w, p);
   });
 }
 
 template <typename T, int N, int M>
 int run_backward(const Problem &p) {
   const Shape &s = p.shape;
-  const BackwardMemory memory(s, backward_held(M));
+  const BackwardMemory memory(s, backward_held(M, N));
   return run(p, kWarps, memory.bytes, [&](Cluster &cluster, int block, int warp) {
     Warp<BackwardRegisters<T, N, M>> w(cluster, block, warp);
     backward<T, N, M>(w, p);
@@ -344,10 +393,12 @@ int run_backward(const Problem &p) {
 
 template <typename T>
 int forward_of(const Problem &p) {
-  switch (p.tile) {
-    case 8: return run_forward<T, 1>(p);
-    case 16: return run_forward<T, 2>(p);
-    default: return run_forward<T, 4>(p);
+  switch (p.shape.n_tiles() * 10 + forward_split(p.shape)) {
+    case 11: return run_forward<T, 1, 1>(p);
+    case 12: return run_forward<T, 1, 2>(p);
+    case 21: return run_forward<T, 2, 1>(p);
+    case 22: return run_forward<T, 2, 2>(p);
+    default: return run_forward<T, 4, 1>(p);
   }
 }
 
@@ -382,11 +433,27 @@ const char *flow_cluster_error(int) { return failure.c_str(); }
 int flow_model_faults(void) { return kFaults; }
 void flow_model_set(int planted, unsigned order) { fault = planted, seed = order; }
 
+// From now on the wavefronts of accesses to shared memory are counted, or no longer.
+void flow_model_count(int counting) {
+  banks.counting = counting != 0, banks.worst.clear();
+  on_shared_access = [](int at, int bytes, const char *function, int line) {
+    banks.access(at, bytes, std::string(function) + ":" + std::to_string(line));
+  };
+}
+// A line for each place in the kernels' text: its function and line, the most wavefronts it took and how many were needed.
+const char *flow_model_wavefronts(void) {
+  static std::string text;
+  text.clear();
+  for (const auto &[where, seen] : banks.worst)
+    text += where + " " + std::to_string(seen.first) + " " + std::to_string(seen.second) + "\n";
+  return text.c_str();
+}
+
 // Bytes of shared memory that a problem's kernel asks for, and how many a block has.
 int flow_model_shared(int hidden, int blocks, int tile, int backward) {
   const Shape s = shape_of(hidden, blocks, tile);
-  return backward ? BackwardMemory(s, backward_held(backward_rows(s))).bytes
-                  : ForwardMemory(s, forward_held(s.n_tiles())).bytes;
+  return backward ? BackwardMemory(s, backward_held(backward_rows(s), s.n_tiles())).bytes
+                  : ForwardMemory(s, forward_held(s.n_tiles(), forward_split(s))).bytes;
 }
 int flow_model_shared_limit(void) { return kShared; }
 // Units of a block; -1 if block_of, which multiplies instead of dividing, is wrong somewhere.

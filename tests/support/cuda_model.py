@@ -25,6 +25,7 @@ class Model:
         self.library = ctypes.CDLL(str(library))
         self.library.flow_cluster_size.restype = ctypes.c_int64
         self.library.flow_cluster_error.restype = ctypes.c_char_p
+        self.library.flow_model_wavefronts.restype = ctypes.c_char_p
         self.faults = self.library.flow_model_faults()
 
     def size(self) -> int:
@@ -42,6 +43,15 @@ class Model:
     def set(self, fault: int = 0, order: int = 0) -> None:
         """Plant a fault (0: none), choose the order in which warps and copies take turns."""
         self.library.flow_model_set(fault, order)
+
+    def count(self, counting: bool) -> None:
+        """Count the wavefronts of accesses to shared memory from now on, or no longer."""
+        self.library.flow_model_count(counting)
+
+    def wavefronts(self) -> dict[str, tuple[int, int]]:
+        """By function and line of the kernels' text: the wavefronts that a warp's worst access took, and how many it needs."""
+        lines = (line.rsplit(maxsplit=2) for line in self.library.flow_model_wavefronts().decode().splitlines())
+        return {where: (int(taken), int(needed)) for where, taken, needed in lines}
 
 
 def build(folder: Path, sources: Path = CSRC) -> Path:

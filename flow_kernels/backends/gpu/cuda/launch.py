@@ -11,7 +11,6 @@ from torch import Tensor
 
 from flow_kernels.backends.gpu import products
 from flow_kernels.backends.gpu.call import Call, listed, on, prepare
-from flow_kernels.backends.gpu.cuda.packing import packed_backward, packed_bias, packed_forward, packed_router
 from flow_kernels.backends.gpu.cuda.shape import batch_tile, cluster_size
 from flow_kernels.call import EXPERTS, NAMES, PREFIXES, Inputs, OutputGradients, Outputs, Saved
 from flow_kernels.ops import Family
@@ -25,13 +24,15 @@ class Problem(ctypes.Structure):
 
     _fields_ = [
         *((name, ctypes.c_int64) for name in (
-            "K", "T", "B", "H", "rows", "step_stride", "batch_stride", "dtype", "route", "routing", "reverse", "blocks", "tile",
-            "device",
+            "K", "T", "B", "I", "H", "rows", "step_stride", "batch_stride", "dtype", "route", "routing", "reverse", "blocks",
+            "tile", "device",
         )),
         ("temperature", ctypes.c_double),
+        *((name, ctypes.c_void_p) for name in ("lengths", "offsets")),
+        *((name, ctypes.c_void_p * 2) for name in ("w_hh", "b_ih", "b_hh")),
         *((name, ctypes.c_void_p) for name in (
-            "lengths", "offsets", "weights", "bias", "router", "gates_of_x", "scores", "h0", "y", "h_n", "q", "saved",
-            "dy", "dh_n", "routed", "dgates", "dlogit", "dh0",
+            "router", "router_bias", "gates_of_x", "scores", "h0", "y", "h_n", "q", "saved",
+            "dy", "dh_n", "dq", "slope", "dgates", "dlogit", "dh0",
         )),
     ]  # fmt: skip
 
@@ -73,13 +74,10 @@ class Kernels:
     def scan_forward(self, call: Call, y: Tensor, h_n: Tensor, q: Tensor, gates: Tensor) -> None:
         """Write y, h_n, q and, unless it has no elements, gates; lengths must lie in 1..T."""
         gates_of_x, scores = products.project(call)
-        blocks = cluster_size(call.hidden)
         self._launch(
             call,
             False,
-            weights=packed_forward(_both(call, "weight_hh"), call.hidden, blocks),
-            bias=packed_bias(_both(call, "bias_ih"), _both(call, "bias_hh"), call.h0),
-            router=packed_router(call.weights.router, call.h0),
+            router_bias=call.weights.router_bias,
             gates_of_x=gates_of_x,
             scores=scores,
             h0=call.h0,
@@ -109,18 +107,17 @@ class Kernels:
         dgates = call.x.new_empty(k, n, len(EXPERTS[call.options.route]), 4, call.hidden)
         dlogit = torch.empty(k, n, dtype=torch.float32, device=y.device) if call.routed else None
         dh0 = torch.empty_like(call.h0)
-        blocks = cluster_size(call.hidden)
         self._launch(
             call,
             True,
-            weights=packed_backward(_both(call, "weight_hh"), call.hidden, blocks),
-            router=packed_router(call.weights.router, call.h0),
             h0=call.h0,
             y=y,
+            q=_in_pairs(q),
             saved=gates,
-            dy=None if dy is None else dy.contiguous(),
-            dh_n=None if dh_n is None else dh_n.contiguous(),
-            routed=_routed(call, y, q, dq),
+            dy=dy,
+            dh_n=dh_n,
+            dq=None if dq is None else _in_pairs(dq.contiguous()),
+            slope=_slope_of_soft(call, y),
             dgates=dgates,
             dlogit=dlogit,
             dh0=dh0,
@@ -154,13 +151,18 @@ class Kernels:
         device = call.x.device
         on_gpu = device.type == "cuda"
         rows, hidden = call.rows, call.hidden
-        places = {"lengths": rows.lengths, "offsets": rows.offsets}
+        places = {"lengths": rows.lengths, "offsets": rows.offsets, "router": call.weights.router_weight}
         at_once = self.at_once(device, call.x.dtype, hidden, backward) if on_gpu else None
         kept = {name: t.contiguous() for name, t in (tensors | places).items() if t is not None}
+        weights = {
+            field: [None if w is None else w.contiguous() for w in _both(call, name)]
+            for field, name in (("w_hh", "weight_hh"), ("b_ih", "bias_ih"), ("b_hh", "bias_hh"))
+        }
         problem = Problem(
             K=rows.clients,
             T=rows.steps,
             B=rows.batch,
+            I=call.x.shape[2],
             H=hidden,
             rows=rows.count,
             step_stride=rows.strides[0],
@@ -174,6 +176,7 @@ class Kernels:
             device=device.index or 0,
             temperature=call.options.temperature,
             **{name: t.data_ptr() for name, t in kept.items()},
+            **{field: _addresses(pair) for field, pair in weights.items()},
         )
         with on(device):
             # the tensors' memory is reused on this stream only, that is after the kernel
@@ -186,16 +189,20 @@ class Kernels:
             )
 
 
-def _routed(call: Call, y: Tensor, q: Tensor, dq: Tensor | None) -> Tensor:
-    """[K, N, 4] float32: q, what the soft q's slope is (0: no gradient reaches the router), dq_0 - dq_1."""
-    routed = torch.zeros(*q.shape[:2], 4, dtype=torch.float32, device=q.device)
-    routed[..., :2] = q
-    if not call.routed:
-        return routed
+def _addresses(tensors: Sequence[Tensor | None]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(None if t is None else t.data_ptr() for t in tensors))
+
+
+def _in_pairs(t: Tensor) -> Tensor:
+    """The contiguous [.., 2] at an address that is a multiple of 4, as the kernel reads both numbers at once."""
+    return t if t.data_ptr() % 4 == 0 else t.clone()
+
+
+def _slope_of_soft(call: Call, y: Tensor) -> Tensor | None:
+    """dq_0 / d(s_0 - s_1) of the soft q, float32 [K, N], where q is one-hot and yet a gradient reaches the router. None
+    elsewhere: there it is q_0 q_1 / temperature."""
+    if not call.routed or call.options.routing == "soft":
+        return None
     temperature = call.options.temperature
-    soft = q.float() if call.options.routing == "soft" else torch.softmax(products.scores(call, y) / temperature, -1)
-    routed[..., 2] = soft[..., 0] * soft[..., 1] / temperature
-    if dq is not None:
-        dq = dq.reshape(q.shape).float()
-        routed[..., 3] = dq[..., 0] - dq[..., 1]
-    return routed
+    soft = torch.softmax(products.scores(call, y) / temperature, -1)
+    return soft.prod(-1) / temperature
