@@ -487,7 +487,7 @@ def test_wrong_arguments_are_named(tmp_path: Path, arguments: tuple[str, ...], e
 
 
 def test_one_step_from_the_shell(tmp_path: Path) -> None:
-    done = script(["out", "machine", "--budget", "60"], {"FLOW_GPU_DEVICE": "cpu"}, tmp_path)
+    done = script(["out", "machine", "--budget", "90"], {"FLOW_GPU_DEVICE": "cpu"}, tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert report["backends"]["stand_in"] and report["machine"]["bf16_flops_per_second"] > 0

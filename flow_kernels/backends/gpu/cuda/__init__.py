@@ -75,9 +75,7 @@ def _asked(device: torch.device | None) -> bool:
 def division(k: int, b: int, h: int, dtype: torch.dtype, backward: bool, device: torch.device | None = None) -> Division:
     """What a launch for K clients, B sequences and H units has on this device; without one, or where it is not here, what 132
     multiprocessors that all clusters fit onto would have."""
-    at_once = None
-    if device is not None and _kernels is not None and _asked(device):
-        at_once = _kernels.at_once(device, dtype, h, backward)
+    at_once = kernels().at_once(device, dtype, h, backward) if device is not None and _asked(device) else None
     return divide(k, b, h, backward, at_once)
 
 
