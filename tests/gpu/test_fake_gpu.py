@@ -5,22 +5,31 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensor, FakeTensorMode
 
 import flow_kernels
+from flow.draws import Draw
+from flow.model.language_model import LanguageModel
+from flow.model.parameters import Route, names_of
+from flow.training import descent, work
+from flow.training.batches import Data
+from flow.training.sgd import Sgd, Update
 from flow_kernels import plan
 from flow_kernels.backends.gpu import cuda
 from flow_kernels.backends.gpu.cuda import launch as cuda_launch
 from flow_kernels.backends.gpu.cuda import shape
 from flow_kernels.call import NAMES, Inputs, Options, OutputGradients, Saved, Weights
+from flow_kernels.training import accumulate_
 
 GPU = torch.device("cuda", 1)  # not the first one: a tensor made on "cuda" alone would be on another
 K, T, B, INPUTS, H = 3, 5, 4, 7, 20
@@ -292,3 +301,62 @@ def test_without_the_device_the_plan_says_what_it_assumes() -> None:
         "16, 1 wave of at most 33; 20 steps in a launch, for 132 multiprocessors"
     )
     assert cuda.describe(32, 20, 16, 300, 256, torch.bfloat16, GPU) == text  # named, but not here
+
+
+# ---- a phase of local training --------------------------------------------------------------------------------------
+
+
+KERNELS = {
+    "training.gpu.head_kernels": ("prepare", "forward", "rows", "backward_features", "features", "backward_weights"),
+    "training.gpu.router_kernels": ("forward", "backward_rows", "backward_weights"),
+    "training.gpu.sgd_kernels": ("norms", "update", "links", "add_rows", "accumulate"),
+    "backends.gpu.triton.forward": ("step_forward", "sequence_forward"),
+    "backends.gpu.triton.backward": ("step_backward", "sequence_backward"),
+}
+
+
+MODEL = LanguageModel(11, 5, 7, num_layers=2, projection_dim=4)
+
+
+@pytest.fixture
+def stubs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kernel]:
+    """Every Triton kernel replaced; they say where the tensors lie that they are given."""
+    made = {}
+    for module, names in KERNELS.items():
+        loaded = importlib.import_module(f"flow_kernels.{module}")
+        for name in names:
+            made[f"{module}.{name}"] = kernel = Kernel()
+            monkeypatch.setattr(loaded, name, kernel)
+    monkeypatch.setattr(descent, "refusal", lambda *_: "")
+    monkeypatch.setattr(work, "refusal", lambda *_: "")
+    monkeypatch.setattr(Tensor, "pin_memory", lambda self: self)
+    monkeypatch.setenv("FLOW_GRAPHS", "0")
+    return made
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("fake")
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("sgd", [Sgd(0.1, 2, 2), Sgd(0.1, 1, 2, 1.0, 0.5, 0.1)], ids=["plain", "pulled"])
+@pytest.mark.parametrize("route", ["global", "local", "mixture"])
+def test_a_phase_stays_on_one_device(
+    route: Route, sgd: Sgd, mixed: bool, stubs: dict[str, Kernel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, shapes = MODEL, {name: p.shape for name, p in MODEL.named_parameters()}
+    monkeypatch.setattr(model, "mixed_precision", mixed)
+    parameters: dict[str, Any] = {name: torch.empty(2, *shape, device=GPU) for name, shape in shapes.items()}
+    tokens, lengths = torch.empty(6, 5, dtype=torch.int32, device=GPU), torch.empty(6, dtype=torch.int64, device=GPU)
+    rows = (np.arange(3), np.arange(3, 5))
+    data = Data(("a", "b"), rows, tokens, lengths, np.zeros(5, np.int64), np.full(6, 4))
+    groups = {"global": ("global",), "local": ("local",), "mixture": ("global", "local", "router")}[route]
+    anchor = {name: torch.empty_like(t) for name, t in parameters.items()} if sgd.momentum else None
+    update = Update(names_of(parameters, *groups), route, gamma=0.1, mu=0.1, anchor=anchor)
+    done = work.train(model, parameters, data, [update], sgd, Draw(1, 1, "train"), "global")
+    assert done.nats.device == GPU and work.measure(model, parameters, data, route, 2).nats.device == GPU
+    bias = parameters["head.bias"]
+    total, weights = (torch.empty(shape, dtype=torch.float64, device=GPU) for shape in ((3, 11), 2))
+    accumulate_(total, [bias], [weights], fresh=True)
+    launches = {name.rpartition(".")[2]: kernel.launches for name, kernel in stubs.items() if kernel.launches}
+    updates = 2 * sgd.epochs
+    assert launches["update"] == launches["norms"] == updates and launches["accumulate"] == 1
+    assert launches["sequence_backward"] == 2 * updates
