@@ -7,6 +7,8 @@ from flow.data import Population
 from flow.errors import Diverged, UserError
 from flow.evaluation.metrics import Metric
 from flow.evaluation.registry import register_metric
+from flow.personal.adapting import adapt
+from flow.personal.model import PersonalModel, load
 from flow.presets import preset
 from flow.simulation.loop import Result, resume, simulate
 from flow.version import __version__
@@ -17,13 +19,16 @@ __all__ = [
     "Diverged",
     "Metric",
     "ModelOptions",
+    "PersonalModel",
     "Population",
     "Result",
     "SharedOptions",
     "TorchModel",
     "UserError",
     "__version__",
+    "adapt",
     "compare",
+    "load",
     "preset",
     "register",
     "register_metric",

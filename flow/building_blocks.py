@@ -63,7 +63,7 @@ from flow.server.options import ServerOptions
 from flow.server.uploads import Uploads
 from flow.training.batches import Batch, Data, batches, halves, only, split
 from flow.training.descent import Descent, descend, gradients
-from flow.training.messages import ClientState, Download, Members, Personal, Upload, Visit, broadcast
+from flow.training.messages import ClientState, Download, Members, Mixture, Personal, Upload, View, Visit, broadcast
 from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import finetune, fit, measure, train
@@ -77,6 +77,7 @@ __all__ = [
     "Download",
     "Draw",
     "Members",
+    "Mixture",
     "Model",
     "Personal",
     "Route",
@@ -91,6 +92,7 @@ __all__ = [
     "Upload",
     "Uploads",
     "UserError",
+    "View",
     "Visit",
     "Work",
     "average",

@@ -7,7 +7,7 @@ here; flow/algorithms/shared/decoupled.py has the default.
 from __future__ import annotations
 
 from flow.algorithms.interface import Algorithm
-from flow.algorithms.shared.decoupled import first_state, parts, prediction, work_of_round
+from flow.algorithms.shared.decoupled import first_state, parts, prediction, restored, work_of_round
 from flow.algorithms.shared.flow_options import (
     FlowOptions,
     check,
@@ -110,6 +110,7 @@ ALGORITHM = Algorithm(
     needs=needs,
     local=local,
     personalize=personalize,
+    restored=restored,
     resolve=resolve,
     check=check,
     tuned=tuned,

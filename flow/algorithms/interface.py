@@ -139,6 +139,10 @@ class Algorithm(Generic[Options]):
     """(options, model, visit) -> what K clients predict with, whether they ever trained or not; nothing is kept. None: they
     predict with the general model."""
 
+    restored: Callable[[Options, Model, Personal, Tensors], Personal] | None = None
+    """(options, model, what one client predicts with but for its `answering` and `probabilities`, what
+    :meth:`flow.training.messages.Mixture.stored` gave) -> what it predicts with. None: its way is one pass of the model."""
+
     resolve: Callable[[Options, int], Options] = unchanged
     """(options, rounds of the run) -> the options with nothing left open, as a run records them"""
     check: Callable[[Options], None] = check_training

@@ -6,8 +6,8 @@ model's distribution and that of the labels of the nearest stored features. Noth
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -19,8 +19,9 @@ from flow.checks import check_number
 from flow.errors import UserError
 from flow.model.flops import per_token
 from flow.model.interface import Model, Prediction
+from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch, batches
-from flow.training.messages import Personal, Upload, Visit
+from flow.training.messages import Personal, Upload, View, Visit
 from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import fit
@@ -75,7 +76,7 @@ def local(options: KNNPerOptions, model: Model, visit: Visit) -> Upload:
 def personalize(options: KNNPerOptions, model: Model, visit: Visit) -> Personal:
     """Fill the stores by the received model; every client predicts with (1 - lam) p_model + lam p_knn."""
     filled, work = stores(options, model, visit)
-    return Personal(visit.received, "global", phases=(work,), probabilities=partial(mixture, options, filled))
+    return Personal(visit.received, "global", phases=(work,), probabilities=Neighbours(options, filled))
 
 
 @torch.no_grad()
@@ -130,6 +131,52 @@ def votes(options: KNNPerOptions, store: Store, query: Tensor) -> tuple[Tensor, 
     return (-square / (query.shape[1] * options.scale)).softmax(1), store.labels[nearest]
 
 
+@dataclass(frozen=True, eq=False)
+class Neighbours:
+    """How K clients predict with the votes of their stores; it can be stored and followed token by token."""
+
+    options: KNNPerOptions
+    filled: list[Store]
+
+    def __call__(self, out: Prediction, batch: Batch) -> Tensor:
+        return mixture(self.options, self.filled, out, batch)
+
+    @property
+    def networks(self) -> Sequence[tuple[Tensors, Route]]:
+        """See :class:`flow.training.messages.Mixture`, likewise the others."""
+        return ()
+
+    @property
+    def holds(self) -> str:
+        return (
+            "every word in its order, as the label of a stored example," if not self.options.capacity else "some of the words"
+        )
+
+    @property
+    def refusal(self) -> str:
+        return "it lets nearest examples vote, and of equally near ones another library takes others"
+
+    def stored(self) -> Tensors:
+        return self.filled[0]._asdict()
+
+    def mixed(self, views: Sequence[View], before: Tensor, token: Tensor, routing: str) -> tuple[Tensor, Tensor]:
+        (view,) = views
+        weights, labels = votes(self.options, self.filled[0], view.features)
+        p = view.log_p.exp() * (1 - self.options.lam)
+        return p.scatter_add(1, labels, self.options.lam * weights), view.local_weight
+
+
+def restored(options: KNNPerOptions, model: Model, personal: Personal, stored: Tensors) -> Personal:
+    """How a client predicts, of its store."""
+    store = Store(**stored)
+    n = len(store.features)
+    if store.labels.shape != (n,) or store.squares.shape != (n,):
+        raise ValueError(f"labels {list(store.labels.shape)} and squares {list(store.squares.shape)} must be [{n}]")
+    if n and not 0 <= int(store.labels.min()) <= int(store.labels.max()) < model.outputs:
+        raise ValueError(f"labels are not from 0 to {model.outputs - 1}")
+    return personal._replace(probabilities=Neighbours(options, [store]))
+
+
 ALGORITHM = Algorithm(
     name="knnper",
     about="FedAvg, mixed at every client with the vote of its nearest training examples.",
@@ -137,6 +184,7 @@ ALGORITHM = Algorithm(
     needs=needing("features"),
     local=local,
     personalize=personalize,
+    restored=restored,
     check=check,
     tuned=(Tunable("lr"), Tunable("neighbours", "count"), Tunable("lam", "share", 3.0)),
 )

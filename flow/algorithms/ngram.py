@@ -6,13 +6,13 @@ The counts stay as they are while the client predicts, unlike those of a cache (
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 from flow.algorithms.interface import Algorithm, Tunable, needing
 from flow.algorithms.shared import gate
-from flow.algorithms.shared.gate import Expert, Experts, remembered
+from flow.algorithms.shared.gate import Expert, Experts, Gated, remembered
 from flow.checks import check_number
 from flow.model.interface import Model
+from flow.model.parameters import Tensors
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.sgd import Sgd, Update, check_sgd
 from flow.training.work import fit
@@ -46,7 +46,13 @@ def personalize(options: NGramOptions, model: Model, visit: Visit) -> Personal:
     memories = remembered(visit.data, model.vocabulary_size, options.memory_tokens)
     experts = Experts(model, (Expert(visit.received, "global"),), memories, True, tuple(visit.data.sizes()))
     shares = gate.constant((1 - options.lam, options.lam), len(memories), next(iter(visit.received.values())))
-    return Personal(visit.received, "global", answering=partial(gate.answering, shares, experts))
+    return Personal(visit.received, "global", answering=Gated(shares, experts))
+
+
+def restored(options: NGramOptions, model: Model, personal: Personal, stored: Tensors) -> Personal:
+    """How a client predicts, of what its mixture has stored."""
+    networks = (Expert(personal.parameters, "global"),)
+    return personal._replace(answering=gate.restored(model, networks, True, stored))
 
 
 ALGORITHM = Algorithm(
@@ -56,6 +62,7 @@ ALGORITHM = Algorithm(
     needs=needing("next_token"),
     local=local,
     personalize=personalize,
+    restored=restored,
     check=check,
     tuned=(Tunable("lr"), Tunable("lam", "share", 3.0)),
 )

@@ -7,9 +7,8 @@ x is the token that was read. All three are trained together on the client's dat
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Literal
 
 import torch
@@ -22,15 +21,16 @@ from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, per
 from flow.algorithms.shared.gate import Expert, Experts, Listener, Views, blending, hardened
 from flow.model.flops import per_token
 from flow.model.interface import Model
-from flow.model.parameters import Tensors, copy, initial, stack, tagged, untagged
+from flow.model.parameters import Route, Tensors, copy, initial, stack, tagged, untagged
 from flow.training.batches import Batch, batches
 from flow.training.descent import Descent
-from flow.training.messages import Answers, Personal, Upload, Visit
+from flow.training.messages import Answers, Personal, Upload, View, Visit
 from flow.training.records import Tally, Work
 from flow.training.sgd import Update
 from flow.training.threads import aligned, one_thread
 
 PRIVATE = "private"
+GENERAL = "general"
 TABLE = f"{PRIVATE}/embedding.weight"
 WEIGHT, BIAS = "gate/weight", "gate/bias"
 
@@ -79,7 +79,7 @@ def personalize(options: PrivateGateOptions, model: Model, visit: Visit) -> Pers
     parameters = copy({**visit.received, **visit.kept.tensors})
     work = train(replace(options, epochs=personal(options).epochs), model, parameters, (), visit, "personal")
     own = as_local(untagged(PRIVATE, parameters))
-    mixed = partial(answering, model, parameters, own, tuple(visit.received))
+    mixed = PrivateGate(model, parameters, own, tuple(visit.received))
     return Personal(own, "local", phases=(work,), answering=mixed, alone="local")
 
 
@@ -158,6 +158,13 @@ def log_odds(parameters: Tensors, client: int, tokens: Tensor) -> Tensor:
     return x @ aligned(parameters[WEIGHT][client]) + parameters[BIAS][client]
 
 
+def shares(parameters: Tensors, client: int, tokens: Tensor, routing: str) -> Tensor:
+    """[n, 2]: how much the general and the private model count after each token; hard: 1 for the one that counts more."""
+    odds = log_odds(parameters, client, tokens)
+    both = torch.stack((odds.sigmoid(), (-odds).sigmoid()), 1)
+    return hardened(both) if routing == "hard" else both
+
+
 def as_local(private: Tensors) -> Tensors:
     """A private model under the names by which the model's local route finds it."""
     return {name.replace("gru.", "gru.local_"): tensor for name, tensor in private.items()}
@@ -170,11 +177,53 @@ def answering(
     networks = (Expert({name: parameters[name] for name in general}, "global"), Expert(own, "local"))
 
     def share(batch: Batch, client: int, seen: Views) -> Tensor:
-        odds = log_odds(parameters, client, batch.inputs[client][batch.valid[client]])
-        shares = torch.stack((odds.sigmoid(), (-odds).sigmoid()), 1)
-        return hardened(shares) if routing == "hard" else shares
+        return shares(parameters, client, batch.inputs[client][batch.valid[client]], routing)
 
     return blending(Listener(Experts(model, networks, (), False, ()), routing, features=False), share)
+
+
+@dataclass(frozen=True, eq=False)
+class PrivateGate:
+    """How K clients predict with both models mixed; it can be stored and followed token by token."""
+
+    model: Model
+    parameters: Tensors
+    """[K, ..]: those of the general model, the gate, and the private table of embeddings."""
+    own: Tensors
+    general: tuple[str, ...]
+
+    def __call__(self, routing: str) -> Callable[[Batch], Answers]:
+        return answering(self.model, self.parameters, self.own, self.general, routing)
+
+    @property
+    def networks(self) -> Sequence[tuple[Tensors, Route]]:
+        """See :class:`flow.training.messages.Mixture`, likewise the others."""
+        return ({name: self.parameters[name] for name in self.general}, "global"), (self.own, "local")
+
+    @property
+    def holds(self) -> str:
+        return ""
+
+    @property
+    def refusal(self) -> str:
+        return ""
+
+    def stored(self) -> Tensors:
+        gate = {name: self.parameters[name][0] for name in (WEIGHT, BIAS)}
+        return {**tagged(GENERAL, {name: self.parameters[name][0] for name in self.general}), **gate}
+
+    def mixed(self, views: Sequence[View], before: Tensor, token: Tensor, routing: str) -> tuple[Tensor, Tensor]:
+        both = shares(self.parameters, 0, token, routing)
+        p = sum(both[:, n : n + 1] * view.log_p.exp() for n, view in enumerate(views))
+        return torch.as_tensor(p), both[:, 1]
+
+
+def restored(options: PrivateGateOptions, model: Model, personal: Personal, stored: Tensors) -> Personal:
+    """How a client predicts, of its gate and the general model; the private one is what it has of its own."""
+    general = {name: tensor.unsqueeze(0) for name, tensor in untagged(GENERAL, stored).items()}
+    gate = {name: stored[name].unsqueeze(0) for name in (WEIGHT, BIAS)}
+    parameters = {**general, **gate, TABLE: personal.parameters["embedding.weight"]}
+    return personal._replace(answering=PrivateGate(model, parameters, personal.parameters, tuple(general)))
 
 
 ALGORITHM = Algorithm(
@@ -184,6 +233,7 @@ ALGORITHM = Algorithm(
     needs=needing("embedding"),
     local=local,
     personalize=personalize,
+    restored=restored,
     resolve=finetuning.resolve,
     check=check,
     tuned=(*RATES, Tunable("gate_lr")),

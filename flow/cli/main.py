@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flow.cli import compare, data, prepare, report, run, streams
+from flow.cli import adapt, compare, data, export, predict, prepare, report, run, serve, streams
 from flow.errors import UserError, one_line
 from flow.parallel.processes import Lost, Ranks, joined, leave
 from flow.resources import short_of_memory
@@ -25,6 +25,10 @@ COMMANDS = {
         compare.COMMAND,
         prepare.COMMAND,
         data.COMMAND,
+        adapt.COMMAND,
+        predict.COMMAND,
+        export.COMMAND,
+        serve.COMMAND,
     )
 }
 
@@ -42,6 +46,8 @@ examples:
   flow run flow --variant workshop --data mine.jsonl.gz
   flow data posts.csv --sample 3                    what is in a table of texts
   flow run fedavg --data synthetic --clients 300000 --final-clients 1000
+  flow adapt runs/mine --texts my-posts.csv --out me
+  flow predict me "fix the"                         the next words, by one client's own model
   torchrun --nproc-per-node 4 -m flow run fedavg    on four processes: the same numbers, sooner
 """
 

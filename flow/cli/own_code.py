@@ -10,8 +10,12 @@ from typing import Annotated, Any
 
 import tyro
 
+from flow.algorithms.registry import named
+from flow.cli.command import named_folder
 from flow.config import Config, ModelOptions, TorchModel
 from flow.errors import UserError
+from flow.personal.model import PersonalModel
+from flow.personal.model import load as load_personal
 from flow.user_code import is_reference, load
 
 
@@ -98,3 +102,26 @@ def check_counted(folder: Path, given: str, counted: str) -> None:
                 f"metric={name!r} is not counted in {folder}, which was started with metric={counted!r}; leave it out, or "
                 "start anew in another folder"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(OwnModel):
+    """The options of a command that uses an adapted folder."""
+
+    folder: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FOLDER")]
+    """The folder that `flow adapt` made."""
+
+    algorithm: Annotated[str | None, tyro.conf.arg(metavar="FILE.py:NAME")] = None
+    """Where an algorithm of your own predicts in a way of its own: the algorithm."""
+
+
+def loaded(chosen: Loaded) -> PersonalModel:
+    """The model of an adapted folder.
+
+    Raises:
+        UserError: it is none, or code of the user's own is missing or another one.
+    """
+    if chosen.algorithm is not None:
+        named(chosen.algorithm)
+    config = with_own_model(chosen, Config(), ())
+    return load_personal(named_folder("folder", chosen.folder), config.model if isinstance(config.model, TorchModel) else None)

@@ -32,7 +32,8 @@ SHORT.maxstring = 80
 class Columns(NamedTuple):
     """Which column holds what; None: none does."""
 
-    client: str
+    client: str | None
+    """None where all rows are of one client, which the option client_column="" says."""
     text: str
     time: str | None
     group: str | None
@@ -44,7 +45,7 @@ class Columns(NamedTuple):
         return list(dict.fromkeys(name for name in self if name is not None))
 
 
-def columns_of(names: Sequence[str], options: DataOptions, where: str) -> Columns:
+def columns_of(names: Sequence[str], options: DataOptions, where: str, without_client: bool = False) -> Columns:
     """Which columns hold client, text, time and group, by the options or else by their names; and the label, by its option.
 
     The column of the label is no guess for anything else. A guess is said on stderr, once for all files of one value of `data`.
@@ -52,6 +53,7 @@ def columns_of(names: Sequence[str], options: DataOptions, where: str) -> Column
     Args:
         names: of all columns.
         where: the start of an error message.
+        without_client: whether client_column="" says that all rows are of one client.
 
     Raises:
         UserError: a column that is given does not exist, client or text has no column of a usual name, one has several, or one
@@ -79,6 +81,9 @@ def columns_of(names: Sequence[str], options: DataOptions, where: str) -> Column
                 f"{where}: the columns {' and '.join(map(repr, candidates[:4]))} may each hold the {role}, of "
                 f"{_listed(names)}; say which with {flag} NAME{nothing}"
             )
+        if role == "client" and given == "" and without_client:
+            column_of[role] = None
+            continue
         if not candidates and role in ("client", "text"):
             what = "client, such as a user," if role == "client" else "text"
             raise UserError(f"{where}: no column has a usual name for the {what} of {_listed(names)}; give {flag} NAME")
@@ -99,7 +104,7 @@ def columns_of(names: Sequence[str], options: DataOptions, where: str) -> Column
         guess = f"columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others"
         say(f"data={options.data!r}: {guess}")
     client, text, time, group, label = (column_of[role] for role in ("client", "text", "time", "group", "label"))
-    return Columns(str(client), str(text), time, group, label)
+    return Columns(client, str(text), time, group, label)
 
 
 def _same_name(where: str, name: str, names: Sequence[str]) -> UserError:

@@ -47,7 +47,7 @@ class DataOptions:
 
     client_column: str | None = None
     """The column of a table (CSV, TSV, Parquet, or a data set of Hugging Face) that names the client of a row. None: one of a
-    usual name, such as user_id or author."""
+    usual name, such as user_id or author. '' in a file: all rows are of one client."""
 
     text_column: str | None = None
     """The column of a table that holds the text. None: one of a usual name, such as text or body."""

@@ -32,6 +32,8 @@ WANTED = "a CSV, TSV or Parquet file, a folder of them, or a pattern"
 DELIMITERS = (",", "\t", ";", "|")
 LONGEST = 1 << 28  # bytes of a line
 MOST_TEXTS = 1024  # rows of one client that are passed on together
+ONLY = "all rows"
+"""The client of every row where no column names one."""
 BATCH = 4096  # rows of a Parquet file that are read at a time
 
 
@@ -133,7 +135,7 @@ def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
             lines = _lines(file, where)
             first = next(lines, "")
             names, delimiter = _header(first, path, where)
-            chosen = columns.columns_of(names, options, where)
+            chosen = columns.columns_of(names, options, where, True)
             client, text, time, group, label = (-1 if name is None else names.index(name) for name in chosen)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             line = 2
@@ -146,10 +148,10 @@ def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
                             f"{len(names)} columns; put a text that holds {delimiter!r}, a quotation mark or a line break into "
                             "quotation marks"
                         )
-                    if not row[client]:
+                    if client >= 0 and not row[client]:
                         raise columns.no_client(f"{where}, {place}", chosen)
                     yield _Row(
-                        row[client], row[text], time_in(row[time], f"{where}, {place}", chosen),
+                        row[client] if client >= 0 else ONLY, row[text], time_in(row[time], f"{where}, {place}", chosen),
                         "" if group < 0 else row[group], label_in(row[label], f"{where}, {place}", chosen), place,
                         packed.tell(),
                     )  # fmt: skip
@@ -222,6 +224,21 @@ def _header(first: str, path: Path, where: str) -> tuple[list[str], str]:
     return [name.strip() for name in names], delimiter
 
 
+def names_of(path: Path) -> list[str]:
+    """The names of a table's columns.
+
+    Raises:
+        UserError: it is no table that can be read.
+    """
+    where = f"data={str(path)!r}"
+    with paths.readable(path, "data", WANTED):
+        if _kind(path) == "parquet":
+            names: list[str] = _arrow(where)[1].read_schema(path).names
+            return names
+        with path.open("rb") as packed, _unpacked(packed, path) as file:
+            return _header(next(_lines(file, where), ""), path, where)[0]
+
+
 # --- Parquet ----------------------------------------------------------------------------------------------------------
 
 
@@ -231,7 +248,7 @@ def _parquet(path: Path, options: DataOptions) -> Iterator[_Row]:
     try:
         with paths.readable(path, "data", WANTED), parquet.ParquetFile(path, buffer_size=1 << 20) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
-            chosen = columns.columns_of(schema.names, options, where)
+            chosen = columns.columns_of(schema.names, options, where, True)
             for role, name in chosen._asdict().items():
                 kind = schema.field(name).type if name is not None else None
                 if kind is not None and role != "time" and not _fits(arrow, kind, role):
@@ -247,7 +264,9 @@ def _parquet(path: Path, options: DataOptions) -> Iterator[_Row]:
                 for client, text, time, group, label in zip(*sides, strict=True):
                     number += 1
                     place = f"{where}, row {number}"
-                    if client is None or client == "":
+                    if chosen.client is None:
+                        client = ONLY
+                    elif client is None or client == "":
                         raise columns.no_client(place, chosen)
                     if text is None:
                         raise columns.no_text(place, chosen)

@@ -67,6 +67,12 @@ class FileTokenizer:
             encoded += np.split(self._ids[np.searchsorted(self._known, flat)], ends)
         return encoded
 
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The text of ids as :meth:`encode` gives them; of those that several tokens share there is none."""
+        back = {own: library for own, library in zip(self._ids.tolist(), self._known.tolist(), strict=True) if own != OOV}
+        text: str = self._library.decode([back[token] for token in tokens if token in back])
+        return text
+
 
 def is_file(tokenizer: str | None) -> bool:
     """Whether a value of `tokenizer` is the path of a file."""

@@ -122,6 +122,25 @@ class RunState:
             metrics.cut(known, done)
         return known.until(done)
 
+    def look(self, device: str = "cpu") -> int:
+        """Take over the newest checkpoint and leave the folder as it is, for whoever uses the run and does not go on with it.
+
+        Returns:
+            The checkpoint's round.
+
+        Raises:
+            UserError: there is none, or it is damaged or of another run.
+        """
+        assert self.folder is not None
+        stored = run_folder.stored(self.folder / "checkpoints")
+        if not stored:
+            raise UserError(
+                f"{self.folder}: the run has no checkpoint yet; let it go on with `flow run --resume {self.folder}`"
+            )
+        round, clients = self._load(stored[-1], device)
+        self.states.restore(clients, round, verify=False, remove=False)
+        return round
+
     def _restored(self, checkpoints: Sequence[Path], known: metrics.Metrics, device: str) -> tuple[int, str, list[Path]]:
         """Take over the newest checkpoint that can be.
 

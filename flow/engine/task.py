@@ -176,7 +176,7 @@ def clients_at_once(model: LanguageModel, batch: int, population: Population, fr
 def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Population) -> Model:
     """The model with its initial parameters, tried once so that what cannot run shows before the run."""
     if isinstance(config.model, TorchModel):
-        return _user_module(config.model, config.seed, population)
+        return user_module(config.model, config.seed, population)
     options, dtype = config.model, parameters_dtype(config.model)
     generator = torch.Generator().manual_seed(config.seed)
     try:
@@ -239,7 +239,7 @@ def _check_task(config: Config[Any], algorithm: Algorithm[Any], population: Popu
         )
 
 
-def _user_module(options: TorchModel, seed: int, population: Population) -> UserModule:
+def user_module(options: TorchModel, seed: int, population: Population) -> UserModule:
     """The user's module, made and tried.
 
     Raises:

@@ -20,8 +20,10 @@ from flow.evaluation.summaries import client_rows, passages, routing_quantiles, 
 from flow.model.parameters import Rows
 from flow.parallel.processes import shard
 from flow.parallel.workers import Workers
+from flow.training.batches import groups
 
 if TYPE_CHECKING:
+    from flow.data import Client
     from flow.engine.run import RunState
     from flow.engine.task import Task
 
@@ -75,6 +77,22 @@ def final_evaluation(task: Task, workers: Workers, run: RunState, progress: bool
         "routing": routing_quantiles(scores),
         "texts": passages(scores),
     }
+
+
+def company(task: Task, run: RunState, client: Client) -> list[Client]:
+    """The clients beside whom the final evaluation of a run of one process scores a client, itself included; itself alone where
+    it scores none of this id.
+
+    Where the kernels do not compute, a client's numbers depend on its company in the last bits.
+    """
+    for clients in choose_clients(task, task.config.final_clients, "final").values():
+        own = _share(task, run, clients)
+        for start in range(0, len(own), SLAB):
+            slab = [task.population.clients[place] for place in own[start : start + SLAB].tolist()]
+            for group in groups(slab, task.chunk, task.workers):
+                if any(member.id == client.id for member in group):
+                    return group
+    return [client]
 
 
 def _share(task: Task, run: RunState, chosen: Chosen) -> Rows:

@@ -17,7 +17,7 @@ from flow.model.interface import Model
 from flow.model.parameters import Tensors
 from flow.parallel.workers import Workers
 from flow.training.batches import Data, gather, groups
-from flow.training.messages import Personal
+from flow.training.messages import Personal, Visit
 from flow.training.predict import Guess, predict
 
 if TYPE_CHECKING:
@@ -94,21 +94,10 @@ def score_clients(
     Returns:
         A score of every client, in the order of the groups.
     """
-    chosen = chosen_metrics(task.config.metric, bool(task.population.classes))
 
     def of_group(model: Model, group: list[Client]) -> list[Score]:
-        visit = task.visit(model, state, states, group, draw, "predict")
-        personal = None
-        if task.algorithm.personalize is not None:
-            options = task.config.algorithm
-            personal = task.algorithm.personalize(options, model, visit)
-        test = gather(group, "test", task.config.model.device)
-        guesses = _guesses(task, model, state, personal, test, any(metric.ranked for metric in chosen))
-        costs = _costs(visit.nbytes, personal)
-        return [
-            _score(client, {name: _own(guess, rows) for name, guess in guesses.items()}, task.population, chosen, cost)
-            for client, rows, cost in zip(group, test.rows, costs, strict=True)
-        ]
+        visit, personal = personalized(task, model, state, states, group, draw)
+        return scores_of_group(task, model, state, group, visit, personal)
 
     all_scores = []
     for scores in workers.map(of_group, groups(clients, task.chunk, workers.count)):
@@ -116,6 +105,29 @@ def score_clients(
         if progress is not None:
             progress(len(scores))
     return all_scores
+
+
+def personalized(
+    task: Task, model: Model, state: Tensors, states: ClientStates, group: Sequence[Client], draw: Draw
+) -> tuple[Visit, Personal | None]:
+    """What a group of clients has at hand to predict, and what they predict with; None by the general model."""
+    visit = task.visit(model, state, states, group, draw, "predict")
+    personalize = task.algorithm.personalize
+    return visit, None if personalize is None else personalize(task.config.algorithm, model, visit)
+
+
+def scores_of_group(
+    task: Task, model: Model, state: Tensors, group: Sequence[Client], visit: Visit, personal: Personal | None
+) -> list[Score]:
+    """The scores of clients with at least one scored token each, of what :func:`personalized` gave."""
+    chosen = chosen_metrics(task.config.metric, bool(task.population.classes))
+    test = gather(group, "test", task.config.model.device)
+    guesses = _guesses(task, model, state, personal, test, any(metric.ranked for metric in chosen))
+    costs = _costs(visit.nbytes, personal)
+    return [
+        _score(client, {name: _own(guess, rows) for name, guess in guesses.items()}, task.population, chosen, cost)
+        for client, rows, cost in zip(group, test.rows, costs, strict=True)
+    ]
 
 
 def _guesses(task: Task, model: Model, state: Tensors, personal: Personal | None, test: Data, ranked: bool) -> dict[str, Guess]:

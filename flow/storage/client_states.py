@@ -176,7 +176,7 @@ class ClientStates:
             return f"its 'row_bytes' are {int(saved['row_bytes'])} and must be {rule}"
         return ""
 
-    def restore(self, saved: Tensors, round: int, verify: bool = True) -> None:
+    def restore(self, saved: Tensors, round: int, verify: bool = True, remove: bool = True) -> None:
         """Go back to the states of a checkpoint that was made after this round; 0 and nothing saved: to the start.
 
         Every file is checked before the first one is removed. Of several processes the first goes ahead: it removes the files
@@ -186,12 +186,16 @@ class ClientStates:
             saved: what :meth:`save` returned, see :meth:`wrong`.
             round: after which the checkpoint was made.
             verify: whether to read the content of all files that the checkpoint counts on.
+            remove: whether files that came later are removed. False leaves the folder as it is: nothing is written either, and
+                states that the checkpoint itself holds are kept in memory.
 
         Raises:
             Damaged: a file that the checkpoint counts on is missing or damaged; an older checkpoint may do without it.
             UserError: a file is not one of this run's.
         """
         rows = saved["rows"].tolist() if saved else []
+        if not remove and saved and "rounds" not in saved:
+            self._folder = None
         if self._folder is None:
             kept = {name.removeprefix("kept/"): tensor.cpu() for name, tensor in saved.items() if name != "rows"}
             self._rows = {row: {name: tensor[n].clone() for name, tensor in kept.items()} for n, row in enumerate(rows)}
@@ -221,7 +225,7 @@ class ClientStates:
                 raise files.Damaged(f"{self._path(row, written)}: missing", REMEDY)
             if verify:
                 self._row(row)
-        for path in later:
+        for path in later if remove else ():
             path.unlink(missing_ok=True)
 
     def forget(self, kept: Sequence[int], remove: bool = True) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -119,6 +119,49 @@ class Answers(NamedTuple):
     """int64: how many tokens are more likely than the target; -1 where there is none. None: not known."""
 
 
+class View(NamedTuple):
+    """What one network of a client says of n tokens."""
+
+    log_p: Tensor
+    """[n, V]: the logarithms of its probabilities."""
+    local_weight: Tensor
+    """[n]: weight of the GRU's local expert."""
+    features: Tensor
+    """[n, H]: what its head reads."""
+
+
+@runtime_checkable
+class Mixture(Protocol):
+    """A way of predicting that is more than one pass of the model, and that can be written to a file and followed token by
+    token. What is asked of it is of the first client: whoever stores one has a single client."""
+
+    @property
+    def networks(self) -> Sequence[tuple[Tensors, Route]]:
+        """Parameters [K, ..] and route of every network whose predictions are mixed; empty where it is the client's own
+        parameters by its route alone."""
+
+    @property
+    def holds(self) -> str:
+        """What of the client's training texts it holds, in words; empty for nothing."""
+
+    @property
+    def refusal(self) -> str:
+        """Why :meth:`mixed` cannot be a graph of tensors that gives its numbers elsewhere, in words; empty where it can."""
+
+    def stored(self) -> Tensors:
+        """From what `restored` of the algorithm makes it again, beside the client's parameters; no leading K."""
+
+    def mixed(self, views: Sequence[View], before: Tensor, token: Tensor, routing: str) -> tuple[Tensor, Tensor]:
+        """The probabilities [n, V] after n tokens, and the weight of the local expert [n].
+
+        Args:
+            views: of every network.
+            before: int64 [n], the token before each; -1 where there is none.
+            token: int64 [n].
+            routing: "soft" or "hard".
+        """
+
+
 class Personal(NamedTuple):
     """How K clients predict after personalization."""
 
@@ -132,7 +175,8 @@ class Personal(NamedTuple):
     before: Personal | None = None
     """What the clients predict with before any step of their own, reported as "global" where there is no general model."""
     probabilities: Callable[[Prediction, Batch], Tensor] | None = None
-    """(prediction for the first k clients, their batch) -> [k, B, T, V] in place of the softmax of the model's logits."""
+    """(prediction for the first k clients, their batch) -> [k, B, T, V] in place of the softmax of the model's logits. It or
+    `answering` is a :class:`Mixture` where `flow adapt` can store it."""
     answering: Callable[[str], Callable[[Batch], Answers]] | None = None
     """How clients predict that do not by one pass of the model: routing -> (a batch of the first k clients -> its answers)."""
     alone: Route | None = None

@@ -42,5 +42,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def aligned(tensor: Tensor) -> Tensor:
-    """The tensor, or a copy of it where it does not begin at a multiple of 64 bytes, as torch's own memory does."""
-    return tensor if tensor.data_ptr() % 64 == 0 else tensor.clone()
+    """The tensor, or a copy of it where it does not begin at a multiple of 64 bytes, as torch's own memory does.
+
+    In a graph that is being made of the code no tensor has a place yet.
+    """
+    return tensor if torch.compiler.is_compiling() or tensor.data_ptr() % 64 == 0 else tensor.clone()

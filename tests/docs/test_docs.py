@@ -25,6 +25,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
         ("docs/compare.md", 1),
         ("docs/data.md", 2),
         ("docs/files.md", 4),
+        ("docs/from-run-to-use.md", 4),
         ("docs/own-algorithm.md", 2),
         ("docs/own-model.md", 0),
         ("docs/tasks.md", 2),
@@ -37,6 +38,9 @@ def test_every_snippet_prints_what_the_page_shows(
     monkeypatch.chdir(tmp_path)
     if name == "docs/files.md":
         pytest.importorskip("pandas")
+    if name == "docs/from-run-to-use.md":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
     page = (ROOT / name).read_text(encoding="utf-8")
     blocks = [(m[1], m[2], page.count("\n", 0, m.start()) + 2) for m in BLOCK.finditer(page)]
     namespace: dict[str, Any] = {"__name__": "__main__"}

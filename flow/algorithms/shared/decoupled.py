@@ -6,12 +6,11 @@ The routers, psi, mix the experts in the cell; the gate mixes their probabilitie
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
 from flow.algorithms.shared import gate
 from flow.algorithms.shared.flow_options import FlowOptions, Gate, gate_of, settings
-from flow.algorithms.shared.gate import Expert, Experts, remembered
+from flow.algorithms.shared.gate import Expert, Experts, Gated, remembered
 from flow.algorithms.shared.two_experts import make_local, start
 from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors, copy, initial, names_of
@@ -131,4 +130,10 @@ def prediction(options: FlowOptions, model: Model, visit: Visit) -> Personal:
         gates = gate.constant((1 - options.local_weight, options.local_weight), len(visit.data.ids), parameters["head.weight"])
     if not gates:
         return personal
-    return personal._replace(answering=partial(gate.answering, gates, experts(options, model, parameters, visit.data)))
+    return personal._replace(answering=Gated(gates, experts(options, model, parameters, visit.data)))
+
+
+def restored(options: FlowOptions, model: Model, personal: Personal, stored: Tensors) -> Personal:
+    """How a client predicts, of what its mixture has stored; the published variants predict by the cell alone."""
+    networks = tuple(Expert(personal.parameters, route) for route in NETWORKS[gate_of(options)])
+    return personal._replace(answering=gate.restored(model, networks, options.memory, stored))

@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import NamedTuple
 
@@ -27,7 +29,7 @@ from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch, Data, batches
 from flow.training.fused import Fused, refusal
-from flow.training.messages import Answers
+from flow.training.messages import Answers, View
 from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd
 from flow.training.threads import linear, one_thread
@@ -38,6 +40,8 @@ WORDS, SEQUENCES = (
     math.log(100),
 )  # logarithms of counts are divided by these, so that features are of the order of 1
 
+
+NO_TOKENS: Ints = np.zeros(0, np.int64)
 
 SPREAD = 4.0
 """Features between 0 and 1 have standard deviations near 0.25; times this the gate learns from them at the routers' rate."""
@@ -155,8 +159,10 @@ class Listener:
 
         def views(client: int) -> Views:
             networks = [F.log_softmax(logits(client), 1) for _, logits in every]
-            features = self._features(networks, batch, client) if self.features else networks[0][:, :0]
-            return Views(features, networks)
+            if not self.features:
+                return Views(networks[0][:, :0], networks)
+            own = of_client(self.experts, client, *contexts(batch, client))
+            return Views(features_of(networks, [column.to(networks[0]) for column in own]), networks)
 
         return [q for q, _ in every], views
 
@@ -170,38 +176,50 @@ class Listener:
         states = fused.states(active, batch, self.routing)
         return states.q, lambda client: fused.logits(active, states, batch, client)
 
-    def _features(self, networks: Sequence[Tensor], batch: Batch, client: int) -> Tensor:
-        """[n, F]; what lies between 0 and 1 is brought to -2 to 2.
 
-        Every network has two features: its entropy over the largest possible one, and its largest probability. Every pair of
-        networks has whether they agree, the probability that each gives the other's choice, and log(1 + J / 2), with J their
-        symmetric Kullback-Leibler divergence. The client has the logarithms of how often it used the previous word and of its
-        number of sequences. The memory has the logarithms of how often it met the contexts, and its largest probability.
-        """
-        columns, p = [], [log_p.exp() for log_p in networks]
-        entropies = [-torch.linalg.vecdot(probabilities, log_p) for probabilities, log_p in zip(p, networks, strict=True)]
-        tops = [probabilities.max(1) for probabilities in p]
-        for entropy, top in zip(entropies, tops, strict=True):
-            columns += [entropy / math.log(networks[0].shape[1]), top.values]
-        for a, b in combinations(range(len(networks)), 2):
-            cross = torch.linalg.vecdot(p[a], networks[b]) + torch.linalg.vecdot(p[b], networks[a])
-            chosen = [top.indices.unsqueeze(1) for top in (tops[a], tops[b])]
-            columns += [
-                (chosen[0] == chosen[1]).squeeze(1),
-                p[a].gather(1, chosen[1]).squeeze(1),
-                p[b].gather(1, chosen[0]).squeeze(1),
-                torch.log1p((-(entropies[a] + entropies[b] + cross) / 2).clamp_min(0)),
-            ]
-        memory, (second, first) = self.experts.memories[client], contexts(batch, client)
-        own = [
-            np.log1p(memory.often(first)) / WORDS,
-            np.full(len(first), math.log1p(self.experts.sequences[client]) / SEQUENCES),
+def features_of(networks: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
+    """[n, F]; what lies between 0 and 1 is brought to -2 to 2.
+
+    Every network has two features: its entropy over the largest possible one, and its largest probability. Every pair of
+    networks has whether they agree, the probability that each gives the other's choice, and log(1 + J / 2), with J their
+    symmetric Kullback-Leibler divergence. What the client adds says :func:`of_client`.
+
+    Args:
+        networks: [n, V] by network, the logarithms of its probabilities.
+        own: [n] each, what the client adds.
+    """
+    columns, p = [], [log_p.exp() for log_p in networks]
+    entropies = [-torch.linalg.vecdot(probabilities, log_p) for probabilities, log_p in zip(p, networks, strict=True)]
+    tops = [probabilities.max(1) for probabilities in p]
+    for entropy, top in zip(entropies, tops, strict=True):
+        columns += [entropy / math.log(networks[0].shape[1]), top.values]
+    for a, b in combinations(range(len(networks)), 2):
+        cross = torch.linalg.vecdot(p[a], networks[b]) + torch.linalg.vecdot(p[b], networks[a])
+        chosen = [top.indices.unsqueeze(1) for top in (tops[a], tops[b])]
+        columns += [
+            (chosen[0] == chosen[1]).squeeze(1),
+            p[a].gather(1, chosen[1]).squeeze(1),
+            p[b].gather(1, chosen[0]).squeeze(1),
+            torch.log1p((-(entropies[a] + entropies[b] + cross) / 2).clamp_min(0)),
         ]
-        if self.experts.recalls:
-            votes = memory.after(second, first)
-            own += [*(np.log1p(votes.seen) / WORDS), votes.top]
-        columns += [torch.from_numpy(column) for column in own]
-        return SPREAD * torch.stack([column.to(networks[0]) for column in columns], dim=1) - SPREAD / 2
+    return SPREAD * torch.stack([*(column.to(networks[0]) for column in columns), *own], dim=1) - SPREAD / 2
+
+
+def of_client(experts: Experts, client: int, second: Ints, first: Ints) -> list[Tensor]:
+    """Float64 [n] each: the logarithms of how often a client used the previous word and of its number of sequences. The memory
+    has the logarithms of how often it met the contexts, and its largest probability.
+
+    second, first: [n], the last two tokens, the older one first.
+    """
+    memory = experts.memories[client]
+    own = [
+        np.log1p(memory.often(first)) / WORDS,
+        np.full(len(first), math.log1p(experts.sequences[client]) / SEQUENCES),
+    ]
+    if experts.recalls:
+        votes = memory.after(second, first)
+        own += [*(np.log1p(votes.seen) / WORDS), votes.top]
+    return [torch.from_numpy(column) for column in own]
 
 
 def contexts(batch: Batch, client: int) -> tuple[Ints, Ints]:
@@ -303,7 +321,7 @@ def blending(listener: Listener, share_of: Callable[[Batch, int, Views], Tensor]
                 continue
             seen = views(client)
             share = share_of(batch, client, seen)
-            p = _mixed(experts, client, seen.networks, share, batch)
+            p = mixture(experts, client, seen.networks, share, *contexts(batch, client))
             top = p.max(1)
             own = p.gather(1, batch.targets[client][valid].unsqueeze(1)).squeeze(1)
             tokens[client][valid], probability[client][valid] = top.indices, top.values
@@ -316,14 +334,14 @@ def blending(listener: Listener, share_of: Callable[[Batch, int, Views], Tensor]
     return answers
 
 
-def _mixed(experts: Experts, client: int, networks: Sequence[Tensor], share: Tensor, batch: Batch) -> Tensor:
-    """[n, V]: the mixture of one client's experts."""
+def mixture(experts: Experts, client: int, networks: Sequence[Tensor], share: Tensor, second: Ints, first: Ints) -> Tensor:
+    """[n, V]: the mixture of one client's experts; second, first: [n], the last two tokens, which the memory asks for."""
     p = torch.zeros_like(networks[0])
     for place, log_p in enumerate(networks):
         p.addcmul_(log_p.exp(), share[:, place : place + 1])
     if experts.recalls:
         memory, weight = experts.memories[client], share[:, -1]
-        votes = memory.after(*contexts(batch, client))
+        votes = memory.after(second, first)
         back = torch.from_numpy(votes.back).to(weight) * weight
         p += (back * memory.floor).unsqueeze(1)
         words = torch.from_numpy(memory.words).to(p.device)
@@ -332,3 +350,73 @@ def _mixed(experts: Experts, client: int, networks: Sequence[Tensor], share: Ten
         entries = torch.from_numpy(votes.shares).to(weight) * weight[rows]
         p.index_put_((rows, torch.from_numpy(votes.words).to(p.device)), entries, accumulate=True)
     return p
+
+
+@dataclass(frozen=True, eq=False)
+class Gated:
+    """How K clients predict with their experts mixed by their gates; it can be stored and followed token by token."""
+
+    gates: Tensors
+    """[K, ..]"""
+    experts: Experts
+
+    def __call__(self, routing: str) -> Callable[[Batch], Answers]:
+        return answering(self.gates, self.experts, routing)
+
+    @property
+    def networks(self) -> Sequence[tuple[Tensors, Route]]:
+        """See :class:`flow.training.messages.Mixture`, likewise the others."""
+        return self.experts.networks
+
+    @property
+    def holds(self) -> str:
+        if not self.experts.memories:
+            return ""
+        return (
+            "counts of the single words, pairs and triples of words" if self.experts.recalls else "counts of the single words"
+        )
+
+    @property
+    def refusal(self) -> str:
+        return "it looks n-grams of the client's texts up, which a graph does not hold" if self.experts.recalls else ""
+
+    def stored(self) -> Tensors:
+        tensors = {name: gate[0] for name, gate in self.gates.items()}
+        tensors["sequences"] = torch.tensor(self.experts.sequences[0])
+        for memory in self.experts.memories[:1]:
+            arrays = memory.stored(self.experts.recalls)
+            tensors |= {f"memory/{name}": torch.from_numpy(array) for name, array in arrays.items()}
+        return tensors
+
+    def mixed(self, views: Sequence[View], before: Tensor, token: Tensor, routing: str) -> tuple[Tensor, Tensor]:
+        networks, gate = [view.log_p for view in views], {name: tensor[0] for name, tensor in self.gates.items()}
+        contexts = (before.numpy(), token.numpy()) if self.experts.recalls else (NO_TOKENS, NO_TOKENS)
+        features = networks[0][:, :0]
+        if "gate/weight" in gate:
+            own = of_client(self.experts, 0, *contexts) if self.experts.recalls else [table[token] for table in self._tables]
+            features = features_of(networks, [column.to(networks[0]) for column in own])
+        share = weights(gate, features, routing)
+        to_local = torch.stack([view.local_weight for view in views], 1)
+        return mixture(self.experts, 0, networks, share, *contexts), (share[:, : len(views)] * to_local).sum(1)
+
+    @cached_property
+    def _tables(self) -> list[Tensor]:
+        """Float64 [V] each: what :func:`of_client` says of every token, where it does not depend on the one before."""
+        every = np.arange(self.experts.model.vocabulary_size)
+        return of_client(self.experts, 0, every, every)
+
+
+def restored(model: Model, networks: tuple[Expert, ...], recalls: bool, stored: Tensors) -> Gated:
+    """One client's mixture of which :meth:`Gated.stored` gave these tensors.
+
+    Raises:
+        KeyError, ValueError: they are none that it gives.
+    """
+    arrays = {name.removeprefix("memory/"): t.numpy() for name, t in stored.items() if name.startswith("memory/")}
+    memories = (Memory.restored(arrays, model.vocabulary_size),) if arrays else ()
+    gates = {name: tensor.unsqueeze(0) for name, tensor in stored.items() if name.startswith("gate/")}
+    experts = Experts(model, networks, memories, recalls, (int(stored["sequences"]),))
+    expected = (len(networks) + recalls,)
+    if tuple(gates["gate/bias"].shape[1:]) != expected:
+        raise ValueError(f"gate/bias is {list(gates['gate/bias'].shape[1:])} and must be {list(expected)}")
+    return Gated(gates, experts)

@@ -12,6 +12,7 @@ those of the network do not. All counts lie in sorted arrays, whose size the cli
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from typing import NamedTuple
 
@@ -84,14 +85,42 @@ class Memory:
         self.words: Ints = np.unique(np.concatenate([part[part != NONE] for part in events]))
         """Every token that occurs, ascending; contexts and words are places in it."""
         self._events = [self._places(part) for part in events]
-        word = self._events[2]
-        width, self._single = len(self.words), _counted(word)
-        total, kinds = len(word), len(self._single.keys)
+        self._count(_counted(self._events[2]), size)
+
+    def _count(self, single: Counts, size: int) -> None:
+        width, self._single = len(self.words), single
+        total, kinds = int(single.before[-1]), len(single.keys)
         self.floor = kinds / (total + kinds) / size if total else 1 / size
         """The probability of a token that never occurred, by single words."""
         self.unigram: Floats = self._single.of(np.arange(width)) / max(total + kinds, 1)
         """For every one of :attr:`words`, what it has above that."""
         self._most = self.floor + (self.unigram.max() if width else 0.0)
+
+    @staticmethod
+    def restored(stored: Mapping[str, Ints], size: int) -> Memory:
+        """The memory of which :meth:`stored` gave these arrays, for a vocabulary of so many tokens.
+
+        Raises:
+            ValueError: they are none that it gives.
+        """
+        memory = Memory(np.zeros((0, 2), np.int64), np.zeros(0, np.int64), size, 1)
+        memory.words = stored["words"]
+        width = len(memory.words)
+        if memory.words.ndim != 1 or (width and (memory.words[0] < 0 or memory.words[-1] >= size)):
+            raise ValueError(f"words are not tokens from 0 to {size - 1}")
+        if (np.diff(memory.words) <= 0).any():
+            raise ValueError("words are not ascending")
+        memory._count(_restored(stored, "one", width), size)
+        for name, kept, most in (("two", "_two", width**2), ("three", "_three", width**3)):
+            if f"{name}/keys" in stored:
+                memory.__dict__[kept] = _restored(stored, name, most)
+        return memory
+
+    def stored(self, pairs: bool) -> dict[str, Ints]:
+        """Its counts as arrays; pairs: what followed one token and two as well, without which :meth:`often` alone works."""
+        parts = {"one": self._single, **({"two": self._two, "three": self._three} if pairs else {})}
+        counts = {f"{name}/{kind}": getattr(part, kind) for name, part in parts.items() for kind in ("keys", "counts")}
+        return {"words": self.words, **counts}
 
     @cached_property
     def _two(self) -> Counts:
@@ -173,6 +202,15 @@ class Memory:
 def _counted(keys: Ints) -> Counts:
     kinds, counts = np.unique(keys, return_counts=True)
     return Counts(kinds, counts, np.concatenate([[0], np.cumsum(counts)]))
+
+
+def _restored(stored: Mapping[str, Ints], name: str, most: int) -> Counts:
+    keys, counts = stored[f"{name}/keys"], stored[f"{name}/counts"]
+    if keys.ndim != 1 or keys.shape != counts.shape or (np.diff(keys) <= 0).any() or (counts < 1).any():
+        raise ValueError(f"{name}/keys and {name}/counts are not counts of keys in their order")
+    if len(keys) and (keys[0] < 0 or keys[-1] >= most):
+        raise ValueError(f"{name}/keys are not from 0 to {most - 1}")
+    return Counts(keys, counts, np.concatenate([[0], np.cumsum(counts)]))
 
 
 def _followers(counts: Counts, context: Ints, known: npt.NDArray[np.bool_], width: int) -> Followers:

@@ -159,12 +159,21 @@ def _has_paragraphs(path: Path, where: str) -> bool:
     return False
 
 
+def texts_of_file(path: Path, where: str) -> Iterator[str]:
+    """The texts of a file that is a client by itself: paragraphs, or lines where it has no blank line.
+
+    Raises:
+        UserError: it is missing, or no text in UTF-8; the message begins with `where`.
+    """
+    texts = _paragraphs(path, where) if _has_paragraphs(path, where) else _lines(path, where)
+    return (text for text in texts if text.strip())
+
+
 def _texts(client: Client, where: str) -> Iterator[tuple[str, str]]:
     """(text, where it stands) of a client."""
     if client.is_file:
         at = f"{where}, file {client.name!r}"
-        texts = _paragraphs(client.path, at) if _has_paragraphs(client.path, at) else _lines(client.path, at)
-        yield from ((text, f"file {client.name!r}") for text in texts if text.strip())
+        yield from ((text, f"file {client.name!r}") for text in texts_of_file(client.path, at))
         return
     for path in files_of(client):
         name = f"{client.name}/{path.relative_to(client.path)}"

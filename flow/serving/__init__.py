@@ -1,0 +1,1 @@
+"""An adapted client on a page of this machine: `flow serve`."""

@@ -1,0 +1,118 @@
+"""flow adapt and flow predict, as they are typed."""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+import pytest
+from adapted_cases import WORDS, texts_of
+from command_line import here  # noqa: F401
+from comparisons import plain_fixture  # noqa: F401
+
+import flow
+from flow.cli import predict
+from flow.cli.main import main
+
+pytestmark = pytest.mark.usefixtures("plain", "here")
+RUN = [
+    "run",
+    "--data",
+    "mine.jsonl.gz",
+    "--embedding-dim",
+    "4",
+    "--hidden-size",
+    "5",
+    "--cohort",
+    "3",
+    "--rounds",
+    "2",
+    "--min-texts",
+    "5",
+    "--folder",
+    "r",
+]
+
+
+@pytest.fixture(name="me")
+def me_fixture(here: Path, capsys: pytest.CaptureFixture[str]) -> flow.PersonalModel:  # noqa: F811
+    """A client adapted from a table, in the folder me."""
+    with (here / "posts.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["time", "text"], *enumerate(texts_of(4, 15))])
+    assert main(RUN) == 0
+    capsys.readouterr()
+    assert main(["adapt", "r", "--texts", "posts.csv", "--out", "me"]) == 0
+    return flow.load("me")
+
+
+def printed(arguments: list[str], capsys: pytest.CaptureFixture[str], code: int = 0) -> str:
+    capsys.readouterr()
+    assert main(arguments) == code
+    out, err = capsys.readouterr()
+    return err if code else out
+
+
+def test_adapt_says_what_it_gained(me: flow.PersonalModel, capsys: pytest.CaptureFixture[str]) -> None:
+    out = capsys.readouterr().out.splitlines()
+    report = me.report
+    assert out[0] == "flow for posts, from round 2 of 2"
+    assert out[1] == f"on the last fifth of its texts, {report['tokens']:,} tokens:"
+    for line, name in zip(out[2:4], ("general", "personal"), strict=True):
+        loss, accuracy = report[f"{name}_loss"], 100 * report[f"{name}_accuracy"]
+        assert line == f"  {name:8}  loss {loss:.4f} nats, accuracy {accuracy:.1f} %"
+    assert "private to its client" in out[4] and out[5] == "adapted: me"
+    again = printed(["adapt", "r", "--client", "c3", "--out", "known"], capsys)
+    assert again.startswith("flow for c3, from round 2 of 2\n")
+    assert flow.load("known").report["of_the_run"]
+
+
+def test_predict_in_a_pipe_and_in_a_terminal(
+    me: flow.PersonalModel, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (expected,) = me.predict("the quick", 3)
+    lines = printed(["predict", "me", "the quick", "--top", "3"], capsys).splitlines()
+    assert len(lines) == 3
+    for line, token in zip(lines, expected.following, strict=True):
+        assert line == f"{100 * token.probability:6.2f} %  {token.text}  local {token.local_weight:.2f}"
+    completion = me.complete("the quick", 4)
+    out = printed(["predict", "me", "the quick", "--complete", "4"], capsys).splitlines()
+    assert out == [completion.text, " ".join(f"{token.text}:{token.local_weight:.2f}" for token in completion.tokens)]
+    monkeypatch.setattr(predict, "is_coloured", lambda: True)
+    out = printed(["predict", "me", "the quick"], capsys).splitlines()
+    escape = r"\x1b\[38;5;(\d+)m(.*?)\x1b\[0m"
+    assert [word for _, word in re.findall(escape, out[0])] == ["the", "quick"]
+    shades = {word: int(shade) for line in out for shade, word in re.findall(escape, line)}
+    assert len(out) == 6 and set(shades.values()) <= set(predict.SHADES)
+    completed = printed(["predict", "me", "the quick", "--complete", "4"], capsys).rstrip("\n")
+    assert re.sub(escape, r"\2", completed) == completion.text
+    for token in completion.tokens:
+        assert token.local_weight is not None
+        place = min(len(predict.SHADES) - 1, int(token.local_weight * len(predict.SHADES)))
+        assert f"\x1b[38;5;{predict.SHADES[place]}m{token.text}\x1b[0m" in completed
+
+
+def test_predict_scores_a_file(me: flow.PersonalModel, here: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    scores = me.score(texts_of(4, 15))
+    expected = f"{scores.tokens} tokens: loss {scores.loss:.4f} nats, accuracy {100 * scores.accuracy:.1f} %\n"
+    (here / "plain.txt").write_text("\n".join(texts_of(4, 15)), encoding="utf-8")
+    for name in ("posts.csv", "plain.txt"):
+        assert printed(["predict", "me", "--score", name], capsys) == expected
+
+
+def test_mistakes_end_with_code_2_and_one_sentence(me: flow.PersonalModel, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in (
+        (["predict", "me"], "text=None: there is nothing to go on with; write `flow predict me"),
+        (["predict", "r", WORDS[0]], "folder='r' is no adapted folder, for it has no settings.json"),
+        (["predict", "me", "a", "--score", "posts.csv"], "score='posts.csv' reads texts from a file"),
+        (["predict", "me", "--score", "none.csv"], "none.csv"),
+        (["adapt", "r", "--client", "c3", "--out", "me"], "out='me' exists already and is left as it is"),
+        (["adapt", "r", "--out", "new"], "name nobody; give texts of a new client"),
+        (["adapt", "r", "--texts", "mine.jsonl.gz", "--out", "new"], "has several clients, of 'c0', 'c1'"),
+    ):
+        err = printed(arguments, capsys, 2)
+        assert message in err and err.count("\n") == 1 and err.startswith("flow: ")
+
+
+def test_a_text_that_looks_like_a_file_of_code_is_a_text(me: flow.PersonalModel, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(printed(["predict", "me", "fix my.py: the fox"], capsys).splitlines()) == 5
