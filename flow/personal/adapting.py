@@ -80,7 +80,10 @@ def adapt(
     path, place = Path(run), Path(out)
     folders.check_new(place, "out")  # before anything is read: a large run takes a while
     own = _given(texts, labels, client, Columns(client_column, text_column, time_column, label_column))
-    task, content = reopened(path, None if data is None else str(data), None, population, progress, changed_file, sources())
+    try:
+        task, content = reopened(path, None if data is None else str(data), None, population, progress, changed_file, sources())
+    except UserError as error:  # which says with what command to go on with the run
+        raise UserError(str(error).replace(f"`flow run --resume {path}", f"`flow adapt {path}")) from error
     metrics = chosen(task.config.metric, bool(task.population.classes))
     state = begin(task, path, stored=content)
     round = state.look(task.config.model.device)

@@ -28,7 +28,7 @@ from safetensors.torch import save as to_bytes
 
 from flow.algorithms import algorithms
 from flow.checks import check_text
-from flow.config import ModelOptions, TorchModel, factory_of, name_of, parameters_dtype
+from flow.config import ModelOptions, TorchModel, factory_of, knows_factory, name_of, parameters_dtype
 from flow.data import Population, Vocabulary
 from flow.data import tokenizer as tokenizers
 from flow.data.tokens import SPLITTERS
@@ -236,6 +236,11 @@ def _kept(folder: Path, settings: Json, contents: Mapping[str, bytes], given: To
 def _model(settings: Json, cutting: Cutting, folder: Path, given: TorchModel | None) -> Model:
     own, vocabulary = settings["model"], cutting.vocabulary
     if "factory" in own:
+        if given is None and not knows_factory(own["factory"]):
+            raise UserError(
+                f"{folder}: the model is {own['factory']!r}, and a folder never runs code by itself; name it with --model "
+                "FILE.py:NAME, or in Python give flow.load a flow.TorchModel of it"
+            )
         factory = factory_of(own["factory"], folder) if given is None else given.factory
         if name_of(factory) != own["factory"]:
             raise UserError(

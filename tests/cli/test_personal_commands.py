@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -116,3 +118,69 @@ def test_mistakes_end_with_code_2_and_one_sentence(me: flow.PersonalModel, capsy
 
 def test_a_text_that_looks_like_a_file_of_code_is_a_text(me: flow.PersonalModel, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(printed(["predict", "me", "fix my.py: the fox"], capsys).splitlines()) == 5
+
+
+MODULE = """
+import torch
+from flow.building_blocks import Personal, Sgd, Algorithm
+from flow.algorithms.fedavg import FedAvgOptions, local
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Options(Sgd):
+    "Options of its own."
+
+
+def personalize(options, model, visit):
+    return Personal(visit.received, "global")
+
+
+MINE = Algorithm(name="mine", about="FedAvg as it came.", options=Options, local=local, personalize=personalize)
+
+
+class Bag(torch.nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.embedding, self.head = torch.nn.Embedding(size, 4), torch.nn.Linear(4, size)
+
+    def forward(self, tokens):
+        return self.head(self.embedding(tokens))
+"""
+
+
+def test_code_of_ones_own_is_named_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    """An algorithm and a module of a file: adapt and predict ask for what they need, and no folder runs code by itself."""
+    (here / "own.py").write_text(MODULE, encoding="utf-8")
+    run = [
+        "run",
+        "own.py:MINE",
+        "--data",
+        "mine.jsonl.gz",
+        "--cohort",
+        "3",
+        "--rounds",
+        "1",
+        "--min-texts",
+        "5",
+        "--folder",
+        "r",
+        "--model",
+        "own.py:Bag",
+    ]
+    assert main(run) == 0
+    adapt = ["adapt", "r", "own.py:MINE", "--client", "c3", "--model", "own.py:Bag"]
+    assert printed([*adapt, "--out", "me"], capsys).startswith("mine for c3, from round 1 of 1\n")
+    lines = printed(["predict", "me", "the", "--model", "own.py:Bag", "--top", "2"], capsys).splitlines()
+    assert len(lines) == 2 and "local" not in lines[0]
+    fresh = f"import sys; from flow.cli.main import main; sys.exit(main({['predict', 'me', 'the']!r}))"
+    done = subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "the model is 'own.py:Bag', and a folder never runs code by itself; name it with --model" in done.stderr
+    fresh = fresh.replace(repr(["predict", "me", "the"]), repr(["adapt", "r", "--client", "c3", "--out", "none"]))
+    done = subprocess.run([sys.executable, "-c", fresh], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "(`flow adapt r own.py:NAME --model own.py:Bag`)" in done.stderr
+    (here / "own.py").write_text(MODULE + "\n# changed\n", encoding="utf-8")
+    err = printed([*adapt, "--out", "other"], capsys, 2)
+    assert "put the recorded file back, or go on with the changed one by --changed-file" in err
+    assert "mine for c3" in printed([*adapt, "--out", "other", "--changed-file"], capsys)
