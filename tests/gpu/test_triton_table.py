@@ -1,4 +1,4 @@
-"""Every line of the Triton backend's table of tiles, compiled for compute capability 8.0 and 9.0: a few minutes.
+"""Every line of the Triton backend's table of tiles, compiled for compute capability 8.0, 9.0 and 10.0: a few minutes.
 
 ``pytest -m slow tests/gpu/test_triton_table.py`` runs them. With ``-s`` they print what every kernel uses.
 """
@@ -33,7 +33,7 @@ def ids(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, Tile) else str(value)
 
 
-@pytest.mark.parametrize("arch", [80, 90])
+@pytest.mark.parametrize("arch", [80, 90, 100])
 @pytest.mark.parametrize(("direction", "mode", "tile", "dtype", "hidden"), LINES, ids=ids)
 def test_line(direction: str, mode: str, tile: Tile, dtype: str, hidden: int, arch: int) -> None:
     from triton_aot import check, compile_tile
@@ -58,5 +58,5 @@ def test_packed_rows(direction: str, mode: str) -> None:
     from triton_aot import compile_tile
 
     lines = tiles.STEP[direction, "half"] if mode == "step" else list(tiles.SEQUENCE[direction, "half"].values())
-    for arch in (80, 90):
+    for arch in (80, 90, 100):
         compile_tile(direction, mode, lines[-1], "bf16", arch, 64, PACKED=True)

@@ -17,7 +17,8 @@ from flow_kernels.backends.gpu.triton import backward, forward, tiles
 from flow_kernels.backends.gpu.triton.tiles import Tile
 
 BIN = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block may use
+SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}  # bytes a block may use
+TENSOR_CORES = {"UTCHMMA", "HGMMA", "HMMA"}
 FLOAT32 = ("xg", "scores", "state", "slope", "ddq", "dlogit", "direct", "partials", "dh0")
 NUMBERS = {"step": "i32", "inverse_temperature": "fp32"} | dict.fromkeys(
     ("INPUTS", "B", "T", "N", "stride_t", "stride_b"), "i32"
@@ -33,7 +34,7 @@ class Used(NamedTuple):
     stack: int  # bytes a thread spills
     spills: int  # instructions that load or store them
     shared: int  # bytes
-    products: dict[str, int]  # instructions by kind: HGMMA and HMMA on tensor cores, FFMA not
+    products: dict[str, int]  # instructions by kind: UTCHMMA, HGMMA and HMMA on tensor cores, FFMA not
 
 
 def compiled(kernel: Any, dtype: str, arch: int, warps: int, **constants: Any) -> Used:
@@ -59,7 +60,7 @@ def compiled(kernel: Any, dtype: str, arch: int, warps: int, **constants: Any) -
             for tool, option in (("cuobjdump", "--dump-resource-usage"), ("nvdisasm", "-c"))
         )
     registers, stack = (int(present(re.search(rf"\b{what}:(\d+)", usage))[1]) for what in ("REG", "STACK"))
-    products = {kind: len(re.findall(rf"\b{kind}\b", code)) for kind in ("HGMMA", "HMMA", "FFMA")}
+    products = {kind: len(re.findall(rf"\b{kind}\b", code)) for kind in (*TENSOR_CORES, "FFMA")}
     return Used(registers, stack, len(re.findall(r"\b(?:LDL|STL)\b", code)), made.metadata.shared, products)
 
 
@@ -98,6 +99,7 @@ def check(direction: str, mode: str, tile: Tile, dtype: str, arch: int, hidden: 
     assert used.registers <= 255 and used.registers * 32 * tile.warps <= 65536, used
     assert used.shared <= SHARED[arch], used
     on_tensor_cores = dtype != "fp32" or tile.precision == "tf32"
-    expected = "FFMA" if not on_tensor_cores else "HGMMA" if arch == 90 and tile.units == 64 else "HMMA"
-    others = {"HGMMA", "HMMA"} - {expected}
+    wide = {90: "HGMMA", 100: "UTCHMMA"}.get(arch, "HMMA")  # with 64 rows on the left
+    expected = "FFMA" if not on_tensor_cores else wide if tile.units == 64 else "HMMA"
+    others = TENSOR_CORES - {expected}
     assert used.products[expected] and not any(used.products[kind] for kind in others), used

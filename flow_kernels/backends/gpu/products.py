@@ -15,7 +15,7 @@ from torch import Tensor
 from flow_kernels.backends.gpu.call import Call
 from flow_kernels.backends.gpu.rows import previous
 from flow_kernels.call import EXPERTS, PREFIXES
-from flow_kernels.reference import Expert, Router
+from flow_kernels.reference import Router
 
 
 def tf32() -> bool:
@@ -23,13 +23,13 @@ def tf32() -> bool:
     return bool(torch.backends.cuda.matmul.fp32_precision == "tf32")
 
 
-def product(a: Tensor, b: Tensor) -> Tensor:
-    """[K, m, k] x [K, k, n] -> float32 [K, m, n]"""
-    if a.dtype == torch.float32:
-        return torch.bmm(a, b)
-    if a.is_cuda:
+def product(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """[K, m, k] x [K, k, n] -> float32 [K, m, n], written into ``out`` where it is given."""
+    if a.dtype == torch.float32 or not a.is_cuda:  # on the CPU torch multiplies 16 bits into 16 bits only
+        return torch.bmm(a.float(), b.float(), out=out)
+    if out is None:
         return torch.bmm(a, b, out_dtype=torch.float32)
-    return torch.bmm(a.float(), b.float())
+    return torch.bmm(a, b, out_dtype=torch.float32, out=out)
 
 
 def project(call: Call) -> tuple[Tensor, Tensor | None]:
@@ -38,10 +38,7 @@ def project(call: Call) -> tuple[Tensor, Tensor | None]:
     k, n, i = x.shape
     gates = torch.empty((len(experts), k, n, 3 * call.hidden), dtype=torch.float32, device=x.device)
     for e, expert in enumerate(experts):
-        if x.dtype == torch.float32:
-            torch.bmm(x, expert.weight_ih.mT, out=gates[e])
-        else:
-            gates[e] = product(x, expert.weight_ih.mT)
+        product(x, expert.weight_ih.mT, out=gates[e])
     return gates, None if router is None else product(x, router.weight[..., :i].mT)
 
 
@@ -72,10 +69,19 @@ def gradients(call: Call, y: Tensor, da: Tensor, dlogit: Tensor | None, wanted: 
     clean = x if valid is None else x.masked_fill(~valid.unsqueeze(-1), 0)  # zero times what was never to be read
     h = previous(y, call.h0, rows) if reads_h else y
     gates = [da[:, :, e].flatten(2) for e in range(len(prefixes))]  # [K, N, 4H], a view
+    of_biases = any(f"{prefix}bias_{of}" in wanted for prefix in prefixes for of in ("ih", "hh"))
+    sums = da.sum(1, dtype=torch.float32).to(x.dtype) if of_biases else None  # [K, E, 4, H]
     grads: dict[str, Tensor] = {}
-    for d, expert, prefix in zip(gates, call.experts, prefixes, strict=True):
-        of_expert = _expert_gradients(d, expert, clean, h, {n.removeprefix(prefix) for n in wanted if n.startswith(prefix)})
-        grads |= {prefix + name: grad for name, grad in of_expert.items()}
+    for e, (d, prefix) in enumerate(zip(gates, prefixes, strict=True)):
+        if f"{prefix}weight_ih" in wanted:  # the rows come in the order n, r, z
+            grads[f"{prefix}weight_ih"] = product(d[..., : 3 * call.hidden].mT, clean).to(x.dtype).roll(-call.hidden, 1)
+        if f"{prefix}weight_hh" in wanted:
+            grads[f"{prefix}weight_hh"] = product(d[..., call.hidden :].mT, h).to(x.dtype)
+        if sums is not None:
+            if f"{prefix}bias_ih" in wanted:
+                grads[f"{prefix}bias_ih"] = torch.cat([sums[:, e, 1:3], sums[:, e, :1]], 1).flatten(1)
+            if f"{prefix}bias_hh" in wanted:
+                grads[f"{prefix}bias_hh"] = sums[:, e, 1:].clone(memory_format=torch.contiguous_format).flatten(1)
     if "input" in wanted:
         grads["input"] = _input_gradient(call, gates, dlogit)
     if route == "mixture" and call.weights.router is not None:
@@ -83,39 +89,12 @@ def gradients(call: Call, y: Tensor, da: Tensor, dlogit: Tensor | None, wanted: 
     return grads
 
 
-def _parts(hidden: int) -> tuple[slice, slice, slice]:
-    """Where n, (r, z) and (r, z, u) lie in the 4H gradients of a row."""
-    return slice(0, hidden), slice(hidden, 3 * hidden), slice(hidden, 4 * hidden)
-
-
-def _expert_gradients(d: Tensor, expert: Expert, x: Tensor, h: Tensor, wanted: Collection[str]) -> dict[str, Tensor]:
-    """By the weights of one expert, from d [K, N, 4H], x [K, N, I] and h [K, N, H], the state before every row."""
-    hidden = h.shape[-1]
-    n_, rz, rzu = _parts(hidden)
-    grads: dict[str, Tensor] = {}
-    if "weight_ih" in wanted:
-        grad = torch.empty_like(expert.weight_ih, memory_format=torch.contiguous_format)
-        grad[:, 2 * hidden :] = product(d[..., n_].mT, x)
-        grad[:, : 2 * hidden] = product(d[..., rz].mT, x)
-        grads["weight_ih"] = grad
-    if "weight_hh" in wanted:
-        grads["weight_hh"] = product(d[..., rzu].mT, h).to(expert.weight_hh.dtype)
-    if "bias_ih" in wanted or "bias_hh" in wanted:
-        sums = d.sum(1, dtype=torch.float32).to(x.dtype)
-        if "bias_ih" in wanted:
-            grads["bias_ih"] = torch.cat([sums[:, rz], sums[:, n_]], 1)
-        if "bias_hh" in wanted:
-            grads["bias_hh"] = sums[:, rzu].clone()
-    return grads
-
-
 def _input_gradient(call: Call, gates: Sequence[Tensor], dlogit: Tensor | None) -> Tensor:
     """[K, N, I], from the gradients [K, N, 4H] of every expert's gates."""
     hidden, router = call.hidden, call.weights.router
-    n_, rz, _ = _parts(hidden)
     dx: Tensor | None = None
     for d, expert in zip(gates, call.experts, strict=True):
-        part = product(d[..., n_], expert.weight_ih[:, 2 * hidden :]) + product(d[..., rz], expert.weight_ih[:, : 2 * hidden])
+        part = product(d[..., : 3 * hidden], expert.weight_ih.roll(hidden, 1))  # both in the order n, r, z
         dx = part if dx is None else dx.add_(part)
     assert dx is not None
     if dlogit is not None and router is not None:
@@ -127,7 +106,7 @@ def _input_gradient(call: Call, gates: Sequence[Tensor], dlogit: Tensor | None) 
 def _router_gradients(
     router: Router, x: Tensor, h: Tensor, dlogit: Tensor | None, wanted: Collection[str]
 ) -> dict[str, Tensor]:
-    """Row 0 of the router receives +d, row 1 -d."""
+    """Row 0 of the router receives the gradient of the score difference, row 1 its opposite."""
     weight, bias = router
     grads: dict[str, Tensor] = {}
     if "router_weight" in wanted:
@@ -135,9 +114,16 @@ def _router_gradients(
             grads["router_weight"] = torch.zeros_like(weight)
         else:
             d = dlogit.to(x.dtype).unsqueeze(1)
-            row = torch.cat([product(d, x), product(d, h)], -1)  # [K, 1, I + H]
-            grads["router_weight"] = torch.cat([row, -row], 1).to(weight.dtype)
+            grads["router_weight"] = _and_opposite(torch.cat([product(d, x), product(d, h)], -1), weight)
     if "router_bias" in wanted and bias is not None:
         total = torch.zeros_like(bias[:, :1], dtype=torch.float32) if dlogit is None else dlogit.sum(1, keepdim=True)
-        grads["router_bias"] = torch.cat([total, -total], 1).to(bias.dtype)
+        grads["router_bias"] = _and_opposite(total, bias)
     return grads
+
+
+def _and_opposite(row: Tensor, like: Tensor) -> Tensor:
+    """[K, 2, ..] in the dtype of ``like``: row [K, 1, ..] and minus it."""
+    both = torch.empty_like(like, memory_format=torch.contiguous_format)
+    both[:, :1] = row
+    torch.neg(both[:, :1], out=both[:, 1:])
+    return both
