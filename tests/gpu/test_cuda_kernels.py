@@ -207,6 +207,26 @@ def test_nan_reaches_its_own_sequence_alone(model: Model, routing: str) -> None:
         assert torch.equal(present(result[name]).isnan(), present(exact[name]).isnan()), name
 
 
+def test_tensors_may_begin_anywhere_in_their_memory(model: Model) -> None:
+    """At addresses that are no multiple of 4: weights are then read number by number, with the same bits."""
+    problem = make(1, 3, 3, 4, 70)
+    aligned = {n: t[0].to(BF16).requires_grad_() for n, t in problem.tensors.items()}
+    shifted = {}
+    for name, tensor in aligned.items():
+        around = torch.full((tensor.numel() + 1,), torch.nan, dtype=BF16)
+        around[1:] = tensor.detach().flatten()
+        shifted[name] = around[1:].view(tensor.shape).requires_grad_()
+    assert shifted["weight_hh"].data_ptr() % 4 == 2 and aligned["weight_hh"].data_ptr() % 4 == 0
+
+    def run(leaves: dict[str, Tensor]) -> list[Tensor]:
+        outputs = flow_kernels.routed_gru(*(leaves[n] for n in NAMES), backend="cuda")
+        grads = tuple(leaves["hx"].new_ones(o.numel() + 1)[1:].view(o.shape) for o in outputs)
+        return [*outputs, *torch.autograd.grad(outputs, list(leaves.values()), grads)]
+
+    for a, b in zip(run(aligned), run(shifted), strict=True):
+        assert torch.equal(a, b)
+
+
 def test_frozen_parameters_change_nothing_else(model: Model) -> None:
     every = make(2, 4, 3, 5, 20).run("cuda", BF16)
     frozen = frozenset(NAMES) - {"router_weight", "hx"}
