@@ -34,8 +34,8 @@ RESULTS = Path(__file__).resolve().parent.parent / "results"
 INPUTS = 64
 BATCHES, STEPS, HIDDEN = (1, 4, 16, 64), (1, 20, 80), (32, 64, 128, 256, 512)
 CLIENTS = (16, 128)
-LOOPS = tuple(itertools.product((1, 16), (1, 20), (64, 256)))
-"""Sizes at which a loop is compiled: torch.compile unrolls it, and takes up to a minute for each."""
+LOOPS = ((1, 1, 64), (1, 1, 256), (16, 20, 64), (16, 20, 256))
+"""B, T and H at which a loop is compiled: torch.compile unrolls it, and takes up to a minute for each."""
 MOST = 40_000_000
 """B T H (I + H) of the largest case: beyond it a step takes most of a second."""
 EFFORT = Effort(seconds=0.02, turns=(5, 9), budget=0.5)
