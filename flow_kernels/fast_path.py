@@ -24,6 +24,7 @@ def _watched() -> bool:
         torch.compiler.is_compiling()
         or torch._C._are_functorch_transforms_active()
         or torch._C._len_torch_dispatch_stack() > 0
+        or torch._C._len_torch_function_stack() > 0
         or torch._C._get_tracing_state() is not None
         or profiler._is_profiler_enabled
         or forward_ad._current_level >= 0

@@ -15,6 +15,9 @@ from problems import NAMES, Problem, make
 from torch import Tensor
 
 import flow_kernels
+from flow_kernels.backends import cpu
+
+ISAS = [isa for isa in cpu.ISAS if cpu._C.has_isa(isa)]
 
 
 def gradients(problem: Problem, leaves: dict[str, Tensor]) -> list[Tensor]:
@@ -60,6 +63,25 @@ def test_fewer_threads_than_asked_for_finish_the_same_work() -> None:
     """
     for limit in ("1", "3"):
         python(code, OMP_THREAD_LIMIT=limit)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bits_of_one_step_do_not_depend_on_threads(isa: str, dtype: torch.dtype) -> None:
+    """Few sequences of one step read the weights where they lie, and how many share a thread depends on how many there are."""
+    cpu._C.select_isa(isa)  # put back by conftest
+    before = torch.get_num_threads()
+    try:
+        for hidden, batch in [(95, 3), (128, 4), (95, 6), (128, 7), (95, 9), (95, 31), (128, 32), (95, 33)]:
+            problem = make(1, 1, batch, hidden, hidden, seed=batch)
+            torch.set_num_threads(1)
+            alone = problem.run("cpu", dtype)
+            for threads in (2, 3, 4, 7):
+                torch.set_num_threads(threads)
+                for a, b in zip(alone.values(), problem.run("cpu", dtype).values(), strict=True):
+                    assert a is not None and b is not None and torch.equal(a, b), (hidden, batch, threads)
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")

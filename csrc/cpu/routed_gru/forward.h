@@ -229,10 +229,14 @@ struct ForwardTile {
       const long unit = block * W;
       if (is_direct(c)) {
         for (long e = 0; e < c.experts; ++e)
-          for (long i = 0; i < n; i += kTogether)
-            with_rows(n - i < kTogether ? n - i : kTogether, [&](auto rows) {
-              if constexpr (decltype(rows)::value <= kTogether) compute_directly<decltype(rows)::value>(e, unit, i);
-            });
+          for (long i = 0; i < n; i += kTogether) {
+            // The compiler may round otherwise for another number of rows, and how many there are depends on the threads.
+            if (c.B > 2) {
+              compute_directly<kTogether>(e, unit, i, n);
+            } else {
+              n == 1 ? compute_directly<1>(e, unit, i, n) : compute_directly<2>(e, unit, i, n);
+            }
+          }
       } else if (c.routed() && 2 * n <= kRows) {
         with_rows(n, [&](auto rows) {
           if constexpr (2 * decltype(rows)::value <= kRows) recur<2, decltype(rows)::value>(0, block, 0);
@@ -290,12 +294,16 @@ struct ForwardTile {
     for (long k = 0; k < c.I; k += W) store(x + k, load_some(c.x + row * c.I + k, c.I - k));
   }
 
-  // The same as project() and recur(), for the R sequences from i on, from the weights as they lie.
+  // The same as project() and recur(), for the R sequences from i on, of `count` in all, from the weights as they lie. The last
+  // one takes the place of those that there are not.
   template <int R>
-  void compute_directly(long e, long unit, long i) const {
+  void compute_directly(long e, long unit, long i, long count) const {
     const long at = e * 4 * c.padded + unit, n = lanes(unit);
     Side<F, R> x{nullptr, {}, c.I}, h{nullptr, {}, c.H};
-    for (int r = 0; r < R; ++r) x.a[r] = direct_input(i + r), h.a[r] = state[i + r];
+    for (int r = 0; r < R; ++r) {
+      const long row = i + r < count ? i + r : count - 1;
+      x.a[r] = direct_input(row), h.a[r] = state[row];
+    }
     const auto of_x = [&](long slot) {
       Side<F, R> side = x;
       side.w = c.w_ih[e] + (kGateOfSlot[slot] * c.H + unit) * c.I;
@@ -313,7 +321,8 @@ struct ForwardTile {
     dots<F, R, 2>(sums[kZ], n, {of_x(kZ), of_h(kZ)});
     dots<F, R, 1>(sums[kN], n, {of_x(kN)});
     dots<F, R, 1>(sums[kU], n, {of_h(kU)});
-    for (int r = 0; r < R; ++r) activate(e, unit, i + r, sums[kR][r], sums[kZ][r], sums[kN][r], sums[kU][r]);
+    for (int r = 0; r < R && i + r < count; ++r)
+      activate(e, unit, i + r, sums[kR][r], sums[kZ][r], sums[kN][r], sums[kU][r]);
   }
 
   void clear(long row) const {
