@@ -93,7 +93,7 @@ def _adapt(arguments: list[str], ranks: Ranks) -> None:
             if (loss := report[f"{name}_loss"]) is not None:
                 print(f"  {name:8}  loss {loss:.4f} nats, accuracy {100 * report[f'{name}_accuracy']:.1f} %")
     else:
-        print("its last fifth has no token that the vocabulary knows, so nothing says what this gained")
+        print("its last fifth is empty, or has no token that the vocabulary knows, so nothing says what this gained")
     print(one_line(report["private"]))
     print(f"adapted: {Path(chosen.out)}")
 

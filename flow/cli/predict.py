@@ -60,6 +60,9 @@ def _predict(arguments: list[str], ranks: Ranks) -> None:
             )
         columns = Columns(chosen.client_column, chosen.text_column, chosen.time_column, chosen.label_column)
         return _score(model, Path(chosen.score), chosen.client, columns)
+    for name in ("client", *Columns._fields):
+        if (value := getattr(chosen, name)) is not None:
+            raise UserError(f"{name}={value!r} is of a file of texts; give one with --score FILE, or leave it out")
     if chosen.text is None:
         raise UserError(f'text=None: there is nothing to go on with; write `flow predict {chosen.folder} "some words"`')
     coloured = is_coloured()

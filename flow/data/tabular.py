@@ -134,7 +134,7 @@ def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
         with paths.readable(path, "data", WANTED), path.open("rb") as packed, _unpacked(packed, path) as file:
             lines = _lines(file, where)
             first = next(lines, "")
-            names, delimiter = _header(first, path, where)
+            names, delimiter = _header(first, path, where, 1 if options.client_column == "" else 2)
             chosen = columns.columns_of(names, options, where, True)
             client, text, time, group, label = (-1 if name is None else names.index(name) for name in chosen)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -206,8 +206,12 @@ def _lines(file: BinaryIO, where: str) -> Iterator[str]:
         yield line.removeprefix("\ufeff") if number == 1 else line
 
 
-def _header(first: str, path: Path, where: str) -> tuple[list[str], str]:
-    """The names of the columns, and what separates them: the mark that stands there most often outside of quotation marks."""
+def _header(first: str, path: Path, where: str, fewest: int) -> tuple[list[str], str]:
+    """The names of the columns, and what separates them: the mark that stands there most often outside of quotation marks.
+
+    Args:
+        fewest: columns that must stand there: 1 where all rows are of one client, else 2.
+    """
     kind = formats.of_bytes(first.encode()[: formats.HEAD])
     if kind is not None:
         raise formats.refusal(where, kind)
@@ -216,7 +220,7 @@ def _header(first: str, path: Path, where: str) -> tuple[list[str], str]:
     bare = re.sub(r'"[^"]*"', "", first)
     delimiter = max(DELIMITERS, key=bare.count)
     names = next(csv.reader([first], delimiter=delimiter, strict=True))
-    if len(names) < 2:
+    if len(names) < fewest:
         raise UserError(
             f"{where}, line 1: one column, {SHORT.repr(names[0])}, where one for the client and one for the text must stand; "
             "separate them by commas or tabs, and name them in the first line"
@@ -236,7 +240,7 @@ def names_of(path: Path) -> list[str]:
             names: list[str] = _arrow(where)[1].read_schema(path).names
             return names
         with path.open("rb") as packed, _unpacked(packed, path) as file:
-            return _header(next(_lines(file, where), ""), path, where)[0]
+            return _header(next(_lines(file, where), ""), path, where, 1)[0]
 
 
 # --- Parquet ----------------------------------------------------------------------------------------------------------

@@ -58,7 +58,7 @@ def page(report: Json) -> str:
         "",
     ]
     if not report["tokens"]:
-        lines += ["The last fifth has no token that the vocabulary knows, so nothing says what this gained.", ""]
+        lines += ["The last fifth is empty, or has no token that the vocabulary knows, so nothing says what this gained.", ""]
     else:
         lines += [f"Measured on the last fifth, {report['tokens']} tokens:", ""]
         lines += ["| model | loss, nats a token | accuracy, % |", "| --- | --- | --- |"]

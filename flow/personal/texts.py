@@ -14,7 +14,7 @@ import numpy.typing as npt
 from flow.data import DataOptions, Population, Sequences, Vocabulary, opened
 from flow.data import tokenizer as tokenizers
 from flow.data.by_client import ClientTexts, joined
-from flow.data.columns import ROLES
+from flow.data.columns import ROLES, SHORT
 from flow.data.corpus import cut_flat, first_tokens, label_rows
 from flow.data.paths import check_file
 from flow.data.population import bucket
@@ -69,7 +69,19 @@ class Cutting:
         return {name: getattr(self, name) for name in names}
 
     def tokens(self, texts: Sequence[str]) -> list[Tokens]:
-        """int32 [n] for every text: the ids of its tokens, without <bos> and <eos>."""
+        """int32 [n] for every text: the ids of its tokens, without <bos> and <eos>.
+
+        Raises:
+            UserError: a text has a character that UTF-8 cannot hold.
+        """
+        for text in texts:
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"text={SHORT.repr(text)} has a character that UTF-8 cannot hold, at {error.start + 1}; "
+                    "give a text in UTF-8"
+                ) from error
         if self.from_file is not None:
             return self.from_file.encode(texts)
         split, known, oov = SPLITTERS[self.tokenizer], self._known, self.vocabulary.oov

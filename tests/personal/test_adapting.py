@@ -108,10 +108,14 @@ def test_a_new_client_is_what_a_client_of_the_run_with_the_same_texts_is(tmp_pat
     table = tmp_path / "posts.csv"
     with table.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["when", "body"], *([n, text] for n, text in reversed(list(enumerate(CLIENTS[name]))))])
+    alone = tmp_path / "alone.csv"
+    with alone.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([["text"], *([text] for text in CLIENTS[name])])
     plain = tmp_path / "mine.txt"
     plain.write_text("\n".join(CLIENTS[name]), encoding="utf-8")
     given: list[dict[str, Any]] = [
-        {"texts": path}, {"texts": table, "time_column": "when"}, {"texts": str(plain)}, {"texts": CLIENTS[name]},
+        {"texts": path}, {"texts": table, "time_column": "when"}, {"texts": alone}, {"texts": str(plain)},
+        {"texts": CLIENTS[name]},
     ]  # fmt: skip
     for number, options in enumerate(given):
         me = flow.adapt(tmp_path / "run", tmp_path / f"me {number}", client=name, progress=False, **options)
@@ -126,6 +130,14 @@ def test_words_that_nobody_had_and_a_last_fifth_without_any_known_one(tmp_path: 
     me = flow.adapt(tmp_path / "run", tmp_path / "me", texts=["the fox", "zzz yyy"], progress=False)
     assert me.report["row"] is None and me.report["tokens"] == 0 and me.report["personal_loss"] is None
     assert "nothing says what this gained" in (tmp_path / "me" / "report.md").read_text(encoding="utf-8")
+    alone = flow.adapt(tmp_path / "run", tmp_path / "alone", texts=["the fox"], progress=False)
+    assert alone.report["tokens"] == 0
+    assert "The last fifth is empty, or" in (tmp_path / "alone" / "report.md").read_text(encoding="utf-8")
+    with pytest.raises(
+        UserError, match=r"text='zzz \\udcff' has a character that UTF-8 cannot hold, at 5; give a text in UTF-8"
+    ):
+        flow.adapt(tmp_path / "run", tmp_path / "broken", texts=["the fox", "zzz \udcff"], progress=False)
+    assert not (tmp_path / "broken").exists()
     with pytest.raises(UserError, match="has 0 training sequences, and fedavgft needs 1; give more text"):
         flow.adapt(tmp_path / "run", tmp_path / "nobody", texts=[], progress=False)
     assert not (tmp_path / "nobody").exists()

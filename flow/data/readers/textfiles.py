@@ -124,7 +124,7 @@ def _lines(path: Path, where: str) -> Iterator[str]:
 
 def _decoded(content: bytes, where: str) -> str:
     if b"\0" in content:
-        raise UserError(f"{where}: a NUL character, as no text has; take the file out of the folder")
+        raise UserError(f"{where}: a NUL character, as no text has; save the file as plain text, or leave it out")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
