@@ -36,7 +36,10 @@ int index_of(const std::string &value, std::initializer_list<const char *> names
     if (value == name) return n;
     ++n;
   }
-  throw flow::Misfit(std::string("flow_kernels::routed_gru: ") + what + " '" + value + "' is unknown");
+  std::string readable = value;  // a message with bytes that are no text could not become an exception of Python's
+  for (char &c : readable)
+    if (c < ' ' || c > '~') c = '?';
+  throw flow::Misfit(std::string("flow_kernels::routed_gru: ") + what + " '" + readable + "' is unknown");
 }
 
 int dtype_of(dlpack::Type type) {

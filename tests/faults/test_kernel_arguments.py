@@ -530,3 +530,10 @@ def test_a_step_of_sgd_refuses_options_that_are_no_steps(name: str, value: float
     with pytest.raises(ValueError, match=f"sgd_: {name} must be a finite number of at least 0, got {value!r}"):
         sgd_([Step(parameter, torch.ones(1, 3))], **options)
     assert (parameter == 1).all()
+
+
+def test_an_option_of_bytes_that_are_no_text_is_named() -> None:
+    problem, _, _ = next(iter(problems("forward", 1)))
+    problem.arguments["routing"] = b"a\xff"
+    with pytest.raises(RuntimeError, match=r"routing 'a\?' is unknown"):
+        problem.call(problem.arguments)
