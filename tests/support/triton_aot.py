@@ -45,6 +45,12 @@ def compiled(kernel: Any, dtype: str, arch: int, warps: int, **constants: Any) -
         for n in names
     }
     aligned = [n for n in names if n not in constants and types[n].startswith("*")]
+    return built(kernel, types, aligned, arch, warps, constants)
+
+
+def built(kernel: Any, types: dict[str, str], aligned: list[str], arch: int, warps: int, constants: dict[str, Any]) -> Used:
+    """A kernel whose arguments have these types, some of them multiples of 16."""
+    names = kernel.arg_names
     source = ASTSource(
         fn=kernel,
         signature=types | dict.fromkeys(constants, "constexpr"),
