@@ -13,6 +13,7 @@ import torch
 from head_cases import SHAPES, Shape, by_row, draw, error, plainly, poison, router_problem
 from optional import present
 from problems import make
+from sgd_oracle import exact_steps
 
 from flow_kernels.backends.gpu import triton
 from flow_kernels.training import (
@@ -219,28 +220,11 @@ def test_sgd(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.randint(-1, 11, (3, 70), generator=g)
     table, dense = torch.randn(3, 11, 5, generator=g), torch.randn(3, 70, 5, generator=g)
     taking_part, pulled = torch.tensor([True, False, True]), "mu" in options
-    exact = [[t.double().clone() for t in four] for four in tensors]
-    exact_table, spread = table.double().clone(), torch.zeros(3, 11, 5, dtype=torch.float64)
-    for k, n in (rows >= 0).nonzero().tolist():
-        spread[k, rows[k, n]] += dense[k, n].double()
-    square = sum((four[1].flatten(1).square().sum(1) for four in exact), torch.zeros(3, dtype=torch.float64))
-    square = square if pulled else square + spread.flatten(1).square().sum(1)
-    clip = options.get("clip", 0.0)
-    scale = clip / square.sqrt().clamp_min(clip) if clip else torch.ones(3, dtype=torch.float64)
-    for parameter, gradient, anchor, velocity in exact:
-        for k in (0, 2):
-            step = gradient[k] * scale[k]
-            if pulled:
-                step += 0.2 * parameter[k] + 0.1 * (parameter[k] - anchor[k])
-                velocity[k] = 0.9 * velocity[k] + step
-                step = velocity[k]
-            parameter[k] -= 0.3 * step
+    exact, exact_table, spread = exact_steps(tensors, table, rows, dense, (0, 2), options.get("clip", 0.0), pulled)
     moved = [[put(t) for t in four] for four in tensors]
     steps, moved_table = [Step(*(four if pulled else four[:2])) for four in moved], put(table)
     if not pulled:
         steps.append(Step(moved_table, put(dense), rows=put(rows)))
-        for k in (0, 2):
-            exact_table[k] -= 0.3 * scale[k] * spread[k]
     sgd_(steps, lr=0.3, present=put(taking_part), **options, backend="triton")
     for four, wanted in zip(moved, exact, strict=True):
         torch.testing.assert_close(four[0].cpu().double(), wanted[0], rtol=2e-6, atol=2e-6)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from head_cases import SHAPES, Shape, by_row, draw, error, plainly, poison, router_problem
 from optional import present
+from sgd_oracle import exact_steps
 from torch import Tensor
 
 from flow_kernels.backends import cpu
@@ -101,27 +102,10 @@ def test_sgd(dtype: torch.dtype, options: dict[str, Any], each_isa: None) -> Non
     table, dense = (torch.randn(s, generator=g, dtype=torch.float64).to(dtype) for s in ((3, 11, 5), (3, 30, 5)))
     taking_part = torch.tensor([True, False, True])
     pulled = "mu" in options
-    exact = [[t.double().clone() for t in four] for four in tensors]
-    exact_table, spread = table.double().clone(), torch.zeros(3, 11, 5, dtype=torch.float64)
-    for k, n in (rows >= 0).nonzero().tolist():
-        spread[k, rows[k, n]] += dense[k, n].double()
-    square = sum((four[1].flatten(1).square().sum(1) for four in exact), torch.zeros(3, dtype=torch.float64))
-    square = square if pulled else square + spread.flatten(1).square().sum(1)
-    clip = options.get("clip", 0.0)
-    scale = clip / square.sqrt().clamp_min(clip) if clip else torch.ones(3, dtype=torch.float64)
-    for parameter, gradient, anchor, velocity in exact:
-        for k in (0, 2):
-            step = gradient[k] * scale[k]
-            if pulled:
-                step += 0.2 * parameter[k] + 0.1 * (parameter[k] - anchor[k])
-                velocity[k] = 0.9 * velocity[k] + step
-                step = velocity[k]
-            parameter[k] -= 0.3 * step
+    exact, exact_table, _ = exact_steps(tensors, table, rows, dense, (0, 2), options.get("clip", 0.0), pulled)
     steps = [Step(*(four if pulled else four[:2])) for four in tensors]
     if not pulled:
         steps.append(Step(table, dense, rows=rows))
-        for k in (0, 2):
-            exact_table[k] -= 0.3 * scale[k] * spread[k]
     sgd_(steps, lr=0.3, present=taking_part, **options)
     tolerance = 20 * torch.finfo(dtype).eps
     for four, wanted in zip(tensors, exact, strict=True):
