@@ -75,7 +75,7 @@ bench: $(VENV)/jax
 bench-quick: $(VENV)/jax
 	$(BENCH) --quick --out $(BENCH_OUT)/quick
 
-# Whole federated rounds against what else runs them; about 40 minutes (an estimate), and 4 more the first time, for 300,000
+# Whole federated rounds against what else runs them; about 75 minutes, and 4 more the first time, for 300,000
 # clients on disk and for the environments of the frameworks it is compared with, 3 GB in build/rivals
 bench-simulation: $(VENV)/jax
 	$(BIN)/python -m benchmarks.simulation --rivals --out $(BENCH_OUT) --images $(BENCH_IMAGES)

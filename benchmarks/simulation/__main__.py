@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
 import tempfile
@@ -175,14 +176,17 @@ def run(sizes: Sizes, parts: list[str], quick: bool, folder: Path, rivals: envir
         missing["share of the FMA peak"] = str(why)
     arena.set_reference("fedavg")
     report: dict[str, Any] = {}
+    minutes: dict[str, float] = {}
     for part in parts:
         arena.say(part)
+        begun = time.time()
         try:
             report[part] = MEASURE[part](arena, quick)
         except Missing as why:
             missing[part] = str(why)
         except (race.Differs, WorkerError, RuntimeError) as why:
             arena.failed[part] = str(why)
+        minutes[part] = round((time.time() - begun) / 60, 1)
     return {
         "date": machine.today(),
         "minutes": round((time.time() - started) / 60, 1),
@@ -195,7 +199,28 @@ def run(sizes: Sizes, parts: list[str], quick: bool, folder: Path, rivals: envir
         "missing": missing,
         "failed": arena.failed,
         "parts": report,
+        "runs": {part: {"date": machine.today(), "minutes": minutes[part]} for part in report},
     }, not arena.failed
+
+
+def merged(before: dict[str, Any], now: dict[str, Any]) -> dict[str, Any]:
+    """The report `now` with those parts of the one before that were not measured again.
+
+    Raises:
+        SystemExit: they are of two machines, or one of them is of a quick run."""
+    for name, of in (("machine", "processor"), ("quick", None)):
+        old, new = ((report[name][of] if of else report[name]) for report in (before, now))
+        if old != new:
+            raise SystemExit(f"--keep: {name} is {new!r} and that of the parts kept is {old!r}; give another folder as --out")
+    runs = before.get("runs", {part: {"date": before["date"], "minutes": None} for part in before["parts"]})
+    kept = {part: rows for part, rows in before["parts"].items() if part not in now["parts"]}
+    parts, runs = kept | now["parts"], runs | now["runs"]
+    order = [part for part in PARTS if part in parts]
+    return now | {
+        "versions": before["versions"] | now["versions"],
+        "parts": {part: parts[part] for part in order},
+        "runs": {part: runs[part] for part in order},
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -206,6 +231,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--images", type=Path, default=None, help="folder for the pictures; that of --out if not given")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     made = f"make what is absent of the environments of {', '.join(environments.PINS)} in build/rivals first (3 GB, minutes)"
+    kept = "leave the other parts as --out has them: each keeps its date, versions and minutes"
+    parser.add_argument("--keep", action="store_true", help=kept)
     parser.add_argument("--rivals", action="store_true", help=f"{made}; what is complete there is used without this too")
     rival = "the interpreter that has this rival installed, such as flwr=PATH"
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH", help=rival)
@@ -220,6 +247,8 @@ def main(argv: list[str] | None = None) -> int:
     images = given.images or given.out
     for path in (given.out, images):
         path.mkdir(parents=True, exist_ok=True)
+    if given.keep and (before := given.out / "simulation.json").exists():
+        report = merged(json.loads(before.read_text()), report)
     text = tables.markdown(report)
     print(text)
     write_json(given.out / "simulation.json", report)

@@ -25,8 +25,17 @@ def measured(report: Row) -> str:
     return "; ".join([caption(report), *installed]) + "."
 
 
+def when(report: Row) -> str:
+    """The day and the minutes of every part: ratios compare what ran in the same part."""
+    parts = []
+    for part, run in report["runs"].items():
+        minutes = f" in {run['minutes']:.0f} minutes" if run["minutes"] and run["minutes"] >= 1.5 else ""
+        parts.append(f"{part} on {run['date']}{minutes}")
+    return f"Measured: {'; '.join(parts)}."
+
+
 def markdown(report: Row) -> str:
-    parts = [f"{measured(report)} Measured in {report['minutes']} minutes."]
+    parts = [f"{measured(report)} {when(report)}"]
     for part, (title, make) in SECTIONS.items():
         if rows := report["parts"].get(part):
             parts += ["", f"**{title}**", "", *make(rows)]
@@ -201,7 +210,7 @@ def fill(page: str, report: Row) -> str:
     Raises:
         ValueError: there is a mark without an end, or nothing to fill."""
     sections = {part: "\n".join(make(rows)) for part, (_, make) in SECTIONS.items() if (rows := report["parts"].get(part))}
-    sections["measured"] = measured(report)
+    sections["measured"] = f"{measured(report)} {when(report)}"
     filled = 0
     for part, text in sections.items():
         begin, end = f"<!-- {part} -->", f"<!-- /{part} -->"

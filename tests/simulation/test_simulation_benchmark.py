@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.common.timing import Effort
 from benchmarks.simulation import evaluation, ours, plots, race, tables, workload
+from benchmarks.simulation.__main__ import merged
 from benchmarks.simulation.race import Arena, Differs, Rival
 from benchmarks.simulation.workload import FULL, TINY, TINY_UNEQUAL, UNEQUAL, Plan, Sizes
 from flow.algorithms import NAMES
@@ -134,9 +135,24 @@ def test_the_workload() -> None:
 def report(row: dict[str, Any]) -> dict[str, Any]:
     machine = {"processor": "a processor", "cores": 2, "backends": {"cpu": "available"}}
     versions = {"torch": "2", "jax": "not installed"}
-    head = {"date": "today", "minutes": 1, "quick": True, "machine": machine, "versions": versions}
+    head: dict[str, Any] = {"date": "today", "minutes": 1, "quick": True, "machine": machine, "versions": versions}
+    head["runs"] = {"fedavg": {"date": "today", "minutes": 3.2}}
     content: dict[str, Any] = json.loads(json.dumps(head | {"parts": {"fedavg": [row]}, "missing": {}, "failed": {}}))
     return content
+
+
+def test_parts_measured_earlier_keep_their_dates() -> None:
+    before, now = report({"seconds": 1}), report({"seconds": 2})
+    before["parts"] |= {"flow": [{"seconds": 3}], "start": []}
+    before["runs"] |= {"flow": {"date": "yesterday", "minutes": 4.4}, "start": {"date": "yesterday", "minutes": 1.0}}
+    both = merged(before, now)
+    assert both["parts"] == {"fedavg": [{"seconds": 2}], "flow": [{"seconds": 3}], "start": []}
+    assert tables.when(both) == "Measured: fedavg on today in 3 minutes; flow on yesterday in 4 minutes; start on yesterday."
+    del before["runs"]
+    assert merged(before, now)["runs"]["flow"] == {"date": "today", "minutes": None}
+    for other in ({"machine": before["machine"] | {"processor": "another"}}, {"quick": False}):
+        with pytest.raises(SystemExit, match="another folder as --out"):
+            merged(before | other, now)
 
 
 @pytest.mark.parametrize("name", ["fedavg", "ditto", "pfedhn"])
