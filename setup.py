@@ -1,52 +1,43 @@
-"""Builds the extensions flow_kernels._C and, where nvcc is found, flow_kernels._cuda with CMake; everything else is in
-pyproject.toml. FLOW_CUDA=1 insists on the second, FLOW_CUDA=0 leaves it out, FLOW_CUDA=auto is the default. With FLOW_WERROR=1
-warnings of the compiler are errors."""
+"""Which flow-kernels flow-fl needs; everything else is in pyproject.toml.
 
-import os
-import shutil
-import subprocess
-import sys
+An sdist, and so every wheel of a release, needs flow-kernels of its own version. In the repository the kernels are built from
+the same sources: `pip install .` and `pip install git+URL` install both. Where flow-kernels is installed in editable mode, it
+stays."""
+
+import re
+import sysconfig
+from importlib import metadata
 from pathlib import Path
 
-import pybind11
-from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
+from setuptools import setup
+
+HERE = Path(__file__).parent.resolve()
+KERNELS = HERE / "packaging" / "flow-kernels"
+OTHERS = [
+    "torch>=2.11",
+    "numpy>=1.26",
+    "safetensors>=0.5",
+    "tyro>=1.0",
+    "tqdm>=4.66",
+    "jinja2>=3.1",
+    "matplotlib>=3.9",  # every run ends with a report and its charts
+]
 
 
-class CMakeBuild(build_ext):
-    def build_extension(self, ext: Extension) -> None:
-        source = Path(__file__).parent.resolve()
-        out = Path(self.get_ext_fullpath(ext.name)).resolve().parent
-        build = Path(self.build_temp).resolve() / ext.name
-        build.mkdir(parents=True, exist_ok=True)
-        cuda = os.environ.get("FLOW_CUDA", "auto")
-        if cuda not in ("auto", "0", "1"):
-            raise SystemExit(f"FLOW_CUDA must be auto, 0 or 1, got {cuda!r}")
-        strict = os.environ.get("FLOW_WERROR", "0")
-        if strict not in ("0", "1"):
-            raise SystemExit(f"FLOW_WERROR must be 0 or 1, got {strict!r}")
-        for stale in out.glob("_cuda.*"):  # of an earlier build in this folder
-            stale.unlink()
-        # An isolated build has its tools in a folder that is gone the next time: name every one of them each time.
-        cmake, ninja = shutil.which("cmake"), shutil.which("ninja")
-        if cmake is None or ninja is None:
-            raise SystemExit("building flow_kernels._C needs cmake and ninja: pip install cmake ninja")
-        subprocess.run(
-            [
-                cmake, "-S", source, "-B", build, "-G", "Ninja",
-                f"-DCMAKE_MAKE_PROGRAM={ninja}",
-                f"-DCMAKE_LIBRARY_OUTPUT_DIRECTORY={out}",
-                f"-DPython_EXECUTABLE={sys.executable}",
-                f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-                f"-DFLOW_CUDA={cuda}",
-                f"-DFLOW_WERROR={strict}",
-                "-DCMAKE_BUILD_TYPE=Release",
-                *os.environ.get("CMAKE_ARGS", "").split(),
-            ],
-            check=True,
-        )  # fmt: skip
-        # -k 0: an error in one file hides none in another
-        subprocess.run([cmake, "--build", build, "--parallel", "--", "-k", "0"], check=True)
+def editable() -> bool:
+    """Whether flow-kernels is installed in editable mode, in the environment that this build is for."""
+    place = [sysconfig.get_path("purelib")]  # an isolated build does not see it on sys.path
+    origins = [installed.read_text("direct_url.json") for installed in metadata.distributions(name="flow-kernels", path=place)]
+    return any(origin is not None and '"editable": true' in origin for origin in origins)
 
 
-setup(ext_modules=[Extension("flow_kernels._C", sources=[])], cmdclass={"build_ext": CMakeBuild})
+def kernels() -> str:
+    """The requirement of flow-kernels."""
+    if (KERNELS / "setup.py").exists() and not editable():
+        return f"flow-kernels @ {KERNELS.as_uri()}"
+    version = re.search(r'^__version__ = "(.+)"$', (HERE / "flow" / "version.py").read_text(encoding="utf-8"), re.MULTILINE)
+    assert version is not None
+    return f"flow-kernels=={version[1]}"
+
+
+setup(install_requires=[kernels(), *OTHERS])

@@ -1,3 +1,3 @@
-"""The version of flow_kernels and flow, which are one distribution."""
+"""The version of flow_kernels and flow, which are released together."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

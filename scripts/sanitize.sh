@@ -24,11 +24,12 @@ tested() {
   folder=$root/build/sanitize-$name
   echo "== -fsanitize=$sanitizers in $folder"
   rm -rf "$folder/package"
-  CXX=$compiler CMAKE_ARGS="-DCMAKE_BUILD_TYPE=RelWithDebInfo -DFLOW_SANITIZE=$sanitizers" \
-    "$python" setup.py --quiet build --build-base "$folder" --build-lib "$folder/package" > "$folder.log" 2>&1 || {
+  (cd packaging/flow-kernels && CXX=$compiler CMAKE_ARGS="-DCMAKE_BUILD_TYPE=RelWithDebInfo -DFLOW_SANITIZE=$sanitizers" \
+    "$python" setup.py --quiet build --build-base "$folder" --build-lib "$folder/package") > "$folder.log" 2>&1 || {
       tail -40 "$folder.log"
       exit 1
     }
+  cp -r flow "$folder/package/"
   cd "$folder/package" # where `python -m` and `python -c` look for packages first
   set -- env LD_PRELOAD="$(preload "$@")" $options "$python"
   "$@" -c 'import os, flow_kernels._C as c; assert c.__file__.startswith(os.getcwd()), c.__file__'

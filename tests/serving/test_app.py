@@ -29,7 +29,7 @@ from flow.serving import server
 testclient = pytest.importorskip("starlette.testclient")
 pytest.importorskip("uvicorn")
 app = pytest.importorskip("flow.serving.app")
-pytestmark = pytest.mark.usefixtures("plain")
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("plain")]
 PORT, TEXT = 8765, "the quick brown"
 HOST = f"127.0.0.1:{PORT}"
 
