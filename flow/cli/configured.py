@@ -29,7 +29,9 @@ class Configured(Json, OwnModel, Config[Options], Generic[Options]):
     options take precedence."""
 
 
-def answer_of(folder: Path, report: Path, evaluation: Mapping[str, Any], run: Mapping[str, Any] | None) -> dict[str, Any]:
+def answer_of(
+    folder: Path, report: Path | None, evaluation: Mapping[str, Any], run: Mapping[str, Any] | None
+) -> dict[str, Any]:
     """What `flow run --json` and `flow report --json` say of a run.
 
     Args:

@@ -216,7 +216,9 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
 
 def _check_backend(options: ModelOptions) -> None:
     """Raise UserError where a backend that is asked for by name cannot run the model on its device."""
-    status = flow_kernels.backends().get(options.backend, "available")
+    if options.backend == "auto":
+        return
+    status = flow_kernels.backends()[options.backend]
     reason = "" if status.startswith("available") else status
     dtype = torch.bfloat16 if options.dtype == "bfloat16" and not on_cpu(options) else parameters_dtype(options)
     try:
@@ -232,6 +234,8 @@ def _check_backend(options: ModelOptions) -> None:
             )
     except RuntimeError as error:
         reason = str(error).partition(" cannot run here: ")[2].partition("; use backend=")[0] or str(error)
+    except ValueError:  # sizes out of all bounds, which the estimate of memory refuses
+        return
     if reason:
         elsewhere = "give --device cuda, or " if on_cpu(options) and torch.cuda.is_available() else ""
         raise UserError(

@@ -323,14 +323,15 @@ def test_the_help_says_what_may_stand_beside_resume(capsys: pytest.CaptureFixtur
         main(["run", "--help"])
     output = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
     assert (
-        "--rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, and "
-        "--changed-file." in output
+        "--rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, "
+        "--changed-file, and --json." in output
     )
     assert "runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is taken." in output
 
 
 def test_every_command_has_a_usage_line_and_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(COMMANDS) == ["run", "report", "compare", "prepare", "data", "adapt", "predict", "export", "serve"]
+    names = ["run", "report", "compare", "prepare", "data", "adapt", "predict", "export", "serve", "doctor", "completion"]
+    assert list(COMMANDS) == names
     assert main(["--help"]) == 0
     output = capsys.readouterr().out
     for name, command in COMMANDS.items():
