@@ -1,7 +1,5 @@
 """``python -m flow``: the same as the command ``flow``."""
 
-import sys
+from flow.cli.start import start
 
-from flow.cli.main import main
-
-sys.exit(main())
+start()

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import errno
 import itertools
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import tyro
 
 from flow.checks import check_text
 from flow.data import DataOptions
@@ -18,8 +21,38 @@ from flow.data.source import BY_FILE
 from flow.errors import UserError, say
 from flow.parallel.processes import Ranks
 from flow.presets import PRESETS, preset
+from flow.terminal.looks import is_coloured
 
 RUNS = Path("runs")
+
+
+class Form(NamedTuple):
+    """The options of a command, as the parser takes them."""
+
+    kind: Any
+    """A dataclass."""
+    prog: str
+    """Of the first line of its help."""
+    default: Any = None
+    """An instance with the defaults; None: those of the class."""
+    description: str | None = None
+    """At the top of its help; None: the docstring of the class."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the parser takes beside the class."""
+        own = {} if self.default is None else {"default": self.default}
+        return {"prog": self.prog, "description": self.description, "config": (tyro.conf.OmitArgPrefixes,), **own}
+
+
+def parsed(form: Form, arguments: list[str]) -> Any:
+    """The options that the arguments give, an instance of `form.kind`.
+
+    Raises:
+        SystemExit: they ask for help, or cannot be parsed.
+    """
+    tyro._experimental_options["ansi_codes"] = is_coloured(sys.stdout) and is_coloured(sys.stderr)
+    return tyro.cli(form.kind, args=arguments, **form.settings)
 
 
 class Command(NamedTuple):
@@ -28,8 +61,11 @@ class Command(NamedTuple):
     name: str
     usage: str
     """Its lines in the output of `flow --help`."""
-    call: Callable[[list[str], Ranks], None]
-    """Runs it with the arguments after its name. Raises UserError for a mistake of the user."""
+    call: Callable[[list[str], Ranks], int | None]
+    """Runs it with the arguments after its name; returns the exit code, None for 0. Raises UserError for a mistake of the
+    user."""
+    forms: Callable[[], dict[str, Form]]
+    """Its options by what stands before them: of `flow run` the algorithm, else nothing."""
     distributed: bool = False
     """Whether it may run in several processes at once, under torchrun."""
 

@@ -2,44 +2,45 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import tomllib
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
-from flow.algorithms.registry import named
-from flow.cli.command import Command, default_folder, named_folder, say_other_unit, sized
-from flow.cli.own_code import OwnModel, again, check_counted, references, with_own_model
+from flow.algorithms.registry import named, names
+from flow.cli.command import Command, Form, default_folder, named_folder, parsed, say_other_unit, sized
+from flow.cli.configured import Configured
+from flow.cli.json_output import answering
+from flow.cli.own_code import again, check_counted, given_options, references, with_own_model
 from flow.comparison.plan import read_plan
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
 from flow.comparison.tuning import MOST
-from flow.config import Config, ModelOptions
+from flow.config import Config
 from flow.data import paths
 from flow.errors import UserError
 from flow.evaluation.metrics import METRICS
 from flow.evaluation.registry import named_metrics
 from flow.parallel.processes import Ranks
-from flow.presets import Name as Preset
+from flow.terminal.looks import clean_line
 from flow.user_code import is_reference
 
-_BESIDE_RESUME = {"--resume", "--against", "--data", "--model", "--metric", "--changed-file", "--changed_file"}
+_BESIDE_RESUME = {"resume", "against", "data", "model", "metric", "changed-file", "json"}
 DECIDES = f"With --tune: the metric that decides: {', '.join(metric.name for metric in METRICS)} or one of your own."
 
 
 @dataclass(frozen=True)
-class Compare(OwnModel, Config[SharedOptions]):
+class Compare(Configured[SharedOptions]):
     """The options of `flow compare`: what the runs share, and how they are tuned and kept."""
 
     algorithm: SharedOptions = field(default_factory=SharedOptions)
 
-    model: ModelOptions = field(default_factory=ModelOptions)
-
-    preset: Preset | None = None
-    """Sizes of a published model, as `flow run --help` says. Other options take precedence."""
+    show_list: Annotated[bool, tyro.conf.arg(name="list"), tyro.conf.FlagCreatePairsOff] = False
+    """Print all algorithms by name, a line each, and run nothing. Takes no other option but --json."""
 
     seeds: int = 1
     """Runs of every algorithm, with the seeds --seed, --seed + 1, ..."""
@@ -69,8 +70,8 @@ class Compare(OwnModel, Config[SharedOptions]):
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the comparison in this folder, with its configuration. Takes no other options but --against, --data
-    where the file moved, and --changed-file. Algorithms of files are named again, as FILE.py:NAME behind the options, a model
-    or a metric of a file by its option."""
+    where the file moved, --changed-file, and --json. Algorithms of files are named again, as FILE.py:NAME behind the options, a
+    model or a metric of a file by its option."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --resume: go on although a file of an algorithm, model or metric was changed. Finished runs keep their results, and
@@ -78,30 +79,56 @@ class Compare(OwnModel, Config[SharedOptions]):
 
 
 def _compare(arguments: list[str], ranks: Ranks) -> None:
-    if arguments == ["--list"]:
-        print(listing())
-        return
     if "--list" in arguments:
-        raise UserError("--list takes no other option; write `flow compare --list`")
-    names = []
+        _list(arguments)
+        return
+    named_here = []
     while arguments and not arguments[0].startswith("-"):
-        names.append(arguments.pop(0))
-    names += references(arguments)
-    own = [name for name in names if is_reference(name)]
-    given = {argument.split("=")[0] for argument in arguments}
-    names = [named(name) if name in own else name for name in names]
-    chosen = _parsed([] if "--resume" in given and len(own) == len(names) else names, arguments)
-    say_other_unit(chosen.preset, chosen.data)
-    code = again(own, chosen.torch_model, chosen.metric)
-    with _folder(chosen, ranks) as folder:
-        result = _result(names, chosen, folder, arguments, code)
-    print(f"report: {result.report}")
+        named_here.append(arguments.pop(0))
+    named_here += references(arguments)
+    own = [name for name in named_here if is_reference(name)]
+    every = [named(name) if name in own else name for name in named_here]
+    going_on = "resume" in given_options(arguments) and len(own) == len(every)
+    chosen = _parsed([] if going_on else every, arguments)
+    with answering("compare", chosen.json) as answer:
+        say_other_unit(chosen.preset, chosen.data)
+        code = again(own, chosen.torch_model, chosen.metric)
+        with _folder(chosen, ranks) as folder:
+            result = _result(every, chosen, folder, arguments, code)
+        print(f"report: {result.report}")
+        results = json.loads((result.folder / "results.json").read_text(encoding="utf-8"))
+        results.pop("sha256")
+        answer({"folder": result.folder, "report": result.report, **results})
 
 
-def _result(names: list[str], chosen: Compare, folder: Path, arguments: list[str], code: str) -> Comparison:
+def _list(arguments: list[str]) -> None:
+    if not set(arguments) <= {"--list", "--json"}:
+        raise UserError("--list takes no other option but --json; write `flow compare --list`")
+    with answering("compare --list", "--json" in arguments) as answer:
+        print(listing())
+        answer(
+            {
+                "algorithms": [
+                    {
+                        "name": name,
+                        "about": known.about,
+                        "algorithm": known.algorithm.name,
+                        "personalizes": known.algorithm.personalize is not None,
+                        "stateful": known.algorithm.fresh is not None,
+                        "server": known.server.server,
+                        "options": asdict(known.algorithm.options()),
+                    }
+                    for name, known in names().items()
+                ]
+            }
+        )
+
+
+def _result(every: list[str], chosen: Compare, folder: Path, arguments: list[str], code: str) -> Comparison:
     """The comparison, started or continued.
 
     Args:
+        every: the names of the algorithms.
         arguments: the options as they were given; --data beside --resume says where the file is now.
         code: what stands behind `flow compare --resume FOLDER` to go on with this comparison.
     """
@@ -114,10 +141,10 @@ def _result(names: list[str], chosen: Compare, folder: Path, arguments: list[str
             with_own_model(chosen, Config(), ())  # so that this process knows the factory
             if config.metric and (folder / RECORD).is_file():
                 check_counted(folder, config.metric, read_plan(folder / RECORD).config.metric)
-            data = chosen.data.data if any(argument.split("=")[0] == "--data" for argument in arguments) else None
+            data = chosen.data.data if "data" in given_options(arguments) else None
             return resume_comparison(folder, data=data, against=chosen.against, changed_file=chosen.changed_file)
         return compare(
-            names,
+            every,
             folder,
             config,
             seeds=chosen.seeds,
@@ -129,28 +156,31 @@ def _result(names: list[str], chosen: Compare, folder: Path, arguments: list[str
         )
     except KeyboardInterrupt:
         if (folder / RECORD).exists():
-            print(f"\nflow: stopped; go on with `flow compare --resume {folder}{code}`", file=sys.stderr)
+            clean_line()
+            print(f"flow: stopped; go on with `flow compare --resume {folder}{code}`", file=sys.stderr)
         raise
     except OSError as error:
         raise UserError(f"{error}; put that right, then go on with `flow compare --resume {folder}{code}`") from error
 
 
-def _parsed(names: list[str], arguments: list[str]) -> Compare:
-    chosen = tyro.cli(
+def form_of(arguments: list[str]) -> Form:
+    """The options of a comparison."""
+    return Form(
         Compare,
+        "flow compare",
         default=Compare(**sized(arguments)),
-        prog="flow compare",
         description="Run several algorithms on the same clients and write one table.\n\n"
         "flow compare [ALGORITHM ...] [OPTIONS], names first; FILE.py:NAME is an algorithm of your own "
         "(docs/own-algorithm.md); none means all of these:\n" + "\n".join(f"  {line}" for line in listing().splitlines()),
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
     )
-    options = [argument.split("=")[0] for argument in arguments if argument.startswith("--")]
-    if chosen.resume is not None and (names or not _BESIDE_RESUME.issuperset(options)):
+
+
+def _parsed(every: list[str], arguments: list[str]) -> Compare:
+    chosen: Compare = parsed(form_of(arguments), arguments)
+    if chosen.resume is not None and (every or not given_options(arguments) <= _BESIDE_RESUME):
         raise UserError(
             f"--resume {chosen.resume} takes its configuration from that folder; leave names and all options but --against, "
-            "--data, --model, --metric and --changed-file out, or start a new comparison"
+            "--data, --model, --metric, --changed-file and --json out, or start a new comparison"
         )
     if chosen.resume is None and chosen.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")
@@ -182,4 +212,4 @@ def _settings(path: str | None) -> dict[str, Any] | None:
 
 
 USAGE = "  compare [ALGORITHM ...]  run several side by side and write one table; `flow compare --list` names them all\n"
-COMMAND = Command("compare", USAGE, _compare)
+COMMAND = Command("compare", USAGE, _compare, lambda: {"": form_of([])})

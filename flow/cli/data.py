@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Annotated, NamedTuple
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import tyro
 
 from flow.algorithms.shared.memory import NONE, Memory
 from flow.checks import check_number, typed
-from flow.cli.command import Command, named_folder
+from flow.cli.command import Command, Form, named_folder, parsed
+from flow.cli.json_output import Json, answering
 from flow.data import DataOptions, Population, Sequences, load, opened
 from flow.data.corpus import client_hash
 from flow.data.description import QUANTILES, Sample, Sizes, Texts, sizes, texts
@@ -28,7 +30,7 @@ MOST_CLASSES = 10  # that the line of classes names
 
 
 @dataclass(frozen=True)
-class Data(DataOptions):
+class Data(Json, DataOptions):
     """Describe a data set before anything is trained on it: clients, texts, tokens, unknown words, near-duplicates, and how
     much a client's own n-grams add, or with --label-column the classes. The data are prepared, as `flow prepare` does, with the
     same options."""
@@ -152,39 +154,88 @@ def _many(number: int, noun: str) -> str:
     return f"{number:,} {plural(number, noun)}"
 
 
+def numbers(population: Population, totals: Sizes, room: Headroom, inspected: Texts | None) -> dict[str, Any]:
+    """The same for programs; what was not measured is null."""
+    names = ["max" if share == 1 else f"p{round(100 * share)}" for share in QUANTILES]
+    classes = zip(population.classes, totals.texts_of_class, strict=True) if population.classes else ()
+    looked_at = inspected is not None and inspected.looked_at
+    return {
+        "data": population.name,
+        "about": population.about,
+        "unit": population.vocabulary.unit,
+        "clients": totals.clients,
+        "clients_held_out": totals.held_out,
+        "texts": totals.texts,
+        "tokens": totals.tokens,
+        "texts_of_client": dict(zip(names, totals.texts_of_client, strict=True)),
+        "tokens_of_client": dict(zip(names, totals.tokens_of_client, strict=True)),
+        "vocabulary_ids": len(population.vocabulary),
+        "unknown_share": totals.unknown,
+        "classes": [{"name": name, "texts": count} for name, count in classes],
+        "near_duplicates": {
+            "share": inspected.near / inspected.looked_at,
+            "texts": inspected.looked_at,
+            "clients": inspected.clients,
+        }
+        if inspected is not None and looked_at
+        else None,
+        "headroom": {
+            "general_perplexity": room.general,
+            "mixed_perplexity": room.mixed,
+            "clients_helped": room.helped,
+            "clients": room.clients,
+        }
+        if room.clients
+        else None,
+    }
+
+
 def _describe(arguments: list[str], ranks: Ranks) -> None:
     if arguments and not arguments[0].startswith("-"):
         arguments = ["--data", *arguments]
-    chosen = tyro.cli(Data, prog="flow data SOURCE", args=arguments)
+    chosen: Data = parsed(FORM, arguments)
+    with answering("data", chosen.json) as answer:
+        answer(_described(chosen))
+
+
+def _described(chosen: Data) -> dict[str, Any]:
+    """Print the description and write its page; returns the same for programs."""
     check_number("sample", chosen.sample, 0)
     folder = None if chosen.folder is None else named_folder("folder", chosen.folder)
     options = typed(DataOptions(**{field.name: getattr(chosen, field.name) for field in fields(DataOptions)}))
-    progress = sys.stderr.isatty()
-    population = load(options, progress=progress)
-    totals = sizes(population, progress)
+    population = load(options, progress=True)
+    totals = sizes(population, True)
     stream = opened(options)
     ids = [client.id for client in population.clients] if stream is not None else []
-    inspected = None if stream is None else texts(stream, ids, chosen.sample, progress)
+    inspected = None if stream is None else texts(stream, ids, chosen.sample, True)
     if chosen.sample and inspected is None:
         raise UserError(f"sample={chosen.sample} shows texts, and data={options.data!r} has none; leave it out")
-    lines = rows(population, totals, headroom(population), inspected)
+    room = headroom(population)
+    lines = rows(population, totals, room, inspected)
     widest = max(len(name) for name, _ in lines)
     print("\n".join(f"{name.ljust(widest)}  {value}" for name, value in lines))
     samples = inspected.samples if inspected is not None else ()
     for sample in samples:
         text = "\n".join(map(one_line, _shortened(sample.text).splitlines()))
         print(f"\n{_heading(sample)}\n{text}")
-    if folder is not None:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            page = write_page(
-                folder / NAME, population.name, lines, [(_heading(sample), _shortened(sample.text)) for sample in samples]
-            )
-        except OSError as error:
-            raise UserError(
-                f"folder={str(folder)!r}: the page cannot be written there ({error}); name another folder"
-            ) from error
-        print(f"\npage: {page}")
+    page = None if folder is None else _page(folder, population, lines, samples)
+    return {
+        **numbers(population, totals, room, inspected),
+        "samples": [sample._asdict() | {"text": _shortened(sample.text)} for sample in samples],
+        "page": page,
+    }
+
+
+def _page(folder: Path, population: Population, lines: list[tuple[str, str]], samples: Sequence[Sample]) -> Path:
+    """Write the page into this folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        shortened = [(_heading(sample), _shortened(sample.text)) for sample in samples]
+        page = write_page(folder / NAME, population.name, lines, shortened)
+    except OSError as error:
+        raise UserError(f"folder={str(folder)!r}: the page cannot be written there ({error}); name another folder") from error
+    print(f"\npage: {page}")
+    return page
 
 
 def _heading(sample: Sample) -> str:
@@ -195,5 +246,6 @@ def _shortened(text: str) -> str:
     return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ..."
 
 
+FORM = Form(Data, "flow data SOURCE")
 USAGE = "  data SOURCE         describe a data set before anything is trained on it; `--sample 3` shows texts\n"
-COMMAND = Command("data", USAGE, _describe)
+COMMAND = Command("data", USAGE, _describe, lambda: {"": FORM})

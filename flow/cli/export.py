@@ -7,14 +7,15 @@ from typing import Annotated
 
 import tyro
 
-from flow.cli.command import Command, named_folder
+from flow.cli.command import Command, Form, named_folder, parsed
+from flow.cli.json_output import Json, answering
 from flow.cli.own_code import Loaded, loaded
 from flow.parallel.processes import Ranks
 from flow.personal.exporting import CARD, Format, export
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Loaded):
+class Export(Json, Loaded):
     """Write the model of an adapted folder for other programs, with a model card."""
 
     out: Annotated[str, tyro.conf.arg(metavar="FOLDER")]
@@ -27,11 +28,15 @@ class Export(Loaded):
 
 
 def _export(arguments: list[str], ranks: Ranks) -> None:
-    chosen = tyro.cli(Export, prog="flow export", args=arguments)
-    model = loaded(chosen)
-    folder = export(model, chosen.format, named_folder("out", chosen.out))
-    print(f"exported: {folder}, see {folder / CARD}")
+    chosen: Export = parsed(FORM, arguments)
+    with answering("export", chosen.json) as answer:
+        out = named_folder("out", chosen.out)
+        folder = export(loaded(chosen), chosen.format, out)
+        print(f"exported: {folder}, see {folder / CARD}")
+        files = sorted(path.name for path in folder.iterdir())
+        answer({"folder": folder, "export_format": chosen.format, "card": folder / CARD, "files": files})
 
 
+FORM = Form(Export, "flow export")
 USAGE = "  export FOLDER       write an adapted model for other programs: --format onnx or torch, --out FOLDER\n"
-COMMAND = Command("export", USAGE, _export)
+COMMAND = Command("export", USAGE, _export, lambda: {"": FORM})

@@ -11,10 +11,11 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flow.cli import adapt, compare, data, export, predict, prepare, report, run, serve, streams
+from flow.cli import adapt, compare, completion, data, doctor, export, predict, prepare, report, run, serve, streams
 from flow.errors import UserError, one_line
 from flow.parallel.processes import Lost, Ranks, joined, leave
 from flow.resources import short_of_memory
+from flow.terminal.looks import clean_line
 from flow.version import described
 
 COMMANDS = {
@@ -29,6 +30,8 @@ COMMANDS = {
         predict.COMMAND,
         export.COMMAND,
         serve.COMMAND,
+        doctor.COMMAND,
+        completion.COMMAND,
     )
 }
 
@@ -97,7 +100,7 @@ def _run(arguments: list[str]) -> int:
         if ranks.size > 1 and not command.distributed:
             raise UserError(f"`flow {command.name}` runs in one process, not in {ranks.size}; start it without torchrun")
         with _terminable(ranks):
-            command.call(arguments[1:], ranks)
+            return command.call(arguments[1:], ranks) or 0
     except UserError as error:
         if error.speaks if isinstance(error, Lost) else ranks.first:
             print(f"flow: {one_line(str(error))}", file=sys.stderr, flush=True)
@@ -116,10 +119,10 @@ def _run(arguments: list[str]) -> int:
     except Terminated:
         return 143
     except KeyboardInterrupt:
+        clean_line()
         return 130
     finally:
         leave()
-    return 0
 
 
 class Terminated(KeyboardInterrupt):

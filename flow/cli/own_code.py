@@ -44,9 +44,18 @@ def references(arguments: list[str]) -> list[str]:
     return taken
 
 
+FLAGS = {"--changed-file", "--changed_file", "--json", "--tune", "--list"}
+"""Options of commands that take no value."""
+
+
+def given_options(arguments: Sequence[str]) -> set[str]:
+    """The names of the options among the arguments, with hyphens and without those before them."""
+    return {argument[2:].partition("=")[0].replace("_", "-") for argument in arguments if argument.startswith("--")}
+
+
 def _waits(argument: str) -> bool:
     """Whether an argument is an option that takes the next argument as its value."""
-    return argument.startswith("--") and "=" not in argument and argument != "--changed-file"
+    return argument.startswith("--") and "=" not in argument and argument not in FLAGS
 
 
 def again(algorithms: Sequence[str], model: str | None, metric: str) -> str:
@@ -72,7 +81,7 @@ def with_own_model(own: OwnModel, config: Config[Any], arguments: Sequence[str])
         if own.head is not None:
             raise UserError(f"head={own.head!r} does nothing without --model FILE.py:NAME; add it, or leave head out")
         return config
-    given = {argument[2:].partition("=")[0].replace("-", "_") for argument in arguments if argument.startswith("--")}
+    given = {name.replace("-", "_") for name in given_options(arguments)}
     built_in = {field.name for field in fields(ModelOptions)} - {field.name for field in fields(TorchModel)}
     for name in sorted(given & (built_in | {"preset"})):
         raise UserError(

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
-from flow.cli.command import Command
+from flow.checks import check_number
+from flow.cli.command import Command, Form, parsed
+from flow.cli.json_output import Json, answering
 from flow.cli.own_code import Loaded, loaded
 from flow.errors import UserError, one_line
 from flow.parallel.processes import Ranks
-from flow.personal.model import PersonalModel, Token
+from flow.personal.model import MOST_ADDED, PersonalModel, Token
 from flow.personal.texts import Columns, read_file
+from flow.terminal.looks import is_coloured
 
 SHADES = (33, 39, 73, 108, 143, 178, 208)
 """Colours of a terminal with 256, from the global expert (blue) to the local one (orange)."""
+Answer = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Predict(Loaded):
+class Predict(Json, Loaded):
     """Say what follows a text by the model of an adapted folder. In a terminal words are coloured by the expert that counted:
-    blue for the global one, orange for the client's own. The number beside a word says its share where it is not a terminal."""
+    blue for the global one, orange for the client's own. The number beside a word says its share where there are no colours."""
 
     text: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="TEXT")] = None
     """What is gone on with, or classified."""
@@ -34,7 +37,8 @@ class Predict(Loaded):
     """How many of the most likely words."""
 
     complete: Annotated[int, tyro.conf.arg(metavar="N")] = 0
-    """Go on with the text for N words, or to its end; 0: show what may come next."""
+    """Go on with the text for N words, at most 10000, or to its end; 0: show what may come next. Without colours a second line
+    has every added word with the share of the client's own expert, as WORD:SHARE."""
 
     score: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Loss and accuracy on the texts of a file (.txt, .jsonl, .csv) in place of a text."""
@@ -51,8 +55,17 @@ class Predict(Loaded):
 
 
 def _predict(arguments: list[str], ranks: Ranks) -> None:
-    chosen = tyro.cli(Predict, prog="flow predict", args=arguments)
-    model = loaded(chosen)
+    chosen: Predict = parsed(FORM, arguments)
+    with answering("predict", chosen.json) as answer:
+        check_number("complete", chosen.complete, 0, MOST_ADDED)
+        check_number("top", chosen.top, 1)
+        model = loaded(chosen)
+        nothing: Answer = {"text": chosen.text, "read": [], "following": [], "completed": None, "added": [], "score": None}
+        answer({**nothing, **_answered(model, chosen)})
+
+
+def _answered(model: PersonalModel, chosen: Predict) -> Answer:
+    """Print what was asked for; returns the same for programs."""
     if chosen.score is not None:
         if chosen.text is not None or chosen.complete:
             raise UserError(
@@ -65,34 +78,37 @@ def _predict(arguments: list[str], ranks: Ranks) -> None:
             raise UserError(f"{name}={value!r} is of a file of texts; give one with --score FILE, or leave it out")
     if chosen.text is None:
         raise UserError(f'text=None: there is nothing to go on with; write `flow predict {chosen.folder} "some words"`')
-    coloured = is_coloured()
+    coloured = is_coloured(sys.stdout)
     if chosen.complete:
-        completion = model.complete(chosen.text, chosen.complete)
-        painted = chosen.text + _joined(completion.tokens, completion.text[len(chosen.text) :])
-        print(painted if coloured else completion.text)
-        if not coloured and model.routed:
-            print(" ".join(f"{one_line(token.text)}:{token.local_weight:.2f}" for token in completion.tokens))
-        return
+        return _complete(model, chosen.text, chosen.complete, coloured)
     (prediction,) = model.predict(chosen.text, chosen.top)
+    read = [] if model.classes else model.trace(chosen.text)
     if coloured and model.routed and not model.classes:
-        print(" ".join(_painted(token) for token in model.trace(chosen.text)))
+        print(" ".join(_painted(token) for token in read))
     for token in prediction.following:
         share = "" if token.local_weight is None else f"  local {token.local_weight:.2f}"
         word = _painted(token) if coloured else one_line(token.text)
         print(f"{100 * token.probability:6.2f} %  {word}{'' if coloured else share}")
+    return {"read": read, "following": prediction.following}
 
 
-def is_coloured() -> bool:
-    """Whether what is printed goes to a terminal, and nobody asked for no colours."""
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+def _complete(model: PersonalModel, text: str, tokens: int, coloured: bool) -> Answer:
+    completion = model.complete(text, tokens)
+    painted = text + _joined(completion.tokens, completion.text[len(text) :])
+    print(painted if coloured else completion.text)
+    if not coloured and model.routed:
+        print(" ".join(f"{one_line(token.text)}:{token.local_weight:.2f}" for token in completion.tokens))
+    return {"completed": completion.text, "added": completion.tokens}
 
 
-def _score(model: PersonalModel, path: Path, client: str | None, columns: Columns) -> None:
-    own = read_file(path, client, columns)
+def _score(model: PersonalModel, path: Path, client: str | None, columns: Columns) -> Answer:
+    own = read_file(path, client, columns, "score")
     labels = [*own.train_labels, *own.test_labels]
     scores = model.score([*own.train, *own.test], labels if labels or model.classes else None)
     what = "texts" if model.classes else "tokens"
     print(f"{scores.tokens:,} {what}: loss {scores.loss:.4f} nats, accuracy {100 * scores.accuracy:.1f} %")
+    measured = {"loss_nats": scores.loss, "accuracy_share": scores.accuracy, "scored": scores.tokens, "unit": what}
+    return {"score": {"file": path, **measured}}
 
 
 def _joined(tokens: Iterable[Token], rest: str) -> str:
@@ -113,5 +129,6 @@ def _painted(token: Token) -> str:
     return f"\x1b[38;5;{shade}m{text}\x1b[0m"
 
 
+FORM = Form(Predict, "flow predict")
 USAGE = "  predict FOLDER TEXT what follows a text by an adapted model; --complete N goes on, --score FILE measures\n"
-COMMAND = Command("predict", USAGE, _predict)
+COMMAND = Command("predict", USAGE, _predict, lambda: {"": FORM})

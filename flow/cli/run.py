@@ -4,37 +4,31 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Annotated, Any, Generic
 
 import tyro
 
 from flow.algorithms import DEFAULT, algorithm_of
 from flow.algorithms.registry import GROUP, named, names
-from flow.cli.command import Command, default_folder, named_folder, say_other_unit, sized
-from flow.cli.own_code import OwnModel, again, check_counted, references, with_own_model
-from flow.config import Config, ModelOptions, read_config
+from flow.cli.command import Command, Form, default_folder, named_folder, parsed, say_other_unit, sized
+from flow.cli.configured import Configured, Options, answer_of
+from flow.cli.json_output import answering
+from flow.cli.own_code import again, check_counted, given_options, references, with_own_model
+from flow.config import Config, read_config
 from flow.errors import UserError
 from flow.evaluation.registry import named_metrics
 from flow.parallel.processes import Ranks
-from flow.presets import Name as Preset
 from flow.simulation.loop import Result, resume, simulate
+from flow.terminal.looks import clean_line
 
-Options = TypeVar("Options")
-_BESIDE_RESUME = {"resume", "rounds", "data", "model", "metric", "changed-file", "changed_file"}
+_BESIDE_RESUME = {"resume", "rounds", "data", "model", "metric", "changed-file", "json"}
 
 
 @dataclass(frozen=True)
-class Run(OwnModel, Config[Options], Generic[Options]):
+class Run(Configured[Options], Generic[Options]):
     """The options of `flow run`: a configuration and where the run is kept."""
-
-    model: ModelOptions = field(default_factory=ModelOptions)
-
-    preset: Preset | None = None
-    """Sizes of a published model: "stackoverflow" (embedding 96, 670 units, projection 96, 10,000 words), "shakespeare"
-    (embedding 8, 2 layers of 256 units) or "reddit" (embedding 256, 2 layers of 256 units, 10 words in a sequence). Other
-    options take precedence."""
 
     # Strings, not paths: Path("") is the working directory.
     folder: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
@@ -43,8 +37,9 @@ class Run(OwnModel, Config[Options], Generic[Options]):
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the run in this folder, with the configuration it was started with. Other options may stand beside it:
-    --rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, and --changed-file.
-    An algorithm of a file is named again, as FILE.py:NAME behind the options, a model or a metric of a file by its option."""
+    --rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, --changed-file, and
+    --json. An algorithm of a file is named again, as FILE.py:NAME behind the options, a model or a metric of a file by its
+    option."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --resume: go on although a file of the run's algorithm, model or metric was changed. config.json records the
@@ -60,22 +55,24 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
         )
     name = named(given[0]) if given else DEFAULT
     run = _parsed(name, arguments)
-    if run.resume is not None:
-        with_own_model(run, Config(), ())  # so that this process knows the factory when it reads config.json
-    if given and run.resume is not None:
-        _check_name(name, named_folder("resume", run.resume))
-    if ranks.first:
-        say_other_unit(run.preset, run.data)
-    code = again(given if given and given[0] != name else [], run.torch_model, run.metric)
-    with _folder(run, name, ranks) as folder:
-        result = _result(run, folder, arguments, ranks, code)
-    if ranks.first:
-        print(f"report: {result.report}")
+    with answering("run", run.json and ranks.first) as answer:
+        if run.resume is not None:
+            with_own_model(run, Config(), ())  # so that this process knows the factory when it reads config.json
+        if given and run.resume is not None:
+            _check_name(name, named_folder("resume", run.resume))
+        if ranks.first:
+            say_other_unit(run.preset, run.data)
+        code = again(given if given and given[0] != name else [], run.torch_model, run.metric)
+        with _folder(run, name, ranks) as folder:
+            result = _result(run, folder, arguments, ranks, code)
+        if ranks.first:
+            print(f"report: {result.report}")
+            answer(answer_of(folder, result.report, result.evaluation, result.run))
 
 
 def _result(run: Run[Any], folder: Path, arguments: list[str], ranks: Ranks, code: str) -> Result:
     """code: what stands behind `flow run --resume FOLDER` to go on with this run."""
-    given, metrics = _given(arguments), named_metrics(run.metric)
+    given, metrics = given_options(arguments), named_metrics(run.metric)
     try:
         if run.resume is None:
             config: Config[Any] = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
@@ -87,7 +84,8 @@ def _result(run: Run[Any], folder: Path, arguments: list[str], ranks: Ranks, cod
         return resume(folder, data=data, rounds=rounds, changed_file=run.changed_file)
     except KeyboardInterrupt:
         if ranks.first and (folder / "config.json").exists():
-            print(f"\nflow: stopped; go on with `flow run --resume {folder}{code}`", file=sys.stderr)
+            clean_line()
+            print(f"flow: stopped; go on with `flow run --resume {folder}{code}`", file=sys.stderr)
         raise
     except OSError as error:  # the run's own files: a full disk, a folder that may not be read or written
         raise UserError(f"{error}; put that right, then go on with `flow run --resume {folder}{code}`") from error
@@ -100,25 +98,23 @@ def _check_name(name: str, folder: Path) -> None:
         raise UserError(f"--resume {folder} is a run of {stored}, not of {name}; leave the name out, or start a new run")
 
 
-def _given(arguments: list[str]) -> set[str]:
-    """The names of the options among the arguments."""
-    return {argument[2:].partition("=")[0] for argument in arguments if argument.startswith("--")}
+def form_of(name: str, arguments: list[str]) -> Form:
+    """The options of a run of this algorithm."""
+    algorithm, server = names()[name].algorithm, names()[name].server
+    return Form(
+        Run[algorithm.options],  # type: ignore[name-defined]
+        f"flow run {name}",
+        default=Run(algorithm=algorithm.options(), server=server, **sized(arguments)),
+        description=_describe(name),
+    )
 
 
 def _parsed(name: str, arguments: list[str]) -> Run[Any]:
-    algorithm, server = names()[name].algorithm, names()[name].server
-    run: Run[Any] = tyro.cli(
-        Run[algorithm.options],  # type: ignore[name-defined]
-        default=Run(algorithm=algorithm.options(), server=server, **sized(arguments)),
-        prog=f"flow run {name}",
-        description=_describe(name),
-        args=arguments,
-        config=(tyro.conf.OmitArgPrefixes,),
-    )
-    if run.resume is not None and not _given(arguments) <= _BESIDE_RESUME:
+    run: Run[Any] = parsed(form_of(name, arguments), arguments)
+    if run.resume is not None and not given_options(arguments) <= _BESIDE_RESUME:
         raise UserError(
             f"--resume {run.resume} takes its configuration from that folder; leave the other options out but --rounds, "
-            "--data, --model, --metric and --changed-file, or start a new run"
+            "--data, --model, --metric, --changed-file and --json, or start a new run"
         )
     if run.resume is None and run.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")
@@ -142,9 +138,14 @@ def _describe(name: str) -> str:
     )
 
 
+def forms() -> dict[str, Form]:
+    """The options by the name of the algorithm before them."""
+    return {name: form_of(name, []) for name in names()}
+
+
 USAGE = """\
   run [ALGORITHM]     train, evaluate and write a report; `flow run --help` lists algorithms and options
   run FILE.py:NAME    the same with an algorithm of your own file; it is named again beside --resume
   run --resume FOLDER go on with a run that was stopped, or with --rounds N lengthen one; --data FILE: its file moved
 """
-COMMAND = Command("run", USAGE, _run, distributed=True)
+COMMAND = Command("run", USAGE, _run, forms, distributed=True)

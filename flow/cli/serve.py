@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import tyro
-
-from flow.cli.command import Command
+from flow.cli.command import Command, Form, parsed
 from flow.cli.own_code import Loaded, loaded
 from flow.errors import one_line
 from flow.parallel.processes import Ranks
@@ -23,12 +21,13 @@ class Serve(Loaded):
 
 
 def _serve(arguments: list[str], ranks: Ranks) -> None:
-    chosen = tyro.cli(Serve, prog="flow serve", args=arguments)
+    chosen: Serve = parsed(FORM, arguments)
     check_packages()
     model = loaded(chosen)
     print(one_line(model.report["private"]))
     serve(model, chosen.port, lambda address: print(f"serving: {address} (Ctrl-C ends it)", flush=True))
 
 
+FORM = Form(Serve, "flow serve")
 USAGE = "  serve FOLDER        a page on this machine that goes on with what one types, by an adapted model\n"
-COMMAND = Command("serve", USAGE, _serve)
+COMMAND = Command("serve", USAGE, _serve, lambda: {"": FORM})

@@ -16,6 +16,7 @@ from flow.data.processes import bar, mapped, most_processes
 from flow.data.spool import Sorted
 from flow.data.streams import TEST, TRAIN, Part, Piece, Stream
 from flow.errors import UserError
+from flow.terminal.progress import Progress
 
 CHUNK = 1 << 21
 """Bytes of texts that a process gets at a time, or one client."""
@@ -71,11 +72,11 @@ def collect(stream: Stream, texts: Sorted, max_clients: int, processes: int | No
                         key = client.encode()
                         for _, content in own:
                             texts.add(key, content)
-                progress_bar.update(read.position - progress_bar.n)
+                progress_bar.update(read.position - progress_bar.count)
     return None if first is None else first.ids()
 
 
-def _read_here(stream: Stream, texts: Sorted, first: _First | None, where: str, progress_bar: Any) -> None:
+def _read_here(stream: Stream, texts: Sorted, first: _First | None, where: str, progress_bar: Progress[None]) -> None:
     previous, kept = None, True
     for part in stream.parts():
         if part.client != previous:
@@ -84,8 +85,8 @@ def _read_here(stream: Stream, texts: Sorted, first: _First | None, where: str, 
                 kept = first is None or first.takes(previous)
             except UnicodeEncodeError as error:
                 raise _no_character(part, where) from error
-        if part.position > progress_bar.n:
-            progress_bar.update(part.position - progress_bar.n)
+        if part.position > progress_bar.count:
+            progress_bar.update(part.position - progress_bar.count)
         if kept:
             texts.add(*_encoded(part, where))
 
@@ -151,7 +152,7 @@ class _First:
 Job = list[tuple[bytes, list[bytes]]]
 
 
-def chunks(texts: Sorted, chosen: frozenset[bytes] | None, progress_bar: Any) -> Iterator[Job]:
+def chunks(texts: Sorted, chosen: frozenset[bytes] | None, progress_bar: Progress[None]) -> Iterator[Job]:
     """Clients with all of their parts, as many as one process gets at a time."""
     job: Job = []
     held = 0

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from flow.data import paths
 from flow.data.classes import label_of
 from flow.data.options import DataOptions
 from flow.errors import UserError, say
@@ -102,7 +103,7 @@ def columns_of(names: Sequence[str], options: DataOptions, where: str, without_c
         )
     if guessed:
         guess = f"columns by their names, {', '.join(guessed)}; --client-column, --text-column, ... set others"
-        say(f"data={options.data!r}: {guess}")
+        say(f"{paths.where(options.data)}: {guess}")
     client, text, time, group, label = (column_of[role] for role in ("client", "text", "time", "group", "label"))
     return Columns(client, str(text), time, group, label)
 

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from flow.data.corpus import client_hash
 from flow.data.duplicates import kept
 from flow.data.population import Population
+from flow.data.processes import bar
 from flow.data.streams import Stream
 from flow.data.tokens import OOV, SPECIALS
+from flow.terminal.progress import Progress
 
 QUANTILES = (0.1, 0.5, 0.9, 1.0)
 CLIENTS = 1000
@@ -71,7 +72,7 @@ def sizes(population: Population, progress: bool = False) -> Sizes:
     unknown = 0
     of_class = np.zeros(len(population.classes), dtype=np.int64)
     clients: Iterable[int] = range(len(tokens))
-    for place in tqdm(clients, desc="counting", unit="client", delay=1, disable=not progress):
+    for place in Progress(clients, what="counting", unit="client", total=len(tokens), delay=1, visible=progress):
         client = population.clients[place]
         for side in (client.train, client.test):
             inside = (
@@ -106,7 +107,7 @@ def texts(stream: Stream, ids: Sequence[str], wanted: int, progress: bool = Fals
     size = dict.fromkeys(chosen, 0)
     first: dict[str, Sample] = {}
     position = 0
-    with tqdm(desc="reading", total=stream.total or None, unit_scale=True, delay=1, disable=not progress) as bar:
+    with bar("reading", stream.total, progress, "") as reading:
         for part in stream.parts():
             own = held.get(part.client)
             if own is not None:
@@ -119,7 +120,7 @@ def texts(stream: Stream, ids: Sequence[str], wanted: int, progress: bool = Fals
                 if part.texts and part.client not in first:
                     label = part.labels[0] if part.labels else ""
                     first[part.client] = Sample(part.client, part.group, part.texts[0][:CHARACTERS], label)
-            bar.update(max(part.position - position, 0))
+            reading.update(max(part.position - position, 0))
             position = max(part.position, position)
     looked_at = sum(map(len, held.values()))
     samples = [first[name] for name in chosen if name in first][:wanted]

@@ -45,7 +45,7 @@ def parts(path: Path, label_field: str | None = None) -> Iterator[Part]:
     check_file(path)
     first_line: dict[str, int] = {}
     for number, line, position in _lines(path):
-        where = f"data={str(path)!r}, line {number}"
+        where = f"{paths.where(path)}, line {number}"
         try:
             client = parse_client(line, where, label_field)
         except UserError as error:
@@ -58,7 +58,9 @@ def parts(path: Path, label_field: str | None = None) -> Iterator[Part]:
         first_line[client.client] = number
         yield client._replace(place=f"line {number}", position=position)
     if not first_line:
-        raise UserError(f"data={str(path)!r}: there is no client, the file is empty or blank; write one JSON object per client")
+        raise UserError(
+            f"{paths.where(path)}: there is no client, the file is empty or blank; write one JSON object per client"
+        )
     _say_alike(path, first_line)
 
 
@@ -66,7 +68,7 @@ def check_file(path: Path) -> None:
     """Raise UserError unless there is such a file, and its first bytes are what its name promises."""
     paths.check_file(path, "data", WANTED)
     with _readable(path):
-        formats.check_name(path, f"data={str(path)!r}")
+        formats.check_name(path, paths.where(path))
 
 
 def name_of(path: Path) -> str:
@@ -209,7 +211,7 @@ def _recognised(path: Path, number: int) -> UserError | None:
     with _readable(path):
         first = formats.head(path)
     kind = formats.of_text(formats.unpacked(first) if path.suffix == ".gz" else first)
-    return formats.refusal(f"data={str(path)!r}, line 1", kind) if kind else None
+    return formats.refusal(f"{paths.where(path)}, line 1", kind) if kind else None
 
 
 def _say_alike(path: Path, first_line: dict[str, int]) -> None:
@@ -223,8 +225,8 @@ def _say_alike(path: Path, first_line: dict[str, int]) -> None:
             if other != client_id:
                 earlier, later = (f"{_SHORT.repr(name)} in line {first_line[name]}" for name in (other, client_id))
                 say(
-                    f"data={str(path)!r}: the ids {earlier} and {later} differ in white space or the form of characters alone; "
-                    "they are taken as two clients"
+                    f"{paths.where(path)}: the ids {earlier} and {later} differ in white space or the form of characters "
+                    "alone; they are taken as two clients"
                 )
                 return
 
@@ -240,7 +242,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str, int]]:
         with _readable(path), path.open("rb") as packed, _open(packed, path) as file:
             while raw := file.readline(LONGEST + 1):
                 number += 1
-                where = f"data={str(path)!r}, line {number}"
+                where = f"{paths.where(path)}, line {number}"
                 if len(raw) > LONGEST:
                     raise _recognised(path, number) or UserError(
                         f"{where}: longer than {LONGEST} bytes, more than a client may have; split the client, "
@@ -256,22 +258,22 @@ def _lines(path: Path) -> Iterator[tuple[int, str, int]]:
                     continue
                 if blank:
                     raise UserError(
-                        f"data={str(path)!r}, line {blank}: a blank line above the client of line {number}; "
+                        f"{paths.where(path)}, line {blank}: a blank line above the client of line {number}; "
                         "put back the client that is missing there, or remove the line"
                     )
                 yield number, line, packed.tell()
     except EOFError as error:
         raise UserError(
-            f"data={str(path)!r}: truncated gzip file, unreadable after line {number}; copy or compress it again"
+            f"{paths.where(path)}: truncated gzip file, unreadable after line {number}; copy or compress it again"
         ) from error
     except (zlib.error, gzip.BadGzipFile) as error:
         raise UserError(
-            f"data={str(path)!r}: damaged gzip file, or one with other bytes behind it, unreadable after line {number} "
+            f"{paths.where(path)}: damaged gzip file, or one with other bytes behind it, unreadable after line {number} "
             f"({error}); copy or compress it again"
         ) from error
     except UnicodeDecodeError as error:
         raise UserError(
-            f"data={str(path)!r}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1}); save the file in UTF-8"
+            f"{paths.where(path)}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1}); save the file in UTF-8"
         ) from error
 
 

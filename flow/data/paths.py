@@ -9,6 +9,7 @@ import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 from flow.errors import UserError
@@ -25,6 +26,25 @@ PATTERN = re.compile(r"[*?\[]")
 _ADDRESS = re.compile(r"(?:^|/)(?:https?|ftp|s3|gs|hf):/")  # a Path keeps one slash of two
 
 
+_option: ContextVar[str] = ContextVar("option", default="data")
+"""The option by which the files that are read now were given."""
+
+
+@contextmanager
+def given_by(option: str) -> Iterator[None]:
+    """Have messages name another option than `data` for the files that are read in the block."""
+    before = _option.set(option)
+    try:
+        yield
+    finally:
+        _option.reset(before)
+
+
+def where(path: Path | str) -> str:
+    """The beginning of a message on a file: the option that it was given by, and its path."""
+    return f"{_option.get()}={str(path)!r}"
+
+
 def check_file(path: Path, option: str, wanted: str) -> None:
     """See that a path leads to a regular file.
 
@@ -39,7 +59,7 @@ def check_file(path: Path, option: str, wanted: str) -> None:
         kind = stat.S_IFMT(path.stat().st_mode)
     if kind in _KINDS:
         what, remedy = _KINDS[kind]
-        raise UserError(f"{option}={str(path)!r} is {what}; {remedy.format(wanted=wanted)}")
+        raise UserError(f"{_named(option)}={str(path)!r} is {what}; {remedy.format(wanted=wanted)}")
 
 
 def leads_somewhere(path: str) -> bool:
@@ -65,15 +85,20 @@ def readable(path: Path, option: str, wanted: str, given: str | None = None) -> 
     except gzip.BadGzipFile:
         raise
     except OSError as error:
-        raise UserError(f"{option}={value!r}{_refusal(path, error)}; {_remedy(path, error, wanted)}") from error
+        raise UserError(f"{_named(option)}={value!r}{_refusal(path, error)}; {_remedy(path, error, wanted)}") from error
     except ValueError as error:
         if isinstance(error, UserError | UnicodeDecodeError):
             raise
         if "\0" in str(path) or isinstance(error, UnicodeEncodeError):
             raise UserError(
-                f"{option}={value!r} holds a character that no file's name can have; give the path of {wanted}"
+                f"{_named(option)}={value!r} holds a character that no file's name can have; give the path of {wanted}"
             ) from error
         raise
+
+
+def _named(option: str) -> str:
+    """The option that a message names."""
+    return _option.get() if option == "data" else option
 
 
 def _refusal(path: Path, error: OSError) -> str:

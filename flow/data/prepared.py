@@ -30,7 +30,6 @@ from typing import Any, BinaryIO, overload
 
 import numpy as np
 import numpy.typing as npt
-from tqdm import tqdm
 
 from flow.data.population import (
     Client,
@@ -45,6 +44,7 @@ from flow.data.population import (
 from flow.data.spool import Place
 from flow.data.validation import trusted
 from flow.errors import UserError
+from flow.terminal.progress import Progress
 
 VERSION = 1
 """Part of the name of every prepared folder. Raise it by hand whenever the layout or the meaning of prepared data changes."""
@@ -92,7 +92,7 @@ def _write_arrays(
     names: dict[str, bytearray] = {"ids": bytearray(), "groups": bytearray()}
     everything, scored, previous = hashlib.sha256(), population.scored, None
     with (folder / "tokens").open("wb") as tokens_file, (folder / "lengths").open("wb") as lengths_file:
-        for client in tqdm(clients, desc="preparing", unit="client", total=count, delay=1, disable=not progress):
+        for client in Progress(clients, what="preparing", unit="client", total=count, delay=1, visible=progress):
             if previous is not None and client.id <= previous:
                 raise ValueError(f"client {client.id!r} follows {previous!r}: clients must be sorted by id, each id once")
             previous = client.id

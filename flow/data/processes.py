@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from tqdm import tqdm
+from flow.terminal.progress import Progress
 
 MOST_PROCESSES = 16
 AHEAD = 2  # jobs in hand for every process
@@ -75,6 +75,6 @@ def _call(function: Callable[[Any, Any], Any], job: Any) -> Any:
     return function(job, _shared)
 
 
-def bar(what: str, total: int, progress: bool, unit: str) -> Any:
-    """A bar on stderr with the time that is left, shown after a second of work; ``total`` 0: not known."""
-    return tqdm(desc=what, total=total or None, unit=unit, unit_scale=True, delay=1, disable=not progress)
+def bar(what: str, total: int, progress: bool, unit: str) -> Progress[None]:
+    """Progress on stderr with the time that is left, shown after a second of work; ``total`` 0: not known."""
+    return Progress(what=what, unit=unit, total=total or None, delay=1, visible=progress)

@@ -127,7 +127,7 @@ def _part(rows: list[_Row], where: str, done: int) -> Part:
 
 
 def _text(path: Path, options: DataOptions) -> Iterator[_Row]:
-    where = f"data={str(path)!r}"
+    where = paths.where(path)
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST))
     line = 0
     try:
@@ -203,6 +203,8 @@ def _lines(file: BinaryIO, where: str) -> Iterator[str]:
                 f"{where}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1}); save the file in UTF-8, such "
                 f"as with `iconv -f {encoding} -t UTF-8`"
             ) from error
+        if "\0" in line:
+            raise UserError(f"{where}, line {number}: a NUL character, as no text has; remove it, or write the table again")
         yield line.removeprefix("\ufeff") if number == 1 else line
 
 
@@ -234,7 +236,7 @@ def names_of(path: Path) -> list[str]:
     Raises:
         UserError: it is no table that can be read.
     """
-    where = f"data={str(path)!r}"
+    where = paths.where(path)
     with paths.readable(path, "data", WANTED):
         if _kind(path) == "parquet":
             names: list[str] = _arrow(where)[1].read_schema(path).names
@@ -247,7 +249,7 @@ def names_of(path: Path) -> list[str]:
 
 
 def _parquet(path: Path, options: DataOptions) -> Iterator[_Row]:
-    where = f"data={str(path)!r}"
+    where = paths.where(path)
     arrow, parquet = _arrow(where)
     try:
         with paths.readable(path, "data", WANTED), parquet.ParquetFile(path, buffer_size=1 << 20) as file:

@@ -214,6 +214,35 @@ def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Pop
     return model
 
 
+def _check_backend(options: ModelOptions) -> None:
+    """Raise UserError where a backend that is asked for by name cannot run the model on its device."""
+    if options.backend == "auto":
+        return
+    status = flow_kernels.backends()[options.backend]
+    reason = "" if status.startswith("available") else status
+    dtype = torch.bfloat16 if options.dtype == "bfloat16" and not on_cpu(options) else parameters_dtype(options)
+    try:
+        if not reason:
+            flow_kernels.explain(
+                batch_size=1,
+                seq_len=1,
+                input_size=options.embedding_dim,
+                hidden_size=options.hidden_size,
+                dtype=dtype,
+                device=options.device,
+                backend=options.backend,
+            )
+    except RuntimeError as error:
+        reason = str(error).partition(" cannot run here: ")[2].partition("; use backend=")[0] or str(error)
+    except ValueError:  # sizes out of all bounds, which the estimate of memory refuses
+        return
+    if reason:
+        elsewhere = "give --device cuda, or " if on_cpu(options) and torch.cuda.is_available() else ""
+        raise UserError(
+            f"backend={options.backend!r} cannot run here: {reason}; {elsewhere}leave it out for the fastest that runs here"
+        )
+
+
 def _check_needs(options: ModelOptions | TorchModel, algorithm: Algorithm[Any], own: Any) -> None:
     """Raise UserError where an algorithm needs what a module of the user's own does not have."""
     if not isinstance(options, TorchModel):
@@ -311,3 +340,5 @@ def _check_device(options: ModelOptions | TorchModel) -> None:
             "dtype='bfloat16' needs a processor that multiplies bfloat16 (AVX512_BF16), and this one, or the instruction set "
             "in FLOW_CPU_ISA, does not; leave it out for float32"
         )
+    if isinstance(options, ModelOptions):
+        _check_backend(options)

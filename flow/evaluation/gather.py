@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import load as from_bytes
 from safetensors.numpy import save as to_bytes
-from tqdm import tqdm
 
 from flow.draws import Draw
 from flow.evaluation.calibration import calibration
@@ -20,6 +19,7 @@ from flow.evaluation.summaries import client_rows, passages, routing_quantiles, 
 from flow.model.parameters import Rows
 from flow.parallel.processes import shard
 from flow.parallel.workers import Workers
+from flow.terminal.progress import Progress
 from flow.training.batches import groups
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ RECORDS = "records"  # the name of the JSON text among the arrays
 
 
 def evaluate(
-    task: Task, workers: Workers, run: RunState, chosen: dict[str, Chosen], draw: Draw, bar: tqdm[Any] | None = None
+    task: Task, workers: Workers, run: RunState, chosen: dict[str, Chosen], draw: Draw, bar: Progress[None] | None = None
 ) -> tuple[dict[str, Any], list[Score]]:
     """Summaries by side, and the scores of all clients, the same in every process."""
     summary, all_scores = {}, []
@@ -56,7 +56,7 @@ def final_evaluation(task: Task, workers: Workers, run: RunState, progress: bool
     config, population = task.config, task.population
     chosen = choose_clients(task, config.final_clients, "final")
     count = sum(len(_share(task, run, clients)) for clients in chosen.values())
-    with tqdm(total=count, desc="evaluation", unit="client", disable=not progress) as bar:
+    with Progress[None](what="evaluation", unit="client", total=count, visible=progress) as bar:
         summary, scores = evaluate(task, workers, run, chosen, Draw(config.seed, config.rounds, "evaluation"), bar)
     return {
         "round": config.rounds,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -78,7 +79,9 @@ def adapt(
             client has too few texts; or the algorithm's way of predicting cannot be stored.
     """
     path, place = Path(run), Path(out)
+    _check_run(path)
     folders.check_new(place, "out")  # before anything is read: a large run takes a while
+    folders.check_outside(place, "out", path, "the run's own folder")
     own = _given(texts, labels, client, Columns(client_column, text_column, time_column, label_column))
     try:
         task, content = reopened(path, None if data is None else str(data), None, population, progress, changed_file, sources())
@@ -114,6 +117,13 @@ def adapt(
     folders.write(place, settings, cutting, tensors, gains, report.page(gains), tokenizer)
     model = task.config.model
     return load(place, model if isinstance(model, TorchModel) else None)
+
+
+def _check_run(folder: Path) -> None:
+    """Raise UserError unless there is a folder of a run."""
+    if not os.path.lexists(folder):
+        raise UserError(f"run={str(folder)!r}: there is no such folder; give that of a run")
+    run_folder.read_config(folder)
 
 
 def _given(

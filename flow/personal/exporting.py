@@ -78,6 +78,7 @@ def export(model: PersonalModel, format: Format, out: Path | str) -> Path:
         raise UserError(f"format={format!r} must be 'onnx' or 'torch'; give either")
     place = Path(out)
     folders.check_new(place, "out")
+    folders.check_outside(place, "out", model.folder, "the adapted folder")
     contents = _onnx(model.kept) if format == "onnx" else _torch(model.kept)
     for name in (folders.VOCABULARY, folders.TOKENIZER):
         if (model.folder / name).is_file():

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -46,6 +46,9 @@ from flow.training.messages import Mixture, Personal
 FORMAT = 1
 SETTINGS, VOCABULARY, TOKENIZER, TENSORS = "settings.json", "vocabulary.json", "tokenizer.json", "personal.safetensors"
 REPORT, PAGE = "report.json", "report.md"
+EXPORTED = ("model.onnx", "model.safetensors", "sizes.json", "model_card.md", "model.py")
+WRITTEN = (SETTINGS, VOCABULARY, TOKENIZER, TENSORS, REPORT, PAGE, *EXPORTED)
+"""The files of adapted folders, and of those that :mod:`flow.personal.exporting` writes by :func:`new`."""
 WAY = "way/"
 ROUTES, ROUTINGS = get_args(Route), ("soft", "hard")
 REMEDY = "put the folder back from a copy, or make it again with `flow adapt`"
@@ -72,6 +75,22 @@ def check_new(folder: Path, option: str) -> None:
     check_text(option, str(folder))
     if os.path.lexists(folder):
         raise UserError(f"{option}={str(folder)!r} exists already and is left as it is; give another folder")
+    above = next((parent for parent in folder.absolute().parents if os.path.lexists(parent)), None)
+    if above is not None and not above.is_dir():
+        raise UserError(
+            f"{option}={str(folder)!r} leads through {str(above)!r}, which is a file and not a folder; give another folder"
+        )
+
+
+def check_outside(folder: Path, option: str, other: Path, what: str) -> None:
+    """Raise UserError where a folder that is to be made lies in another one, which stays as it is.
+
+    what: the other one, for the message.
+    """
+    if folder.resolve().is_relative_to(other.resolve()):
+        raise UserError(
+            f"{option}={str(folder)!r} lies in {what}, {str(other)!r}, which stays as it is; give a folder outside of it"
+        )
 
 
 @contextmanager
@@ -85,6 +104,7 @@ def new(folder: Path, option: str) -> Iterator[Path]:
     partial = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
+        _remove_unfinished(partial)
         partial.mkdir(mode=0o700)
         yield partial
         partial.rename(folder)
@@ -92,6 +112,25 @@ def new(folder: Path, option: str) -> Iterator[Path]:
         raise UserError(f"{option}={str(folder)!r} cannot be made ({error}); give a folder that you may write to") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_unfinished(partial: Path) -> None:
+    """Remove `partial` and the hidden folders beside it which processes left that were killed while they wrote them.
+
+    A folder of such a name goes where no process of this machine has its number, and it holds nothing but files that are
+    written there.
+    """
+    for path in partial.parent.glob(".*.tmp"):
+        process = files.UNFINISHED.fullmatch(path.name)
+        if process is None or path.is_symlink() or not path.is_dir():
+            continue
+        number = int(process[1])
+        if path != partial and (number == os.getpid() or files.is_alive(number)):
+            continue
+        with suppress(OSError):  # another call is faster, or it is another user's
+            names = [entry.name for entry in path.iterdir()]
+            if all(name in WRITTEN or files.UNFINISHED.fullmatch(name) for name in names):
+                shutil.rmtree(path)
 
 
 def tensors_of(personal: Personal, algorithm: str) -> tuple[Tensors, str]:

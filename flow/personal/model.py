@@ -22,6 +22,9 @@ from flow.training.batches import gather
 from flow.training.predict import predict as predict_all
 from flow.training.threads import one_thread
 
+MOST_ADDED = 10_000
+"""Tokens by which a text is gone on with."""
+
 
 class Token(NamedTuple):
     """A token of a text, or one that may follow it."""
@@ -112,11 +115,11 @@ class PersonalModel:
         Tokens without a text, such as the one of unknown words, are not taken.
 
         Raises:
-            UserError: the model classifies texts; tokens is below 1.
+            UserError: the model classifies texts; tokens is below 1, or above 10,000.
         """
         if self.classes:
             raise UserError(f"complete goes on with a text, and {self.folder} classifies texts; call predict")
-        check_number("tokens", tokens, 1)
+        check_number("tokens", tokens, 1, MOST_ADDED)
         _, stream, after = self.read(text)
         added, numbers = self.go_on(stream, after, tokens)
         return Completion(self.written(text, numbers), tuple(added))

@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from flow.data import DataOptions, Population, Sequences, Vocabulary, opened
+from flow.data import DataOptions, Population, Sequences, Vocabulary, opened, paths
 from flow.data import tokenizer as tokenizers
 from flow.data.by_client import ClientTexts, joined
 from flow.data.columns import ROLES, SHORT
 from flow.data.corpus import cut_flat, first_tokens, label_rows
-from flow.data.paths import check_file
 from flow.data.population import bucket
 from flow.data.readers.textfiles import texts_of_file
 from flow.data.registry import source_of
@@ -174,27 +173,32 @@ def _no_texts(name: str) -> NoTexts:
     )
 
 
-def read_file(path: Path, client: str | None, columns: Columns) -> ClientTexts:
+def read_file(path: Path, client: str | None, columns: Columns, option: str = "texts") -> ClientTexts:
     """The texts of one client of a file, in the order of time, the first four fifths to train on.
 
     Args:
         path: .txt, .jsonl or a table such as .csv. Of a .txt paragraphs are the texts, or its lines where it has no blank line.
         client: whose texts; None where the file has one client.
         columns: where the file has what.
+        option: by which the file was given, for messages.
 
     Raises:
         UserError: the file is missing or faulty, or it has several clients, or none of this id.
     """
+    with paths.given_by(option):
+        return _read_file(path, client, columns, f"{option}={str(path)!r}")
+
+
+def _read_file(path: Path, client: str | None, columns: Columns, where: str) -> ClientTexts:
     wanted = "a .txt, .jsonl or .csv file with the texts of a client"
-    check_file(path, "texts", wanted)
+    paths.check_file(path, "data", wanted)
     name = path.name.lower()
     if name.endswith(PLAIN):
         if given := [f"{column}={value!r}" for column, value in columns._asdict().items() if value is not None]:
-            raise UserError(f"{', '.join(given)}: texts={str(path)!r} has no columns; leave it out, or give a table")
-        texts = list(texts_of_file(path, f"texts={str(path)!r}"))
-        return joined(client or path.stem, [Part(client or path.stem, texts)], f"texts={str(path)!r}")
+            raise UserError(f"{', '.join(given)}: {where} has no columns; leave it out, or give a table")
+        return joined(client or path.stem, [Part(client or path.stem, list(texts_of_file(path, where)))], where)
     if not name.endswith((*TABLES, *LINES)):
-        raise UserError(f"texts={str(path)!r} must be {wanted}; give one whose name ends so")
+        raise UserError(f"{where} must be {wanted}; give one whose name ends so")
     own_columns = {column: value for column, value in columns._asdict().items() if value is not None}
     everyone = name.endswith(TABLES) and columns.client_column is None and not _names_clients(path)
     if everyone:
@@ -203,22 +207,20 @@ def read_file(path: Path, client: str | None, columns: Columns) -> ClientTexts:
     source = source_of(str(path))
     for column in own_columns:
         if column not in source.options:
-            raise UserError(
-                f"{column}={own_columns[column]!r}: texts={str(path)!r} has no columns; leave it out, or give a table"
-            )
+            raise UserError(f"{column}={own_columns[column]!r}: {where} has no columns; leave it out, or give a table")
     source.check(options)
     parts: dict[str, list[Part]] = {}
     for part in source.opened(options).parts():
         parts.setdefault(part.client, []).append(part)
     if everyone:
-        return joined(client or path.stem, [part for own in parts.values() for part in own], f"texts={str(path)!r}")
+        return joined(client or path.stem, [part for own in parts.values() for part in own], where)
     if client is None and len(parts) == 1:
         client = next(iter(parts))
     if client not in parts:
         some = ", ".join(map(repr, sorted(parts)[:5])) + (", ..." if len(parts) > 5 else "")
         which = "has several clients" if client is None else f"has no client {client!r}"
-        raise UserError(f"texts={str(path)!r} {which}, of {some}; say whose texts with client=ID (--client ID)")
-    return joined(client, parts[client], f"texts={str(path)!r}")
+        raise UserError(f"{where} {which}, of {some}; say whose texts with client=ID (--client ID)")
+    return joined(client, parts[client], where)
 
 
 def _names_clients(path: Path) -> bool:

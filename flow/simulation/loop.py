@@ -11,8 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tqdm import tqdm
-
 from flow.algorithms import code_of
 from flow.config import Config, code_of_model, files_again
 from flow.data import Client, Population
@@ -33,6 +31,7 @@ from flow.server import aggregators
 from flow.server.uploads import Received, Uploads, all_finite, collect, combine
 from flow.simulation import frames, summary, timing
 from flow.storage import files, run_folder, user_files
+from flow.terminal.progress import Progress
 from flow.training.fused import refusal
 from flow_kernels.training import finish
 
@@ -168,8 +167,8 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     folder = run.folder if ranks.first else None  # the others write nothing
     ranks.agree("a configuration, data or code", f"{run.digest} {_code(task)}")
     curve = choose_clients(task, config.evaluate_clients, "curve")
-    name = None if folder is None else str(folder)
-    bar = tqdm(desc=name, total=config.rounds, initial=len(metrics), unit="round", disable=not progress)
+    name = algorithm.name if folder is None else str(folder)
+    bar = Progress[None](what=name, unit="round", total=config.rounds, before=len(metrics), visible=progress)
     with Workers(task.model, task.workers) as workers, bar:
         for round in range(len(metrics) + 1, config.rounds + 1):
             ranks.where, started = f"round {round}", time.perf_counter()
@@ -195,7 +194,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
                 run_folder.append_metrics(folder, run.labelled(row))
             if run.folder is not None and (round % config.checkpoint_every == 0 or round == config.rounds):
                 run.save(round)
-            bar.set_postfix(summary.progress_fields(row))
+            bar.say(summary.progress_fields(row))
             bar.update()
         bar.close()
         ranks.where, started = "the final evaluation", time.perf_counter()
@@ -208,7 +207,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     report = None if folder is None else _write_report(folder)
     if progress:  # after everything is on disk: the streams may be full or closed
         print("\n".join(summary.final_lines(task, metrics, evaluation)))
-        tqdm.write(timing.timing_lines(about), file=sys.stderr)
+        print(timing.timing_lines(about), file=sys.stderr, flush=True)
     return Result(config, run.state, metrics, evaluation, run.folder, report, about)
 
 

@@ -244,11 +244,11 @@ def remove_unfinished(*folders: Path) -> None:
     for folder in folders:
         for path in unfinished(folder):
             process = UNFINISHED.fullmatch(path.name)
-            if process is not None and not _alive(int(process[1])):
+            if process is not None and not is_alive(int(process[1])):
                 path.unlink(missing_ok=True)
 
 
-def _alive(process: int) -> bool:
+def is_alive(process: int) -> bool:
     """Whether another process of this machine has this number."""
     if process == os.getpid():
         return False

@@ -45,6 +45,14 @@ def status() -> str:
     return _missing if _C is None else f"available ({_C.isa()})"
 
 
+def instruction_sets() -> dict[str, str]:
+    """Every instruction set, the slowest first: "in use", "available" or "not here"; empty where the extension is not built."""
+    if _C is None:
+        return {}
+    states = {name: "available" if _C.has_isa(name) else "not here" for name in ISAS}
+    return {**states, str(_C.isa()): "in use"}
+
+
 def refusal(dtype: torch.dtype, device: torch.device) -> str:
     if _C is None:
         return _missing

@@ -218,6 +218,17 @@ def test_a_gpu_that_is_not_there_is_refused(here: Path, capsys: pytest.CaptureFi
     assert sorted(p.name for p in here.iterdir()) == ["mine.jsonl.gz"]
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize("name", ["triton", "cuda"])
+def test_a_backend_that_cannot_run_here_is_refused_in_one_sentence(
+    name: str, here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    message = fails(["run", *MINE, *TINY, "--backend", name], capsys)
+    assert message.startswith(f"flow: backend='{name}' cannot run here: ")
+    assert message.endswith("; leave it out for the fastest that runs here\n") and len(message) < 300
+    assert "sizes" not in message and "embedding_dim" not in message
+
+
 def test_a_folder_that_may_not_be_written_to_is_named(
     here: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,14 +323,15 @@ def test_the_help_says_what_may_stand_beside_resume(capsys: pytest.CaptureFixtur
         main(["run", "--help"])
     output = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
     assert (
-        "--rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, and "
-        "--changed-file." in output
+        "--rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, "
+        "--changed-file, and --json." in output
     )
     assert "runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is taken." in output
 
 
 def test_every_command_has_a_usage_line_and_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
-    assert list(COMMANDS) == ["run", "report", "compare", "prepare", "data", "adapt", "predict", "export", "serve"]
+    names = ["run", "report", "compare", "prepare", "data", "adapt", "predict", "export", "serve", "doctor", "completion"]
+    assert list(COMMANDS) == names
     assert main(["--help"]) == 0
     output = capsys.readouterr().out
     for name, command in COMMANDS.items():
@@ -412,7 +424,7 @@ def test_a_request_to_end_leaves_a_run_that_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(run_folder, "append_metrics", asked)
         assert main(["run", "fedavg", *MINE, *TINY, "--folder", "asked"]) == 143
-    assert capsys.readouterr().err.endswith("\nflow: stopped; go on with `flow run --resume asked`\n")
+    assert capsys.readouterr().err == "flow: stopped; go on with `flow run --resume asked`\n"
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     monkeypatch.setattr(loop, "_write_report", lambda folder: None)
     assert main(["run", "--resume", "asked"]) == 0

@@ -80,7 +80,7 @@ def test_predict_in_a_pipe_and_in_a_terminal(
     completion = me.complete("the quick", 4)
     out = printed(["predict", "me", "the quick", "--complete", "4"], capsys).splitlines()
     assert out == [completion.text, " ".join(f"{token.text}:{token.local_weight:.2f}" for token in completion.tokens)]
-    monkeypatch.setattr(predict, "is_coloured", lambda: True)
+    monkeypatch.setattr(predict, "is_coloured", lambda stream: True)
     out = printed(["predict", "me", "the quick"], capsys).splitlines()
     escape = r"\x1b\[38;5;(\d+)m(.*?)\x1b\[0m"
     assert [word for _, word in re.findall(escape, out[0])] == ["the", "quick"]
@@ -102,7 +102,14 @@ def test_predict_scores_a_file(me: flow.PersonalModel, here: Path, capsys: pytes
         assert printed(["predict", "me", "--score", name], capsys) == expected
 
 
-def test_mistakes_end_with_code_2_and_one_sentence(me: flow.PersonalModel, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_end_with_code_2_and_one_sentence(
+    me: flow.PersonalModel,
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "bad.csv").write_bytes(b"client,text\na,fine\nb,f\0ine\n")
+    (here / "one.csv").write_text("text\na,b\n")
+    (here / "one.jsonl").write_text("text\n")
     for arguments, message in (
         (["predict", "me"], "text=None: there is nothing to go on with; write `flow predict me"),
         (["predict", "r", WORDS[0]], "folder='r' is no adapted folder, for it has no settings.json"),
@@ -115,9 +122,27 @@ def test_mistakes_end_with_code_2_and_one_sentence(me: flow.PersonalModel, capsy
         (["adapt", "r", "--client", "c3", "--out", "me"], "out='me' exists already and is left as it is"),
         (["adapt", "r", "--out", "new"], "name nobody; give texts of a new client"),
         (["adapt", "r", "--texts", "mine.jsonl.gz", "--out", "new"], "has several clients, of 'c0', 'c1'"),
+        (["predict", "me", "a", "--complete", "-3"], "complete must be a finite number from 0 to 10000, got -3"),
+        (["predict", "me", "a", "--complete", "10001"], "complete must be a finite number from 0 to 10000, got 10001"),
+        (["predict", "me", "--score", "bad.csv"], "score='bad.csv', line 3: a NUL character, as no text has; remove it"),
+        (["predict", "me", "--score", "one.csv"], "score='one.csv', line 2: 2 values where the first line names 1 columns"),
+        (["adapt", "r", "--texts", "one.csv", "--out", "new"], "texts='one.csv', line 2: 2 values where the first line"),
+        (["adapt", "r", "--texts", "one.jsonl", "--out", "new"], "texts='one.jsonl', line 1: this is plain text"),
+        (["adapt", "r", "--texts", "none.csv", "--out", "new"], "texts='none.csv': there is no such file"),
+        (["adapt", "nowhere", "--texts", "none.csv", "--out", "me"], "run='nowhere': there is no such folder; give that of"),
+        (["adapt", "me", "--texts", "none.csv", "--out", "me"], "me: not the folder of a run"),
+        (["adapt", "r", "--client", "c3", "--out", "r/new"], "out='r/new' lies in the run's own folder, 'r', which stays"),
+        (["adapt", "r", "--client", "c3", "--out", "one.csv/new"], "out='one.csv/new' leads through"),
+        (["export", "me", "--format", "onnx", "--out", "one.csv/new"], "which is a file and not a folder; give another folder"),
+        (
+            ["export", "me", "--format", "torch", "--out", "me/new"],
+            "out='me/new' lies in the adapted folder, 'me', which stays",
+        ),
+        (["run", "--data", "bad.csv"], "bad.csv', line 3: a NUL character, as no text has"),
     ):
         err = printed(arguments, capsys, 2)
-        assert message in err and err.count("\n") == 1 and err.startswith("flow: ")
+        *guesses, error = err.splitlines()  # of the columns of a table
+        assert message in error and error.startswith("flow: ") and all("columns by their names" in line for line in guesses)
 
 
 def test_a_text_that_looks_like_a_file_of_code_is_a_text(me: flow.PersonalModel, capsys: pytest.CaptureFixture[str]) -> None:
@@ -188,3 +213,14 @@ def test_code_of_ones_own_is_named_again(here: Path, capsys: pytest.CaptureFixtu
     err = printed([*adapt, "--out", "other"], capsys, 2)
     assert "put the recorded file back, or go on with the changed one by --changed-file" in err
     assert "mine for c3" in printed([*adapt, "--out", "other", "--changed-file"], capsys)
+
+
+def test_a_guess_of_columns_names_the_option_of_the_file(
+    me: flow.PersonalModel,
+    here: Path,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (here / "other.csv").write_text("time,text\n1,the fox\n2,a dog\n")
+    capsys.readouterr()
+    assert main(["predict", "me", "--score", "other.csv"]) == 0
+    assert "flow: score='other.csv': columns by their names, text: 'text', time: 'time'" in capsys.readouterr().err

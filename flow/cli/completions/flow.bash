@@ -1,0 +1,151 @@
+# Completion of flow in bash. Written by scripts/write_completions.py; do not change it by hand.
+_flow() {
+  local IFS=$'\n'
+  local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" command="${COMP_WORDS[1]}"
+  local algorithm="${COMP_WORDS[2]}" options="" words="" kind=""
+  COMPREPLY=()
+  if [ "$current" = "=" ]; then  # --option=value comes in three words
+    current=""
+  elif [ "$before" = "=" ]; then
+    before="${COMP_WORDS[COMP_CWORD-2]}"
+  fi
+  if [ "$COMP_CWORD" -eq 1 ]; then
+    COMPREPLY=($(compgen -W "run${IFS}report${IFS}compare${IFS}prepare${IFS}data${IFS}adapt${IFS}predict${IFS}export${IFS}serve${IFS}doctor${IFS}completion" -- "$current"))
+    return
+  fi
+  case "$command:$before" in
+    adapt:--client|adapt:--client-column|adapt:--head|adapt:--label-column|adapt:--text-column|adapt:--time-column|compare:--authors|compare:--batch-size|compare:--beta1|compare:--beta2|compare:--bucket-size|compare:--byzantine|compare:--checkpoint-every|compare:--chunk|compare:--client-column|compare:--client-memory|compare:--clients|compare:--clip|compare:--clip-radius|compare:--clip-steps|compare:--cohort|compare:--data-seed|compare:--dropout|compare:--embedding-dim|compare:--epochs|compare:--evaluate-clients|compare:--evaluate-every|compare:--final-clients|compare:--group-column|compare:--head|compare:--hidden-size|compare:--label-column|compare:--lr|compare:--max-clients|compare:--min-texts|compare:--num-layers|compare:--oov-buckets|compare:--projection-dim|compare:--protocol|compare:--rounds|compare:--seed|compare:--seeds|compare:--sequence-length|compare:--sequences|compare:--server-lr|compare:--stragglers|compare:--tau|compare:--text-column|compare:--threads|compare:--time-column|compare:--trials|compare:--tune-rounds|compare:--validation-share|compare:--vocabulary-size|compare:--weiszfeld-smoothing|compare:--weiszfeld-steps|data:--authors|data:--client-column|data:--clients|data:--data-seed|data:--group-column|data:--label-column|data:--max-clients|data:--oov-buckets|data:--protocol|data:--sample|data:--sequence-length|data:--sequences|data:--text-column|data:--time-column|data:--vocabulary-size|export:--head|predict:--client|predict:--client-column|predict:--complete|predict:--head|predict:--label-column|predict:--text-column|predict:--time-column|predict:--top|prepare:--authors|prepare:--client-column|prepare:--clients|prepare:--data-seed|prepare:--group-column|prepare:--label-column|prepare:--max-clients|prepare:--oov-buckets|prepare:--protocol|prepare:--sequence-length|prepare:--sequences|prepare:--text-column|prepare:--time-column|prepare:--vocabulary-size|run:--adapt-epochs|run:--adapt-lr|run:--alpha|run:--authors|run:--batch-size|run:--beta1|run:--beta2|run:--bucket-size|run:--byzantine|run:--capacity|run:--checkpoint-every|run:--chunk|run:--client-column|run:--client-memory|run:--clients|run:--clip|run:--clip-radius|run:--clip-steps|run:--clusters|run:--cohort|run:--data-seed|run:--delay|run:--dropout|run:--embedding-dim|run:--epochs|run:--epsilon|run:--epsilon-decay|run:--evaluate-clients|run:--evaluate-every|run:--final-clients|run:--gamma|run:--gate-lr|run:--group-column|run:--head|run:--head-epochs|run:--hidden-size|run:--hyper-clip|run:--hyper-decay|run:--hyper-layers|run:--hyper-lr|run:--hyper-momentum|run:--hyper-width|run:--inner-lr|run:--label-column|run:--lam|run:--local-share|run:--local-weight|run:--lr|run:--max-clients|run:--memory-tokens|run:--min-texts|run:--models|run:--momentum|run:--mu|run:--neighbours|run:--new-exchanges|run:--num-layers|run:--oov-buckets|run:--pairs|run:--personal-epochs|run:--personal-lr|run:--pretrain-rounds|run:--private-epochs|run:--private-lr|run:--projection-dim|run:--protocol|run:--random-rounds|run:--recon-epochs|run:--recon-lr|run:--rounds|run:--router-epochs|run:--router-every|run:--router-lr|run:--router-share|run:--scale|run:--seed|run:--sequence-length|run:--sequences|run:--server-lr|run:--shared-lr|run:--steps|run:--stragglers|run:--strategy-epochs|run:--strategy-lr|run:--tau|run:--temperature|run:--temperature-decay|run:--text-column|run:--threads|run:--time-column|run:--validation-share|run:--vector-lr|run:--vector-scale|run:--vector-size|run:--vocabulary-size|run:--weighing-share|run:--weight-decay|run:--weiszfeld-smoothing|run:--weiszfeld-steps|serve:--head|serve:--port) words="" kind="" ;;
+    adapt:--model|adapt:--texts|compare:--model|compare:--settings|export:--algorithm|export:--model|predict:--algorithm|predict:--model|predict:--score|run:--model|serve:--algorithm|serve:--model) words="" kind="FILE" ;;
+    adapt:--metric|compare:--metric|run:--metric) words="accuracy${IFS}loss${IFS}perplexity${IFS}top3${IFS}f1" kind="FILE" ;;
+    adapt:--data|compare:--data|data:--data|prepare:--data|run:--data) words="shakespeare${IFS}synthetic" kind="FILE" ;;
+    compare:--tokenizer|data:--tokenizer|prepare:--tokenizer|run:--tokenizer) words="words${IFS}characters" kind="FILE" ;;
+    adapt:--out|compare:--folder|compare:--resume|data:--folder|export:--out|run:--folder|run:--resume) words="" kind="FOLDER" ;;
+    compare:--tune-by) words="accuracy${IFS}loss${IFS}perplexity${IFS}top3${IFS}f1" kind="" ;;
+    compare:--server|run:--server) words="adagrad${IFS}adam${IFS}average${IFS}yogi" kind="" ;;
+    run:--strategy) words="adaptive${IFS}body${IFS}embedding${IFS}gru${IFS}head" kind="" ;;
+    run:--tuned-part) words="all${IFS}body${IFS}head" kind="" ;;
+    run:--generated) words="all${IFS}gru" kind="" ;;
+    compare:--backend|run:--backend) words="auto${IFS}reference${IFS}cpu${IFS}triton${IFS}cuda" kind="" ;;
+    run:--new-head) words="average${IFS}initial" kind="" ;;
+    compare:--dtype|run:--dtype) words="bfloat16${IFS}float32${IFS}float64" kind="" ;;
+    run:--private) words="body${IFS}embedding${IFS}gru${IFS}head" kind="" ;;
+    run:--gate) words="both${IFS}cell${IFS}constant${IFS}local${IFS}output${IFS}None" kind="" ;;
+    compare:--aggregator|run:--aggregator) words="centered_clipping${IFS}geometric_median${IFS}krum${IFS}mean${IFS}median${IFS}trimmed_mean" kind="" ;;
+    run:--ablation) words="client${IFS}instance${IFS}none" kind="" ;;
+    compare:--device|run:--device) words="cpu${IFS}cuda" kind="" ;;
+    run:--variant) words="decoupled${IFS}neurips${IFS}workshop" kind="" ;;
+    compare:--late|run:--late) words="drop${IFS}partial" kind="" ;;
+    compare:--against) words="flow${IFS}local${IFS}fedavg${IFS}fedavgft${IFS}fedprox${IFS}ditto${IFS}apfl${IFS}privategate${IFS}lgfedavg${IFS}fedper${IFS}fedrep${IFS}fedsim${IFS}fedalt${IFS}partialfed${IFS}fedbabu${IFS}perfedavg${IFS}fedrecon${IFS}dynamic_routing${IFS}ffgg${IFS}fedfomo${IFS}pfedhn${IFS}pfedhnpc${IFS}hypcluster${IFS}knnper${IFS}ngram${IFS}fedyogi${IFS}fedadam${IFS}fedadagrad" kind="" ;;
+    run:--start) words="initial${IFS}kept" kind="" ;;
+    run:--new-private) words="initial${IFS}received" kind="" ;;
+    run:--distance) words="l1${IFS}l2" kind="" ;;
+    run:--through) words="local${IFS}mixture" kind="" ;;
+    run:--server-steps) words="one by one${IFS}together" kind="" ;;
+    export:--format) words="onnx${IFS}torch" kind="" ;;
+    compare:--split|run:--split) words="random${IFS}time" kind="" ;;
+    compare:--preset|run:--preset) words="reddit${IFS}shakespeare${IFS}stackoverflow${IFS}None" kind="" ;;
+    *)
+      case "$command" in
+        run)
+          options="--help${IFS}--rounds${IFS}--cohort${IFS}--validation-share${IFS}--seed${IFS}--evaluate-every${IFS}--evaluate-clients${IFS}--final-clients${IFS}--dropout${IFS}--stragglers${IFS}--split${IFS}--late${IFS}--metric${IFS}--min-texts${IFS}--checkpoint-every${IFS}--chunk${IFS}--client-memory${IFS}--threads${IFS}--model${IFS}--head${IFS}--json${IFS}--preset${IFS}--folder${IFS}--resume${IFS}--changed-file${IFS}--lr${IFS}--batch-size${IFS}--clip${IFS}--data${IFS}--sequence-length${IFS}--vocabulary-size${IFS}--oov-buckets${IFS}--max-clients${IFS}--tokenizer${IFS}--clients${IFS}--sequences${IFS}--data-seed${IFS}--client-column${IFS}--text-column${IFS}--time-column${IFS}--group-column${IFS}--label-column${IFS}--protocol${IFS}--authors${IFS}--embedding-dim${IFS}--hidden-size${IFS}--num-layers${IFS}--projection-dim${IFS}--dtype${IFS}--device${IFS}--backend${IFS}--server${IFS}--server-lr${IFS}--beta1${IFS}--beta2${IFS}--tau${IFS}--aggregator${IFS}--bucket-size${IFS}--byzantine${IFS}--clip-radius${IFS}--clip-steps${IFS}--weiszfeld-steps${IFS}--weiszfeld-smoothing"
+          case "$algorithm" in
+            flow) options="$options${IFS}--variant${IFS}--personal-lr${IFS}--epochs${IFS}--personal-epochs${IFS}--momentum${IFS}--weight-decay${IFS}--gamma${IFS}--temperature${IFS}--local-share${IFS}--ablation${IFS}--router-lr${IFS}--router-epochs${IFS}--router-every${IFS}--router-share${IFS}--gate${IFS}--local-weight${IFS}--memory${IFS}--no-memory${IFS}--memory-tokens${IFS}--adapt-epochs${IFS}--adapt-lr${IFS}--through" ;;
+            local) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-epochs" ;;
+            fedavg) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay" ;;
+            fedavgft) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs" ;;
+            fedprox) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--mu" ;;
+            ditto) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--lam" ;;
+            apfl) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--alpha${IFS}--adaptive${IFS}--no-adaptive" ;;
+            privategate) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--gate-lr${IFS}--new-private" ;;
+            lgfedavg) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--pretrain-rounds" ;;
+            fedper) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--new-head" ;;
+            fedrep) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--head-epochs${IFS}--personal-epochs${IFS}--personal-lr${IFS}--new-head" ;;
+            fedsim) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--pretrain-rounds${IFS}--private" ;;
+            fedalt) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--pretrain-rounds${IFS}--private${IFS}--private-lr${IFS}--private-epochs" ;;
+            partialfed) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--strategy${IFS}--strategy-lr${IFS}--strategy-epochs${IFS}--temperature${IFS}--temperature-decay" ;;
+            fedbabu) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--tuned-part" ;;
+            perfedavg) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--inner-lr" ;;
+            fedrecon) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--recon-epochs${IFS}--recon-lr" ;;
+            dynamic_routing) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--temperature${IFS}--routed-head${IFS}--no-routed-head" ;;
+            ffgg) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--private${IFS}--start${IFS}--personal-epochs${IFS}--shared-lr${IFS}--pairs${IFS}--asynchronous${IFS}--no-asynchronous${IFS}--delay" ;;
+            fedfomo) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--models${IFS}--epsilon${IFS}--epsilon-decay${IFS}--weighing-share${IFS}--distance${IFS}--mean-candidate${IFS}--no-mean-candidate" ;;
+            pfedhn) options="$options${IFS}--steps${IFS}--generated${IFS}--hyper-lr${IFS}--vector-lr${IFS}--hyper-momentum${IFS}--hyper-decay${IFS}--server-steps${IFS}--hyper-clip${IFS}--vector-size${IFS}--vector-scale${IFS}--hyper-width${IFS}--hyper-layers${IFS}--new-exchanges${IFS}--personal-epochs${IFS}--personal-lr" ;;
+            pfedhnpc) options="$options${IFS}--steps${IFS}--generated${IFS}--hyper-lr${IFS}--vector-lr${IFS}--hyper-momentum${IFS}--hyper-decay${IFS}--server-steps${IFS}--hyper-clip${IFS}--vector-size${IFS}--vector-scale${IFS}--hyper-width${IFS}--hyper-layers${IFS}--new-exchanges${IFS}--personal-epochs${IFS}--personal-lr" ;;
+            hypcluster) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--personal-lr${IFS}--personal-epochs${IFS}--clusters${IFS}--random-rounds" ;;
+            knnper) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--neighbours${IFS}--lam${IFS}--scale${IFS}--capacity" ;;
+            ngram) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay${IFS}--lam${IFS}--memory-tokens" ;;
+            fedyogi) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay" ;;
+            fedadam) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay" ;;
+            fedadagrad) options="$options${IFS}--epochs${IFS}--momentum${IFS}--weight-decay" ;;
+            *) options="$options${IFS}--variant${IFS}--personal-lr${IFS}--epochs${IFS}--personal-epochs${IFS}--momentum${IFS}--weight-decay${IFS}--gamma${IFS}--temperature${IFS}--local-share${IFS}--ablation${IFS}--router-lr${IFS}--router-epochs${IFS}--router-every${IFS}--router-share${IFS}--gate${IFS}--local-weight${IFS}--memory${IFS}--no-memory${IFS}--memory-tokens${IFS}--adapt-epochs${IFS}--adapt-lr${IFS}--through" ;;
+          esac
+          words="flow${IFS}local${IFS}fedavg${IFS}fedavgft${IFS}fedprox${IFS}ditto${IFS}apfl${IFS}privategate${IFS}lgfedavg${IFS}fedper${IFS}fedrep${IFS}fedsim${IFS}fedalt${IFS}partialfed${IFS}fedbabu${IFS}perfedavg${IFS}fedrecon${IFS}dynamic_routing${IFS}ffgg${IFS}fedfomo${IFS}pfedhn${IFS}pfedhnpc${IFS}hypcluster${IFS}knnper${IFS}ngram${IFS}fedyogi${IFS}fedadam${IFS}fedadagrad" kind=""
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        report)
+          options="--help${IFS}--json"
+          words="" kind="FOLDER"
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        compare)
+          options="--help${IFS}--rounds${IFS}--cohort${IFS}--validation-share${IFS}--seed${IFS}--evaluate-every${IFS}--evaluate-clients${IFS}--final-clients${IFS}--dropout${IFS}--stragglers${IFS}--split${IFS}--late${IFS}--metric${IFS}--min-texts${IFS}--checkpoint-every${IFS}--chunk${IFS}--client-memory${IFS}--threads${IFS}--model${IFS}--head${IFS}--json${IFS}--preset${IFS}--list${IFS}--seeds${IFS}--settings${IFS}--tune${IFS}--trials${IFS}--tune-rounds${IFS}--tune-by${IFS}--against${IFS}--folder${IFS}--resume${IFS}--changed-file${IFS}--lr${IFS}--epochs${IFS}--batch-size${IFS}--clip${IFS}--data${IFS}--sequence-length${IFS}--vocabulary-size${IFS}--oov-buckets${IFS}--max-clients${IFS}--tokenizer${IFS}--clients${IFS}--sequences${IFS}--data-seed${IFS}--client-column${IFS}--text-column${IFS}--time-column${IFS}--group-column${IFS}--label-column${IFS}--protocol${IFS}--authors${IFS}--embedding-dim${IFS}--hidden-size${IFS}--num-layers${IFS}--projection-dim${IFS}--dtype${IFS}--device${IFS}--backend${IFS}--server${IFS}--server-lr${IFS}--beta1${IFS}--beta2${IFS}--tau${IFS}--aggregator${IFS}--bucket-size${IFS}--byzantine${IFS}--clip-radius${IFS}--clip-steps${IFS}--weiszfeld-steps${IFS}--weiszfeld-smoothing"
+          words="flow${IFS}local${IFS}fedavg${IFS}fedavgft${IFS}fedprox${IFS}ditto${IFS}apfl${IFS}privategate${IFS}lgfedavg${IFS}fedper${IFS}fedrep${IFS}fedsim${IFS}fedalt${IFS}partialfed${IFS}fedbabu${IFS}perfedavg${IFS}fedrecon${IFS}dynamic_routing${IFS}ffgg${IFS}fedfomo${IFS}pfedhn${IFS}pfedhnpc${IFS}hypcluster${IFS}knnper${IFS}ngram${IFS}fedyogi${IFS}fedadam${IFS}fedadagrad" kind=""
+          ;;
+        prepare)
+          options="--help${IFS}--data${IFS}--sequence-length${IFS}--vocabulary-size${IFS}--oov-buckets${IFS}--max-clients${IFS}--tokenizer${IFS}--clients${IFS}--sequences${IFS}--data-seed${IFS}--client-column${IFS}--text-column${IFS}--time-column${IFS}--group-column${IFS}--label-column${IFS}--protocol${IFS}--authors${IFS}--json"
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        data)
+          options="--help${IFS}--data${IFS}--sequence-length${IFS}--vocabulary-size${IFS}--oov-buckets${IFS}--max-clients${IFS}--tokenizer${IFS}--clients${IFS}--sequences${IFS}--data-seed${IFS}--client-column${IFS}--text-column${IFS}--time-column${IFS}--group-column${IFS}--label-column${IFS}--protocol${IFS}--authors${IFS}--json${IFS}--sample${IFS}--folder"
+          words="shakespeare${IFS}synthetic" kind="FILE"
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        adapt)
+          options="--help${IFS}--model${IFS}--head${IFS}--json${IFS}--out${IFS}--texts${IFS}--client${IFS}--client-column${IFS}--text-column${IFS}--time-column${IFS}--label-column${IFS}--data${IFS}--metric${IFS}--changed-file"
+          words="" kind="FOLDER"
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        predict)
+          options="--help${IFS}--model${IFS}--head${IFS}--algorithm${IFS}--json${IFS}--top${IFS}--complete${IFS}--score${IFS}--client${IFS}--client-column${IFS}--text-column${IFS}--time-column${IFS}--label-column"
+          words="" kind="FOLDER"
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        export)
+          options="--help${IFS}--model${IFS}--head${IFS}--algorithm${IFS}--json${IFS}--out${IFS}--format"
+          words="" kind="FOLDER"
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        serve)
+          options="--help${IFS}--model${IFS}--head${IFS}--algorithm${IFS}--port"
+          words="" kind="FOLDER"
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        doctor)
+          options="--help${IFS}--json${IFS}--benchmark${IFS}--no-benchmark"
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+        completion)
+          options="--help"
+          words="bash${IFS}zsh${IFS}fish" kind=""
+          [ "$COMP_CWORD" -eq 2 ] || words="" kind=""
+          ;;
+      esac
+      [ -n "$words$kind" ] || words="$options"
+      case "$current" in
+        -*) words="$options" kind="" ;;
+      esac
+      ;;
+  esac
+  COMPREPLY=($(compgen -W "$words" -- "$current"))
+  case "$kind" in
+    FILE)
+      compopt -o filenames 2>/dev/null
+      COMPREPLY+=($(compgen -f -- "$current"))
+      ;;
+    FOLDER)
+      compopt -o filenames 2>/dev/null
+      COMPREPLY+=($(compgen -d -- "$current"))
+      ;;
+  esac
+}
+complete -F _flow flow
