@@ -122,7 +122,9 @@ def test_what_local_training_costs_is_explained_on_paper() -> None:
     update = flow_kernels.explain(**sizes, vocabulary_size=10_004, projection_size=96, dtype=torch.bfloat16)
     whole = UpdateSizes(10, 16, 20, 96, 670, 10_004, 96)
     assert explain_update(whole) in update.cost and update.cost in str(update) and "A run" not in update.cost
-    run = flow_kernels.explain(**sizes, vocabulary_size=10_004, projection_size=96, sequences=400, rounds=2_000)
+    run = flow_kernels.explain(
+        **sizes, vocabulary_size=10_004, projection_size=96, sequences=400, rounds=2_000, dtype=torch.bfloat16
+    )
     assert explain_run(whole, rounds=2_000, sequences=400) in run.cost
     assert "updates 75 of the global weights, 114 of the local expert, 7 of the routers" in run.cost
 
