@@ -9,6 +9,8 @@ from typing import NamedTuple
 import torch
 
 from flow_kernels.backends import NAMES, load, refusal
+from flow_kernels.backends.gpu import products
+from flow_kernels.backends.gpu.triton.tiles import kind_of
 from flow_kernels.tracing import constant_when_compiled
 
 Refusal = Callable[[str, torch.dtype, torch.device], str]
@@ -23,9 +25,12 @@ class Plan(NamedTuple):
     backend: str
     reason: str
     details: str = ""
+    cost: str = ""
+    """What an update of local training, and a run, take on a GPU on paper; empty where nobody asked."""
 
     def __str__(self) -> str:
-        return f"{self.backend} ({self.reason})" + (f": {self.details}" if self.details else "")
+        chosen = f"{self.backend} ({self.reason})" + (f": {self.details}" if self.details else "")
+        return chosen + (f"\n\n{self.cost}" if self.cost else "")
 
 
 def name(dtype: torch.dtype, device: torch.device, backend: str, hidden: int) -> str:
@@ -119,26 +124,48 @@ def explain(
     device: torch.device | str = "cpu",
     capability: tuple[int, int] | None = None,
     backend: str = "auto",
+    vocabulary_size: int | None = None,
+    projection_size: int | None = None,
+    sequences: int | None = None,
+    rounds: int | None = None,
 ) -> Plan:
     """Which backend and plan a problem gets, and why; print it.
+
+    With a vocabulary it also says what an update of local training of these clients costs on a GPU, and with sequences and
+    rounds, how long a run of Flow's default variant takes there. That is a model on paper, of an H200; nothing was measured.
 
     Args:
         batch_size, seq_len, input_size, hidden_size, num_clients: B, T, I, H and K of docs/cell.md, each at least 1.
         dtype, device: of the input.
         capability: the compute capability of a CUDA device, such as (9, 0); None: the device is asked.
         backend: as for :func:`flow_kernels.routed_gru`.
+        vocabulary_size, projection_size: of a language model's head, and of a linear layer before it, if there is one.
+        sequences: of every client, in each of the rounds.
+        rounds: of the run.
 
     Raises:
-        RuntimeError, ValueError: as the call itself would.
+        RuntimeError, ValueError: as the call itself would; sizes of a model or a run that have no vocabulary.
     """
-    sizes = {"num_clients": num_clients, "batch_size": batch_size, "seq_len": seq_len, "input_size": input_size}
-    for name, size in (sizes | {"hidden_size": hidden_size}).items():
-        if size < 1:
+    optional = {
+        "vocabulary_size": vocabulary_size,
+        "projection_size": projection_size,
+        "sequences": sequences,
+        "rounds": rounds,
+    }
+    for name, given in optional.items():
+        if given is not None and vocabulary_size is None:
+            raise ValueError(f"{name}={given} is of a language model, which has a vocabulary; give vocabulary_size too")
+    if (sequences is None) != (rounds is None):
+        raise ValueError(f"sequences={sequences} and rounds={rounds} describe a run together; give both or neither")
+    sizes: dict[str, int | None] = {"num_clients": num_clients, "batch_size": batch_size, "seq_len": seq_len}
+    sizes |= {"input_size": input_size, "hidden_size": hidden_size, **optional}
+    for name, size in sizes.items():
+        if size is not None and size < 1:
             raise ValueError(f"{name} must be at least 1, got {size}")
     device = torch.device(device)
     if capability is None and device.type == "cuda":
         capability = capability_of(device)
-    return choose_plan(
+    chosen = choose_plan(
         clients=num_clients,
         batch=batch_size,
         steps=seq_len,
@@ -149,3 +176,15 @@ def explain(
         capability=capability,
         backend=backend,
     )
+    if vocabulary_size is None:
+        return chosen
+    from flow_kernels.training.plan import UpdateSizes, explain_run, explain_update
+
+    update = UpdateSizes(
+        num_clients, batch_size, seq_len, input_size, hidden_size, vocabulary_size, projection_size,
+        products=kind_of(dtype, products.tf32()),
+    )  # fmt: skip
+    cost = f"An update on an H200, on paper:\n{explain_update(update)}"
+    if rounds is not None and sequences is not None:
+        cost += f"\n\nA run of Flow, on paper:\n{explain_run(update, rounds=rounds, sequences=sequences)}"
+    return chosen._replace(cost=cost)

@@ -34,6 +34,9 @@ def stages(device: str) -> list[list[Step]]:
     def measure(group: str) -> tuple[str, ...]:
         return module("measure", group, "{part}", "{seconds}")
 
+    products = module("grouped", "{part}", "{seconds}")
+    if no_gpu:  # Triton in its interpreter, and one thread, as the products are tiny
+        products = ("env", "TRITON_INTERPRET=1", "OMP_NUM_THREADS=1", *products)
     built = no_gpu and "a stand-in runs what is built"
     return [
         [Step("build", "the extensions, in place", module("build"), 110, 60, built, always=True)],
@@ -44,7 +47,8 @@ def stages(device: str) -> list[list[Step]]:
         [Step("alone", "the goals' one client", measure("alone"), 55, 30)],
         [Step("cohort", "the goals' 32 clients", measure("cohort"), 125, 40)],
         [Step("small", "small cases through every GPU backend", module("small", str(cores)), 30, 30)],
-        [Step("triton tests", "the Triton kernels against the reference", checks("not cuda"), 120, 40)],
+        [Step("triton tests", "the Triton kernels against the reference", checks("not cuda"), 100, 40)],
+        [Step("products", "products of many clients by cuBLAS and by Triton", products, 40, 20)],
         [Step("federated", "flow.simulate here, on the CPU, and PyTorch", module("federated", "{part}", "{seconds}"), 70, 30)],
         [
             Step("memcheck", "the small cases: memory", sanitizer("memcheck"), 85, 40, no_gpu),
@@ -54,7 +58,7 @@ def stages(device: str) -> list[list[Step]]:
                 no_gpu and "make test runs it",
             ),
         ],
-        [Step("sweep", "K, H, B and dtype", measure("sweep"), 60, 20)],
+        [Step("sweep", "K, H, B and dtype", measure("sweep"), 40, 20)],
     ]  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -39,6 +40,7 @@ def markdown(report: Row) -> str:
     section("Sweep", sweep(report.get("sweep", {})))
     section("Tests", tests(report))
     section("Clusters that run at once", clusters(report.get("backends")))
+    section("Products of many clients", products(report.get("products")))
     section("Federated: client-sequences a second", federated(report.get("federated")))
     section("Probes", probes(report.get("probes")))
     section("Steps", table(["step", "seconds", "ended"], [[s["step"], s["seconds"], s["status"]] for s in report["steps"]]))
@@ -188,6 +190,23 @@ def federated(part: Row | None) -> list[str]:
     ]
     plans = [f"- {a}, {n}: {way['plan']}" for a, ways in part["algorithms"].items() for n, way in ways.items() if "plan" in way]
     return [*table(["", *names], lines), "", *plans, *(f"- {why}" for why in part["failed"])]
+
+
+def products(part: Row | None) -> list[str]:
+    """By line of the table: how many times faster cuBLAS is than Triton, the geometric mean, and what ought to decide."""
+    if part is None:
+        return []
+    lines = []
+    for shape, kind, way in part.get("table", []):
+        own = [row["us"] for row in part["rows"] if (row["shape"], row["kind"]) == (shape, kind)]
+        ratio = math.exp(sum(math.log(us["triton"] / us["cublas"]) for us in own) / len(own))
+        lines.append([shape, kind, len(own), f"{ratio:.2f}", way])
+    note = ["", f"{len(part['rows'])} of {part['products']} products were measured."]
+    return (
+        table(["shape", "operands", "products", "Triton's time over that of cuBLAS", "to be taken"], lines)
+        + note
+        + [f"- {why}" for why in part["failed"]]
+    )
 
 
 def probes(part: Row | None) -> list[str]:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from flow.algorithms.interface import Algorithm, Tunable, needing
 from flow.algorithms.shared import gate
-from flow.algorithms.shared.gate import Expert, Experts, Gated, remembered
+from flow.algorithms.shared.experts import Expert, Experts, Memories
+from flow.algorithms.shared.gate import Gated
 from flow.checks import check_number
 from flow.model.interface import Model
 from flow.model.parameters import Tensors
@@ -43,7 +44,7 @@ def local(options: NGramOptions, model: Model, visit: Visit) -> Upload:
 
 def personalize(options: NGramOptions, model: Model, visit: Visit) -> Personal:
     """Count the n-grams of all training texts; a client predicts with (1 - lam) p_model + lam p_ngram."""
-    memories = remembered(visit.data, model.vocabulary_size, options.memory_tokens)
+    memories = Memories(visit.data, model.vocabulary_size, options.memory_tokens)
     experts = Experts(model, (Expert(visit.received, "global"),), memories, True, tuple(visit.data.sizes()))
     shares = gate.constant((1 - options.lam, options.lam), len(memories), next(iter(visit.received.values())))
     return Personal(visit.received, "global", answering=Gated(shares, experts))

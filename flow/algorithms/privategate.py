@@ -17,8 +17,9 @@ from torch import Tensor
 
 from flow.algorithms.interface import Algorithm, Scope, Tunable, needing
 from flow.algorithms.shared import finetuning
+from flow.algorithms.shared.experts import Expert, Experts, Listener, Views, hardened
 from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, personal
-from flow.algorithms.shared.gate import Expert, Experts, Listener, Views, blending, hardened
+from flow.algorithms.shared.gate import blending
 from flow.model.flops import per_token
 from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors, copy, initial, stack, tagged, untagged

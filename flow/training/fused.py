@@ -8,7 +8,7 @@ to batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from flow.model.interface import Model
 from flow.model.language_model import LanguageModel, embed, mean_routing, mixed_linear
+from flow.model.language_model import linear as linear_of_all
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch
 from flow.training.threads import aligned, linear, one_thread
@@ -40,6 +41,8 @@ HEAD = (
 )  # fmt: skip
 ROUTER = WEIGHT, BIAS = "head.router_weight", "head.router_bias"
 EMBEDDING = "embedding.weight"
+AT_ONCE = 1 << 27
+"""Numbers that :func:`pieces` allows for."""
 
 
 def refusal(model: Model, parameters: Tensors) -> str:
@@ -48,6 +51,19 @@ def refusal(model: Model, parameters: Tensors) -> str:
         return "the model is a module of the user's own"
     first = next(iter(parameters.values()))
     return kernels_refusal(first.dtype, first.device, model.backend, model.mixed_precision, model.gru.hidden_size)
+
+
+def pieces(clients: int, numbers: int) -> Iterator[slice]:
+    """The clients in groups, by how many numbers of one are held in between; a group has at least one."""
+    size = max(1, AT_ONCE // max(numbers, 1))
+    return (slice(first, min(first + size, clients)) for first in range(0, clients, size))
+
+
+def by_gpu(model: Model, parameters: Tensors) -> bool:
+    """Whether a GPU's kernels compute these parameters' gradients."""
+    if not isinstance(model, LanguageModel) or refusal(model, parameters):
+        return False
+    return on_gpu(next(iter(parameters.values())), model.backend)
 
 
 class Memory:
@@ -239,6 +255,17 @@ class Fused:
                 aligned(head.local_weight[client])[None],
                 head.local_bias[client][None],
             ).squeeze(0)
+
+    def scores(self, p: Tensors, states: HeadInput, clients: slice) -> Tensor:
+        """[k, B * T, V]: the scores of some clients at all positions; those that count for nothing have any finite ones."""
+        head = Head(*(None if weight is None else weight[clients] for weight in self._weights_of_head(p)))  # type: ignore[arg-type]
+        features = states.y[clients].flatten(1, 2)
+        if head.projection_weight is not None and head.projection_bias is not None:
+            features = linear_of_all(features, head.projection_weight, head.projection_bias)
+        if states.head_q is None or head.local_weight is None or head.local_bias is None:
+            return linear_of_all(features, head.weight, head.bias)
+        q = states.head_q[clients].flatten(1, 2)
+        return mixed_linear(features, q, head.weight, head.bias, head.local_weight, head.local_bias)
 
     def _below_head(self, p: Tensors, batch: Batch, targets: Tensor, routing: str) -> tuple[list[States], Tensor | None]:
         """The states of every layer of the GRU, and the routing [k, B * T, 2] of a routed head."""

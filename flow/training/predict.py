@@ -14,9 +14,9 @@ from flow.model.interface import Model, Prediction
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors
 from flow.training.batches import Batch, Data, batches
-from flow.training.fused import Fused, refusal
+from flow.training.fused import Fused, pieces, refusal
 from flow.training.messages import Personal
-from flow_kernels.training import finish
+from flow_kernels.training import finish, on_gpu
 
 ANSWERED = 8  # sequences of each client at a time, where clients answer in a way of their own
 
@@ -97,9 +97,16 @@ def ranks_of(scores: Tensor, own: Tensor) -> Tensor:
 
 
 def _ranks_by_kernels(fused: Fused, parameters: Tensors, batch: Batch, routing: str) -> Tensor:
-    """int64 [k, B, T]: the targets' ranks, one client after the other: the scores of all would take much memory."""
+    """int64 [k, B, T]: the targets' ranks, on a GPU of several clients at once, else of one after the other: the scores of all
+    would take much memory."""
     states = fused.states(parameters, batch, routing)
-    ranks = torch.full(batch.valid.shape, -1)
+    ranks = torch.full(batch.valid.shape, -1, device=batch.valid.device)
+    if on_gpu(batch.valid, fused.backend):
+        for clients in pieces(len(ranks), 2 * batch.valid[0].numel() * fused.model.outputs):
+            scores, valid = fused.scores(parameters, states, clients), batch.valid[clients]
+            own = scores.gather(2, batch.targets[clients].flatten(1).unsqueeze(2)).squeeze(2)
+            ranks[clients] = ranks_of(scores, own).view(valid.shape).where(valid, -1)
+        return ranks
     for client in range(len(batch.lengths)):
         valid = batch.valid[client]
         scores = fused.logits(parameters, states, batch, client)

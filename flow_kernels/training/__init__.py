@@ -12,8 +12,9 @@ trace. What runs on a GPU has not run on one yet; docs/gpu-kernels.md says how i
 from flow_kernels.call import Weights
 from flow_kernels.training import gru
 from flow_kernels.training.checks import BAD_TARGET, DTYPES, cell_of, finish, multiplies_bfloat16, on_gpu, refusal
+from flow_kernels.training.gpu.grouped import explain_products
 from flow_kernels.training.head import head_loss
-from flow_kernels.training.plan import UpdateSizes, explain_update, update_memory
+from flow_kernels.training.plan import UpdateSizes, explain_run, explain_update, update_memory
 from flow_kernels.training.records import Head, HeadLoss, Step
 from flow_kernels.training.replay import Replayed, replays
 from flow_kernels.training.router import route, route_backward
@@ -22,6 +23,6 @@ from flow_kernels.training.sums import accumulate_, split, total_of
 
 __all__ = [
     "BAD_TARGET", "DTYPES", "Head", "HeadLoss", "Replayed", "Step", "UpdateSizes", "Weights", "accumulate_", "add_rows_",
-    "cell_of", "explain_update", "finish", "gru", "head_loss", "multiplies_bfloat16", "on_gpu", "refusal", "replays", "route",
-    "route_backward", "sgd_", "split", "total_of", "update_memory",
+    "cell_of", "explain_products", "explain_run", "explain_update", "finish", "gru", "head_loss", "multiplies_bfloat16",
+    "on_gpu", "refusal", "replays", "route", "route_backward", "sgd_", "split", "total_of", "update_memory",
 ]  # fmt: skip

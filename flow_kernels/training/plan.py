@@ -6,42 +6,17 @@ its launches by the time between two nodes of a CUDA graph. The rates are assump
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 from typing import Literal, NamedTuple
 
+from flow_kernels.training.gpu.paper import H200, Device
 from flow_kernels.training.gpu.tiles import head_tile, vocabulary_parts
 
 Group = Literal["embedding", "gru", "projection", "head"]
 GROUPS: tuple[Group, ...] = ("embedding", "gru", "projection", "head")
-
-
-class Device(NamedTuple):
-    """A GPU by its rates, in bytes, operations and seconds; the defaults are an H200's."""
-
-    bandwidth: float = 4.8e12
-    """As published."""
-    half: float = 790e12
-    """Large products of 16 bits as torch reaches them; published: 989e12."""
-    tf32: float = 395e12
-    """Half of that."""
-    ieee: float = 60e12
-    """float32 without tensor cores; published: 67e12."""
-    share: float = 0.4
-    """What products of small tiles reach of these rates."""
-    node: float = 1.7e-6
-    """Between two kernels of a CUDA graph."""
-    launch: float = 12e-6
-    """Of a launch from Python, without a graph."""
-    step: float = 4e-6
-    """A step of the recurrence at least: a launch that waits for the one before, loads and multiplies."""
-    memory: int = 141_000_000_000
-
-    def rate(self, products: str) -> float:
-        """Operations a second of products "half", "tf32" or "ieee"."""
-        return self.share * {"half": self.half, "tf32": self.tf32, "ieee": self.ieee}[products]
-
-
-H200 = Device()
+Products = Literal["half", "tf32", "ieee"]
+PRODUCTS: dict[str, Products] = {"bfloat16": "half", "TF32": "tf32", "IEEE float32": "ieee"}
 
 
 class Part(NamedTuple):
@@ -83,7 +58,7 @@ class UpdateSizes:
     """Empty where the routers alone are trained."""
     trained_experts: int | None = None
     """How many of the experts are trained; None: all."""
-    products: Literal["half", "tf32", "ieee"] = "half"
+    products: Products = "half"
     filled: float = 1.0
     """Share of the rows that have a target."""
 
@@ -233,4 +208,85 @@ def explain_update(s: UpdateSizes, device: Device = H200) -> str:
     )
     held = sum(update_memory(s).values()) / 1e9
     lines.append(f"launched from Python at least {1e6 * launches * device.launch:.0f} us; memory {held:.2f} GB")
+    return "\n".join(lines)
+
+
+class Phase(NamedTuple):
+    """A part of a round's work."""
+
+    name: str
+    sizes: UpdateSizes
+    updates: int
+
+
+GATED = 3
+"""Networks whose predictions the gate at the output mixes: the global expert, the local one, and the routed cell."""
+GATE_OPERATIONS = 229
+"""Of a batch that the gate is trained on, for all clients together; counted by tests/gpu/test_rounds_interpreter.py."""
+GATE_PASSES = 12
+"""How often the gate reads or writes a network's scores."""
+EVALUATED, EVERY, ANSWERED = 40, 20, 8
+"""Clients that are evaluated, every how many rounds, and how many of their sequences the gate answers at a time."""
+
+
+def flow_round(update: UpdateSizes, sequences: int, epochs: int = 3) -> list[Phase]:
+    """The updates of a round of Flow's default variant (docs/algorithms.md), but for those of the gate at the output.
+
+    Args:
+        update: one of all global weights.
+        sequences: of a client: three quarters make the local expert, in twice the epochs; the others train the routers once.
+    """
+    older = 3 * sequences // 4
+    local = replace(update, trained=frozenset[Group]({"gru", "head"}))
+    routers = replace(update, experts=2, head_experts=2, trained=frozenset[Group]())
+    return [
+        Phase("global weights", update, epochs * ceil(sequences / update.batch)),
+        Phase("local expert", local, 2 * epochs * ceil(older / update.batch)),
+        Phase("routers", routers, ceil((sequences - older) / update.batch)),
+    ]
+
+
+def gate_seconds(update: UpdateSizes, device: Device = H200) -> float:
+    """A batch of the gate at the output: operations of torch's, launched one by one, over the scores of all its networks."""
+    scores = 4 * update.clients * update.rows * update.scores
+    return max(GATE_OPERATIONS * device.launch, GATED * GATE_PASSES * scores / device.bandwidth)
+
+
+def evaluation_seconds(update: UpdateSizes, sequences: int, epochs: int, device: Device, graph: bool) -> float:
+    """An evaluation: every client makes its local expert of all its sequences, and the gate answers twice, with soft and with
+    hard routing, on a quarter as many."""
+    many = replace(flow_round(update, sequences, epochs)[1].sizes, clients=EVALUATED)
+    made = 2 * epochs * ceil(sequences / update.batch) * seconds(many, device, graph)
+    return made + 2 * ceil(sequences / 4 / ANSWERED) * gate_seconds(replace(many, batch=ANSWERED), device)
+
+
+def explain_run(update: UpdateSizes, *, rounds: int, sequences: int, epochs: int = 3, device: Device = H200) -> str:
+    """How long a run of Flow's default variant takes on a GPU, as a table to print. Nothing was measured.
+
+    Args:
+        update: an update of the global weights of a round's clients.
+        sequences: of every client.
+    """
+    phases, minutes = flow_round(update, sequences, epochs), rounds / 60
+    counts = ", ".join(f"{phase.updates} of the {phase.name}" for phase in phases)
+    lines = [f"a round of {update.clients} clients with {sequences} sequences, {epochs} epochs: updates {counts}"]
+    lines.append(f"{'products':<14}{'a round, as graphs':>20}{'from Python':>14}{f'{rounds} rounds':>16}{'from Python':>14}")
+    of_round: dict[Products, tuple[float, float]] = {}
+    for name, products in PRODUCTS.items():
+        own = [phase._replace(sizes=replace(phase.sizes, products=products)) for phase in phases]
+        graphs, python = (sum(p.updates * seconds(p.sizes, device, graph) for p in own) for graph in (True, False))
+        of_round[products] = graphs, python
+        lines.append(
+            f"{name:<14}{1000 * graphs:>17.0f} ms{1000 * python:>11.0f} ms{minutes * graphs:>12.1f} min"
+            f"{minutes * python:>10.1f} min"
+        )
+    gate = phases[-1].updates * gate_seconds(update, device)
+    scored = [evaluation_seconds(update, sequences, epochs, device, graph) for graph in (True, False)]
+    whole = [minutes * (own + gate + each / EVERY) for own, each in zip(of_round[update.products], scored, strict=True)]
+    chosen = next(name for name, products in PRODUCTS.items() if products == update.products)
+    lines += [
+        f"gate at the output: {1000 * gate:.0f} ms a round, {minutes * gate:.1f} min",
+        f"an evaluation of {EVALUATED} clients every {EVERY} rounds: {scored[0]:.1f} s, {minutes * scored[0] / EVERY:.1f} min",
+        f"in all, {chosen}: {whole[0]:.1f} min as graphs, {whole[1]:.1f} min from Python",
+    ]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ from oracles import decoupled as oracle
 
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
+from flow.algorithms.shared import experts as experts_module
 from flow.algorithms.shared import gate as module
 from flow.algorithms.shared.memory import NONE, Memory
 from flow.data import Client
@@ -139,7 +140,7 @@ def test_what_the_gate_costs_is_counted() -> None:
     work = bench.local([client]).phases[1]
     newer = client.train.lengths[oracles.older(client, 0.75) :]
     passes = sum(per_token(bench.model, route) for route in ("global", "local", "mixture"))
-    own = 2 * module.HIDDEN * (2 * module.width(3, False) + 3 * 3)  # no gradient by the features
+    own = 2 * module.HIDDEN * (2 * experts_module.width(3, False) + 3 * 3)  # no gradient by the features
     assert float(work.flops[0]) == newer.sum() * (passes + 2 * own)
     assert (work.sequences, float(work.tokens[0])) == (2 * len(newer), 2 * newer.sum())
 
@@ -147,7 +148,7 @@ def test_what_the_gate_costs_is_counted() -> None:
 def test_the_first_gate_weighs_all_experts_alike() -> None:
     for networks, memory in ((2, False), (3, False), (3, True), (1, True)):
         first = module.initial(networks, memory, SEED, torch.zeros(1))
-        share = module.weights(first, torch.rand(5, module.width(networks, memory)))
+        share = module.weights(first, torch.rand(5, experts_module.width(networks, memory)))
         torch.testing.assert_close(share, torch.full((5, networks + memory), 1 / (networks + memory)))
     assert not torch.equal(
         module.initial(2, False, 0, torch.zeros(1))["gate/hidden_weight"], first["gate/hidden_weight"][:, :10]
@@ -248,7 +249,7 @@ def test_options_that_do_not_go_together(options: Mapping[str, Any], message: st
 def test_what_a_random_split_leaves_is_remembered_in_the_order_of_time() -> None:
     data = gather(EVERYBODY, "train", "cpu")
     turned = data._replace(rows=tuple(rows[::-1] for rows in data.rows))
-    for first, second in zip(*(module.remembered(part, oracles.VOCABULARY, 4) for part in (data, turned)), strict=True):
+    for first, second in zip(*(experts_module.Memories(part, oracles.VOCABULARY, 4) for part in (data, turned)), strict=True):
         assert first.words.tolist() == second.words.tolist() and first.unigram.tolist() == second.unigram.tolist()
 
 

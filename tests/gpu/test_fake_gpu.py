@@ -18,11 +18,13 @@ from torch import Tensor
 from torch._subclasses import FakeTensor, FakeTensorMode
 
 import flow_kernels
+from flow.algorithms.shared import gate, gate_at_once
+from flow.algorithms.shared.experts import Expert, Experts, Memories
 from flow.draws import Draw
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Route, names_of
-from flow.training import descent, work
-from flow.training.batches import Data
+from flow.training import descent, fused, work
+from flow.training.batches import Data, batches
 from flow.training.sgd import Sgd, Update
 from flow_kernels import plan
 from flow_kernels.backends.gpu import cuda
@@ -308,6 +310,7 @@ def test_without_the_device_the_plan_says_what_it_assumes() -> None:
 
 KERNELS = {
     "training.gpu.head_kernels": ("prepare", "forward", "rows", "backward_features", "features", "backward_weights"),
+    "training.gpu.grouped_kernels": ("grouped",),
     "training.gpu.router_kernels": ("forward", "backward_rows", "backward_weights"),
     "training.gpu.sgd_kernels": ("norms", "update", "links", "add_rows", "accumulate"),
     "backends.gpu.triton.forward": ("step_forward", "sequence_forward"),
@@ -360,3 +363,25 @@ def test_a_phase_stays_on_one_device(
     updates = 2 * sgd.epochs
     assert launches["update"] == launches["norms"] == updates and launches["accumulate"] == 1
     assert launches["sequence_backward"] == 2 * updates
+
+
+@pytest.mark.triton
+@pytest.mark.usefixtures("fake", "stubs")
+@pytest.mark.parametrize("recalls", [False, True], ids=["", "memory"])
+def test_the_gate_at_the_output_stays_on_one_device(recalls: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "refusal", lambda *_: "")
+    monkeypatch.setattr(fused, "AT_ONCE", 1)  # one client at a time
+    parameters: dict[str, Any] = {name: torch.empty(2, *p.shape, device=GPU) for name, p in MODEL.named_parameters()}
+    tokens, lengths = torch.empty(6, 5, dtype=torch.int32, device=GPU), torch.empty(6, dtype=torch.int64, device=GPU)
+    data = Data(("a", "b"), (np.arange(3), np.arange(3, 5)), tokens, lengths, np.zeros(5, np.int64), np.full(6, 4))
+    networks = tuple(Expert(parameters, route) for route in ("global", "local", "mixture"))
+    experts = Experts(MODEL, networks, Memories(data, 11, 7), recalls, (3, 2))
+    assert gate_at_once.able(experts)
+    gates = {
+        name: t.expand(2, *t.shape).contiguous() for name, t in gate.initial(3, recalls, 1, parameters["head.bias"]).items()
+    }
+    done = gate.train(gates, experts, data, Sgd(0.1, 2, 2, 1.0, 0.5), Draw(1, 1, "train"))
+    assert done.nats.device == done.flops.device == GPU
+    answers = gate.answering(gates, experts, "hard")
+    for batch in batches(data, 2):
+        assert all(part is not None and part.device == GPU and part.shape == batch.valid.shape for part in answers(batch))

@@ -298,14 +298,14 @@ def test_results_of_something_else_are_put_aside(
 def test_the_steps_of_a_rented_machine() -> None:
     stages = steps.stages("cuda")
     named = [step.name for stage in stages for step in stage]
-    order = ["build", "backends", "probes", "cuda tests", "machine", "alone", "cohort", "small", "triton tests", "federated"]
-    assert named == [*order, "memcheck", "racecheck", "suite", "sweep"] and not any(
+    order = ["build", "backends", "probes", "cuda tests", "machine", "alone", "cohort", "small", "triton tests"]
+    assert named == [*order, "products", "federated", "memcheck", "racecheck", "suite", "sweep"] and not any(
         s.left_out for stage in stages for s in stage
     )
     assert sum(stage[0].least for stage in stages[:4]) <= 170  # of a run of three minutes
     shares = [max(s.share for s in stage) for stage in stages]
     assert sum(shares) + steps.DRAWING == session.BUDGET == 840
-    timed = {"probes", "machine", "alone", "cohort", "federated", "sweep"}
+    timed = {"probes", "machine", "alone", "cohort", "products", "federated", "sweep"}
     assert all(len(stage) == 1 for stage in stages for s in stage if s.name in timed)
     for s in (s for stage in stages for s in stage):
         assert 20 <= s.least <= 60  # importing torch alone takes seconds on a machine that has just started

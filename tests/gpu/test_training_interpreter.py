@@ -30,6 +30,7 @@ from flow_kernels.training import (
     sgd_,
     total_of,
 )
+from flow_kernels.training.gpu.grouped import TABLE, Path, multiply
 
 DEVICE = torch.device("cpu" if triton.interpreted() else "cuda")
 INTERPRETED = triton.interpreted()
@@ -274,3 +275,36 @@ def test_what_lasts_from_step_to_step_of_sgd() -> None:
         sgd_([Step(table, gradient, rows=rows)], lr=0.25, backend="triton", kept=kept)
         assert len(kept) == 2
         assert torch.equal(table.cpu(), 1 - count * torch.tensor([[[0.25] * 2, [0.0] * 2, [0.5] * 2]]))
+
+
+@pytest.mark.parametrize("kind", ["half", "rounded", "ieee"])
+@pytest.mark.parametrize("path", ["cublas", "triton"])
+@pytest.mark.parametrize("sizes", [(2, 1, 9, 40), (3, 21, 2, 5), (2, 20, 27, 33), (1, 70, 66, 35)], ids=str)
+def test_products_of_many_clients_either_way(sizes: tuple[int, int, int, int], path: Path, kind: str) -> None:
+    """Of operands and into outputs that are parts of tensors, either side transposed; and added to what is there."""
+    k, m, n, depth = sizes
+    form = torch.float32 if kind == "ieee" else torch.float16 if INTERPRETED else torch.bfloat16
+    g = torch.Generator().manual_seed(0)
+    stored = form if kind == "half" else torch.float32
+    wide_a, wide_b = (torch.randn(k, *s, generator=g).to(stored) for s in ((depth, m + 3), (depth, n + 1)))
+    a, b = put(wide_a)[..., 2 : m + 2].mT, put(wide_b)[..., :n]
+    exact = torch.bmm(a.cpu().to(form).double(), b.cpu().to(form).double())
+    whole = put(torch.full((k, m + 2, n), torch.nan))
+    part = whole[:, 1 : m + 1]
+    assert multiply(a, b, part, operands=form, path=path) is part
+    assert error(part.cpu(), exact) <= 2e-6 and whole[:, 0].isnan().all() and whole[:, -1].isnan().all()
+    before = torch.randn(k, m, n, generator=g)
+    total = put(before.clone())
+    multiply(a, b, total, operands=form, path=path, add=True)
+    assert error(total.cpu(), exact + before.double()) <= 2e-6
+    assert torch.equal(multiply(a, b, operands=form, path=path), part)
+    b_transposed = put(wide_b)[..., :n].mT.contiguous().mT
+    assert error(multiply(a.contiguous(), b_transposed, operands=form, path=path).cpu(), exact) <= 2e-6
+
+
+def test_the_table_decides_and_rounds_where_it_is_asked_to() -> None:
+    a, b = put(torch.randn(2, 3, 40)), put(torch.randn(2, 40, 5))
+    half = torch.float16 if INTERPRETED else torch.bfloat16
+    assert torch.equal(multiply(a, b), multiply(a, b, path=TABLE["thin", "ieee"]))
+    assert torch.equal(multiply(a, b, operands=half), multiply(a, b, operands=half, path=TABLE["thin", "rounded"]))
+    assert not torch.equal(multiply(a, b, operands=half), multiply(a, b))

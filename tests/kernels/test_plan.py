@@ -12,6 +12,7 @@ from flow_kernels import plan
 from flow_kernels.backends import NAMES, load
 from flow_kernels.backends.gpu import cuda, triton
 from flow_kernels.backends.gpu.triton import tiles
+from flow_kernels.training import UpdateSizes, explain_run, explain_update
 
 CPU, GPU, OTHER = torch.device("cpu"), torch.device("cuda"), torch.device("meta")
 F32, F64, F16, BF16 = torch.float32, torch.float64, torch.float16, torch.bfloat16
@@ -113,3 +114,29 @@ def test_tiles() -> None:
                 programs = k * -(-b // tile.sequences) * -(-h // tile.units)
                 assert programs >= tiles.STREAMING_MULTIPROCESSORS or tile == line[-1]
     assert tiles.kind_of(BF16, True) == "half" and tiles.kind_of(F32, True) == "tf32" and tiles.kind_of(F32, False) == "ieee"
+
+
+def test_what_local_training_costs_is_explained_on_paper() -> None:
+    sizes: dict[str, Any] = dict(batch_size=16, seq_len=20, input_size=96, hidden_size=670, num_clients=10)
+    assert not flow_kernels.explain(**sizes).cost
+    update = flow_kernels.explain(**sizes, vocabulary_size=10_004, projection_size=96, dtype=torch.bfloat16)
+    whole = UpdateSizes(10, 16, 20, 96, 670, 10_004, 96)
+    assert explain_update(whole) in update.cost and update.cost in str(update) and "A run" not in update.cost
+    run = flow_kernels.explain(
+        **sizes, vocabulary_size=10_004, projection_size=96, sequences=400, rounds=2_000, dtype=torch.bfloat16
+    )
+    assert explain_run(whole, rounds=2_000, sequences=400) in run.cost
+    assert "updates 75 of the global weights, 114 of the local expert, 7 of the routers" in run.cost
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rounds": 3}, "rounds=3 is of a language model, which has a vocabulary; give vocabulary_size too"),
+        ({"vocabulary_size": 9, "rounds": 3}, "sequences=None and rounds=3 describe a run together; give both or neither"),
+        ({"vocabulary_size": 0}, "vocabulary_size must be at least 1, got 0"),
+    ],
+)
+def test_a_cost_that_cannot_be_explained(given: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        flow_kernels.explain(batch_size=1, seq_len=1, input_size=1, hidden_size=1, **given)  # type: ignore[arg-type]

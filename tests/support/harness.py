@@ -38,6 +38,8 @@ class Bench:
     dtype: torch.dtype = torch.float64
     backend: str = "auto"
     num_layers: int = 1
+    projection_dim: int | None = None
+    classes: int = 0
     states: ClientStates = field(default_factory=ClientStates)
 
     def __post_init__(self) -> None:
@@ -46,7 +48,8 @@ class Bench:
         self.algorithm.check(self.options)
         self.model = LanguageModel(
             oracles.VOCABULARY, 3, 4, dtype=self.dtype, generator=torch.Generator().manual_seed(1), backend=self.backend,
-            num_layers=self.num_layers, oov=OOV, **self.algorithm.traits(self.options),
+            num_layers=self.num_layers, projection_dim=self.projection_dim, classes=self.classes, oov=OOV,
+            **self.algorithm.traits(self.options),
         )  # fmt: skip
         self.state = self.algorithm.init(self.options, self.model, SEED, len(TRAINING))
         # Routers and gates start at zero, where an error in them could hide.

@@ -7,12 +7,18 @@ from typing import Any
 from triton_aot import Used, built
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
-OPERANDS = ("f", "w0", "w1")
+OPERANDS = ("f", "w0", "w1", "a", "b")
 INTEGERS = ("targets", "counts", "bad", "rows", "tokens", "table", "firsts")
 SHORT = ("order", "best", "following", "named")
 DOUBLES = ("nats", "weights", "total")
 BYTES = ("present", "lead")
-NUMBERS = ("N", "V", "D", "F_ROW", "W_ROW", "PER", "PARTS", "H", "K", "COUNT", "BLOCKS", "WIDTH", "SIZE")
+DISTANCES = (
+    "a_client", "a_row", "a_sum", "b_client", "b_sum", "b_column", "out_client", "out_row", "out_column",
+)  # fmt: skip
+NUMBERS = (
+    "N", "V", "D", "F_ROW", "W_ROW", "PER", "PARTS", "H", "K", "COUNT", "BLOCKS", "WIDTH", "SIZE", "ROWS", "COLUMNS", "SUM",
+    *DISTANCES,
+)  # fmt: skip
 FLOATS = ("clip", "lr", "mu", "decay", "keep", "inverse_temperature")
 
 
@@ -29,5 +35,5 @@ def compiled(kernel: Any, operands: str, arch: int, warps: int, **constants: Any
     """A kernel for tensors from torch's allocator; operands: the type of what tensor cores multiply."""
     names = kernel.arg_names
     types = {name: type_of(name, operands) for name in names}
-    of_16 = [n for n in names if n not in constants and (types[n].startswith("*") or n in ("F_ROW", "W_ROW"))]
+    of_16 = [n for n in names if n not in constants and (types[n].startswith("*") or n in ("F_ROW", "W_ROW", *DISTANCES))]
     return built(kernel, types, of_16, arch, warps, constants)

@@ -5,12 +5,15 @@ The routers, psi, mix the experts in the cell; the gate mixes their probabilitie
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
 from flow.algorithms.shared import gate
+from flow.algorithms.shared.experts import Expert, Experts, Memories
 from flow.algorithms.shared.flow_options import FlowOptions, Gate, gate_of, settings
-from flow.algorithms.shared.gate import Expert, Experts, Gated, remembered
+from flow.algorithms.shared.gate import Gated
+from flow.algorithms.shared.memory import Memory
 from flow.algorithms.shared.two_experts import make_local, start
 from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors, copy, initial, names_of
@@ -106,7 +109,7 @@ def route_newer(options: FlowOptions, model: Model, visit: Visit, sgd: Sgd) -> t
 def experts(options: FlowOptions, model: Model, parameters: Tensors, known: Data) -> Experts:
     """What the gate mixes; known: the sequences from which w_l was made, which the memory holds too."""
     constant = gate_of(options) == "constant"  # which asks for no counts
-    memories = () if constant else remembered(known, model.vocabulary_size, options.memory_tokens)
+    memories: Sequence[Memory] = () if constant else Memories(known, model.vocabulary_size, options.memory_tokens)
     networks = tuple(Expert(parameters, route) for route in NETWORKS[gate_of(options)])
     return Experts(model, networks, memories, options.memory, tuple(known.sizes()))
 

@@ -2,10 +2,12 @@
 
     p(w) = sum_e g_e p_e(w),   g = softmax(A tanh(B f + b) + a)
 
-The features f of a token come from the experts' own distributions and from how often the client used the previous word. The
-gate is small. It is trained and federated as the routers of the cell are: on text that the experts have not seen, while the
-experts stay as they are. A mixture of experts with a gating network is that of Jacobs et al. (Neural Computation 3, 1991);
-private and global expert so mixed: Peterson et al. 2019 (arXiv 1912.06733).
+The features f of a token are those of flow/algorithms/shared/experts.py. The gate is small. It is trained and federated as the
+routers of the cell are: on text that the experts have not seen, while the experts stay as they are. A mixture of experts with a
+gating network is that of Jacobs et al. (Neural Computation 3, 1991); private and global expert so mixed: Peterson et al. 2019
+(arXiv 1912.06733).
+
+On a GPU flow/algorithms/shared/gate_at_once.py computes the same for all clients at once.
 """
 
 from __future__ import annotations
@@ -14,77 +16,37 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import combinations
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from flow.algorithms.shared.memory import NONE, Ints, Memory
+from flow.algorithms.shared import gate_at_once
+from flow.algorithms.shared.experts import (
+    Expert,
+    Experts,
+    Listener,
+    Views,
+    contexts,
+    features_of,
+    hardened,
+    of_client,
+    width,
+)
+from flow.algorithms.shared.memory import Ints, Memory
 from flow.draws import Draw
 from flow.model.flops import per_token
 from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors
 from flow.training.batches import Batch, Data, batches
-from flow.training.fused import Fused, refusal
 from flow.training.messages import Answers, View
 from flow.training.records import Tally, Work
 from flow.training.sgd import Sgd
 from flow.training.threads import linear, one_thread
 
 HIDDEN = 16
-WORDS, SEQUENCES = (
-    math.log(1000),
-    math.log(100),
-)  # logarithms of counts are divided by these, so that features are of the order of 1
-
 
 NO_TOKENS: Ints = np.zeros(0, np.int64)
-
-SPREAD = 4.0
-"""Features between 0 and 1 have standard deviations near 0.25; times this the gate learns from them at the routers' rate."""
-
-
-class Expert(NamedTuple):
-    """One expert of K clients."""
-
-    parameters: Tensors
-    """[K, ..]"""
-    route: Route
-
-
-class Experts(NamedTuple):
-    """What a gate chooses from."""
-
-    model: Model
-    networks: tuple[Expert, ...]
-    memories: tuple[Memory, ...]
-    """By client, counts of its words; empty where neither the gate nor a mixture asks for them."""
-    recalls: bool
-    """Whether the memory is an expert too, the last one."""
-    sequences: tuple[int, ...]
-    """By client, how many it has."""
-
-    @property
-    def size(self) -> int:
-        """How many experts there are."""
-        return len(self.networks) + self.recalls
-
-
-class Views(NamedTuple):
-    """What the experts of one client say of n tokens."""
-
-    features: Tensor
-    """[n, F]; [n, 0] where nobody asks for them."""
-    networks: Sequence[Tensor]
-    """[n, V] by network: the logarithms of its probabilities."""
-
-
-def width(networks: int, memory: bool) -> int:
-    """How many features a gate over so many networks, and a memory, has."""
-    return 2 * networks + 4 * (networks * (networks - 1) // 2) + 2 + 3 * memory
 
 
 def initial(networks: int, memory: bool, seed: int, like: Tensor) -> Tensors:
@@ -110,17 +72,6 @@ def names_of(tensors: Tensors) -> tuple[str, ...]:
     return tuple(name for name in tensors if name.startswith("gate/"))
 
 
-def remembered(data: Data, vocabulary_size: int, most: int) -> tuple[Memory, ...]:
-    """The memory of every client's sequences, whose rows are in the order of time, whatever order a split gave them.
-
-    Of texts with labels it holds the tokens; what has a label of its own is the text, and no token.
-    """
-    tokens, lengths = data.tokens.cpu().numpy(), data.lengths.cpu().numpy()
-    if data.labelled:
-        tokens, lengths = tokens[:, :-1], lengths - 1
-    return tuple(Memory(tokens[rows], lengths[rows], vocabulary_size, most) for rows in map(np.sort, data.rows))
-
-
 def scores(gate: Tensors, features: Tensor) -> Tensor:
     """[n, E]: one client's gate before the softmax; features: [n, F]."""
     if "gate/weight" not in gate:
@@ -135,106 +86,24 @@ def weights(gate: Tensors, features: Tensor, routing: str = "soft") -> Tensor:
     return hardened(values) if routing == "hard" else values.softmax(1)
 
 
-def hardened(scores: Tensor) -> Tensor:
-    """[n, E]: 1 for the expert that weighs most, 0 for the others; of equals the first."""
-    return F.one_hot(scores.argmax(1), scores.shape[1]).to(scores)
-
-
-class Listener:
-    """Evaluates all experts of K clients on batch after batch."""
-
-    def __init__(self, experts: Experts, routing: str = "soft", features: bool = True) -> None:
-        self.experts, self.routing, self.features = experts, routing, features
-        self._fused: list[tuple[Expert, Fused | None]] = []
-        for network in experts.networks:
-            by_kernels = not refusal(experts.model, network.parameters)
-            plain = {name: t.contiguous() if by_kernels else t for name, t in network.parameters.items()}
-            self._fused.append(
-                (network._replace(parameters=plain), Fused(experts.model, network.route) if by_kernels else None)
-            )
-
-    def read(self, batch: Batch) -> tuple[list[Tensor], Callable[[int], Views]]:
-        """The routing [k, B, T, 2] of every network's GRU, and for a client the views of its valid targets."""
-        every = [self._logits(network, fused, batch) for network, fused in self._fused]
-
-        def views(client: int) -> Views:
-            networks = [F.log_softmax(logits(client), 1) for _, logits in every]
-            if not self.features:
-                return Views(networks[0][:, :0], networks)
-            own = of_client(self.experts, client, *contexts(batch, client))
-            return Views(features_of(networks, [column.to(networks[0]) for column in own]), networks)
-
-        return [q for q, _ in every], views
-
-    def _logits(self, network: Expert, fused: Fused | None, batch: Batch) -> tuple[Tensor, Callable[[int], Tensor]]:
-        """The GRU's routing, and a client's logits [n, V], computed when asked for: those of all would take much memory."""
-        model, active = self.experts.model, {name: t[: len(batch.lengths)] for name, t in network.parameters.items()}
-        if fused is None:
-            routing = {"route": network.route, "routing": self.routing}
-            out = torch.func.functional_call(model, active, (batch.inputs, batch.lengths), routing)
-            return out.gru_routing, lambda client: out.logits[client][batch.valid[client]]
-        states = fused.states(active, batch, self.routing)
-        return states.q, lambda client: fused.logits(active, states, batch, client)
-
-
-def features_of(networks: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
-    """[n, F]; what lies between 0 and 1 is brought to -2 to 2.
-
-    Every network has two features: its entropy over the largest possible one, and its largest probability. Every pair of
-    networks has whether they agree, the probability that each gives the other's choice, and log(1 + J / 2), with J their
-    symmetric Kullback-Leibler divergence. What the client adds says :func:`of_client`.
-
-    Args:
-        networks: [n, V] by network, the logarithms of its probabilities.
-        own: [n] each, what the client adds.
-    """
-    columns, p = [], [log_p.exp() for log_p in networks]
-    entropies = [-torch.linalg.vecdot(probabilities, log_p) for probabilities, log_p in zip(p, networks, strict=True)]
-    tops = [probabilities.max(1) for probabilities in p]
-    for entropy, top in zip(entropies, tops, strict=True):
-        columns += [entropy / math.log(networks[0].shape[1]), top.values]
-    for a, b in combinations(range(len(networks)), 2):
-        cross = torch.linalg.vecdot(p[a], networks[b]) + torch.linalg.vecdot(p[b], networks[a])
-        chosen = [top.indices.unsqueeze(1) for top in (tops[a], tops[b])]
-        columns += [
-            (chosen[0] == chosen[1]).squeeze(1),
-            p[a].gather(1, chosen[1]).squeeze(1),
-            p[b].gather(1, chosen[0]).squeeze(1),
-            torch.log1p((-(entropies[a] + entropies[b] + cross) / 2).clamp_min(0)),
-        ]
-    return SPREAD * torch.stack([*(column.to(networks[0]) for column in columns), *own], dim=1) - SPREAD / 2
-
-
-def of_client(experts: Experts, client: int, second: Ints, first: Ints) -> list[Tensor]:
-    """Float64 [n] each: the logarithms of how often a client used the previous word and of its number of sequences. The memory
-    has the logarithms of how often it met the contexts, and its largest probability.
-
-    second, first: [n], the last two tokens, the older one first.
-    """
-    memory = experts.memories[client]
-    own = [
-        np.log1p(memory.often(first)) / WORDS,
-        np.full(len(first), math.log1p(experts.sequences[client]) / SEQUENCES),
-    ]
-    if experts.recalls:
-        votes = memory.after(second, first)
-        own += [*(np.log1p(votes.seen) / WORDS), votes.top]
-    return [torch.from_numpy(column) for column in own]
-
-
-def contexts(batch: Batch, client: int) -> tuple[Ints, Ints]:
-    """int64 [n] twice: the last two tokens before every valid target, the older one first, NONE where there is none."""
-    inputs, valid = batch.inputs[client].cpu().numpy(), batch.valid[client].cpu().numpy()
-    before = np.concatenate([np.full((len(inputs), 1), NONE), inputs[:, :-1]], axis=1)
-    return before[valid], inputs[valid]
-
-
 def train(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, draw: Draw) -> Work:
     """Train the gates [K, ..] of K clients in place, by the likelihood of their data; nothing else moves.
 
     What the experts say is computed once. The batches' order of client c comes from ``draw.stream("shuffle", "gate", c)``.
     """
     tally = Tally(data)
+    if gate_at_once.able(experts):
+        seen_tokens = gate_at_once.train(gate, experts, data, sgd, draw, tally)
+    else:
+        seen_tokens = _train_one_by_one(gate, experts, data, sgd, draw, tally)
+    own = HIDDEN * (4 * gate["gate/hidden_weight"].shape[-1] + 6 * experts.size)  # the features need no gradient
+    looks = sum(per_token(experts.model, network.route) for network in experts.networks)
+    work = tally.work(sgd.epochs * sum(data.sizes()), own)
+    return work._replace(flops=work.flops + seen_tokens * looks)
+
+
+def _train_one_by_one(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, draw: Draw, tally: Tally) -> Tensor:
+    """One client after the other; counts what it does in `tally`, and returns how many tokens the experts have read, [K]."""
     seen_tokens = torch.zeros_like(tally.tokens)
     parts: list[list[Tensor]] = [[] for _ in data.ids]
     listener = Listener(experts)
@@ -258,10 +127,7 @@ def train(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, draw: Draw) -> 
         if rows:
             nats, tokens = _descend(gate, client, rows, experts.size, sgd, draw.stream("shuffle", "gate", id))
             tally.nats[client], tally.tokens[client], tally.read[client] = nats, tokens, tokens
-    own = HIDDEN * (4 * gate["gate/hidden_weight"].shape[-1] + 6 * experts.size)  # the features need no gradient
-    looks = sum(per_token(experts.model, network.route) for network in experts.networks)
-    work = tally.work(sgd.epochs * sum(data.sizes()), own)
-    return work._replace(flops=work.flops + seen_tokens * looks)
+    return seen_tokens
 
 
 def _descend(
@@ -295,6 +161,8 @@ def _descend(
 
 def answering(gates: Tensors, experts: Experts, routing: str) -> Callable[[Batch], Answers]:
     """How K clients predict with their experts mixed by their gates [K, ..]; hard: by the one that weighs most at the token."""
+    if gate_at_once.able(experts):
+        return gate_at_once.answering(gates, experts, routing)
 
     def share(batch: Batch, client: int, seen: Views) -> Tensor:
         return weights({name: tensor[client] for name, tensor in gates.items()}, seen.features, routing)

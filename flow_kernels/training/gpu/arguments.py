@@ -55,14 +55,3 @@ def rounded(t: Tensor, operands: torch.dtype) -> Tensor:
     columns = t.shape[-1]
     wide = t.new_empty((*t.shape[:-1], -(-columns // 8) * 8), dtype=operands)[..., :columns]
     return wide.copy_(t)
-
-
-def product_into(out: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    """[K, m, k] x [K, k, n] -> float32 `out` [K, m, n], which is returned."""
-    if a.dtype == torch.float32:
-        return torch.bmm(a, b, out=out)
-    if a.is_cuda and out.is_contiguous():
-        return torch.bmm(a, b, out_dtype=torch.float32, out=out)
-    if a.is_cuda:  # whether that form writes a part of a tensor was never tried
-        return out.copy_(torch.bmm(a, b, out_dtype=torch.float32))
-    return torch.bmm(a.float(), b.float(), out=out)

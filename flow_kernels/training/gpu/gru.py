@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends.gpu.call import Call, on
-from flow_kernels.backends.gpu.products import product
 from flow_kernels.backends.gpu.rows import Rows, previous
 from flow_kernels.call import EXPERTS, PREFIXES, Options, Weights
-from flow_kernels.training.gpu.arguments import fitting, product_into
+from flow_kernels.training.gpu.arguments import fitting
+from flow_kernels.training.gpu.grouped import multiply
 
 
 class Kept(NamedTuple):
@@ -165,10 +165,10 @@ def _products(call: Call, y: Tensor, da: Tensor, dlogit: Tensor | None, dx: Tens
             getattr(wanted, prefix + name) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         )
         if of_x is not None:
-            product_into(of_x[:, : 2 * hidden], d[..., hidden : 3 * hidden].mT, x)
-            product_into(of_x[:, 2 * hidden :], d[..., :hidden].mT, x)
+            multiply(d[..., hidden : 3 * hidden].mT, x, of_x[:, : 2 * hidden])
+            multiply(d[..., :hidden].mT, x, of_x[:, 2 * hidden :])
         if of_h is not None:
-            product_into(of_h, d[..., hidden:].mT, before)
+            multiply(d[..., hidden:].mT, before, of_h)
         if bias_x is not None or bias_h is not None:
             sums = d.sum(1, dtype=torch.float32)
             if bias_x is not None:
@@ -189,11 +189,8 @@ def _input_gradient(call: Call, gates: list[Tensor], dlogit: Tensor | None, dx: 
     hidden, router = call.hidden, call.weights.router
     for place, (d, expert) in enumerate(zip(gates, call.experts, strict=True)):
         of_n, of_rz = expert.weight_ih[:, 2 * hidden :], expert.weight_ih[:, : 2 * hidden]
-        if place:
-            dx.add_(product(d[..., :hidden], of_n))
-        else:
-            product_into(dx, d[..., :hidden], of_n)
-        dx.add_(product(d[..., hidden : 3 * hidden], of_rz))
+        multiply(d[..., :hidden], of_n, dx, add=place > 0)
+        multiply(d[..., hidden : 3 * hidden], of_rz, dx, add=True)
     if dlogit is not None and router is not None:
         of_x = router.weight[..., : call.x.shape[2]].float()
         dx.addcmul_(dlogit.unsqueeze(-1), of_x[:, :1] - of_x[:, 1:])
@@ -205,5 +202,5 @@ def _router_gradient(x: Tensor, before: Tensor, dlogit: Tensor | None, out: Tens
         out.zero_()
         return
     d = dlogit.to(x.dtype).unsqueeze(1)
-    row = torch.cat([product(d, x), product(d, before)], -1)  # [K, 1, I + H]
+    row = torch.cat([multiply(d, x), multiply(d, before)], -1)  # [K, 1, I + H]
     torch.cat([row, -row], 1, out=out)

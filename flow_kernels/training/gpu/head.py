@@ -1,4 +1,4 @@
-"""The vocabulary head with its cross-entropy on a GPU: buffers, launches, and the projection as products of cuBLAS."""
+"""The vocabulary head with its cross-entropy on a GPU: buffers, launches, and the projection as products of all clients."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from flow_kernels.backends.gpu.call import on
-from flow_kernels.backends.gpu.products import product
 from flow_kernels.training.gpu import head_kernels as kernels
-from flow_kernels.training.gpu.arguments import fitting, kind, product_into, rounded, worst
+from flow_kernels.training.gpu.arguments import fitting, kind, rounded, worst
+from flow_kernels.training.gpu.grouped import multiply
 from flow_kernels.training.gpu.tiles import Launch, head_tile, vocabulary_parts
 from flow_kernels.training.records import Head, HeadLoss
 
@@ -76,7 +76,7 @@ def head_loss(
     """:func:`flow_kernels.training.head_loss`, of operands rounded to this format."""
     _check(x, targets, head, q, out, x_out)
     with on(x.device):
-        problem, inputs = _problem(x, targets, head, q, operands)
+        problem = _problem(x, targets, head, q, operands)
         loss, logarithm = _forward(problem, best)
         if out[2] is not None or out[3] is not None or out[4] is not None or out[5] is not None:
             _weights(problem, logarithm, out)
@@ -92,7 +92,7 @@ def head_loss(
             df = x.new_zeros(problem.f.shape)
         _features(problem, logarithm, df, dq)
         if below and df is not None:
-            _projection(inputs, targets, head, df, dx, out, operands)
+            _projection(x, targets, head, df, dx, out, operands)
     return loss._replace(x=dx, q=dq)
 
 
@@ -129,13 +129,12 @@ def _check(
             raise RuntimeError(f"flow_kernels.training: a gradient of {name}, which is None, was asked for; leave it out")
 
 
-def _problem(x: Tensor, targets: Tensor, head: Head, q: Tensor | None, operands: torch.dtype) -> tuple[Problem, Tensor]:
-    """What the kernels read, and x in the format of the products."""
+def _problem(x: Tensor, targets: Tensor, head: Head, q: Tensor | None, operands: torch.dtype) -> Problem:
+    """What the kernels read."""
     k, n, _ = x.shape
-    inputs = features = rounded(x, operands)
     if head.projection_weight is not None and head.projection_bias is not None:
-        features = product(inputs, rounded(head.projection_weight, operands).mT)
-        features = rounded(features.add_(head.projection_bias.unsqueeze(1)), operands)
+        x = multiply(x, head.projection_weight.mT, operands=operands).add_(head.projection_bias.unsqueeze(1))
+    features = rounded(x, operands)
     weight, bias = rounded(head.weight, operands), head.bias
     other, other_bias, two = weight, bias, False
     if head.local_weight is not None and head.local_bias is not None:
@@ -143,8 +142,7 @@ def _problem(x: Tensor, targets: Tensor, head: Head, q: Tensor | None, operands:
     order, counts = targets.new_empty((k, n), dtype=torch.int32), targets.new_empty(k)
     kernels.prepare[(k,)](targets, order, counts, worst(x.device), n, weight.shape[1], BN=ROWS)
     used = bias if q is None else q
-    problem = Problem(features, (weight, other), (bias, other_bias), used, targets, order, counts, two, kind(operands))
-    return problem, inputs
+    return Problem(features, (weight, other), (bias, other_bias), used, targets, order, counts, two, kind(operands))
 
 
 def _forward(p: Problem, best: bool) -> tuple[HeadLoss, Tensor]:
@@ -201,16 +199,14 @@ def _weights(p: Problem, logarithm: Tensor, out: Sequence[Tensor | None]) -> Non
 
 
 def _projection(
-    inputs: Tensor, targets: Tensor, head: Head, df: Tensor, dx: Tensor | None, out: Sequence[Tensor | None],
+    x: Tensor, targets: Tensor, head: Head, df: Tensor, dx: Tensor | None, out: Sequence[Tensor | None],
     operands: torch.dtype,
 ) -> None:  # fmt: skip
     """What lies below a projection; df is zero in rows without a target, whose inputs may be anything."""
     assert head.projection_weight is not None
-    d = rounded(df, operands)
     if out[0] is not None:
-        clean = torch.where((targets >= 0).unsqueeze(-1), inputs, 0)
-        product_into(out[0], d.mT, clean)
+        multiply(df.mT, torch.where((targets >= 0).unsqueeze(-1), x, 0), out[0], operands=operands)
     if out[1] is not None:
         torch.sum(df, 1, out=out[1])
     if dx is not None:
-        product_into(dx, d, rounded(head.projection_weight, operands))
+        multiply(df, head.projection_weight, dx, operands=operands)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 
@@ -52,7 +52,7 @@ SEQUENCE: dict[tuple[str, str], dict[int, Tile]] = {
 }  # fmt: skip
 
 
-def kind_of(dtype: torch.dtype, tf32: bool) -> str:
+def kind_of(dtype: torch.dtype, tf32: bool) -> Literal["half", "tf32", "ieee"]:
     return "half" if dtype != torch.float32 else "tf32" if tf32 else "ieee"
 
 
