@@ -373,7 +373,7 @@ def settings_text(plan: Plan, chosen: Mapping[str, tuning.Values]) -> str:
 
 def _write(result: Comparison, plan: Plan, runs: dict[str, list[Run]], chosen: dict[str, tuning.Values]) -> None:
     """Write the results: as text, as CSV, as JSON with every run, and as a page."""
-    from flow.comparison.page import write_comparison  # draws with matplotlib, which nothing else here needs
+    from flow.comparison.page import write_comparison  # loads templates, which nothing else here needs
 
     folder, rows, tests = result.folder, result.rows, records(result.tests, result.rows)
     content = {

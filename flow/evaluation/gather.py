@@ -13,7 +13,7 @@ from safetensors.numpy import save as to_bytes
 from flow.draws import Draw
 from flow.evaluation.calibration import calibration
 from flow.evaluation.registry import chosen as chosen_metrics
-from flow.evaluation.score import Cost, Score, score_clients
+from flow.evaluation.score import Cost, Score, names_of, score_clients
 from flow.evaluation.select import SIDES, Chosen, choose_clients
 from flow.evaluation.summaries import client_rows, passages, routing_quantiles, side_summary
 from flow.model.parameters import Rows
@@ -75,7 +75,7 @@ def final_evaluation(task: Task, workers: Workers, run: RunState, progress: bool
             for name, side in SIDES.items()
         },
         "routing": routing_quantiles(scores),
-        "texts": passages(scores),
+        "texts": passages(scores, names_of(population)),
     }
 
 

@@ -56,7 +56,10 @@ class Score(NamedTuple):
     calibration: npt.NDArray[np.float64]
     """[3, bins]: :func:`flow.evaluation.calibration.reliability` of what the client predicts with in the end."""
     passage: dict[str, Any]
-    """A part of the held-out text, as evaluation.json has it."""
+    """A part of the held-out text, as evaluation.json has it but for the predictions."""
+    predicted: npt.NDArray[np.int32]
+    """[n, 2]: what the global and the personal model take for the likeliest at the n places of the passage, by number;
+    -1 where the client has no such model, or its numbers are none."""
     cost: Cost
     tables: dict[str, dict[str, list[list[int]]]] | None = None
     """By model, the table of classes [3, C] of every metric that has one, by its name; None where texts are not classified."""
@@ -198,7 +201,8 @@ def _score(
         local_weights=guesses["soft"].local_weight[mask] if "soft" in guesses else None,
         steps=np.nonzero(mask)[1],
         calibration=reliability(guesses.get("personal") or guesses["global"], targets, mask),
-        passage=_passage(client, guesses, population.classes or population.vocabulary.tokens, targets, valid),
+        passage=_passage(client, guesses, names_of(population), targets, valid),
+        predicted=_predicted(guesses, valid),
         cost=cost,
     )
 
@@ -239,3 +243,16 @@ def _passage(
         "global_correct": hits.get("global"),
         "personal_correct": hits.get("personal"),
     }
+
+
+def names_of(population: Population) -> Sequence[str]:
+    """What is predicted, by its number: the classes of texts, or the tokens."""
+    return population.classes or population.vocabulary.tokens
+
+
+def _predicted(guesses: dict[str, Guess], valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int32]:
+    """What both models predict at the places of the passage, see :attr:`Score.predicted`."""
+    count = min(PASSAGE, int(valid.sum()))
+    nothing = np.full(count, -1, dtype=np.int32)
+    models = [guesses[name].tokens[valid][:PASSAGE] if name in guesses else nothing for name in ("global", "personal")]
+    return np.ascontiguousarray(np.stack(models, axis=1), dtype=np.int32)

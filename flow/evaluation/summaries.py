@@ -84,15 +84,27 @@ def routing_quantiles(scores: Sequence[Score]) -> dict[str, Any] | None:
     return {"steps": rows, "histogram": {"edges": edges.tolist(), "counts": counts.tolist()}}
 
 
-def passages(scores: Sequence[Score]) -> list[dict[str, Any]]:
-    """Held-out text of the clients with the most scored tokens and of those with the largest gain, both sides."""
+def passages(scores: Sequence[Score], names: Sequence[str]) -> list[dict[str, Any]]:
+    """Held-out text of the clients with the most scored tokens and of those with the largest gain, both sides.
+
+    names: of what is predicted, by its number.
+    """
     chosen: dict[str, Score] = {}
     for side in SIDES.values():
         own = sorted((s for s in scores if s.held_out == side.held_out), key=lambda s: (-s.tokens, s.id))
         gained = sorted((s for s in own if s.gain() > 0), key=lambda s: (-s.gain() / s.tokens, s.id))
         for score in (*own[:2], *gained[:2]):
             chosen.setdefault(score.id, score)
-    return [score.passage for score in chosen.values()]
+    return [{**score.passage, **_predictions(score, names)} for score in chosen.values()]
+
+
+def _predictions(score: Score, names: Sequence[str]) -> dict[str, list[str | None] | None]:
+    """What both models of a client predict in its passage; None for a model that it does not have, or that has no numbers."""
+    columns = zip(("global", "personal"), score.predicted.T.tolist(), strict=True)
+    return {
+        f"{model}_predicted": [names[token] if token >= 0 else None for token in tokens] if model in score.counts else None
+        for model, tokens in columns
+    }
 
 
 def client_rows(scores: Sequence[Score], chosen: Sequence[Metric]) -> list[dict[str, Any]]:

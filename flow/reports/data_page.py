@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from flow.reports.page import template
+from flow.reports.page import document
 
 NAME = "data.html"
 
@@ -25,6 +25,6 @@ def write_page(path: Path, name: str, lines: Sequence[tuple[str, str]], samples:
     Raises:
         OSError: it cannot be written.
     """
-    page = template("data.html.j2").render(name=name, lines=lines, samples=samples)
+    page = document("data", name=name, lines=lines, samples=samples)
     path.write_text(page, encoding="utf-8")
     return path

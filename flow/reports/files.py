@@ -30,7 +30,8 @@ _CONFIG = {"algorithm": {"name": _TEXT}}
 _ROUND = _keys("round clients skipped", _INTEGER) | _keys("seconds upload_bytes download_bytes", _NUMBER)
 _ROUND |= _keys("loss sequences_per_second", _MAYBE) | {"evaluation": (dict, NoneType)}
 _CALIBRATION = {"error": _NUMBER, "tokens": [_INTEGER], "probability": [_MAYBE], "accuracy": [_MAYBE]}
-_CLIENT = {"seen": _BOOL, "tokens": _INTEGER} | {ACCURACY.client_key(model): _MAYBE for model in ("global", "personal")}
+_CLIENT: Json = {"id": _TEXT, "seen": _BOOL, "tokens": _INTEGER}
+_CLIENT |= {ACCURACY.client_key(model): _MAYBE for model in ("global", "personal")}
 _PASSAGE: Json = {
     "client": _TEXT,
     "group": (str, NoneType),
@@ -38,6 +39,7 @@ _PASSAGE: Json = {
     "tokens": [_TEXT],
 }
 _PASSAGE |= _keys("global_correct personal_correct local_weight", (list, NoneType))
+_LATER = ("global_predicted", "personal_predicted")  # of a passage; older builds did not store them
 _EVALUATION = _keys("unit dataset about", _TEXT) | {"round": _INTEGER, "personalized": _BOOL, "summary": _SIDES}
 _EVALUATION |= {"clients": [_CLIENT], "texts": [_PASSAGE], "routing": (dict, NoneType)}
 _STEPS = [{"step": _INTEGER, "tokens": _INTEGER, "quantiles": [_MAYBE]}]
@@ -147,11 +149,22 @@ def read_evaluation(folder: pathlib.Path) -> Json:
     for side, own in _calibration(path, evaluation).items():
         if own is not None:
             _expect(path, own, _CALIBRATION, f"evaluation.calibration.{side}")
+    for index, client in enumerate(evaluation["clients"]):
+        for key, schema in (("group", (str, NoneType)), ("local_weight", _MAYBE)):
+            _expect(path, client.setdefault(key, None), schema, f"evaluation.clients[{index}].{key}")
+    columns: tuple[tuple[str, object], ...] = (
+        ("global_correct", _BOOL),
+        ("personal_correct", _BOOL),
+        ("local_weight", _NUMBER),
+        *((key, (str, NoneType)) for key in _LATER),
+    )
     for index, text in enumerate(evaluation["texts"]):
-        for key, schema in (("global_correct", _BOOL), ("personal_correct", _BOOL), ("local_weight", _NUMBER)):
+        for key in _LATER:
+            _expect(path, text.setdefault(key, None), (list, NoneType), f"evaluation.texts[{index}].{key}")
+        for key, inner in columns:
             where, values = f"evaluation.texts[{index}].{key}", text[key]
             if values is not None:
-                _expect(path, values, [schema], where)
+                _expect(path, values, [inner], where)
                 if len(values) != len(text["tokens"]):
                     raise _problem(path, f"{where} has {len(values)} entries for {len(text['tokens'])} tokens")
         outside = [weight for weight in text["local_weight"] or [] if not 0 <= weight <= 1]

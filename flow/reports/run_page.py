@@ -8,7 +8,8 @@ client its own). A report shows what its run has and says what it lacks.
 import json
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -26,16 +27,16 @@ from flow.reports.charts import (
     smoothing,
     steps_chart,
 )
+from flow.reports.clients import ROWS, client_table
 from flow.reports.files import Json, gains, read_config, read_evaluation, read_metrics
 from flow.reports.format import BYTES_IN_FULL, DASH, count, duration, finite, metric_value, percent, points, scaled
-from flow.reports.page import template
+from flow.reports.page import document
+from flow.reports.passages import glyph, passages
 from flow.reports.terminal import other_routings
 from flow.reports.words import words_of
 from flow.storage import files
 
-SHOWN_TOKENS = 6000  # more coloured text than this would make the file heavy and nobody reads it
 UNCLEAR_WITHIN = 2.0  # standard errors: a gain this close to zero is not called a gain
-SPECIAL = frozenset({"<pad>", "<oov>", "<bos>", "<eos>"})
 
 # ---- what the numbers say -------------------------------------------------------------------------------------------
 
@@ -146,45 +147,6 @@ def _facts(config: Json, rows: list[Json], evaluation: Json) -> list[tuple[str, 
     ]
 
 
-def _token(text: str, weight: float | None, right: bool, personal_right: bool | None) -> Json:
-    """One token of a passage: its display form, the classes that colour and mark it, and its tooltip."""
-    classes = ["t"] if weight is None else ["t", f"q{min(BINS - 1, int(weight * BINS))}"]
-    if personal_right is None:
-        outcome = "right" if right else "wrong"
-        classes += ["ok"] if right else []
-    elif right == personal_right:
-        outcome = "both right" if right else "both wrong"
-    else:
-        outcome = "only the personalized model is right" if personal_right else "only the global model is right"
-        classes.append("op" if personal_right else "og")
-    if text in SPECIAL:
-        classes.append("sp")
-    # Control characters have no glyph: show their picture (U+2400 block).
-    visible = "".join(chr(0x2400 + ord(c)) if ord(c) < 32 and c not in "\n\t" else c for c in text)
-    tip = outcome if weight is None else f"q {weight:.2f} · {outcome}"
-    return {"text": "↵" if text == "\n" else visible, "newline": text == "\n", "classes": " ".join(classes), "tip": tip}
-
-
-def _passages(evaluation: Json) -> tuple[list[Json], int]:
-    """(the passages to show, how many were left out to keep the file small)."""
-    passages: list[Json] = []
-    room = SHOWN_TOKENS
-    for text in evaluation["texts"]:
-        room -= len(text["tokens"])
-        if room < 0 and passages:
-            break
-        nothing = [None] * len(text["tokens"])
-        personal = (text["personal_correct"] or nothing) if evaluation["personalized"] else nothing
-        base, personal = (personal, nothing) if text["global_correct"] is None else (text["global_correct"], personal)
-        columns = (text["tokens"], text["local_weight"] or nothing, base, personal)
-        tokens = [_token(*row) for row in zip(*columns, strict=True)]
-        weights = text["local_weight"] or []
-        mean = f"mean q {sum(weights) / len(weights):.2f}" if weights else ""
-        kind = SIDES["seen" if text["seen"] else "unseen"].singular
-        passages.append({key: text[key] for key in ("client", "group")} | {"kind": kind, "mean": mean, "tokens": tokens})
-    return passages, len(evaluation["texts"]) - len(passages)
-
-
 # ---- the page -------------------------------------------------------------------------------------------------------
 
 
@@ -196,12 +158,20 @@ def _measured(evaluation: Json) -> list[Metric]:
 
 def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
     routing = evaluation["routing"]
-    passages, left_out = _passages(evaluation)
+    words = words_of(evaluation["unit"], evaluation["classes"])
+    texts, left_out = passages(evaluation, words.target)
     alone = any(client[ACCURACY.client_key("global")] is None for client in evaluation["clients"])
     measured, others = _measured(evaluation), other_routings(evaluation["summary"])
-    words = words_of(evaluation["unit"], evaluation["classes"])
-    page = template("report.html.j2", value=metric_value, percent=percent, points=points, count=count)
-    return page.render(
+    filters: dict[str, Callable[..., Any]] = {
+        "value": metric_value,
+        "percent": percent,
+        "points": points,
+        "count": count,
+        "glyph": glyph,
+    }
+    return document(
+        "report",
+        filters,
         evaluation=evaluation,
         algorithm=config["algorithm"]["name"],
         cohort=config.get("cohort"),
@@ -227,7 +197,10 @@ def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
         gain_charts=gain_charts(evaluation) if evaluation["personalized"] else {},
         steps_chart=steps_chart(routing) if routing else None,
         routing_chart=routing_histogram(routing, words) if routing else None,
-        passages=passages,
+        passages=texts,
+        predicted=any(text["known"] for text in texts),
+        table=client_table(evaluation["clients"], f"scored {words.unit}s", evaluation["personalized"]),
+        rows_shown=ROWS,
         left_out=left_out,
         coloured=any(text["local_weight"] is not None for text in evaluation["texts"]),
         bins=BINS,

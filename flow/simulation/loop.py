@@ -288,6 +288,6 @@ def _remedy(folder: Path | str | None) -> str:
 
 def _write_report(folder: Path) -> Path:
     """Write the report; returns its path."""
-    from flow.reports.run_page import write_report  # draws with matplotlib, which a run without a folder does not need
+    from flow.reports.run_page import write_report  # loads templates, which a run without a folder does not need
 
     return write_report(folder)

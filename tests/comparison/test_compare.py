@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import functools
 import io
 import json
 import math
@@ -24,11 +23,10 @@ from report_cases import Page
 
 from flow import compare, resume, resume_comparison
 from flow.cli.main import main
-from flow.comparison import jobs, page
+from flow.comparison import jobs
 from flow.data import Client
 from flow.draws import Draw
 from flow.evaluation.metrics import METRICS
-from flow.reports.page import template
 from flow.server.options import ServerOptions
 from flow.simulation import loop
 from flow.simulation.loop import Result
@@ -154,7 +152,6 @@ def stopping(monkeypatch: pytest.MonkeyPatch, at: int) -> list[int]:
 def test_stopped_after_anything_written_it_ends_as_if_never_stopped(
     tmp_path: Path, plain: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(page, "template", functools.cache(template))  # compiled once, not after every stop
     with monkeypatch.context() as patched:
         count = stopping(patched, -1)
         compare(folder=tmp_path / "whole", **NAMED, **QUIET)

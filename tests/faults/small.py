@@ -62,7 +62,6 @@ def warm() -> None:
     """Import all that a command needs, so that children do not each do it; leave pictures out, which are slow."""
     import codecs
 
-    import matplotlib.figure  # noqa: F401
     import torch
 
     import flow.cli.main

@@ -8,6 +8,7 @@ import pytest
 from report_cases import (
     SMALL,
     change,
+    charts,
     folder_fixture,  # noqa: F401
     report,
     undrawn_fixture,  # noqa: F401
@@ -23,9 +24,10 @@ def test_fedavg_lacks_what_does_not_exist(tmp_path: pathlib.Path) -> None:
     assert "row-global" in page.text
     assert not {"row-personal", "row-soft", "row-gain", "row-helped", "row-hurt"} & page.text.keys()
     assert "personalized, seen" not in page.text["learning"]
-    assert sum(tag == "svg" for tag, _ in page.tags) == 2
+    assert charts(page) == 2
     assert {classes for classes, _, _ in page.spans} == {"t", "t ok", "t nl", "t ok nl"}
-    assert {tip for _, tip, _ in page.spans} == {"right", "wrong"}
+    assert {tip.split("\n")[0] for _, tip, _ in page.spans} == {"right", "wrong"}
+    assert all(tip.count("\n") == 1 and "\npredicted: " in tip for _, tip, _ in page.spans)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -34,7 +36,7 @@ def test_fedavg_with_repeated_personal_numbers_is_still_not_personalized(tmp_pat
     change(folder, lambda evaluation: evaluation.update(personalized=False))
     page = report(folder)
     assert "row-gain" not in page.text
-    assert {tip for _, tip, _ in page.spans} == {"right", "wrong"}
+    assert {tip.split("\n")[0] for _, tip, _ in page.spans} == {"right", "wrong"}
 
 
 def test_fine_tuning_has_a_gain_and_no_routing(tmp_path: pathlib.Path) -> None:
@@ -43,7 +45,7 @@ def test_fine_tuning_has_a_gain_and_no_routing(tmp_path: pathlib.Path) -> None:
     assert "Personalized, hard" not in page.text_of("result")
     assert {"row-personal", "row-gain"} <= page.text.keys()
     assert "row-soft" not in page.text
-    assert sum(tag == "svg" for tag, _ in page.tags) == 4
+    assert charts(page) == 4
     assert any("op" in classes for classes, _, _ in page.spans)
     assert not any(re.search(r"\bq\d", classes) for classes, _, _ in page.spans)
 
@@ -53,7 +55,7 @@ def test_no_unseen_client(tmp_path: pathlib.Path) -> None:
     assert "No such client was evaluated" in page.text_of("verdict-unseen")
     assert page.text_of("row-global").endswith("––")
     assert "No client of this kind was evaluated" in page.text_of("clients")
-    assert sum(tag == "svg" for tag, _ in page.tags) == 5
+    assert charts(page) == 5
 
 
 @pytest.mark.usefixtures("undrawn")

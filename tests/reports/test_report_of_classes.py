@@ -48,7 +48,7 @@ def classified() -> flow.Population:
 
 def texts_of(source: str) -> str:
     """What a page shows or reads aloud, without the configuration and the statements of AT_EVERY_TOKEN."""
-    source = re.sub(r"<style>.*?</style>|<pre.*?</pre>", "", source, flags=re.DOTALL)
+    source = re.sub(r"<style>.*?</style>|<script.*?</script>|<pre.*?</pre>", "", source, flags=re.DOTALL)
     read_aloud = " ".join(re.findall(r"aria-label=\"([^\"]*)\"", source))
     content = " ".join(html.unescape(re.sub(r"<[^>]*>", " ", source)).split()) + read_aloud
     for words in AT_EVERY_TOKEN:

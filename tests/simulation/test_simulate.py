@@ -167,6 +167,9 @@ def test_routing_and_passages_describe_the_same_tokens(finished: Result) -> None
         row = next(r for r in evaluation["clients"] if r["id"] == client.id)
         assert sum(scored) == row["personal_correct"]
         assert len(text["local_weight"]) == len(targets) == len(text["global_correct"])
+        for model in ("global", "personal"):
+            right = [a == b for a, b in zip(text["tokens"], text[f"{model}_predicted"], strict=True)]
+            assert right == text[f"{model}_correct"]
 
 
 def test_passages_come_from_the_clients_with_the_most_text_and_the_largest_gain() -> None:
@@ -188,13 +191,16 @@ def test_passages_come_from_the_clients_with_the_most_text_and_the_largest_gain(
             np.zeros(0, np.int64),
             np.zeros((0, 2)),
             {"of": name},
+            np.array([[0, 1], [2, -1]], np.int32),
             Cost(0, 0, 0.0),
         )
 
     seen = [score("a", False, 100, 0), score("b", False, 300, 9), score("c", False, 200, -5), score("d", False, 50, 4)]
     seen += [score("e", False, 60, 4), score("f", False, 70, 4)]
     unseen = [score("x", True, 40, 0), score("y", True, 30, -1)]
-    assert [passage["of"] for passage in passages([*seen, *unseen])] == ["b", "c", "d", "e", "x", "y"]
+    chosen = passages([*seen, *unseen], ["p", "q", "r"])
+    assert [passage["of"] for passage in chosen] == ["b", "c", "d", "e", "x", "y"]
+    assert chosen[0]["global_predicted"] == ["p", "r"] and chosen[0]["personal_predicted"] == ["q", None]
 
 
 def test_an_algorithm_without_personalization_says_so() -> None:

@@ -10,7 +10,6 @@ import harness
 import pytest
 
 from flow import Config, ModelOptions, SharedOptions
-from flow.comparison import page
 from flow.simulation import loop
 from flow.storage import files
 
@@ -44,7 +43,7 @@ QUIET: dict[str, Any] = {"population": harness.POPULATION, "progress": False}
 
 
 def write_plainly(put: Callable[[object, str, object], None]) -> None:
-    """Let runs write a report of one word and comparisons a page without charts: both are tested elsewhere, and slow.
+    """Let runs write a report of one word: reports are tested elsewhere.
 
     put: what sets an attribute, as setattr.
     """
@@ -54,12 +53,11 @@ def write_plainly(put: Callable[[object, str, object], None]) -> None:
         return folder / "report.html"
 
     put(loop, "_write_report", report)
-    put(page, "_charts", lambda *_: [])
 
 
 @pytest.fixture(name="plain")
 def plain_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Reports without pictures."""
+    """Reports of one word."""
     write_plainly(monkeypatch.setattr)
 
 

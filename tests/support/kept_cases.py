@@ -12,7 +12,6 @@ import checksums
 import oracles
 import pytest
 from comparisons import TINY, results, tree
-from markupsafe import Markup
 
 from flow import Comparison, Config, compare, resume_comparison
 from flow.comparison import jobs
@@ -44,7 +43,6 @@ def whole_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(loop, "_write_report", report)
         by_seed(patched)
-        patched.setattr("flow.comparison.page.chart", lambda *_: Markup("<svg></svg>"))
         return compare(folder=tmp_path_factory.mktemp("kept") / "c", **GIVEN, **QUIET).folder
 
 

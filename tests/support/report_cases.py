@@ -12,7 +12,7 @@ from report_folder import write_run_folder
 
 from flow.reports.run_page import write_report
 
-VOID = {"meta", "br", "link", "img"}
+VOID = {"meta", "br", "link", "img", "input"}
 SMALL: dict[str, Any] = {"rounds": 6, "every": 2, "seen": 12, "unseen": 5}
 SECTIONS = ["run", "result", "learning", "clients", "routing", "texts", "reproduce"]
 
@@ -51,14 +51,20 @@ class Page(HTMLParser):
         assert self._open.pop()[0] == tag
 
     def handle_data(self, data: str) -> None:
-        for _, identity in self._open:
-            if identity is not None:
+        hidden = bool(self._open) and self._open[-1][0] in ("script", "style")
+        for place, (_, identity) in enumerate(self._open, start=1):
+            if identity is not None and (place == len(self._open) or not hidden):
                 self.text[identity] += data
         if self._open and self._open[-1][0] == "span" and self.spans and self.spans[-1][2] == "":
             self.spans[-1] = (*self.spans[-1][:2], data)
 
     def text_of(self, identity: str) -> str:
         return " ".join(self.text[identity].split())
+
+
+def charts(page: Page) -> int:
+    """How many charts a page has."""
+    return sum(values.get("class") == "chart" for tag, values in page.tags if tag == "svg")
 
 
 def report(folder: pathlib.Path) -> Page:
@@ -89,4 +95,4 @@ def folder_fixture(tmp_path: pathlib.Path) -> pathlib.Path:
 @pytest.fixture(name="undrawn")
 def undrawn_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves the charts out, for tests of the words alone."""
-    monkeypatch.setattr("flow.reports.charts.chart", lambda *_, **__: Markup("<svg></svg>"))
+    monkeypatch.setattr("flow.reports.drawing.Chart.svg", lambda _: Markup("<svg></svg>"))

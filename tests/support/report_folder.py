@@ -96,6 +96,11 @@ def _texts(rng: np.random.Generator, unit: str, personalized: bool, routed: bool
         right = rng.random(n) < 0.55
         text["global_correct"] = right.tolist()
         text["personal_correct"] = np.where(rng.random(n) < 0.12, ~right, right).tolist() if personalized else None
+        for model in ("global", "personal"):
+            right = text[f"{model}_correct"]
+            wrong = [tokens[(index * 7 + 3) % n] for index in range(n)]
+            words = None if right is None else [t if hit else w for t, w, hit in zip(tokens, wrong, right, strict=True)]
+            text[f"{model}_predicted"] = words
         texts.append(text)
     return texts
 

@@ -16,6 +16,7 @@ ROUTED = Score(
     steps=np.array([0, 5, 2]),
     calibration=np.arange(6.0).reshape(3, 2) / 3,
     passage={"tokens": ["a", "\n"], "local_weight": [0.1234, 1.0], "personal_correct": None},
+    predicted=np.array([[4, -1], [7, -1]], np.int32),
     cost=Cost(2**40, 0, 1e-300),
 )
 PLAIN = ROUTED._replace(id="b", tokens=1, local_weights=None, steps=np.array([4]), counts={"personal": {"accuracy": 1}})
