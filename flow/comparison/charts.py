@@ -15,7 +15,7 @@ from flow.evaluation.select import SIDES
 from flow.reports.drawing import Axis, Chart, Line, Mark, Rule, limits
 from flow.reports.format import BYTES, FLOPS, capitalized, finite
 
-COLOURS = [f"s{n}" for n in range(8)]
+COLOURS = [f"s{n}" for n in range(7)]
 """Of as many lines, told apart also by those who see few colours; more lines are grey but for those that stand out."""
 
 
@@ -117,7 +117,7 @@ def _curves(curves: list[Curve], metric: Metric, cost: str, reference: str | Non
     lines = []
     for n, curve in enumerate(curves):
         points = [(x / divisor, metric.scale * y) for x, y in zip(curve.x, curve.y, strict=True)]
-        colour = COLOURS[n] if few else outstanding.get(curve.name, "same")
+        colour = outstanding.get(curve.name, COLOURS[n] if few else "same")
         line = "solid" if few or curve.name in outstanding else "thin"
         lines.append(Line(curve.name, points, colour, line, ("full", "hollow", "diamond")[n % 3] if few else ""))
     lines.sort(key=lambda line: line.name in outstanding)  # the last is above the others

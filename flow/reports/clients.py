@@ -27,7 +27,7 @@ class ClientTable(NamedTuple):
     data: Markup
     """Columns of all clients as JSON: safe within an element `script`, since no "<" is in it."""
     grouped: bool
-    """Whether any client has a group."""
+    """Whether groups are told, which they are where ids do not hold them."""
 
 
 def client_table(clients: Sequence[Json], tokens: str, personalized: bool) -> ClientTable:
@@ -46,7 +46,9 @@ def client_table(clients: Sequence[Json], tokens: str, personalized: bool) -> Cl
     weights = [weight if finite(weight := client.get("local_weight")) else None for client in ordered]
     groups = sorted({client.get("group") or "" for client in ordered})
     places = {group: place for place, group in enumerate(groups)}
-    grouped, compared, routed = any(groups), len(known) == 2, any(weight is not None for weight in weights)
+    # A group that its ids hold says nothing more; it is searched all the same.
+    grouped = any((client.get("group") or "") not in client["id"] for client in ordered)
+    compared, routed = len(known) == 2, any(weight is not None for weight in weights)
     titles = {"global": "global, %", "personal": "personalized, %" if compared else "own model, %"}
     columns = [("name", "client"), *([("group", "group")] if grouped else []), ("side", "side"), ("tokens", tokens)]
     columns += [(model, titles[model]) for model in known]

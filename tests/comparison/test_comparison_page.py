@@ -124,6 +124,7 @@ def test_the_page_in_a_browser(whole: Path) -> None:
         pages.point(own, *pages.middle(own, "document.querySelector('#pictures .stage')"))
         tip = own.value("document.querySelector('#pictures .tip').textContent").split("\n")
         assert tip[0] in ("fedavg", "fedavgft", "ditto") and "so far" in tip[1]
+        assert pages.cut(own, 1047) == []
         assert own.problems() == []
 
 

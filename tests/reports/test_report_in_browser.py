@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from browser import Page, page
-from pages import WIDTHS, beyond, click, middle, needs_axe, objections, point, press, saved, show
+from pages import WIDTHS, beyond, click, cut, middle, needs_axe, objections, point, press, saved, show
 from report_folder import write_run_folder
 
 from flow.reports.drawing import ticks
@@ -98,7 +98,7 @@ def test_colours_are_chosen_with_and_without_storage(storage: bool, own: Page, f
     assert own.value(f"{toggle}.textContent") == "Dark colours"
     click(own, toggle)
     assert own.value(colour) == "rgb(18, 21, 26)" and own.value(f"{toggle}.textContent") == "Light colours"
-    own.call("Emulation.setEmulatedMedia", media="print")
+    assert cut(own, 718) == []
     assert own.value(colour) == "rgb(255, 255, 255)", "paper is light whatever was chosen"
     hidden = "[...document.querySelectorAll('button:not(th button), input, .tools')].every((e) => !e.offsetParent)"
     assert own.value(hidden) and own.value(
@@ -115,11 +115,11 @@ def test_colours_are_chosen_with_and_without_storage(storage: bool, own: Page, f
 def test_clients_are_sorted_and_searched(report: Page, folder: Path) -> None:
     known = by_gain(folder)
     titles = report.value(f"[...{TABLE}.tHead.rows[0].cells].map((cell) => cell.textContent)")
-    assert titles == ["client", "group", "side", "scored characters", "global, %", "personalized, %", "gain, points", "mean q"]
-    head = f"{TABLE}.tHead.rows[0].cells[6]"
+    assert titles == ["client", "side", "scored characters", "global, %", "personalized, %", "gain, points", "mean q"]
+    head = f"{TABLE}.tHead.rows[0].cells[5]"
     click(report, f"{head}.querySelector('button')")
     assert report.value(f"{head}.getAttribute('aria-sort')") == "descending"
-    gains = [float(text.replace("−", "-")) for text in first_column(report, 6)]
+    gains = [float(text.replace("−", "-")) for text in first_column(report, 5)]
     assert gains == pytest.approx([100 * gain for gain, *_ in sorted(known, reverse=True)[:50]], abs=0.0051)
     press(report, "Enter")
     assert report.value(f"{head}.getAttribute('aria-sort')") == "ascending"

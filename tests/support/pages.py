@@ -94,3 +94,15 @@ def saved(own: Page, element: str, folder: Path, name: str) -> str:
             return (folder / name).read_text(encoding="utf-8")
         own.value("new Promise((done) => setTimeout(() => done(true), 50))")
     raise AssertionError(f"{name} was not saved: {os.listdir(folder)}")
+
+
+def cut(own: Page, width: int) -> list[str]:
+    """What the edge of a sheet of paper cuts off. width: in pixels of CSS, 718 of A4 upright and 1047 of A4 across."""
+    own.call("Emulation.setDeviceMetricsOverride", width=width, height=700, deviceScaleFactor=1, mobile=False)
+    own.call("Emulation.setEmulatedMedia", media="print")
+    wide: list[str] = own.value(
+        "[...document.querySelectorAll('table, svg.chart, .text')]"
+        ".filter((e) => e.getBoundingClientRect().right > innerWidth + 1)"
+        ".map((e) => e.outerHTML.slice(0, 120))"
+    )
+    return wide
