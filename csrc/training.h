@@ -1,4 +1,4 @@
-// What local training needs beside the routed GRU, as a C ABI: a vocabulary head with its cross-entropy, SGD over the
+// What local training needs beside the routed GRU, as a C ABI: a vocabulary head with its cross-entropy, SGD and Adam over the
 // parameters of K clients, sums of uploads. Knows neither Python nor torch.
 //
 // Layouts are row-major and contiguous, of one dtype (FLOW_F32 or FLOW_F64) where nothing else is said; a null pointer means
@@ -82,6 +82,32 @@ typedef struct {
 
 int64_t flow_sgd_workspace(const FlowSgd *p);
 int flow_sgd(const FlowSgd *p);
+
+// What Adam keeps of one parameter tensor; zeros before the first step.
+typedef struct {
+  void *first, *second;  // [K, n]
+  int64_t rows;          // of the parameter, as `touched` counts them
+  uint8_t *touched;      // [K, rows]: whether a row ever had a gradient; null where gradients are dense in every step
+} FlowMoments;
+
+// g <- the gradients, scaled down to the norm `clip` as above; g += mu * (parameter - anchor), and not decoupled (Adam) also
+// decay * parameter; m += (1 - beta1) (g - m); v <- beta2 v + (1 - beta2) g^2; decoupled (AdamW) parameter *= 1 - lr * decay;
+// parameter -= lr m / (1 - beta1^t) / (sqrt(v / (1 - beta2^t)) + epsilon) in a client's step t. Clients that are not present stay
+// as they are. With rows, the others of the parameter have gradients of zero; decay and mu must be 0.
+typedef struct {
+  int64_t K, count;
+  int32_t dtype, threads, decoupled;
+  double lr, clip, mu, decay, beta1, beta2, epsilon;
+  const FlowParameter *parameters;  // whose momentum is not read
+  const FlowMoments *moments;       // one for each of them
+  int64_t *steps;                   // [K]: taken before this one; the kernel counts it
+  const uint8_t *present;           // [K] or null
+  void *workspace;
+  int64_t workspace_bytes;
+} FlowAdam;
+
+int64_t flow_adam_workspace(const FlowAdam *p);
+int flow_adam(const FlowAdam *p);
 
 // total [3][n]: the sum over k of weights[k] * uploads[k][i] joins it, uploads[k] the n numbers of client k, cut into multiples of
 // 2^-12, 2^-45 and 2^-78. Sums of these are exact, in whatever order, while they stay below 2^41 in absolute value, for up to

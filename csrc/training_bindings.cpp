@@ -165,44 +165,87 @@ int router(const Reader &reader, py::handle x, py::handle targets, py::handle we
   return call.run([&] { return p.dq ? flow_router_backward(&p) : flow_router_forward(&p); });
 }
 
-// parameters: tuples (parameter, gradient, anchor, momentum, rows), all with a leading K
+// The steps of an optimiser: tuples (parameter, gradient, anchor, momentum, rows), all with a leading K
+struct Steps {
+  std::vector<FlowParameter> all;
+  dlpack::Type type{};
+  int dtype = 0;
+  int64_t K = 0;
+
+  Steps(const Reader &reader, Call &call, const py::tuple &parameters) {
+    for (const py::handle item : parameters) {
+      if (!py::isinstance<py::tuple>(item) || py::len(item) != 5)
+        throw Misfit("a step must be a tuple (parameter, gradient, anchor, momentum, rows)");
+      const py::tuple one = py::reinterpret_borrow<py::tuple>(item);
+      const Tensor parameter = call.write(one[0], "parameter"), gradient = call.read(one[1], "gradient");
+      const Tensor anchor = call.read(one[2], "anchor"), velocity = call.write(one[3], "momentum");
+      const Tensor rows = reader.read(one[4], "rows");
+      if (!parameter.there || parameter.dimensions < 1) throw Misfit("parameter must be a tensor [K, ..]");
+      if (all.empty()) type = parameter.type, dtype = dtype_of(type), K = parameter.shape[0];
+      FlowParameter f{};
+      f.n = size_of(parameter, 1);
+      for (const Tensor *t : {&parameter, &gradient, &anchor, &velocity}) {
+        if (!t->there) continue;
+        const bool by_rows = t == &gradient && rows.there;
+        if (t->dimensions < 1 || !flow::same(t->type, type) || t->shape[0] != K || (!by_rows && !alike(*t, parameter)))
+          throw Misfit("parameters, gradients, anchors and momenta must be [K, ..] of one shape and dtype");
+      }
+      f.parameter = parameter.data, f.gradient = gradient.data, f.anchor = anchor.data, f.momentum = velocity.data;
+      if (rows.there) {
+        if (parameter.dimensions != 3 || gradient.dimensions != 3 || gradient.shape[2] != parameter.shape[2])
+          throw Misfit("a gradient by rows must be [K, N, width] of a parameter [K, rows, width]");
+        if (!gradient.shape[1]) throw Misfit("a gradient by rows must have at least one row; leave the parameter out");
+        f.N = gradient.shape[1], f.width = gradient.shape[2];
+        f.rows = static_cast<const int64_t *>(call.in(one[4], "rows", {K, f.N}, kInt64));
+      }
+      all.push_back(f);
+    }
+  }
+};
+
+constexpr dlpack::Type kBool = {dlpack::kBool, 8, 1};
+
 int sgd(const Reader &reader, const py::sequence &parameters, py::handle present, double lr, double clip, double mu, double decay,
         double momentum, int threads) {
-  std::vector<FlowParameter> all;
   FlowSgd p{};
   Call call(reader);
-  dlpack::Type type{};
-  for (const py::handle item : py::tuple(parameters)) {
-    if (!py::isinstance<py::tuple>(item) || py::len(item) != 5)
-      throw Misfit("a step must be a tuple (parameter, gradient, anchor, momentum, rows)");
-    const py::tuple one = py::reinterpret_borrow<py::tuple>(item);
-    const Tensor parameter = call.write(one[0], "parameter"), gradient = call.read(one[1], "gradient");
-    const Tensor anchor = call.read(one[2], "anchor"), velocity = call.write(one[3], "momentum");
-    const Tensor rows = reader.read(one[4], "rows");
-    if (!parameter.there || parameter.dimensions < 1) throw Misfit("parameter must be a tensor [K, ..]");
-    if (all.empty()) type = parameter.type, p.K = parameter.shape[0], p.dtype = dtype_of(type);
-    FlowParameter f{};
-    f.n = size_of(parameter, 1);
-    for (const Tensor *t : {&parameter, &gradient, &anchor, &velocity}) {
-      if (!t->there) continue;
-      const bool by_rows = t == &gradient && rows.there;
-      if (t->dimensions < 1 || !flow::same(t->type, type) || t->shape[0] != p.K || (!by_rows && !alike(*t, parameter)))
-        throw Misfit("parameters, gradients, anchors and momenta must be [K, ..] of one shape and dtype");
-    }
-    f.parameter = parameter.data, f.gradient = gradient.data, f.anchor = anchor.data, f.momentum = velocity.data;
-    if (rows.there) {
-      if (parameter.dimensions != 3 || gradient.dimensions != 3 || gradient.shape[2] != parameter.shape[2])
-        throw Misfit("a gradient by rows must be [K, N, width] of a parameter [K, rows, width]");
-      if (!gradient.shape[1]) throw Misfit("a gradient by rows must have at least one row; leave the parameter out");
-      f.N = gradient.shape[1], f.width = gradient.shape[2];
-      f.rows = static_cast<const int64_t *>(call.in(one[4], "rows", {p.K, f.N}, kInt64));
-    }
-    all.push_back(f);
-  }
-  p.count = (int64_t)all.size(), p.parameters = all.data(), p.threads = threads;
+  const Steps steps(reader, call, py::tuple(parameters));
+  p.K = steps.K, p.dtype = steps.dtype;
+  p.count = (int64_t)steps.all.size(), p.parameters = steps.all.data(), p.threads = threads;
   p.lr = lr, p.clip = clip, p.mu = mu, p.decay = decay, p.momentum = momentum;
-  p.present = static_cast<const uint8_t *>(call.in(present, "present", {p.K}, {dlpack::kBool, 8, 1}));
+  p.present = static_cast<const uint8_t *>(call.in(present, "present", {p.K}, kBool));
   return call.run(p, flow_sgd_workspace(&p), flow_sgd);
+}
+
+// moments: tuples (first, second, touched), one for each step; taken: int64 [K]
+int adam(const Reader &reader, const py::sequence &parameters, const py::sequence &moments, py::handle taken, py::handle present,
+         double lr, double clip, double mu, double decay, double beta1, double beta2, double epsilon, bool decoupled, int threads) {
+  FlowAdam p{};
+  Call call(reader);
+  const py::tuple given(parameters), beside(moments);
+  const Steps steps(reader, call, given);
+  expect(beside, given.size(), "moments");
+  p.K = steps.K, p.dtype = steps.dtype;
+  std::vector<FlowMoments> kept;
+  for (size_t i = 0; i < given.size(); ++i) {
+    const py::object item = beside[i], parameter_object = py::object(given[i])[py::int_(0)];
+    if (!py::isinstance<py::tuple>(item) || py::len(item) != 3) throw Misfit("moments must be tuples (first, second, touched)");
+    const py::tuple one = py::reinterpret_borrow<py::tuple>(item);
+    const Tensor parameter = reader.read(parameter_object, "parameter");
+    const Tensor first = call.write(one[0], "first moment"), second = call.write(one[1], "second moment");
+    for (const Tensor *t : {&first, &second})
+      if (!t->there || !flow::same(t->type, steps.type) || t->shape[0] != p.K || !alike(*t, parameter))
+        throw Misfit("first and second moments must be [K, ..] of the parameter's shape and dtype");
+    FlowMoments m{first.data, second.data, parameter.dimensions > 1 ? parameter.shape[1] : 1, nullptr};
+    m.touched = static_cast<uint8_t *>(call.out(one[2], "touched", {p.K, m.rows}, kBool));
+    kept.push_back(m);
+  }
+  p.count = (int64_t)steps.all.size(), p.parameters = steps.all.data(), p.moments = kept.data(), p.threads = threads;
+  p.lr = lr, p.clip = clip, p.mu = mu, p.decay = decay, p.beta1 = beta1, p.beta2 = beta2, p.epsilon = epsilon;
+  p.decoupled = decoupled;
+  p.steps = static_cast<int64_t *>(call.out(taken, "steps", {p.K}, kInt64));
+  p.present = static_cast<const uint8_t *>(call.in(present, "present", {p.K}, kBool));
+  return call.run(p, flow_adam_workspace(&p), flow_adam);
 }
 
 // uploads: tuple of [K, ..], weights: tuple of float64 [K], all clients of which join the sum in one pass
@@ -239,5 +282,6 @@ void add_training(py::class_<Reader> &kernels) {
   kernels.def("head", flow::method("head", head))
       .def("router", flow::method("router", router))
       .def("sgd", flow::method("sgd", sgd))
+      .def("adam", flow::method("adam", adam))
       .def("accumulate", flow::method("accumulate", accumulate));
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flow.personal.adapting import adapt
     from flow.personal.model import PersonalModel, load
     from flow.presets import preset
+    from flow.server.schedules import ScheduleOptions
     from flow.simulation.loop import Result, resume, simulate
     from flow.version import __version__
 
@@ -30,6 +31,7 @@ _PLACES = {
     "flow.personal.adapting": ("adapt",),
     "flow.personal.model": ("PersonalModel", "load"),
     "flow.presets": ("preset",),
+    "flow.server.schedules": ("ScheduleOptions",),
     "flow.simulation.loop": ("Result", "resume", "simulate"),
     "flow.version": ("__version__",),
 }
@@ -45,6 +47,7 @@ __all__ = [
     "PersonalModel",
     "Population",
     "Result",
+    "ScheduleOptions",
     "SharedOptions",
     "TorchModel",
     "UserError",

@@ -14,8 +14,10 @@ from flow.algorithms import DEFAULT, REGISTRY, algorithm_of, algorithms, reserve
 from flow.checks import LARGEST_INTEGER, _default, typed
 from flow.data import DataOptions, located, placed
 from flow.errors import UserError
+from flow.server import schedules
 from flow.server.optimizers import resolve
 from flow.server.options import ServerOptions
+from flow.server.schedules import ScheduleOptions
 from flow.storage import run_folder, user_files
 from flow.user_code import is_reference, source_of
 
@@ -171,6 +173,7 @@ class Config(Generic[Options]):
     data: DataOptions = field(default_factory=DataOptions)
     model: ModelOptions | TorchModel = field(default_factory=ModelOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
+    schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
 
     rounds: int = 80
     """Rounds of training."""
@@ -235,7 +238,7 @@ class Config(Generic[Options]):
     bit, elsewhere results to rounding. 0: as many as torch would, a number that the run keeps when it is resumed elsewhere."""
 
 
-reserve(field.name for part in (Config, DataOptions, ModelOptions, ServerOptions) for field in fields(part))
+reserve(field.name for part in (Config, DataOptions, ModelOptions, ServerOptions, ScheduleOptions) for field in fields(part))
 LEAST = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}
 LEAST |= {"checkpoint_every": 1, "chunk": 0, "client_memory": 0, "threads": 0, "final_clients": 0}
 LEAST_OF_MODEL = {"embedding_dim": 1, "hidden_size": 1, "num_layers": 1, "projection_dim": 1}
@@ -268,7 +271,7 @@ def checked(config: Config[Any]) -> Config[Any]:
             f"validation_share must be at least 0 and below 1, got {config.validation_share!r}; 0 sets nobody aside"
         )
     config = replace(config, algorithm=algorithm.resolve(options, config.rounds), server=resolve(config.server))
-    config = replace(config, data=placed(config.data))
+    config = replace(config, data=placed(config.data), schedule=schedules.resolve(config.schedule, config.rounds))
     # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
     return replace(config, threads=config.threads or (torch.get_num_threads() if on_cpu(config.model) else 1))
 
@@ -295,7 +298,7 @@ def read_config(folder: Path) -> Config[Any]:
         del content["algorithm"]["name"]
         if kinds["model"] is TorchModel:
             content["model"]["factory"] = factory_of(content["model"]["factory"], folder, files_again(stored))
-        parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "data", "model", "server")}
+        parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "data", "model", "server", "schedule")}
         config = Config(**parts, **{name: content.pop(name) for name in _names(Config) if name not in parts})
         if content:
             raise TypeError(f"{', '.join(content)} is not an option")
@@ -366,6 +369,7 @@ def renamed(kind: type[Any], options: dict[str, Any]) -> dict[str, Any]:
 def _kinds(content: dict[str, Any]) -> dict[str, type[Any]]:
     """The classes of the parts of a configuration; without the algorithm's where it has no name that is known."""
     parts: dict[str, type[Any]] = {"data": DataOptions, "model": _kind_of_model(content), "server": ServerOptions}
+    parts["schedule"] = ScheduleOptions
     algorithm = content.get("algorithm")
     name = algorithm.get("name") if isinstance(algorithm, dict) else None
     known = algorithms()

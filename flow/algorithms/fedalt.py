@@ -45,8 +45,8 @@ def resolve(options: FedAltOptions, rounds: int) -> FedAltOptions:
 
 def check(options: FedAltOptions) -> None:
     """Raise UserError for an option out of range."""
-    private_part.check(options)
     finetuning.check_rate("private_lr", options.private_lr)
+    private_part.check(options, private_lr=options.private_lr)
     if options.private_epochs is not None:
         check_number("private_epochs", options.private_epochs, 1)
 
@@ -76,6 +76,7 @@ ALGORITHM = Algorithm(
     personalize=private_part.personalize,
     resolve=resolve,
     check=check,
+    rates=("lr", "private_lr"),
     tuned=(*RATES, Tunable("private_epochs", "count"), Tunable("personal_epochs", "count")),
     download=private_part.download,
     fresh=private_part.fresh,

@@ -38,7 +38,7 @@ class FedReconOptions(Sgd):
 
 def check(options: FedReconOptions) -> None:
     """Raise UserError for an option out of range."""
-    check_sgd(options)
+    check_sgd(options, recon_lr=options.recon_lr)
     check_number("recon_epochs", options.recon_epochs, 1)
     check_number("recon_lr", options.recon_lr, 0)
 

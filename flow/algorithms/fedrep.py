@@ -36,7 +36,7 @@ class FedRepOptions(Sgd):
 
 def check(options: FedRepOptions) -> None:
     """Raise UserError for an option out of range."""
-    check_sgd(options)
+    check_sgd(options, personal_lr=options.personal_lr)
     check_number("head_epochs", options.head_epochs, 1)
     check_number("personal_epochs", options.personal_epochs, 1)
     check_rate("personal_lr", options.personal_lr)

@@ -113,6 +113,7 @@ ALGORITHM = Algorithm(
     restored=restored,
     resolve=resolve,
     check=check,
+    rates=("lr", "router_lr"),
     tuned=tuned,
     minimum_sequences=minimum_sequences,
     traits=traits,

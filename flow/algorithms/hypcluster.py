@@ -46,7 +46,7 @@ class HypClusterOptions(FineTuning):
 
 def check(options: HypClusterOptions) -> None:
     """Raise UserError for an option out of range."""
-    check_sgd(options)
+    check_sgd(options, personal_lr=options.personal_lr)
     finetuning.check_rate("personal_lr", options.personal_lr)
     check_number("clusters", options.clusters, 1)
     check_number("random_rounds", options.random_rounds, 0)

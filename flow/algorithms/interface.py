@@ -151,6 +151,9 @@ class Algorithm(Generic[Options]):
     """(options, server options): raises UserError for a server that the algorithm cannot have with these options"""
     minimum_sequences: Callable[[Options], int] = one_sequence
     """Clients with fewer training sequences are skipped and counted."""
+    rates: tuple[str, ...] = ("lr",)
+    """The learning rates of a round's local work that the option lr_schedule multiplies, the most important first. A rate of
+    None is left out."""
     tuned: tuple[Tunable, ...] | Callable[[Options], tuple[Tunable, ...]] = (Tunable("lr"),)
     """What `flow compare --tune` chooses, in this order: the learning rates, then the one or two parameters that decide most.
     The rate of an adaptive server optimiser comes between them."""

@@ -55,8 +55,8 @@ class PartialFedOptions(FineTuning):
 
 def check(options: PartialFedOptions) -> None:
     """Raise UserError for an option out of range."""
-    finetuning.check(options)
     finetuning.check_rate("strategy_lr", options.strategy_lr)
+    finetuning.check(options, strategy_lr=options.strategy_lr if options.strategy == "adaptive" else None)
     check_number("strategy_epochs", options.strategy_epochs, 1)
     check_number("temperature", options.temperature, LOWEST)
     check_number("temperature_decay", options.temperature_decay, 0, 1, remedy="1 keeps the temperature as it is")

@@ -22,7 +22,7 @@ from flow.training.batches import batches, halves
 from flow.training.descent import Descent, descend, gradients
 from flow.training.messages import Personal, Upload, Visit
 from flow.training.records import Tally
-from flow.training.sgd import Sgd, Update
+from flow.training.sgd import Sgd, Update, adapts
 from flow.training.work import finetune
 
 
@@ -36,6 +36,11 @@ class PerFedAvgOptions(FineTuning):
 
 def check(options: PerFedAvgOptions) -> None:
     """Raise UserError for an option out of range."""
+    if adapts(options):
+        raise UserError(
+            f"client_optimizer must be 'sgd' for perfedavg, whose steps stand alone, got {options.client_optimizer!r}; leave "
+            "it out"
+        )
     check_finetuning(options)
     check_rate("inner_lr", options.inner_lr)
     if options.momentum:

@@ -56,8 +56,8 @@ class PrivateGateOptions(FineTuning):
 
 def check(options: PrivateGateOptions) -> None:
     """Raise UserError for an option out of range."""
-    finetuning.check(options)
     check_rate("gate_lr", options.gate_lr)
+    finetuning.check(options, gate_lr=options.gate_lr)
 
 
 def fresh(options: PrivateGateOptions, model: Model, received: Tensors, clients: int) -> Tensors:

@@ -17,8 +17,10 @@ from flow.data import DataOptions, Population, placed
 from flow.errors import UserError
 from flow.evaluation.registry import all_metrics, sources_of
 from flow.evaluation.registry import chosen as chosen_metrics
+from flow.server import schedules
 from flow.server.optimizers import OPTIMIZERS
 from flow.server.options import ServerOptions
+from flow.server.schedules import ScheduleOptions
 from flow.storage import files, run_folder, user_files
 from flow.user_code import is_reference
 
@@ -259,8 +261,9 @@ def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping
     values |= {key: value for key, value in own.items() if key in known}
     tuned = tuned or {}
     values |= {key: value for key, value in tuned.items() if key in known}
-    server = ServerOptions()
+    server, schedule = ServerOptions(), schedules.constant(plan.config.schedule, "server_lr")
     if algorithm.averages:
+        schedule = plan.config.schedule
         server, named = plan.config.server, stands_for.server
         if named != ServerOptions():  # the name says which optimiser
             server = replace(
@@ -271,6 +274,7 @@ def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping
         plan.config,
         algorithm=algorithm.options(**values),
         server=server,
+        schedule=schedule,
         seed=plan.config.seed if seed is None else seed,
         rounds=plan.tune_rounds or plan.config.rounds if trial else plan.config.rounds,
         validation_share=0.0 if trial else plan.config.validation_share,
@@ -380,7 +384,7 @@ def completed_plan(content: dict[str, Any], folder: Path = Path()) -> dict[str, 
 def _plan_of(content: dict[str, Any], folder: Path) -> Plan:
     """The comparison that a comparison.json describes."""
     stored = content["config"]
-    parts = {"algorithm": SharedOptions, "data": DataOptions, "server": ServerOptions}
+    parts = {"algorithm": SharedOptions, "data": DataOptions, "server": ServerOptions, "schedule": ScheduleOptions}
     config = Config(
         **{**stored, "model": model_of(stored["model"], folder)} | {k: kind(**stored[k]) for k, kind in parts.items()}
     )

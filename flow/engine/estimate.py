@@ -19,6 +19,7 @@ from flow.data.tokenizer import is_file
 from flow.model.language_model import parameter_counts
 from flow.model.parameters import group_of
 from flow.resources import Need, require_memory
+from flow.training.sgd import adapts
 
 ITEM = {"float32": 4, "float64": 8, "bfloat16": 4}
 
@@ -67,7 +68,7 @@ def copies(config: Config[Any], algorithm: Algorithm[Any], counts: dict[str, int
 
     They are the model of the run and of each worker, and the server's state before and after a step. The sums of the uploads
     take three numbers for each parameter. The last part is the parameters and gradients of all clients that are trained side by
-    side.
+    side, and the moments of Adam.
 
     Args:
         counts: how many numbers each parameter has, by name.
@@ -77,8 +78,9 @@ def copies(config: Config[Any], algorithm: Algorithm[Any], counts: dict[str, int
     chunk = config.chunk or 1
     groups = min(config.threads if on_cpu(model) else 1, -(-config.cohort // chunk))
     clients = groups * min(chunk, config.cohort)
+    each = 4 if adapts(config.algorithm) else 2
     more = {name: value for name, value in algorithm.models(config.algorithm).items() if value > 1}
-    numbers = sum(counts.values()) * (1 + groups) + trained * (2 + 3 + 2 * clients + sum(more.values()))
+    numbers = sum(counts.values()) * (1 + groups) + trained * (2 + 3 + each * clients + sum(more.values()))
     decides: dict[str, object] = {"vocabulary_size": config.data.vocabulary_size, "oov_buckets": config.data.oov_buckets}
     if is_file(config.data.tokenizer):  # which brings its own vocabulary
         decides = {"tokenizer": config.data.tokenizer}

@@ -15,7 +15,7 @@ from flow.config import Config, ModelOptions, TorchModel, checked, name_of, on_c
 from flow.data import Client, Population, load, validated
 from flow.data.validation import trusted
 from flow.draws import Draw
-from flow.engine import estimate, participation
+from flow.engine import estimate, participation, rates
 from flow.errors import UserError, plural, say
 from flow.model.interface import PARTS, Model
 from flow.model.language_model import LanguageModel
@@ -28,6 +28,7 @@ from flow.storage.client_states import ClientStates
 from flow.training.batches import gather
 from flow.training.fused import refusal
 from flow.training.messages import Download, Members, Phase, Visit
+from flow.training.sgd import adapts
 from flow_kernels.training import UpdateSizes, multiplies_bfloat16, on_gpu, update_memory
 
 
@@ -46,6 +47,11 @@ class Task(NamedTuple):
     """Most clients in a group, which is computed side by side on a core."""
     workers: int
     """Groups of clients computed at the same time."""
+
+    def in_round(self, round: int) -> Task:
+        """The task with the learning rates of a round, counted from 1."""
+        config = rates.in_round(self.config, round)
+        return self if config is self.config else self._replace(config=config)
 
     def members(self, clients: Sequence[Client], states: ClientStates, draw: Draw, phase: Phase) -> Members:
         """Clients as the server knows them."""
@@ -82,6 +88,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     config = checked(config)
     algorithm = algorithm_of(config.algorithm)
     participation.check(config)
+    rates.check(config, algorithm)
     _check_needs(config.model, algorithm, config.algorithm)
     _check_device(config.model)  # said before anything is read: a large file takes a while
     if population is None:
@@ -143,7 +150,11 @@ def automatic_chunk(config: Config[Any], population: Population, model: Model, f
     first = next(model.parameters())
     if by_kernels and isinstance(model, LanguageModel) and on_gpu(first, model.backend):
         room = free_on(first.device) if free is None else free
-        many = config.cohort if room is None else clients_at_once(model, config.algorithm.batch_size, population, room)
+        many = (
+            config.cohort
+            if room is None
+            else clients_at_once(model, config.algorithm.batch_size, population, room, adapts(config.algorithm))
+        )
         return max(1, min(config.cohort, many))
     if by_kernels:
         fit = 12 * 2**20 // nbytes(initial(model, "global", "local", "router"))
@@ -153,9 +164,10 @@ def automatic_chunk(config: Config[Any], population: Population, model: Model, f
     return int(max(1, min(config.cohort, fit)))
 
 
-def clients_at_once(model: LanguageModel, batch: int, population: Population, free: int) -> int:
+def clients_at_once(model: LanguageModel, batch: int, population: Population, free: int, adam: bool = False) -> int:
     """How many clients a GPU with so many free bytes can train at once: both experts, momentum and anchor counted, with four
-    copies of every client's parameters. A fifth of the memory is left to what lies between its allocations."""
+    copies of every client's parameters, and one more for the second moments of Adam. A fifth of the memory is left to what lies
+    between its allocations."""
     sizes = UpdateSizes(
         1,
         batch,
@@ -170,7 +182,7 @@ def clients_at_once(model: LanguageModel, batch: int, population: Population, fr
         outputs=model.outputs,
         products="half" if model.mixed_precision else "ieee",
     )
-    return int(0.8 * free) // sum(update_memory(sizes, copies=4, momentum=True, anchor=True).values())
+    return int(0.8 * free) // sum(update_memory(sizes, copies=4 + adam, momentum=True, anchor=True).values())
 
 
 def _build_model(config: Config[Any], algorithm: Algorithm[Any], population: Population) -> Model:

@@ -55,6 +55,21 @@ def loss_chart(rows: list[Json], words: Words) -> Markup:
     return Chart("loss", "Training loss by round", rounds_axis(rounds), y, marks, columns, shared=True).svg()
 
 
+def rate_charts(rows: list[Json]) -> dict[str, Markup]:
+    """By whose it is, the learning rate of every round; none where no schedule is on."""
+    whose = {"lr": "clients", "server_lr": "server"}
+    charts: dict[str, Markup] = {}
+    for key, name in whose.items():
+        rates = [(float(row["round"]), float(row[key])) for row in rows if finite(row.get(key))]
+        if not rates:
+            continue
+        about = f"Learning rate of the {name} by round"
+        y = Axis("learning rate", *limits([0.0, *(rate for _, rate in rates)]), digits=6)
+        x = rounds_axis([round for round, _ in rates])
+        charts[name] = Chart(f"rate-{name}", about, x, y, [Line("learning rate", rates, "ink")]).svg()
+    return charts
+
+
 def history(rows: list[Json], evaluation: Json) -> list[tuple[int, Json]]:
     """(round, summary) of the evaluations along the run; the final one (of all clients) if there is no other."""
     along = [(row["round"], row["evaluation"]) for row in rows if row["evaluation"] is not None]

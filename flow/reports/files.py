@@ -125,6 +125,7 @@ def read_metrics(folder: pathlib.Path) -> list[Json]:
         where = f"line {number}"
         row = _parsed(path, line, where)
         _expect(path, row, _ROUND, where)
+        _expect(path, row, {name: _NUMBER for name in ("lr", "server_lr") if name in row}, where)  # where a schedule is on
         if row["evaluation"] is not None:
             _expect(path, row["evaluation"], _SIDES, f"{where}.evaluation")
             _complete(path, row["evaluation"], f"{where}.evaluation")

@@ -15,6 +15,7 @@ from flow.algorithms import code_of
 from flow.config import Config, code_of_model, files_again
 from flow.data import Client, Population
 from flow.draws import Draw
+from flow.engine import rates
 from flow.engine.participation import Group, Turnout, grouped, turnout
 from flow.engine.resumption import record, reopened
 from flow.engine.run import RunState, begin
@@ -174,21 +175,22 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
             ranks.where, started = f"round {round}", time.perf_counter()
             cohort = sample(task.clients, config.cohort, Draw(config.seed, round, "cohort"))
             who = turnout(config, cohort, task.minimum, task.population.numbers(cohort), round, ranks.size)
-            uploads = _train(task, run, workers, who, Draw(config.seed, round, "train"))
+            now = task.in_round(round)
+            uploads = _train(now, run, workers, who, Draw(config.seed, round, "train"))
             aggregating = time.perf_counter()
             if uploads.clients:
                 draw = Draw(config.seed, round, "server")
                 run.state, run.moments = algorithm.server_step(
-                    config.algorithm, run.state, run.moments, uploads, config.server, draw
+                    now.config.algorithm, run.state, run.moments, uploads, now.config.server, draw
                 )
             _check_finite(uploads, run.state, round, run.folder)
             run.states.commit(round)
             uploads.aggregation_seconds += time.perf_counter() - aggregating
-            now, kept = time.perf_counter(), run.states.nbytes
-            row = summary.row(round, uploads, who, kept, now - started, ranks.size * workers.count)
+            trained, kept = time.perf_counter(), run.states.nbytes
+            row = summary.row(round, uploads, who, kept, trained - started, ranks.size * workers.count) | rates.row(now.config)
             if config.evaluate_every and round % config.evaluate_every == 0:
                 row["evaluation"], _ = evaluate(task, workers, run, curve, Draw(config.seed, round, "curve"))
-                row["evaluation_seconds"] = time.perf_counter() - now
+                row["evaluation_seconds"] = time.perf_counter() - trained
             metrics.append(row)
             if folder is not None:
                 run_folder.append_metrics(folder, run.labelled(row))

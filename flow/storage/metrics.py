@@ -20,6 +20,8 @@ ROW: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("loss", "sequences_per_second"), _MAYBE),
     "evaluation": (dict, NoneType),
 }
+RATES = dict.fromkeys(("lr", "server_lr"), _NUMBER)
+"""What a row has beside that where a schedule changes the rate."""
 # And of each of the two sides of its evaluation.
 SIDES = ("seen", "unseen")
 SUMMARY: dict[str, tuple[type, ...]] = {
@@ -95,6 +97,7 @@ def _checked(line: bytes, round: int, run: str | None) -> tuple[Any, str]:
     except (ValueError, RecursionError):
         return None, "not JSON"
     damage = _mistyped(row, ROW, "the row")
+    damage = damage or _mistyped(row, {name: kinds for name, kinds in RATES.items() if name in row}, "the row")
     if not damage and not row["seconds"]:
         damage = "seconds of the row is 0"
     if not damage and row["evaluation"] is not None:

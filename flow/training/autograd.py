@@ -41,6 +41,14 @@ def by_autograd(model: Model, parameters: Tensors, batch: Batch, update: Update)
 
 
 @torch.no_grad()
+def scale_of(gradients: Sequence[Tensor], clip: float) -> Tensor:
+    """[K]: what brings the norm of a client's gradients [K, ..] down to `clip`; 1 where it is smaller, or `clip` is 0."""
+    norms = [torch.linalg.vector_norm(gradient.reshape(len(gradient), -1), dim=1) for gradient in gradients]
+    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
+    return clip / norm.clamp_min(clip) if clip else torch.ones_like(norm)
+
+
+@torch.no_grad()
 def plain_sgd_(
     steps: Sequence[Step],
     *,
@@ -52,9 +60,7 @@ def plain_sgd_(
     present: Tensor | None,
 ) -> None:
     """:func:`flow_kernels.training.sgd_` in plain PyTorch, on any device."""
-    norms = [torch.linalg.vector_norm(step.gradient.reshape(len(step.gradient), -1), dim=1) for step in steps]
-    norm = torch.linalg.vector_norm(torch.stack(norms), dim=0)
-    scale = clip / norm.clamp_min(clip) if clip else torch.ones_like(norm)
+    scale = scale_of([step.gradient for step in steps], clip)
     for parameter, gradient, anchor, velocity, _ in steps:
         step = gradient * per_client(scale, gradient)
         if weight_decay:

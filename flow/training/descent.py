@@ -1,4 +1,4 @@
-"""Local SGD: what one update changes on one batch, for K clients side by side.
+"""Local SGD, or Adam: what one update changes on one batch, for K clients side by side.
 
 Two ways of the same arithmetic. Where flow_kernels has kernels for it (a CPU in float32 or float64, the model's own
 parameters), the backward pass is written out by hand. It then holds nothing as wide as the vocabulary: flow/training/fused.py.
@@ -15,15 +15,16 @@ from torch import Tensor
 
 from flow.model.interface import Model
 from flow.model.parameters import Tensors
+from flow.training.adam import AdamStates, plain_adam_
 from flow.training.autograd import by_autograd, plain_sgd_
 from flow.training.batches import Batch
 from flow.training.fused import Fused, refusal
-from flow.training.sgd import Sgd, Update
-from flow_kernels.training import Replayed, Step, replays, sgd_
+from flow.training.sgd import Sgd, Update, adapts
+from flow_kernels.training import Replayed, Step, adam_, on_gpu, replays, sgd_
 
 
 class Descent:
-    """SGD on the parameters [K, ..] of K clients, in place; keeps what lasts from batch to batch.
+    """SGD or Adam on the parameters [K, ..] of K clients, in place; keeps what lasts from batch to batch.
 
     Args:
         model: says how to compute; its own parameters are not used.
@@ -36,6 +37,7 @@ class Descent:
         if self._by_kernels:  # frozen ones may be views of one tensor for all clients, which the kernels do not read
             self.parameters = {name: tensor.contiguous() for name, tensor in parameters.items()}
         self._momenta: Tensors = {}
+        self._adam = AdamStates()
         self._kept: dict[Any, Any] = {}
         self._anchors: dict[int, tuple[Update, Tensors]] = {}
         self._by_update: dict[int, tuple[Update, Fused]] = {}
@@ -57,14 +59,15 @@ class Descent:
         """The same, one kernel after the other."""
         active = {name: tensor[: len(batch.lengths)] for name, tensor in self.parameters.items()}
         pulls = bool(self.sgd.momentum or self.sgd.weight_decay or (update.mu and update.anchor is not None))
+        dense = pulls or (adapts(self.sgd) and on_gpu(next(iter(active.values())), self.model.backend))
         if not self._by_kernels:
             loss, gradients = by_autograd(self.model, active, batch, update)
             steps = {name: Step(active[name], gradient) for name, gradient in gradients.items()}
         elif update.compose is None:
-            loss, steps = self._fused(update, update.names).gradients(active, batch, dense=pulls)
+            loss, steps = self._fused(update, update.names).gradients(active, batch, dense=dense)
         else:
             loss, steps = self._composed(active, batch, update)
-        self._apply(batch, update, {name: steps[name] for name in update.names}, pulls)
+        self._apply(batch, update, {name: steps[name] for name in update.names}, pulls or adapts(self.sgd))
         return loss
 
     def apply(self, batch: Batch, update: Update, gradients: Tensors) -> None:
@@ -108,12 +111,31 @@ class Descent:
             anchor = anchors[name][:k] if name in anchors else None
             steps[name] = step._replace(anchor=anchor, momentum=velocity)
         present = batch.valid.flatten(1).any(1) if pulls else None  # a client that has finished is not pulled either
-        options = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
         mu, every = update.mu if anchors else 0.0, list(steps.values())
+        if adapts(sgd):
+            assert present is not None
+            self._take_adam(update, every, mu, present)
+            return
+        options = {"lr": sgd.lr, "clip": sgd.clip, "weight_decay": sgd.weight_decay, "momentum": sgd.momentum}
         if self._by_kernels:
             sgd_(every, mu=mu, present=present, **options, backend=self.model.backend, kept=self._kept)
         else:
             plain_sgd_(every, mu=mu, present=present, **options)
+
+    def _take_adam(self, update: Update, steps: list[Step], mu: float, present: Tensor) -> None:
+        """Take the steps of the update's names, in their order; its parameters have moments and a count of their own."""
+        sgd = self.sgd
+        moments, taken = self._adam.of(self.parameters, update.names, len(present))
+        options = {"lr": sgd.lr, "clip": sgd.clip, "mu": mu, "weight_decay": sgd.weight_decay}
+        options |= {"beta1": sgd.client_beta1, "beta2": sgd.client_beta2, "epsilon": sgd.client_epsilon}
+        decoupled = sgd.client_optimizer == "adamw"
+        if self._by_kernels:
+            adam_(
+                steps, moments, taken, **options, decoupled=decoupled, present=present, backend=self.model.backend,
+                kept=self._kept,
+            )  # fmt: skip
+        else:
+            plain_adam_(steps, moments, taken, **options, decoupled=decoupled, present=present)
 
 
 def gradients(model: Model, parameters: Tensors, batch: Batch, update: Update) -> tuple[Tensor, Tensors]:
@@ -131,7 +153,7 @@ def gradients(model: Model, parameters: Tensors, batch: Batch, update: Update) -
 
 
 def descend(model: Model, parameters: Tensors, batch: Batch, update: Update, sgd: Sgd) -> Tensor:
-    """A single step, without momentum from any before; returns the mean loss before it, float64 [k].
+    """A single step, with nothing kept from any before; returns the mean loss before it, float64 [k].
 
     Args:
         model: says how to compute; its own parameters are not used.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 
@@ -44,7 +45,7 @@ class HeadLoss(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One parameter of K clients, about to be changed by :func:`sgd_`."""
+    """One parameter of K clients, about to be changed by :func:`sgd_` or :func:`adam_`."""
 
     parameter: Tensor
     """[K, ..], contiguous; changed in place."""
@@ -53,7 +54,28 @@ class Step(NamedTuple):
     anchor: Tensor | None = None
     """[K, ..]"""
     momentum: Tensor | None = None
-    """[K, ..]; changed in place."""
+    """[K, ..]; changed in place. Of SGD alone."""
     rows: Tensor | None = None
     """int64 [K, N]: which row of the parameter [K, rows, width] a row of the gradient belongs to; negative: to none. Several
     may belong to one: they are added up."""
+
+
+class Moments(NamedTuple):
+    """What :func:`adam_` keeps of one parameter of K clients from step to step; changed in place."""
+
+    first: Tensor
+    """[K, ..]: the running mean of the gradient."""
+    second: Tensor
+    """[K, ..]: that of its square."""
+    touched: Tensor | None = None
+    """bool [K, rows] of a parameter [K, rows, width]: which rows ever had a gradient. It goes with gradients by rows."""
+
+    @classmethod
+    def of(cls, parameter: Tensor) -> Moments:
+        """Zeros, as before the first step of a parameter [K, ..]."""
+        touched = parameter.new_zeros(parameter.shape[:2], dtype=torch.bool) if parameter.dim() == 3 else None
+        return cls(torch.zeros_like(parameter), torch.zeros_like(parameter), touched)
+
+    def until(self, clients: int) -> Moments:
+        """Those of the first clients, which share the memory."""
+        return Moments(*(None if t is None else t[:clients] for t in self))  # type: ignore[arg-type]

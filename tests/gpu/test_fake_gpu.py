@@ -313,6 +313,7 @@ KERNELS = {
     "training.gpu.grouped_kernels": ("grouped",),
     "training.gpu.router_kernels": ("forward", "backward_rows", "backward_weights"),
     "training.gpu.sgd_kernels": ("norms", "update", "links", "add_rows", "accumulate"),
+    "training.gpu.adam_kernels": ("adam",),
     "backends.gpu.triton.forward": ("step_forward", "sequence_forward"),
     "backends.gpu.triton.backward": ("step_backward", "sequence_backward"),
 }
@@ -340,7 +341,11 @@ def stubs(monkeypatch: pytest.MonkeyPatch) -> dict[str, Kernel]:
 @pytest.mark.triton
 @pytest.mark.usefixtures("fake")
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
-@pytest.mark.parametrize("sgd", [Sgd(0.1, 2, 2), Sgd(0.1, 1, 2, 1.0, 0.5, 0.1)], ids=["plain", "pulled"])
+@pytest.mark.parametrize(
+    "sgd",
+    [Sgd(0.1, 2, 2), Sgd(0.1, 1, 2, 1.0, 0.5, 0.1), Sgd(0.1, 1, 2, client_optimizer="adam")],
+    ids=["plain", "pulled", "adam"],
+)
 @pytest.mark.parametrize("route", ["global", "local", "mixture"])
 def test_a_phase_stays_on_one_device(
     route: Route, sgd: Sgd, mixed: bool, stubs: dict[str, Kernel], monkeypatch: pytest.MonkeyPatch
@@ -361,7 +366,8 @@ def test_a_phase_stays_on_one_device(
     accumulate_(total, [bias], [weights], fresh=True)
     launches = {name.rpartition(".")[2]: kernel.launches for name, kernel in stubs.items() if kernel.launches}
     updates = 2 * sgd.epochs
-    assert launches["update"] == launches["norms"] == updates and launches["accumulate"] == 1
+    step = "update" if sgd.client_optimizer == "sgd" else "adam"
+    assert launches[step] == launches["norms"] == updates and launches["accumulate"] == 1
     assert launches["sequence_backward"] == 2 * updates
 
 

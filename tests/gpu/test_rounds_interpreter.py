@@ -47,9 +47,12 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::RuntimeWarning"),  # of what masks leave out
 ]  # fmt: skip
 SMALL: dict[str, Any] = {"lr": 0.5, "batch_size": 2, "epochs": 1}
+ADAM: dict[str, Any] = {"lr": 0.05, "batch_size": 2, "epochs": 2, "client_epsilon": 1e-2}
 CASES: dict[str, Any] = {
     "fedavg": FedAvgOptions(**SMALL, momentum=0.5),
     "fedprox": FedProxOptions(**SMALL, mu=0.3),
+    "fedprox, adamw": FedProxOptions(**ADAM, personal_lr=0.05, client_optimizer="adamw", weight_decay=0.1, mu=0.3),
+    "fedavg, adam": FedAvgOptions(**ADAM, client_optimizer="adam"),
     "ditto": DittoOptions(**SMALL, lam=0.4),
     "apfl": APFLOptions(**SMALL, adaptive=True, alpha=0.4),
     "flow": FlowOptions(**SMALL, personal_epochs=1),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import adam_oracle
 import pytest
 import torch
 from head_cases import SHAPES, Shape, by_row, draw, error, plainly, poison, router_problem
@@ -18,9 +19,11 @@ from sgd_oracle import exact_steps
 from flow_kernels.backends.gpu import triton
 from flow_kernels.training import (
     Head,
+    Moments,
     Step,
     Weights,
     accumulate_,
+    adam_,
     add_rows_,
     finish,
     gru,
@@ -250,6 +253,58 @@ def test_sgd_keeps_what_is_no_number_and_refuses_what_does_not_fit() -> None:
         sgd_([Step(parameter, put(torch.ones(2, 3)))], lr=0.5, backend="triton")
     with pytest.raises(RuntimeError, match="not contiguous"):
         sgd_([Step(put(torch.ones(4, 2)).T, gradient)], lr=0.5, backend="triton")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"clip": 0.5},
+        {"clip": 0.5, "mu": 0.1, "weight_decay": 0.2},
+        {"clip": 1e9, "weight_decay": 0.3, "decoupled": True},
+    ],
+)
+def test_adam(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from flow_kernels.training.gpu import adam
+
+    monkeypatch.setattr(adam, "SIZE", 32)
+    parameters, table, anchors = adam_oracle.start_of(1, torch.float32)
+    times = adam_oracle.moments_of_time(4, 2, torch.float32)
+    exact = adam_oracle.exact_steps(parameters, table, anchors, times, **options)
+    moved, kept = [put(t) for t in (*parameters, table)], dict[Any, Any]()
+    moments, taken = [Moments.of(t) for t in moved], put(torch.zeros(3, dtype=torch.int64))
+    held = [put(t) for t in anchors]
+    gradients = [torch.empty_like(t) for t in moved]
+    for time in times:
+        for own, gradient in zip(gradients, time.gradients, strict=False):
+            own.copy_(gradient)
+        add_rows_(gradients[-1], put(time.rows), put(time.looked_up), backend="triton")
+        pairs = zip(moved, gradients, [*held, None], strict=True)
+        steps = [Step(p, g, a if options.get("mu") else None) for p, g, a in pairs]
+        beta1, beta2 = adam_oracle.BETAS
+        adam_(
+            steps, moments, taken, lr=adam_oracle.LR, beta1=beta1, beta2=beta2, epsilon=adam_oracle.EPSILON,
+            present=put(time.present), backend="triton", kept=kept, **options,
+        )  # fmt: skip
+    assert taken.tolist() == [4, 3, 3] and len(kept) == 2, "one table of addresses and one of the second moments"
+    for got, wanted in zip(moved, exact, strict=True):
+        torch.testing.assert_close(got.cpu().double(), wanted, rtol=2e-5, atol=2e-5)
+
+
+def test_adam_keeps_what_is_no_number_and_refuses_what_does_not_fit() -> None:
+    parameter, gradient = put(torch.ones(2, 4)), put(torch.ones(2, 4))
+    gradient[1, 2] = torch.nan
+    moments, taken = Moments.of(parameter), put(torch.zeros(2, dtype=torch.int64))
+    adam_([Step(parameter, gradient)], [moments], taken, lr=0.5, clip=1.0, beta1=0.0, backend="triton")
+    assert parameter[0].isfinite().all() and parameter[1].isnan().all()
+    table, rows = put(torch.ones(2, 3, 4)), put(torch.zeros(2, 5, dtype=torch.int64))
+    with pytest.raises(RuntimeError, match="Adam on a GPU takes dense gradients; add rows up with add_rows_ first"):
+        adam_([Step(table, put(torch.ones(2, 5, 4)), rows=rows)], [Moments.of(table)], taken, lr=0.5, backend="triton")
+    wrong = moments._replace(second=put(torch.ones(2, 3)))
+    with pytest.raises(RuntimeError, match=r"second moment is torch.float32 \[2, 3\]"):
+        adam_([Step(parameter, gradient)], [wrong], taken, lr=0.5, backend="triton")
+    with pytest.raises(RuntimeError, match=r"taken is torch.int32 \[2\]"):
+        adam_([Step(parameter, gradient)], [moments], taken.int(), lr=0.5, backend="triton")
 
 
 def test_sums_have_the_bits_of_the_cpu_in_any_order() -> None:

@@ -109,17 +109,19 @@ SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "backward_weights": ("router_kernels", dict(DW=True, DB=True, BM=32, BK=64)),
     "norms": ("sgd_kernels", dict(PAD=32, SIZE=2048)),
     "update": ("sgd_kernels", dict(CLIP=True, PRESENT=True, PULLED=True, MOMENTUM=True, PAD=32, SIZE=2048)),
+    "adam": ("adam_kernels", dict(CLIP=True, PRESENT=True, PAD=32, SIZE=2048)),
     "links": ("sgd_kernels", dict(BN=32)),
     "add_rows": ("sgd_kernels", dict(DENSE=False, BW=128)),
     "accumulate": ("sgd_kernels", dict(FRESH=False, SIZE=512)),
 }
 ONES = {
     "rows": dict(PARTS=1), "features": dict(PARTS=1, D=1, F_ROW=1), "norms": dict(COUNT=1, BLOCKS=1),
-    "update": dict(COUNT=1, BLOCKS=1), "links": dict(N=1, V=1), "add_rows": dict(N=1, V=1, WIDTH=1),
+    "update": dict(COUNT=1, BLOCKS=1), "adam": dict(COUNT=1, BLOCKS=1), "links": dict(N=1, V=1),
+    "add_rows": dict(N=1, V=1, WIDTH=1),
     "accumulate": dict(K=1, N=1),
 }  # fmt: skip
 """Numbers of a launch that Triton takes as constants where they are 1."""
-WARPS = {"norms": 8, "update": 8, "add_rows": 1}
+WARPS = {"norms": 8, "update": 8, "adam": 8, "add_rows": 1}
 
 
 @pytest.mark.triton

@@ -4,7 +4,7 @@ Float64, no batching, no padding, no code of the package. Also a tiny population
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -171,6 +171,19 @@ def sgd_step(
     for name, gradient in zip(names, gradients, strict=True):
         p[name] = p[name] - options["lr"] * gradient
     return float(loss.detach()), sum(length for _, length in batch)
+
+
+def sgd_phase(
+    p: Tensors,
+    names: Sequence[str],
+    phase: Iterable[Batch],
+    options: Options,
+    route: str,
+    temperature: float = 1.0,
+    gamma: float = 0.0,
+) -> Steps:
+    """Such steps on all batches of a phase, in place."""
+    return [sgd_step(p, names, batch, options, route, temperature, gamma) for batch in phase]
 
 
 def fedavg(w: Tensors, client: Client, options: Options, seed: int, round: int) -> tuple[Tensors, int, Steps]:

@@ -1,13 +1,13 @@
 """Flow's variant "decoupled", one token at a time, with dictionaries in the place of sorted arrays."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from flow.data import Client
-from oracles import Batch, Options, Steps, Tensors, Tokens, batches, clipped, older, run, sgd_step, stream
+from oracles import Batch, Options, Steps, Tensors, Tokens, batches, clipped, older, run, sgd_phase, stream
 
 ROUTES = {
     "output": ("global", "local"),
@@ -114,16 +114,20 @@ class Mixture:
             predicted.append((share @ views.exp(), sum(float(g) * q for g, q in zip(share, local, strict=False))))
         return predicted
 
+    def loss(self, gate: Tensors, batch: Batch) -> Tensor:
+        """Of the gate on a batch, mean over its tokens."""
+        places = [place for sequence, length in batch for place in self.tokens(sequence, length)]
+        targets = [int(sequence[t + 1]) for sequence, length in batch for t in range(length)]
+        loss = torch.zeros(())
+        for (x, views, _), target in zip(places, targets, strict=True):
+            loss = loss - torch.log(torch.softmax(scores(gate, x), 0) @ views[:, target].exp())
+        return loss / len(targets)
+
     def fit(self, gate: Tensors, batches: Iterable[Batch], options: Options) -> Tensors:
         """SGD on the gate over these batches, [[(tokens, length), ..], ..]; returns it."""
         for batch in batches:
             leaves = {name: tensor.clone().requires_grad_() for name, tensor in gate.items()}
-            places = [place for sequence, length in batch for place in self.tokens(sequence, length)]
-            targets = [int(sequence[t + 1]) for sequence, length in batch for t in range(length)]
-            loss = torch.zeros(())
-            for (x, views, _), target in zip(places, targets, strict=True):
-                loss = loss - torch.log(torch.softmax(scores(leaves, x), 0) @ views[:, target].exp())
-            gradients = clipped(torch.autograd.grad(loss / len(targets), list(leaves.values())), options["clip"])
+            gradients = clipped(torch.autograd.grad(self.loss(leaves, batch), list(leaves.values())), options["clip"])
             steps = zip(leaves.items(), gradients, strict=True)
             gate = {name: (leaf - options["lr"] * gradient).detach() for (name, leaf), gradient in steps}
         return gate
@@ -137,16 +141,19 @@ def decoupled(
     seed: int,
     round: int,
     purpose: str = "train",
+    phase: Callable[..., Steps] = sgd_phase,
+    fit: Callable[..., Tensors] = Mixture.fit,
 ) -> tuple[Tensors, int, Steps]:
     """What the decoupled variant makes of one client: its parameters, the weight of its upload, and the losses of w_g.
 
     purpose "train": w_g, psi and the gate as they are uploaded, and no local expert; another: what the client predicts with.
+    phase, fit: how the model and the gate are trained.
     """
     local = [name for name in shapes if "local_" in name]
     routers = [name for name in received if "router_" in name]
     gates = [name for name in received if name.startswith("gate/")]
     chooses = [*routers, *gates]
-    sequences, losses = range(len(client.train)), []
+    sequences = range(len(client.train))
 
     def shuffled(label: str, numbers: Sequence[int], epochs: int) -> Iterator[Batch]:
         generator = stream(seed, round, purpose, "shuffle", label, client.id)
@@ -154,8 +161,8 @@ def decoupled(
 
     def made(label: str, numbers: Sequence[int], through: str = "local", psi: Tensors = received) -> Tensors:
         p = {**psi, **{name: received[name.replace("local_", "")] for name in local}}
-        for batch in shuffled(label, numbers, options["personal_epochs"]):
-            sgd_step(p, local, batch, {**options, "lr": options["personal_lr"]}, through, options["temperature"])
+        own = {**options, "lr": options["personal_lr"]}
+        phase(p, local, shuffled(label, numbers, options["personal_epochs"]), own, through, options["temperature"])
         return p
 
     def routed(lr: float, epochs: int) -> Tensors:
@@ -167,9 +174,10 @@ def decoupled(
             known = [(client.train.tokens[n], int(client.train.lengths[n])) for n in sequences[:cut]]
             mixture = Mixture(p, known, options, shapes["embedding.weight"][0])
             newer = shuffled("gate", sequences[cut:], epochs)
-            fitted = mixture.fit({name: received[name] for name in gates}, newer, {**options, "lr": lr})
-        for batch in shuffled("router", sequences[cut:], epochs) if routers else []:
-            sgd_step(p, routers, batch, {**options, "lr": lr}, "mixture", options["temperature"], options["gamma"])
+            fitted = fit(mixture, {name: received[name] for name in gates}, newer, {**options, "lr": lr})
+        if routers:
+            newer, own = shuffled("router", sequences[cut:], epochs), {**options, "lr": lr}
+            phase(p, routers, newer, own, "mixture", options["temperature"], options["gamma"])
         return {**p, **fitted} if gates else p
 
     if purpose != "train":
@@ -177,8 +185,8 @@ def decoupled(
         through = options["through"]
         return made("personal", sequences, through, {**received, **{name: psi[name] for name in chooses}}), len(sequences), []
     world = dict(received)
-    for batch in shuffled("global", sequences, options["epochs"]):
-        losses.append(sgd_step(world, [n for n in received if n not in chooses], batch, options, "global"))
+    own = [name for name in received if name not in chooses]
+    losses = phase(world, own, shuffled("global", sequences, options["epochs"]), options, "global")
     due = round % options["router_every"] == 0
     psi = routed(options["router_lr"], options["router_epochs"]) if due else received
     return {**world, **{name: psi[name] for name in chooses}}, len(sequences), losses

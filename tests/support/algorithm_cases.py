@@ -34,6 +34,9 @@ CASES: dict[str, Any] = {
     "flow, decoupled": FlowOptions(**SMALL, gate="cell", router_share=0.7, adapt_epochs=1),
     "flow, both": FlowOptions(**SMALL, memory=True, memory_tokens=20),
     "flow, constant": FlowOptions(**SMALL, gate="constant"),
+    "flow, adamw": FlowOptions(
+        lr=0.03, personal_lr=0.02, router_lr=0.02, batch_size=2, client_optimizer="adamw", weight_decay=0.01
+    ),
     "flow, workshop": FlowOptions(**SMALL, variant="workshop"),
     "flow, instance": FlowOptions(**SMALL, variant="neurips", ablation="instance"),
     "flow, client": FlowOptions(**SMALL, variant="neurips", ablation="client"),
@@ -42,6 +45,7 @@ CASES: dict[str, Any] = {
     "fedprox": FedProxOptions(**SMALL, mu=0.3),
     "ditto": DittoOptions(**SMALL, lam=0.4),
     "apfl": APFLOptions(**SMALL),
+    "apfl, adam": APFLOptions(lr=0.03, personal_lr=0.02, batch_size=2, client_optimizer="adam"),
     "apfl, adaptive": APFLOptions(**SMALL, adaptive=True, alpha=0.4),
     "privategate": PrivateGateOptions(**SMALL),
     "privategate, initial": PrivateGateOptions(**SMALL, new_private="initial", momentum=0.5, weight_decay=0.01),

@@ -11,7 +11,7 @@ from typing import Any
 PAGE = Path(__file__).parents[2] / "docs" / "files.md"
 WORDS = {
     "SIDE": "(seen|unseen)", "MODEL": "(global|local|personal|hard|soft)", "METRIC": "(loss|perplexity)",
-    "GROUP": "(data|model|server)", "OPTION": r"[a-z]\w*", "QUANTILE": r"(p\d+|max)", "NAME": r"[A-Za-z][\w-]*",
+    "GROUP": "(data|model|server|schedule)", "OPTION": r"[a-z]\w*", "QUANTILE": r"(p\d+|max)", "NAME": r"[A-Za-z][\w-]*",
     "MEASURE": r"\w+",
 }  # fmt: skip
 TYPES: dict[str, tuple[type, ...]] = {

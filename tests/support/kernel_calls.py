@@ -12,7 +12,7 @@ from torch import Tensor
 from flow_kernels import reference
 from flow_kernels.backends import cpu
 from flow_kernels.call import NAMES
-from flow_kernels.training import Head, Step, Weights, accumulate_, gru, head_loss, route, route_backward, sgd_
+from flow_kernels.training import Head, Moments, Step, Weights, accumulate_, adam_, gru, head_loss, route, route_backward, sgd_
 
 K, T, B, I, H = 2, 3, 4, 5, 7  # noqa: E741 (the letters of docs/cell.md)
 N, V, D = 6, 9, 3
@@ -323,7 +323,7 @@ def router_backward(draw: Draw, call: Callable[[Arguments], Any]) -> Problem:
     return Problem(a, ("dx", "dweight", "dbias"), call, _expected_route_backward, fixed)
 
 
-# ---- SGD and sums ---------------------------------------------------------------------------------------------------
+# ---- SGD, Adam and sums ---------------------------------------------------------------------------------------------
 
 _OPTIONS: dict[str, Any] = {"lr": 0.3, "clip": 1.5, "mu": 0.2, "weight_decay": 0.1, "momentum": 0.9}
 
@@ -363,6 +363,54 @@ def sgd(draw: Draw, call: Callable[[Arguments], Any]) -> Problem:
     for n, shape in enumerate(((K, 4, 3), (K, 11))):
         a |= {f"{name}{n}": draw.normal(*shape) for name in ("parameter", "gradient", "anchor", "velocity")}
     return Problem(a, ("parameter0", "parameter1", "velocity0", "velocity1"), call, _expected_sgd)
+
+
+_ADAM: dict[str, Any] = {"lr": 0.3, "clip": 1.5, "mu": 0.2, "weight_decay": 0.1, "beta1": 0.9, "beta2": 0.8, "epsilon": 1e-2}
+
+
+def _expected_adam(a: Arguments) -> dict[str, Tensor]:
+    present = torch.ones(K, dtype=torch.bool) if a["present"] is None else a["present"]
+    taken = a["taken"] + present
+    squares = sum(wide(a[f"gradient{n}"]).flatten(1).square().sum(1) for n in range(2))
+    scale = _ADAM["clip"] / squares.sqrt().clamp_min(_ADAM["clip"])
+    result: dict[str, Tensor] = {"taken": taken}
+    for n in range(2):
+        p, g, m, v = (wide(a[f"{name}{n}"]) for name in ("parameter", "gradient", "first", "second"))
+        shape = (-1,) + (1,) * (p.dim() - 1)
+        here, t = present.view(shape), taken.double().clamp_min(1).view(shape)
+        g = g * scale.view(shape) + _ADAM["weight_decay"] * p
+        if a[f"anchor{n}"] is not None:
+            g = g + _ADAM["mu"] * (p - wide(a[f"anchor{n}"]))
+        new_m = _ADAM["beta1"] * m + (1 - _ADAM["beta1"]) * g
+        new_v = _ADAM["beta2"] * v + (1 - _ADAM["beta2"]) * g * g
+        root = (new_v / (1 - _ADAM["beta2"] ** t)).sqrt() + _ADAM["epsilon"]
+        moved = p - _ADAM["lr"] * new_m / (1 - _ADAM["beta1"] ** t) / root
+        for name, new, old in (("parameter", moved, p), ("first", new_m, m), ("second", new_v, v)):
+            result[f"{name}{n}"] = torch.where(here, new, old)
+    return result
+
+
+def _of_adam(a: Arguments) -> tuple[list[Step], list[Moments]]:
+    steps = [Step(*(a[f"{name}{n}"] for name in ("parameter", "gradient", "anchor"))) for n in range(2)]
+    return steps, [Moments(a[f"first{n}"], a[f"second{n}"]) for n in range(2)]
+
+
+def _raw_adam(a: Arguments) -> Any:
+    return cpu._kernels.adam(*_of_adam(a), a["taken"], a["present"], *_ADAM.values(), False, a["threads"])
+
+
+def _adam(a: Arguments) -> Any:
+    adam_(*_of_adam(a), a["taken"], present=a["present"], **_ADAM)
+    return 0
+
+
+def adam(draw: Draw, call: Callable[[Arguments], Any]) -> Problem:
+    a: Arguments = {"present": draw.guarded(torch.tensor([True, False])), "threads": 1, "taken": draw.integers(0, 3, K)}
+    for n, shape in enumerate(((K, 4, 3), (K, 11))):
+        a |= {f"{name}{n}": draw.normal(*shape) for name in ("parameter", "gradient", "anchor", "first")}
+        a[f"second{n}"] = draw.guarded(torch.rand(shape, generator=draw.generator, dtype=torch.float64).to(draw.dtype))
+    names = [f"{name}{n}" for name in ("parameter", "first", "second") for n in range(2)]
+    return Problem(a, (*names, "taken"), call, _expected_adam, ("second0", "second1"))
 
 
 def _expected_rows(a: Arguments) -> dict[str, Tensor]:
@@ -419,13 +467,13 @@ Made = tuple[Callable[[Draw, Call], Problem], Call]
 RAW: dict[str, Made] = {
     "forward": (forward, _raw_forward), "try_forward": (forward, _try_forward), "backward": (backward, _raw_backward),
     "head": (head, _raw_head), "router": (router, _raw_route), "router backward": (router_backward, _raw_route_backward),
-    "sgd": (sgd, _raw_sgd), "sgd by rows": (rows, _raw_rows), "accumulate": (sums, _raw_sum),
+    "sgd": (sgd, _raw_sgd), "sgd by rows": (rows, _raw_rows), "adam": (adam, _raw_adam), "accumulate": (sums, _raw_sum),
 }  # fmt: skip
 """The methods of flow_kernels._C.Kernels."""
 FUNCTIONS: dict[str, Made] = {
     "gru.forward": (forward, _forward), "gru.backward": (backward, _backward), "head_loss": (head, _head),
     "route": (router, _route), "route_backward": (router_backward, _route_backward), "sgd_": (sgd, _sgd),
-    "sgd_ by rows": (rows, _rows), "accumulate_": (sums, _sum),
+    "sgd_ by rows": (rows, _rows), "adam_": (adam, _adam), "accumulate_": (sums, _sum),
 }  # fmt: skip
 """The functions of flow_kernels.training."""
 PROBLEMS = RAW | FUNCTIONS

@@ -8,7 +8,7 @@ from triton_aot import Used, built
 
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 OPERANDS = ("f", "w0", "w1", "a", "b")
-INTEGERS = ("targets", "counts", "bad", "rows", "tokens", "table", "firsts")
+INTEGERS = ("targets", "counts", "bad", "rows", "tokens", "table", "firsts", "seconds", "taken")
 SHORT = ("order", "best", "following", "named")
 DOUBLES = ("nats", "weights", "total")
 BYTES = ("present", "lead")
@@ -19,7 +19,9 @@ NUMBERS = (
     "N", "V", "D", "F_ROW", "W_ROW", "PER", "PARTS", "H", "K", "COUNT", "BLOCKS", "WIDTH", "SIZE", "ROWS", "COLUMNS", "SUM",
     *DISTANCES,
 )  # fmt: skip
-FLOATS = ("clip", "lr", "mu", "decay", "keep", "inverse_temperature")
+FLOATS = (
+    "clip", "lr", "mu", "decay", "keep", "inverse_temperature", "stay", "share1", "keep2", "share2", "log1", "log2", "epsilon",
+)  # fmt: skip
 
 
 def type_of(name: str, operands: str) -> str:

@@ -135,6 +135,7 @@ EVERY_SETTING = {
     "fedavg": "one model for all",
     "flow, both": "a mixture of experts, and clients that answer in a way of their own",
     "ditto": "clients that keep something",
+    "apfl, adam": "moments of two models",
     "fedfomo": "uploads one by one, which other clients receive",
     "pfedhn": "a model on the server that makes those of the clients",
     "hypcluster": "several models on the server",

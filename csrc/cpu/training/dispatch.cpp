@@ -64,9 +64,10 @@ int check_router(const FlowRouter &p, bool backward) {
 }
 
 // What a client's rows take, in all tensors that have their gradients by rows: the sums, their names, and a table of slots.
-struct SgdScratch {
+struct StepScratch {
   int64_t sums = 0, names = 0, slots = 0, total;
-  explicit SgdScratch(const FlowSgd &p) {
+  template <class Problem>
+  explicit StepScratch(const Problem &p) {
     const int64_t size = p.dtype == FLOW_F64 ? 8 : 4;
     for (int64_t i = 0; i < p.count; ++i) {
       const FlowParameter &one = p.parameters[i];
@@ -81,19 +82,53 @@ struct SgdScratch {
   }
 };
 
-int check_sgd(const FlowSgd &p) {
+// What is common to all optimisers; `plain`: nothing but the gradient moves a parameter.
+template <class Problem>
+int check_step(const Problem &p, bool plain) {
   if (p.K < 1 || p.count < 0) return FLOW_BAD_SIZE;
   if ((p.dtype != FLOW_F32 && p.dtype != FLOW_F64) || p.threads < 1) return FLOW_BAD_OPTION;
-  const bool plain = p.mu == 0 && p.decay == 0 && p.momentum == 0;
   for (int64_t i = 0; i < p.count; ++i) {
     const FlowParameter &one = p.parameters[i];
     if (one.n < 1 || one.N < 0 || (one.N && (one.width < 1 || one.n % one.width || one.n / one.width > INT32_MAX)))
       return FLOW_BAD_SIZE;
     if (!one.parameter || !one.gradient || (one.N && !one.rows)) return FLOW_MISSING;
-    if ((one.N && !plain) || (p.momentum != 0 && !one.momentum)) return FLOW_BAD_OPTION;
+    if (one.N && !plain) return FLOW_BAD_OPTION;
     for (int64_t r = 0; r < p.K * one.N; ++r)
       if (one.rows[r] >= one.n / one.width) return FLOW_BAD_TARGET;
   }
+  return FLOW_OK;
+}
+
+int check_sgd(const FlowSgd &p) {
+  if (const int status = check_step(p, p.mu == 0 && p.decay == 0 && p.momentum == 0)) return status;
+  for (int64_t i = 0; i < p.count; ++i)
+    if (p.momentum != 0 && !p.parameters[i].momentum) return FLOW_BAD_OPTION;
+  return FLOW_OK;
+}
+
+int check_adam(const FlowAdam &p) {
+  if (const int status = check_step(p, p.mu == 0 && p.decay == 0)) return status;
+  if (!p.steps) return FLOW_MISSING;
+  for (int64_t k = 0; k < p.K; ++k)
+    if (p.steps[k] < 0) return FLOW_BAD_OPTION;
+  for (int64_t i = 0; i < p.count; ++i) {
+    const FlowParameter &one = p.parameters[i];
+    const FlowMoments &own = p.moments[i];
+    if (!own.first || !own.second || (one.N && !own.touched)) return FLOW_MISSING;
+    if (one.N && own.rows != one.n / one.width) return FLOW_BAD_SIZE;
+  }
+  return FLOW_OK;
+}
+
+// bytes: of the workspace
+template <class Problem>
+int step_of_clients(const Problem &p, int64_t bytes, void (*step)(const Problem *, int64_t, void *, int64_t *, int32_t *)) {
+  const StepScratch s(p);
+  if (p.workspace_bytes < bytes || (uintptr_t)p.workspace % 64) return FLOW_SMALL_WORKSPACE;
+  for_clients(p.K, p.threads, [&](int64_t k, int me) {
+    char *mine = static_cast<char *>(p.workspace) + me * s.total;
+    step(&p, k, mine, reinterpret_cast<int64_t *>(mine + s.sums), reinterpret_cast<int32_t *>(mine + s.sums + s.names));
+  });
   return FLOW_OK;
 }
 
@@ -135,20 +170,23 @@ int flow_router_backward(const FlowRouter *p) {
 }
 
 int64_t flow_sgd_workspace(const FlowSgd *p) {
-  return check_sgd(*p) ? -1 : SgdScratch(*p).total * threads_for(p->threads, p->K);
+  return check_sgd(*p) ? -1 : StepScratch(*p).total * threads_for(p->threads, p->K);
 }
 
 int flow_sgd(const FlowSgd *p) {
   const int status = check_sgd(*p);
   if (status) return status;
-  const FlowTraining &f = training_for(p->dtype);
-  const SgdScratch s(*p);
-  if (p->workspace_bytes < flow_sgd_workspace(p) || (uintptr_t)p->workspace % 64) return FLOW_SMALL_WORKSPACE;
-  for_clients(p->K, p->threads, [&](int64_t k, int me) {
-    char *mine = static_cast<char *>(p->workspace) + me * s.total;
-    f.sgd(p, k, mine, reinterpret_cast<int64_t *>(mine + s.sums), reinterpret_cast<int32_t *>(mine + s.sums + s.names));
-  });
-  return FLOW_OK;
+  return step_of_clients(*p, flow_sgd_workspace(p), training_for(p->dtype).sgd);
+}
+
+int64_t flow_adam_workspace(const FlowAdam *p) {
+  return check_adam(*p) ? -1 : StepScratch(*p).total * threads_for(p->threads, p->K);
+}
+
+int flow_adam(const FlowAdam *p) {
+  const int status = check_adam(*p);
+  if (status) return status;
+  return step_of_clients(*p, flow_adam_workspace(p), training_for(p->dtype).adam);
 }
 
 int flow_accumulate(int64_t K, int64_t n, int32_t dtype, const void *const *uploads, const double *weights, double *total,

@@ -1,6 +1,7 @@
 // Compiled once per instruction set, with FLOW_ISA its name: everything but the one exported function is internal.
 #include "kernels.h"
 
+#include "adam.h"
 #include "head.h"
 #include "router.h"
 #include "sgd.h"
@@ -30,6 +31,9 @@ struct TrainingEntry {
   static void sgd(const FlowSgd *p, int64_t k, void *sums, int64_t *named, int32_t *slots) {
     SgdRun<T>(*p, k, static_cast<T *>(sums), named, slots).run();
   }
+  static void adam(const FlowAdam *p, int64_t k, void *sums, int64_t *named, int32_t *slots) {
+    AdamRun<T>(*p, k, static_cast<T *>(sums), named, slots).run();
+  }
   static void add(int64_t K, int64_t n, const void *const *uploads, const double *weights, double *total, bool fresh) {
     accumulate<T>(K, n, uploads, weights, total, fresh);
   }
@@ -38,7 +42,7 @@ struct TrainingEntry {
   static void router_backward(const FlowRouter *p, int64_t k) { RouterClient<T>(*p, k).backward(); }
 
   static constexpr FlowTraining table = {
-      HeadEntry<F>::scratch_size, HeadEntry<F>::head, router_forward, router_backward, sgd, add,
+      HeadEntry<F>::scratch_size, HeadEntry<F>::head, router_forward, router_backward, sgd, adam, add,
   };
 };
 #endif

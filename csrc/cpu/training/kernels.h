@@ -9,6 +9,7 @@ struct FlowTraining {
   void (*router_forward)(const FlowRouter *, int64_t client);
   void (*router_backward)(const FlowRouter *, int64_t client);
   void (*sgd)(const FlowSgd *, int64_t client, void *sums, int64_t *named, int32_t *slots);
+  void (*adam)(const FlowAdam *, int64_t client, void *sums, int64_t *named, int32_t *slots);
   void (*accumulate)(int64_t K, int64_t n, const void *const *uploads, const double *weights, double *total, bool fresh);
 };
 

@@ -52,10 +52,13 @@ def resolve(options: Options, rounds: int) -> Options:
     )
 
 
-def check(options: FineTuning) -> None:
-    """Raise UserError for an option of the SGD or of the fine-tuning out of range."""
-    check_sgd(options)
+def check(options: FineTuning, **rates: float | None) -> None:
+    """Raise UserError for an option of the SGD or of the fine-tuning out of range.
+
+    rates: further learning rates of the same optimiser, by their options.
+    """
     check_rate("personal_lr", options.personal_lr)
+    check_sgd(options, personal_lr=options.personal_lr, **rates)
     if options.personal_epochs is not None:
         check_number("personal_epochs", options.personal_epochs, 1)
 

@@ -10,7 +10,7 @@ from flow.algorithms.interface import Scope, Tunable
 from flow.algorithms.shared.finetuning import RATES, check_rate
 from flow.checks import check_number
 from flow.errors import UserError
-from flow.training.sgd import Sgd, check_sgd
+from flow.training.sgd import Optimizer, Sgd, check_sgd
 
 COLDEST = 0.001  # the router's gradient grows as 1 / temperature, and float32 ends where a far smaller one begins
 
@@ -52,7 +52,21 @@ class FlowOptions:
     """Heavy-ball momentum; it starts at zero in every phase of every round. (Paper: none.)"""
 
     weight_decay: float = 0.0
-    """weight_decay * parameter joins the gradient, after clipping. (Paper: none.)"""
+    """weight_decay * parameter joins the gradient, after clipping; with "adamw" a step takes rate * weight_decay of every
+    parameter away. (Paper: none.)"""
+
+    client_optimizer: Optimizer = "sgd"
+    """Optimiser of all that a client trains. "adam" and "adamw" are those of torch.optim, with moments that start at zero in
+    every phase of every round; they need learning rates of at most 0.25, such as 0.01. (Paper: SGD.)"""
+
+    client_beta1: float = 0.9
+    """Decay of the first moment of the clients' Adam. (torch: 0.9.)"""
+
+    client_beta2: float = 0.999
+    """Decay of the second moment of the clients' Adam. (torch: 0.999.)"""
+
+    client_epsilon: float = 1e-8
+    """What the clients' Adam adds to the root of the second moment. (torch: 1e-8.)"""
 
     gamma: float | None = None
     """Weight of the term that draws the router to the global expert. None: 0.1 in the neurips variant, else 0.
@@ -146,6 +160,10 @@ def settings(options: FlowOptions) -> Settings:
         options.clip,
         options.momentum,
         options.weight_decay,
+        options.client_optimizer,
+        options.client_beta1,
+        options.client_beta2,
+        options.client_epsilon,
     )
     twice = 2 if options.variant == "decoupled" else 1
     return Settings(
@@ -191,8 +209,9 @@ def resolve(options: FlowOptions, rounds: int) -> FlowOptions:
 def check(options: FlowOptions) -> None:
     """Raise UserError for an option out of range."""
     sgd, personal, gamma, temperature, share, _ = settings(options)
-    check_sgd(sgd)
     check_rate("personal_lr", options.personal_lr)
+    apart = options.router_lr if options.variant == "decoupled" and chooses(options) else None
+    check_sgd(sgd, personal_lr=personal.lr, router_lr=apart, adapt_lr=options.adapt_lr if options.adapt_epochs else None)
     check_number("personal_epochs", personal.epochs, 1)
     if not (gamma >= 0 and math.isfinite(gamma)):
         raise UserError(f"gamma must be a finite number of at least 0, got {gamma!r}; 0 switches the regulariser off")

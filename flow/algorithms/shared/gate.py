@@ -38,6 +38,7 @@ from flow.draws import Draw
 from flow.model.flops import per_token
 from flow.model.interface import Model
 from flow.model.parameters import Route, Tensors
+from flow.training.adam import optimizer_of
 from flow.training.batches import Batch, Data, batches
 from flow.training.messages import Answers, View
 from flow.training.records import Tally, Work
@@ -133,9 +134,9 @@ def _train_one_by_one(gate: Tensors, experts: Experts, data: Data, sgd: Sgd, dra
 def _descend(
     gates: Tensors, client: int, rows: Sequence[Tensor], count: int, sgd: Sgd, order: np.random.Generator
 ) -> tuple[float, int]:
-    """SGD on one client's gate; rows: of every sequence [n, F + E], features and logarithms of probabilities."""
+    """SGD, or Adam, on one client's gate; rows: of every sequence [n, F + E], features and logarithms of probabilities."""
     gate = {name: tensor[client].clone().requires_grad_() for name, tensor in gates.items()}
-    optimizer = torch.optim.SGD(gate.values(), lr=sgd.lr, momentum=sgd.momentum, weight_decay=sgd.weight_decay)
+    optimizer = optimizer_of(gate.values(), sgd)
     nats, tokens = 0.0, 0
     with torch.enable_grad(), one_thread():
         for _ in range(sgd.epochs):

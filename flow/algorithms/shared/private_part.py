@@ -72,9 +72,9 @@ def resolve(options: Options, rounds: int) -> Options:
     return replace(options, pretrain_rounds=rounds // 2) if options.pretrain_rounds is None else options
 
 
-def check(options: Pretrained) -> None:
-    """Raise UserError for an option out of range."""
-    finetuning.check(options)
+def check(options: Pretrained, **rates: float | None) -> None:
+    """Raise UserError for an option out of range; rates: further learning rates of the same optimiser."""
+    finetuning.check(options, **rates)
     if options.pretrain_rounds is not None:
         check_number("pretrain_rounds", options.pretrain_rounds, 0)
 

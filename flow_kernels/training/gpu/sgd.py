@@ -50,7 +50,7 @@ def sgd_(
             addresses = (0 if t is None else t.data_ptr() for t in used)
             lines.append((*addresses, n, parameter.numel() // clients, width, blocks))
             blocks += -(-n // SIZE)
-        table = _table(tuple(lines), device, kept)
+        table = on_device(tuple(lines), device, kept)
         shared = dict(PAD=power_of_two(len(lines)), SIZE=SIZE, num_warps=8)
         squares = steps[0].parameter.new_empty((clients, blocks) if clip else 1)
         if clip:
@@ -80,7 +80,7 @@ def _check(step: Step, clients: int, pulled: bool, with_momentum: bool) -> None:
     fitting("rows", rows, (clients, rows.shape[-1]), parameter, torch.int64)
 
 
-def _table(lines: tuple[tuple[int, ...], ...], device: torch.device, kept: dict[Any, Any]) -> Tensor:
+def on_device(lines: tuple[tuple[int, ...], ...], device: torch.device, kept: dict[Any, Any]) -> Tensor:
     """The table on the device. The same addresses come again and again, so it is sent once for many updates."""
     if lines not in kept:
         table = torch.tensor(lines, dtype=torch.int64)
