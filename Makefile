@@ -12,7 +12,7 @@ SOURCES := pyproject.toml setup.py $(KERNELS)/pyproject.toml $(KERNELS)/setup.py
 RUN := runs/shakespeare
 DEMO := runs/demo
 
-.PHONY: run demo test wheels lint sanitize campaign cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
+.PHONY: run demo test wheels lint sanitize campaign compilers clang mingw cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
 
 # Goes on with a run that was stopped, and draws the report of one that is done: $(call trained,FOLDER,OPTIONS)
 trained = @if [ -d $(1) ] && [ ! -f $(1)/report.html ]; then $(BIN)/flow run --resume $(1); \
@@ -51,15 +51,37 @@ campaign: $(VENV)/installed
 	$(BIN)/python -m pytest -q -m slow tests/faults
 	$(BIN)/python tests/faults/campaign.py --minutes $(MINUTES)
 
-# The kernels on a processor that is not x86, emulated: apt-get install g++-aarch64-linux-gnu qemu-user
-CROSS := aarch64-linux-gnu
+# What other compilers make of csrc: their warnings as errors, and what they build is run as far as this machine can. See
+# docs/compilers.md. apt-get install clang libomp-dev g++-mingw-w64-x86-64 wine64 g++-aarch64-linux-gnu qemu-user unzip
+ALONE := -DFLOW_PYTHON=OFF -DFLOW_WERROR=ON -DCMAKE_BUILD_TYPE=Release
+ALONE_THREADS := -std=gnu++17 -O2 -Wall -Wextra -Werror tests/kernels/threads_alone.cpp csrc/cpu/common/threads.cpp
 
-cross:
-	mkdir -p build/cross
-	$(CROSS)-g++ -std=gnu++17 -O2 -ffp-contract=fast -fno-math-errno -Wall -Wextra -Werror -Wno-psabi -fopenmp \
-		-DFLOW_ISA=baseline tests/kernels/kernels_alone.cpp csrc/cpu/routed_gru/dispatch.cpp csrc/cpu/routed_gru/isa.cpp \
-		-o build/cross/kernels_alone
-	qemu-$(firstword $(subst -, ,$(CROSS))) -L /usr/$(CROSS) build/cross/kernels_alone
+compilers: clang mingw cross
+
+# The whole extension with clang, with OpenMP and without, and the kernel tests on both
+clang: $(VENV)/installed
+	PYTHON=$(BIN)/python scripts/clang.sh
+
+# The kernels without Python for Windows, and the thread pool; run by wine where there is one
+mingw:
+	cmake -S . -B build/mingw -G Ninja $(ALONE) -DFLOW_OPENMP=0 -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/scripts/mingw-w64.cmake
+	cmake --build build/mingw
+	x86_64-w64-mingw32-g++-posix $(ALONE_THREADS) -static -o build/mingw/threads_alone.exe
+	if command -v wine; then wine build/mingw/kernels_alone.exe && \
+		wine build/mingw/threads_alone.exe exact all_come asleep nested many callers; \
+	else echo "compiled only: wine is not installed"; fi
+
+# On a processor that is not x86, emulated: the kernels with OpenMP and without, and a wheel for Linux on aarch64
+cross: $(VENV)/installed
+	cmake -S . -B build/cross/alone -G Ninja $(ALONE) -DFLOW_OPENMP=1 -DCMAKE_TOOLCHAIN_FILE=$(CURDIR)/scripts/aarch64.cmake
+	cmake --build build/cross/alone
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/cross/alone/kernels_alone
+	cmake -S . -B build/cross/alone -DFLOW_OPENMP=0
+	cmake --build build/cross/alone
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/cross/alone/kernels_alone
+	aarch64-linux-gnu-g++ $(ALONE_THREADS) -pthread -o build/cross/threads_alone
+	qemu-aarch64 -L /usr/aarch64-linux-gnu build/cross/threads_alone exact all_come asleep nested callers
+	PYTHON=$(BIN)/python scripts/cross.sh
 
 # The GPU kernels compiled ahead of time, no GPU needed: registers, spills, shared memory, tensor cores; nvcc comes as wheels
 CUDA_WHEELS := nvidia-cuda-nvcc==13.0.88 nvidia-nvvm==13.0.88 nvidia-cuda-crt==13.0.88 nvidia-cuda-runtime==13.0.96 \

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <stdint.h>
-#include <stdlib.h>
 
 #include <memory>
 #include <new>
@@ -20,7 +19,7 @@ class Workspace {
  public:
   void *get(int64_t bytes) {
     if (bytes <= size_) return kept_.get();
-    void *fresh = aligned_alloc(64, (size_t)((bytes + 63) / 64 * 64));
+    void *fresh = operator new((size_t)bytes, kAlignment, std::nothrow);
     if (!fresh) throw NoWorkspace();
     (bytes <= kKeep ? kept_ : once_).reset(fresh);
     if (bytes <= kKeep) size_ = bytes;
@@ -30,8 +29,9 @@ class Workspace {
 
  private:
   static constexpr int64_t kKeep = 64 << 20;
+  static constexpr std::align_val_t kAlignment{64};
   struct Free {
-    void operator()(void *p) const { free(p); }
+    void operator()(void *p) const { operator delete(p, kAlignment); }
   };
   std::unique_ptr<void, Free> kept_, once_;
   int64_t size_ = 0;

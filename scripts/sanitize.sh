@@ -33,13 +33,13 @@ tested() {
   cd "$folder/package" # where `python -m` and `python -c` look for packages first
   set -- env LD_PRELOAD="$(preload "$@")" $options "$python"
   "$@" -c 'import os, flow_kernels._C as c; assert c.__file__.startswith(os.getcwd()), c.__file__'
-  # Only what calls the kernels without much of torch around them. TorchInductor, test_amx.py and test_build.py start a
-  # compiler, which would be watched as well; test_no_more_threads counts threads, and ThreadSanitizer has one of its own after
-  # a fork.
+  # Only what calls the kernels without much of torch around them. TorchInductor, test_amx.py, test_build.py and
+  # test_thread_pool.py start a compiler, which would be watched as well; test_no_more_threads counts threads, and
+  # ThreadSanitizer has one of its own after a fork.
   # --capture=sys: a sanitizer writes to the file of stderr itself, and ends the process.
   "$@" -m pytest -q --capture=sys -p no:cacheprovider "$root/tests/kernels" "$root/tests/training" \
-    "$root/tests/faults/test_kernel_arguments.py" -k "not (inductor or test_amx.py or test_build.py or test_cell.py \
-    or test_layer or test_plan.py or test_reference.py or test_no_more_threads)"
+    "$root/tests/faults/test_kernel_arguments.py" -k "not (inductor or test_amx.py or test_build.py or test_thread_pool.py \
+    or test_cell.py or test_layer or test_plan.py or test_reference.py or test_no_more_threads)"
   cd "$root"
 }
 

@@ -23,5 +23,5 @@ def refusal(name: str, dtype: torch.dtype, device: torch.device) -> str:
 
 
 def status() -> dict[str, str]:
-    """Every backend and, where it cannot run, why: ``{"reference": "available", "cpu": "available (avx512)"}``."""
+    """Every backend and, where it cannot run, why: ``{"reference": "available", "cpu": "available (avx512, OpenMP)"}``."""
     return {name: load(name).status() for name in NAMES}

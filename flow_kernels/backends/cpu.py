@@ -42,7 +42,7 @@ _select_isa()
 
 
 def status() -> str:
-    return _missing if _C is None else f"available ({_C.isa()})"
+    return _missing if _C is None else f"available ({_C.isa()}, {_C.threads()})"
 
 
 def instruction_sets() -> dict[str, str]:
@@ -70,7 +70,7 @@ def limit(hidden: int, capability: tuple[int, int] | None) -> str:
 def describe(k: int, t: int, b: int, i: int, h: int, dtype: torch.dtype, device: torch.device | None = None) -> str:
     threads, tiles, workspace = _C.division(k, t, b, i, h, DTYPES.index(dtype), torch.get_num_threads(), True)
     work = f"{k} client{'s' * (k > 1)} x {tiles} batch tile{'s' * (tiles > 1)} on {threads} thread{'s' * (threads > 1)}"
-    return f"{_C.isa()}, {work}, {workspace / 2**20:.1f} MiB of workspace for the backward pass"
+    return f"{_C.isa()}, {work} ({_C.threads()}), {workspace / 2**20:.1f} MiB of workspace for the backward pass"
 
 
 def routed_gru(inputs: Inputs, recompute: bool = False) -> tuple[Tensor, Tensor, Tensor]:

@@ -126,8 +126,11 @@ void check(const Sizes &sizes, int number) {
 
 int main() {
   const Sizes all[] = {{1, 1, 1, 1, 1}, {2, 4, 3, 5, 7}, {1, 3, 9, 17, 16}, {3, 2, 5, 3, 33}, {1, 7, 2, 1, 20}, {5, 3, 1, 6, 9}};
-  int number = 0;
-  for (const Sizes &sizes : all) check(sizes, ++number);
-  printf("%s: %d problems, %d failures\n", flow_cpu_isa(), number, failures);
+  for (const char *isa : {"baseline", "avx2", "avx512", "avx512bf16", "avx512amx"}) {
+    if (flow_cpu_select_isa(isa)) continue;  // not here
+    int number = 0;
+    for (const Sizes &sizes : all) check(sizes, ++number);
+    printf("%s, %s: %d problems, %d failures\n", flow_cpu_isa(), flow_cpu_threads(), number, failures);
+  }
   return failures != 0;
 }

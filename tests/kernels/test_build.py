@@ -80,21 +80,43 @@ def test_warnings_are_errors_where_asked_for(tmp_path: Path) -> None:
 
 
 def test_what_the_project_builds_for_itself_is_strict(tmp_path: Path) -> None:
-    """setup.py passes FLOW_WERROR on; `make test` and `make lint` set it, `make run` does not, CI does."""
+    """setup.py passes FLOW_WERROR and FLOW_OPENMP on; `make test` and `make lint` set it, `make run` does not, CI does."""
     noted = tmp_path / "noted"
     for tool in ("cmake", "ninja"):
         (tmp_path / tool).write_text(f'#!/bin/sh\necho "$@" >> {noted}\n')
         (tmp_path / tool).chmod(0o755)
     path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
     build = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
-    for given, passed in (({}, "0"), ({"FLOW_WERROR": "1"}, "1")):
+    for given, passed, openmp in (({}, "0", "auto"), ({"FLOW_WERROR": "1", "FLOW_OPENMP": "0"}, "1", "0")):
         noted.unlink(missing_ok=True)
-        env = {name: value for name, value in os.environ.items() if name != "FLOW_WERROR"}
+        env = {name: value for name, value in os.environ.items() if name not in ("FLOW_WERROR", "FLOW_OPENMP")}
         subprocess.run(build, cwd=KERNELS, env=env | {"PATH": path} | given, check=True, capture_output=True)
-        assert f"-DFLOW_WERROR={passed}" in noted.read_text() and "-- -k 0" in noted.read_text()
+        assert f"-DFLOW_WERROR={passed}" in noted.read_text() and f"-DFLOW_OPENMP={openmp}" in noted.read_text()
+        assert "-- -k 0" in noted.read_text()
     wrong = subprocess.run(build, cwd=KERNELS, env=os.environ | {"FLOW_WERROR": "on"}, capture_output=True, text=True)
     assert wrong.returncode and "FLOW_WERROR must be 0 or 1, got 'on'" in wrong.stderr
     assert "export FLOW_WERROR=1" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(("asked", "openmp"), [("0", False), ("1", True), ("auto", True)])
+def test_openmp_or_a_pool(tmp_path: Path, asked: str, openmp: bool) -> None:
+    """FLOW_OPENMP, on a system whose compiler has OpenMP. What threads.h calls alone depends on it."""
+    probe = subprocess.run(["c++", "-fopenmp", "-fsyntax-only", "-x", "c++", "-"], input="#include <omp.h>", text=True)
+    if openmp and (probe.returncode or sys.platform == "darwin"):
+        pytest.skip("this compiler has no OpenMP, or torch brings another")
+    built = commands(tmp_path, f"-DFLOW_OPENMP={asked}")
+    threads = next(arguments for output, arguments in built.items() if output.endswith("threads.cpp.o"))
+    assert ("-fopenmp" in threads) == ("-DFLOW_OPENMP" in threads) == openmp
+    assert not [output for output, arguments in built.items() if isa_of(output) and "-fopenmp" in arguments]
+
+
+def test_what_setup_passes_of_openmp(tmp_path: Path) -> None:
+    build = [sys.executable, "setup.py", "build_ext", "--build-lib", str(tmp_path), "--build-temp", str(tmp_path)]
+    wrong = subprocess.run(build, cwd=KERNELS, env=os.environ | {"FLOW_OPENMP": "on"}, capture_output=True, text=True)
+    assert wrong.returncode and "FLOW_OPENMP must be auto, 0 or 1, got 'on'" in wrong.stderr
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        commands(tmp_path / "cmake", "-DFLOW_OPENMP=on")
+    assert b"FLOW_OPENMP must be auto, 0 or 1, got 'on'" in refused.value.stderr
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -142,3 +164,14 @@ def test_objects_of_instruction_sets_share_nothing(here: dict[str, list[str]], t
         defined = [s.split()[0] for s in symbols if s.split()[1] not in "Uw"]
         assert [s.lstrip("_") for s in defined] == [exported]
         assert not [s for s in symbols if s.startswith(("_Z", "__Z"))], "C++ symbols from elsewhere"
+
+
+def test_the_kernels_alone_need_no_python(tmp_path: Path) -> None:
+    """What `make mingw` and `make cross` build, for this processor."""
+    alone = commands(
+        tmp_path, "-DFLOW_PYTHON=OFF", "-DFLOW_WERROR=ON", "-DPython_EXECUTABLE=/nowhere", "-Dpybind11_DIR=/nowhere"
+    )
+    assert sum(output.endswith("kernels_alone.cpp.o") for output in alone) == 1
+    assert not [
+        arguments for arguments in alone.values() if any("python" in a.lower() for a in arguments if a.startswith("-I"))
+    ]

@@ -109,7 +109,7 @@ def test_plan_is_pure_and_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fallback.backend == "reference" and "float16" in fallback.reason
     states = flow_kernels.backends()
     assert set(states) == {"reference", "cpu", "triton", "cuda"}
-    assert states["reference"] == "available" and states["cpu"] == f"available ({cpu._C.isa()})"
+    assert states["reference"] == "available" and states["cpu"] == f"available ({cpu._C.isa()}, {cpu._C.threads()})"
     monkeypatch.setattr(cpu, "_C", None)
     monkeypatch.setattr(cpu, "_missing", "not built", raising=False)
     assert flow_kernels.backends()["cpu"] == "not built"
@@ -125,7 +125,7 @@ def test_meta_tensors_have_shapes() -> None:
 def test_explain() -> None:
     sizes: dict[str, Any] = dict(batch_size=17, seq_len=20, input_size=50, hidden_size=60)
     chosen = flow_kernels.explain(**sizes)
-    assert chosen.backend == "cpu" and "1 client x 1 batch tile on 1 thread" in str(chosen) and cpu._C.isa() in str(chosen)
+    assert chosen.backend == "cpu" and "1 client x 1 batch tile on 1 thread (" in str(chosen) and cpu._C.isa() in str(chosen)
     torch.set_num_threads(2)
     assert "3 clients x 2 batch tiles on 2 threads" in flow_kernels.explain(**sizes, num_clients=3).details
     assert "4 clients x 1 batch tile on 2 threads" in flow_kernels.explain(**sizes, num_clients=4).details

@@ -53,13 +53,13 @@ def python(code: str, *arguments: str, **env: str) -> CompletedProcess[str]:
 @pytest.mark.parametrize("isa", ISAS)
 def test_forward_and_every_gradient_with_one_forced(isa: str) -> None:
     done = python(WORK, json.dumps(SIZES), FLOW_CPU_ISA=isa)
-    assert done.stdout.split("\n")[0] == f"available ({isa}) {len(SIZES)}", done.stderr
+    assert done.stdout.split("\n")[0] == f"available ({isa}, {cpu._C.threads()}) {len(SIZES)}", done.stderr
 
 
 def test_the_baseline_is_always_there_and_the_fastest_is_taken() -> None:
     assert ISAS[0] == "baseline"
     done = python("import flow_kernels; print(flow_kernels.backends()['cpu'])")
-    assert done.stdout.strip() == f"available ({ISAS[-1]})", done.stderr
+    assert done.stdout.strip() == f"available ({ISAS[-1]}, {cpu._C.threads()})", done.stderr
 
 
 def test_a_name_nobody_knows_in_the_environment_is_refused() -> None:

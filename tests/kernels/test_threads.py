@@ -51,7 +51,7 @@ def python(code: str, **env: str) -> str:
 
 
 def test_fewer_threads_than_asked_for_finish_the_same_work() -> None:
-    """OpenMP may supply fewer; nobody may wait for a thread that never came."""
+    """OpenMP may supply fewer, and the thread pool obeys the same limit; nobody may wait for a thread that never came."""
     code = """if True:
         import torch
         from problems import make
@@ -87,6 +87,8 @@ def test_bits_of_one_step_do_not_depend_on_threads(isa: str, dtype: torch.dtype)
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts threads in /proc")
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_no_more_threads_than_torch_uses(threads: int) -> None:
+    """A thread pool has workers of its own beside torch's, one fewer than threads."""
+    own = threads - 1 if cpu._C.threads() == "thread pool" else 0
     code = f"""if True:
         import os
         import torch
@@ -102,4 +104,32 @@ def test_no_more_threads_than_torch_uses(threads: int) -> None:
         print(len(os.listdir("/proc/self/task")) - before)
     """
     done = forked.python(code, paths=[str(Path(__file__).parents[1] / "support")])
-    assert not done.returncode and int(done.stdout) <= 0, done.stderr
+    assert not done.returncode and int(done.stdout) <= own, done.stderr
+
+
+@pytest.mark.skipif(cpu._C.threads() != "thread pool", reason="GNU OpenMP hangs in a child of a process that used its threads")
+def test_a_forked_process_computes_on_threads_again() -> None:
+    code = """if True:
+        import multiprocessing, os, signal
+        import torch, flow_kernels
+        torch.set_num_threads(3)
+        layer, x = flow_kernels.RoutedGRU(6, 33), torch.randn(5, 19, 6)
+
+        def computed(_):
+            signal.alarm(60)
+            return layer(x)[0], len(os.listdir("/proc/self/task"))
+
+        with torch.no_grad():
+            expected, threads = computed(0)
+            assert threads == 3, threads
+            child = os.fork()
+            if not child:
+                y, threads = computed(0)
+                os._exit(not (torch.equal(y, expected) and threads == 3))
+            assert os.waitpid(child, 0)[1] == 0
+            with multiprocessing.get_context("fork").Pool(2) as pool:
+                for y, threads in pool.map(computed, range(4), chunksize=1):
+                    assert torch.equal(y, expected) and threads >= 3
+            assert torch.equal(computed(0)[0], expected)
+    """
+    python(code)

@@ -65,8 +65,9 @@ def build(folder: Path) -> Path:
     kernels = ("routed_gru", "training")
     sources = [
         *((name, CSRC / f"{name}.cpp", (*python, own, "-O0")) for name in ("bindings", "training_bindings")),
-        *((f"{k}_dispatch", CSRC / "cpu" / k / "dispatch.cpp", ("-O1", "-fopenmp")) for k in kernels),
+        *((f"{k}_dispatch", CSRC / "cpu" / k / "dispatch.cpp", ("-O1",)) for k in kernels),
         *((f"{k}_model", CSRC / "cpu" / k / "isa.cpp", ("-O1", *INSTRUCTIONS, "-DFLOW_ISA=baseline")) for k in kernels),
+        ("threads", CSRC / "cpu" / "common" / "threads.cpp", ("-O1",)),
         ("report", MODEL / "report.cpp", ("-O1",)),
     ]
     objects = []
@@ -74,7 +75,7 @@ def build(folder: Path) -> Path:
         objects.append(str(folder / f"{name}.o"))
         subprocess.run([program, *FLAGS, "-fPIC", *options, "-c", str(source), "-o", objects[-1]], check=True)
     out = folder / f"_C{sysconfig.get_config_var('EXT_SUFFIX')}"
-    subprocess.run([program, "-shared", "-fopenmp", *objects, "-o", str(out)], check=True)
+    subprocess.run([program, "-shared", "-pthread", *objects, "-o", str(out)], check=True)
     return out
 
 

@@ -37,7 +37,7 @@ inline Halves narrow(Vec<float> v) {
 #endif
 }
 
-inline Halves load_halves(const bf16 *p, long n) {
+inline Halves load_halves(const bf16 *p, int64_t n) {
   Halves h = {};
   if (n >= Simd<float>::width) {
     memcpy(&h, p, sizeof h);
@@ -48,9 +48,9 @@ inline Halves load_halves(const bf16 *p, long n) {
 }
 
 inline Vec<float> load(const bf16 *p) { return widen(load_halves(p, Simd<float>::width)); }
-inline Vec<float> load_some(const bf16 *p, long n) { return widen(load_halves(p, n)); }
+inline Vec<float> load_some(const bf16 *p, int64_t n) { return widen(load_halves(p, n)); }
 
-inline void store_some(bf16 *p, Vec<float> v, long n) {
+inline void store_some(bf16 *p, Vec<float> v, int64_t n) {
   const Halves h = narrow(v);
   if (n >= Simd<float>::width) {
     memcpy(p, &h, sizeof h);
@@ -86,14 +86,14 @@ struct Single {
   using Real = float;
   using Stored = float;
   using Factor = float;
-  static constexpr long group = 1;
+  static constexpr int64_t group = 1;
   static constexpr bool tiles = false;
 };
 struct Double {
   using Real = double;
   using Stored = double;
   using Factor = double;
-  static constexpr long group = 1;
+  static constexpr int64_t group = 1;
   static constexpr bool tiles = false;
 };
 struct Brain {
@@ -101,10 +101,10 @@ struct Brain {
   using Stored = bf16;
 #if defined(__AVX512BF16__)
   using Factor = bf16;
-  static constexpr long group = 2;
+  static constexpr int64_t group = 2;
 #else
   using Factor = float;
-  static constexpr long group = 1;
+  static constexpr int64_t group = 1;
 #endif
   static constexpr bool tiles = kHasTiles;
 };
@@ -114,7 +114,7 @@ struct Mixed {
   using Real = float;
   using Stored = float;
   using Factor = bf16;
-  static constexpr long group = 2;
+  static constexpr int64_t group = 2;
   static constexpr bool tiles = kHasTiles;
 };
 #endif
@@ -128,13 +128,13 @@ using Factor = typename F::Factor;
 
 // Words of a sum over n
 template <class F>
-inline long words(long n) {
+inline int64_t words(int64_t n) {
   return (n + F::group - 1) / F::group;
 }
 
 // Whether a row of a tensor can be multiplied where it lies: it is made of whole words already.
 template <class F>
-inline bool is_words(long n) {
+inline bool is_words(int64_t n) {
   return sizeof(Stored<F>) == sizeof(Factor<F>) && n % F::group == 0;
 }
 
@@ -154,10 +154,10 @@ inline Vec<float> interleaved(Vec<float> first, Vec<float> second) {
 
 // The first n factors behind p as words, times `scale`; zeros behind them. Of a tensor of Reals.
 template <class F>
-inline Vec<Real<F>> scaled_words(const Real<F> *p, long n, Real<F> scale) {
+inline Vec<Real<F>> scaled_words(const Real<F> *p, int64_t n, Real<F> scale) {
 #if defined(__AVX512BF16__)
   if constexpr (F::group == 2) {
-    constexpr long W = Simd<Real<F>>::width;
+    constexpr int64_t W = Simd<Real<F>>::width;
     return pairs(load_some(p, n) * scale, load_some(p + W, n - W) * scale);
   }
 #endif
@@ -166,7 +166,7 @@ inline Vec<Real<F>> scaled_words(const Real<F> *p, long n, Real<F> scale) {
 
 // The first n factors behind p as words; zeros behind them.
 template <class F>
-inline Vec<Real<F>> load_words(const Stored<F> *p, long n) {
+inline Vec<Real<F>> load_words(const Stored<F> *p, int64_t n) {
   if constexpr (F::group == 1) {
     return load_some(p, n);
   } else if constexpr (sizeof(Stored<F>) == sizeof(Real<F>)) {
@@ -184,7 +184,7 @@ inline Vec<Real<F>> load_words(const Stored<F> *p, long n) {
 
 // Words of two rows that are neighbours along the sum; of the first alone where a word has one element. A null row is zeros.
 template <class F>
-inline Vec<Real<F>> zip(const Stored<F> *first, const Stored<F> *second, long n) {
+inline Vec<Real<F>> zip(const Stored<F> *first, const Stored<F> *second, int64_t n) {
   if constexpr (F::group == 1) {
     return first ? load_some(first, n) : Vec<Real<F>>{};
   } else if constexpr (sizeof(Stored<F>) == sizeof(Real<F>)) {
@@ -200,7 +200,7 @@ inline Vec<Real<F>> zip(const Stored<F> *first, const Stored<F> *second, long n)
 
 // The same of rows of Reals, each times a scale of its own.
 template <class F>
-inline Vec<Real<F>> scaled_zip(const Real<F> *first, [[maybe_unused]] const Real<F> *second, long n, Real<F> scale,
+inline Vec<Real<F>> scaled_zip(const Real<F> *first, [[maybe_unused]] const Real<F> *second, int64_t n, Real<F> scale,
                                [[maybe_unused]] Real<F> other) {
 #if defined(__AVX512BF16__)
   if constexpr (F::group == 2)

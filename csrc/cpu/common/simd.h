@@ -67,7 +67,7 @@ inline void store(T *p, Vec<T> v) {
 
 // The first n lanes, zeros behind them; n may be anything, also 0 or more than the width.
 template <class T>
-inline Vec<T> load_some(const T *p, long n) {
+inline Vec<T> load_some(const T *p, int64_t n) {
   if (n >= Simd<T>::width) return load(p);
   Vec<T> v = {};
   if (n > 0) memcpy(&v, p, (size_t)n * sizeof(T));
@@ -75,7 +75,7 @@ inline Vec<T> load_some(const T *p, long n) {
 }
 
 template <class T>
-inline void store_some(T *p, Vec<T> v, long n) {
+inline void store_some(T *p, Vec<T> v, int64_t n) {
   if (n >= Simd<T>::width) {
     store(p, v);
   } else if (n > 0) {

@@ -1,16 +1,22 @@
-// Threads come from OpenMP's pool, which torch's own operators use too, and nothing else does: who takes which task and who
-// waits for whom is kept in atomics. A sanitizer sees those, and nothing of what happens inside OpenMP's library.
+// The threads that share the work of one call: OpenMP's, which torch's own operators use too, or a pool of the extension's own
+// (threads.cpp). Neither does more than call a function on several threads: who takes which task and who waits for whom is kept
+// in atomics. So results do not depend on which it is.
 #pragma once
 
-#include <omp.h>
 #include <stdint.h>
 
 #include <atomic>
 #include <thread>
 
-#if defined(__SANITIZE_THREAD__)
-#include <sanitizer/tsan_interface.h>
-#endif
+namespace flow {
+
+// work(argument, thread) on up to `threads` threads at once, numbered from 0, the calling one; back when all are done.
+void on_threads(int threads, void (*work)(const void *argument, int thread) noexcept, const void *argument) noexcept;
+
+// "OpenMP" or "thread pool"
+const char *kind_of_threads();
+
+}  // namespace flow
 
 namespace {
 
@@ -22,33 +28,14 @@ inline int64_t threads_for(int asked, int64_t tasks) {
   return most < tasks ? most : tasks;
 }
 
-// An order that OpenMP's library makes and ThreadSanitizer does not see: all before pass() is before all after reach().
-struct Edge {
-  char address = 0;
-#if defined(__SANITIZE_THREAD__)
-  void pass() { __tsan_release(&address); }
-  void reach() { __tsan_acquire(&address); }
-#else
-  void pass() {}
-  void reach() {}
-#endif
-};
-
-// work(thread) on up to `threads` threads at once, numbered from 0; back when all are done. Fewer may come than were asked
-// for, down to one inside somebody else's parallel region. Not instrumented itself: what the compiler hands to the threads of
-// a parallel region is out of the sanitizer's sight as well. `work` is.
+// work(thread) on up to `threads` threads at once, numbered from 0; back when all are done. Fewer may come than were asked for,
+// down to one inside the work of another call. An exception that left `work` would end the process, so it must be noexcept.
 template <class Work>
-__attribute__((noinline, no_sanitize("thread"))) void on_threads(int threads, const Work &work) {
+void on_threads(int threads, const Work &work) {
+  static_assert(noexcept(work(0)), "work that threads share must be noexcept");
   if (threads == 1) return work(0);
-  Edge fork, join;  // two, or a thread that is done early would be before one that starts late
-  fork.pass();
-#pragma omp parallel num_threads(threads)
-  {
-    fork.reach();
-    work(omp_get_thread_num());
-    join.pass();
-  }
-  join.reach();
+  flow::on_threads(
+      threads, [](const void *argument, int thread) noexcept { (*static_cast<const Work *>(argument))(thread); }, &work);
 }
 
 // Until another thread has counted up to `enough`. That thread may share a core with this one, so give way soon.

@@ -10,11 +10,11 @@
 
 namespace {
 
-constexpr long kTile = 16;  // rows of a tile, words of such a row, and lanes of a vector
+constexpr int64_t kTile = 16;  // rows of a tile, words of such a row, and lanes of a vector
 
 // As rows_by_panel in product.h. There is one where the instructions are.
-template <int NV, long Run, class Row, class Panel, class Begin, class End>
-inline void tiles_by_panel(long M, int terms, long K, Row row, Panel panel, Begin begin, End end);
+template <int NV, int64_t Run, class Row, class Panel, class Begin, class End>
+inline void tiles_by_panel(int64_t M, int terms, int64_t K, Row row, Panel panel, Begin begin, End end);
 
 #if defined(__AMX_TILE__) && defined(__AMX_BF16__)
 
@@ -37,7 +37,7 @@ struct TilesInUse {
 inline void memory_is_read() { __asm__ volatile("" ::: "memory"); }
 
 // The first n words behind p; zeros behind them.
-inline Vec<float> first_words(const float *p, long n) {
+inline Vec<float> first_words(const float *p, int64_t n) {
   const uint32_t lanes = n >= kTile ? 0xffff : n > 0 ? (1u << n) - 1 : 0;
   return (Vec<float>)_mm512_maskz_loadu_ps((__mmask16)lanes, p);
 }
@@ -45,40 +45,41 @@ inline Vec<float> first_words(const float *p, long n) {
 // What a tile is loaded from: 16 rows, so many bytes apart.
 struct Operand {
   const float *words;
-  long step;
+  int64_t step;
 };
 
 // Up to 16 rows of a left operand, as they lie where that is possible.
-template <long Run>
+template <int64_t Run>
 class LeftRows {
   const float *row_[kTile];
-  long count_;
+  int64_t count_;
   bool as_they_lie_;
 
  public:
   template <class Row>
-  LeftRows(long count, Row row) : count_(count < 0 ? 0 : count < kTile ? count : kTile), as_they_lie_(!Run && count >= kTile) {
-    for (long i = 0; i < count_; ++i) {
+  LeftRows(int64_t count, Row row)
+      : count_(count < 0 ? 0 : count < kTile ? count : kTile), as_they_lie_(!Run && count >= kTile) {
+    for (int64_t i = 0; i < count_; ++i) {
       row_[i] = row(i);
       if (i > 1 && row_[i] - row_[i - 1] != row_[1] - row_[0]) as_they_lie_ = false;
     }
   }
 
   // Words k .. k + 16 of those that are left
-  Operand from(long k, long left, float *copy) const {
-    if (as_they_lie_ && left >= kTile) return {row_[0] + k, (row_[1] - row_[0]) * (long)sizeof(float)};
-    for (long i = 0; i < kTile; ++i) {
+  Operand from(int64_t k, int64_t left, float *copy) const {
+    if (as_they_lie_ && left >= kTile) return {row_[0] + k, (row_[1] - row_[0]) * (int64_t)sizeof(float)};
+    for (int64_t i = 0; i < kTile; ++i) {
       if (i < count_) {
         copy_words(copy + i * kTile, row_[i], k, left);
       } else {
         store(copy + i * kTile, Vec<float>{});
       }
     }
-    return {copy, kTile * (long)sizeof(float)};
+    return {copy, kTile * (int64_t)sizeof(float)};
   }
 
  private:
-  static void copy_words(float *to, const float *row, long k, long left) {
+  static void copy_words(float *to, const float *row, int64_t k, int64_t left) {
     if constexpr (Run == 0) {
       store(to, first_words(row + k, left));
     } else {
@@ -118,24 +119,24 @@ template <int NV>
 struct PanelEnd {
   alignas(64) float words[kTile * NV * kTile];
 
-  void set(const float *panel, long K) {
-    const long whole = K / kTile * kTile * NV * kTile, left = K % kTile * NV * kTile;
-    for (long i = 0; i < kTile * NV * kTile; i += kTile) store(words + i, i < left ? load(panel + whole + i) : Vec<float>{});
+  void set(const float *panel, int64_t K) {
+    const int64_t whole = K / kTile * kTile * NV * kTile, left = K % kTile * NV * kTile;
+    for (int64_t i = 0; i < kTile * NV * kTile; i += kTile) store(words + i, i < left ? load(panel + whole + i) : Vec<float>{});
   }
 };
 
 // The sums of up to 32 rows with one or two vectors of the panels, from vector j on.
-template <bool Below, bool Beside, int NV, int Terms, long Run, class Panel>
-inline void sum_tiles(float *sums, int terms, long K, const LeftRows<Run> (&above)[Terms], const LeftRows<Run> (&below)[Terms],
-                      Panel panel, const PanelEnd<NV> *ends, int j) {
-  constexpr long kStep = NV * kTile * (long)sizeof(float);
+template <bool Below, bool Beside, int NV, int Terms, int64_t Run, class Panel>
+inline void sum_tiles(float *sums, int terms, int64_t K, const LeftRows<Run> (&above)[Terms],
+                      const LeftRows<Run> (&below)[Terms], Panel panel, const PanelEnd<NV> *ends, int j) {
+  constexpr int64_t kStep = NV * kTile * (int64_t)sizeof(float);
   alignas(64) float copies[2][kTile * kTile];
   _tile_zero(0);
   if constexpr (Beside) _tile_zero(1);
   if constexpr (Below) _tile_zero(2);
   if constexpr (Below && Beside) _tile_zero(3);
   for (int e = 0; e < terms; ++e)
-    for (long k = 0; k < K; k += kTile) {
+    for (int64_t k = 0; k < K; k += kTile) {
       const float *b = K - k < kTile ? ends[e].words : panel(e) + k * NV * kTile;
       const Operand a = above[e].from(k, K - k, copies[0]);
       multiply_tiles<Below, Beside>(a, Below ? below[e].from(k, K - k, copies[1]) : a, {b + j * kTile, kStep});
@@ -147,15 +148,15 @@ inline void sum_tiles(float *sums, int terms, long K, const LeftRows<Run> (&abov
   if constexpr (Below && Beside) _tile_stored(3, to + kTile * NV * kTile + kTile, kStep);
 }
 
-template <int NV, long Run, class Row, class Panel, class Begin, class End>
-inline void tiles_by_panel(long M, int terms, long K, Row row, Panel panel, Begin begin, End end) {
+template <int NV, int64_t Run, class Row, class Panel, class Begin, class End>
+inline void tiles_by_panel(int64_t M, int terms, int64_t K, Row row, Panel panel, Begin begin, End end) {
   constexpr int kMostTerms = 2;
   PanelEnd<NV> ends[kMostTerms];
   if (K % kTile)
     for (int e = 0; e < terms; ++e) ends[e].set(panel(e), K);
-  for (long m = 0; m < M; m += 2 * kTile) {
-    const auto rows_of = [&](int e, long from) {
-      return LeftRows<Run>(e < terms ? M - from : 0, [&](long i) { return row(e, from + i); });
+  for (int64_t m = 0; m < M; m += 2 * kTile) {
+    const auto rows_of = [&](int e, int64_t from) {
+      return LeftRows<Run>(e < terms ? M - from : 0, [&](int64_t i) { return row(e, from + i); });
     };
     const LeftRows<Run> above[kMostTerms] = {rows_of(0, m), rows_of(1, m)};
     const LeftRows<Run> below[kMostTerms] = {rows_of(0, m + kTile), rows_of(1, m + kTile)};
@@ -166,7 +167,7 @@ inline void tiles_by_panel(long M, int terms, long K, Row row, Panel panel, Begi
       if constexpr (NV % 2) sum_tiles<kBelow, false, NV>(sums, terms, K, above, below, panel, ends, NV - 1);
     };
     M - m > kTile ? across(Flag<true>()) : across(Flag<false>());
-    for (long i = 0; i < 2 * kTile && m + i < M; ++i) {
+    for (int64_t i = 0; i < 2 * kTile && m + i < M; ++i) {
       Vec<float> s[1][NV];
       begin(s, m + i);
       for (int j = 0; j < NV; ++j) s[0][j] += load(sums + (i * NV + j) * kTile);

@@ -198,7 +198,7 @@ void run_tasks(Step run_step, int64_t steps, const FlowRoutedGru &p, const FlowK
   const int64_t round = p.K * d.tiles, tasks = cut ? round * steps : round;
   std::atomic<int64_t> next{0};
   for (int64_t k = 0; cut && k < p.K; ++k) new (d.done_of(p, k)) std::atomic<int64_t>(0);
-  on_threads(d.threads, [&](int me) {
+  on_threads(d.threads, [&](int me) noexcept {
     for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
       const int64_t k = i % round / d.tiles, slot = cut ? k : me;
       Task task{k, i / round, i % d.tiles, d.tiles, d.pack_of(p, slot), d.state_of(p, slot), d.scratch_of(p, me)};
@@ -246,6 +246,8 @@ int flow_routed_gru_forward(const FlowRoutedGru *p) { return run(p, false); }
 int flow_routed_gru_backward(const FlowRoutedGru *p) { return run(p, true); }
 
 const char *flow_cpu_isa(void) { return selected().load()->name; }
+
+const char *flow_cpu_threads(void) { return flow::kind_of_threads(); }
 
 int flow_cpu_has_isa(const char *name) { return find(name) != nullptr; }
 

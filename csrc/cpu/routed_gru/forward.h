@@ -9,7 +9,7 @@
 
 namespace {
 
-constexpr long kFew = 32;    // sequences of one step for which packing would not pay
+constexpr int64_t kFew = 32;  // sequences of one step for which packing would not pay
 constexpr int kTogether = 4;  // of them that share a reading of the weights
 
 template <class F>
@@ -19,7 +19,7 @@ inline bool is_direct(const Client<F> &c) {
 
 template <class F>
 struct ForwardPack {
-  long blocks, ih_block, hh_block, hh_start, bias, router, total;  // sizes and offsets in words
+  int64_t blocks, ih_block, hh_block, hh_start, bias, router, total;  // sizes and offsets in words
 
   ForwardPack(const Client<F> &c, bool direct) {
     constexpr int W = Simd<Real<F>>::width;
@@ -31,26 +31,26 @@ struct ForwardPack {
     router = bias + c.experts * 4 * c.padded;
     total = router + router_size(c);
   }
-  long ih(long e, long block) const { return (e * blocks + block) * ih_block; }
-  long hh(long e, long block) const { return hh_start + (e * blocks + block) * hh_block; }
+  int64_t ih(int64_t e, int64_t block) const { return (e * blocks + block) * ih_block; }
+  int64_t hh(int64_t e, int64_t block) const { return hh_start + (e * blocks + block) * hh_block; }
 };
 
 // Part `part` of `parts` of packing one client's weights.
 template <class F>
-inline void pack_forward(Real<F> *packed, const Client<F> &c, bool direct, long part, long parts) {
+inline void pack_forward(Real<F> *packed, const Client<F> &c, bool direct, int64_t part, int64_t parts) {
   constexpr int W = Simd<Real<F>>::width;
   const ForwardPack<F> layout(c, direct);
-  const long units = direct ? 0 : c.experts * layout.blocks;
-  for (long u = units * part / parts; u < units * (part + 1) / parts; ++u) {
-    const long e = u / layout.blocks, block = u % layout.blocks;
+  const int64_t units = direct ? 0 : c.experts * layout.blocks;
+  for (int64_t u = units * part / parts; u < units * (part + 1) / parts; ++u) {
+    const int64_t e = u / layout.blocks, block = u % layout.blocks;
     pack_gate_block<F>(packed + layout.ih(e, block), c.w_ih[e], c.H, c.I, block * W);
     pack_gate_block<F>(packed + layout.hh(e, block), c.w_hh[e], c.H, c.H, block * W);
   }
   if (part) return;
-  for (long e = 0; e < c.experts; ++e) {
+  for (int64_t e = 0; e < c.experts; ++e) {
     Real<F> *slots = packed + layout.bias + e * 4 * c.padded;  // what the projection adds to n, r, z; and b_hn
     memset(slots, 0, (size_t)(4 * c.padded) * sizeof(Real<F>));
-    for (long j = 0; j < c.H && c.b_ih[e]; ++j) {
+    for (int64_t j = 0; j < c.H && c.b_ih[e]; ++j) {
       slots[kR * c.padded + j] = value(c.b_ih[e][j]) + value(c.b_hh[e][j]);
       slots[kZ * c.padded + j] = value(c.b_ih[e][c.H + j]) + value(c.b_hh[e][c.H + j]);
       slots[kN * c.padded + j] = value(c.b_ih[e][2 * c.H + j]);
@@ -62,31 +62,31 @@ inline void pack_forward(Real<F> *packed, const Client<F> &c, bool direct, long 
 
 // A row of n elements as words: where it lies, or copied and padded with zeros up to whole vectors.
 template <class F>
-inline const Real<F> *row_words(const Stored<F> *row, long n, Real<F> *copy) {
+inline const Real<F> *row_words(const Stored<F> *row, int64_t n, Real<F> *copy) {
   if (is_words<F>(n)) return reinterpret_cast<const Real<F> *>(row);
-  for (long k = 0; k < words<F>(n); k += Simd<Real<F>>::width)
+  for (int64_t k = 0; k < words<F>(n); k += Simd<Real<F>>::width)
     store(copy + k, load_words<F>(row + k * F::group, n - k * F::group));
   return copy;
 }
 template <class F>
-inline long copied_words(long n) {
+inline int64_t copied_words(int64_t n) {
   return is_words<F>(n) ? 0 : round_up(words<F>(n));
 }
 
 // W_ih x + biases of n rows, into slots n, r, z of the rows g.
 template <class F>
 inline void project_rows(const Client<F> &c, const ForwardPack<F> &layout, const Real<F> *packed, const Real<F> *const *x,
-                         Real<F> *const *g, long n) {
-  constexpr long W = Simd<Real<F>>::width;
-  const long P = c.padded;
-  for (long e = 0; e < c.experts; ++e)
-    for (long block = 0; block < layout.blocks; ++block) {
+                         Real<F> *const *g, int64_t n) {
+  constexpr int64_t W = Simd<Real<F>>::width;
+  const int64_t P = c.padded;
+  for (int64_t e = 0; e < c.experts; ++e)
+    for (int64_t block = 0; block < layout.blocks; ++block) {
       const Real<F> *bias = packed + layout.bias + e * 4 * P + block * W;
-      const long at = e * 4 * P + block * W;
+      const int64_t at = e * 4 * P + block * W;
       rows_by_panel<F, 3>(
-          n, 1, words<F>(c.I), [&](int, long i) { return x[i]; }, [&](int) { return packed + layout.ih(e, block); },
-          [](auto &s, long) { memset(&s, 0, sizeof s); },
-          [&](auto &s, long i) {
+          n, 1, words<F>(c.I), [&](int, int64_t i) { return x[i]; }, [&](int) { return packed + layout.ih(e, block); },
+          [](auto &s, int64_t) { memset(&s, 0, sizeof s); },
+          [&](auto &s, int64_t i) {
             for (auto &row : s) {
               Real<F> *out = g[i++] + at;
               store(out + kR * P, row[0] + load(bias + kR * P));
@@ -100,19 +100,19 @@ inline void project_rows(const Client<F> &c, const ForwardPack<F> &layout, const
 // Workspace of one running tile, in words; tables of row pointers lie in front.
 template <class F>
 struct ForwardScratch {
-  long steps, input_row, state_row, inputs, state, expert_out, routing, gate_rows, total;
+  int64_t steps, input_row, state_row, inputs, state, expert_out, routing, gate_rows, total;
   bool own_gates;  // pre-activations lie here, not in the tensor that saves the gates
 
-  ForwardScratch(const Client<F> &c, long tile, bool save) {
+  ForwardScratch(const Client<F> &c, int64_t tile, bool save) {
     // Steps projected at once: enough rows to read each panel of W_ih rarely, few enough to stay in cache.
-    const long wanted = (64 + tile - 1) / tile;
+    const int64_t wanted = (64 + tile - 1) / tile;
     steps = wanted < c.T_ ? wanted : c.T_;
-    const long tables = 2 * steps > 6 ? 2 * steps : 6;
-    inputs = round_up(tables * tile * (long)(sizeof(void *) / sizeof(Real<F>)));
+    const int64_t tables = 2 * steps > 6 ? 2 * steps : 6;
+    inputs = round_up(tables * tile * (int64_t)(sizeof(void *) / sizeof(Real<F>)));
     input_row = copied_words<F>(c.I);
     state_row = c.padded + (F::group > 1 ? c.padded / F::group : 0);  // the state, and behind it the same as factors
-    const long copied = steps * tile * input_row;
-    const long direct = is_direct(c) ? tile * round_up(c.I) : 0;
+    const int64_t copied = steps * tile * input_row;
+    const int64_t direct = is_direct(c) ? tile * round_up(c.I) : 0;
     state = inputs + (copied > direct ? copied : direct);
     expert_out = state + 2 * tile * state_row;
     routing = expert_out + c.experts * tile * Simd<Real<F>>::width;
@@ -132,7 +132,7 @@ struct ForwardTile {
   const T *packed;
   T *scratch;
   const Tile mine;
-  const long tile;
+  const int64_t tile;
   const ForwardScratch<F> cut;
   // One entry for each of the sequences that a step runs
   const T **state, **factors;
@@ -158,43 +158,43 @@ struct ForwardTile {
   void run() const {
     T *now = scratch + cut.state, *next = now + tile * cut.state_row;
     memset(now, 0, (size_t)(2 * tile * cut.state_row) * sizeof(T));
-    for (long i = 0; i < tile; ++i)
-      for (long j = 0; j < c.H; j += W) set_state(now + i * cut.state_row, j, load_some(c.h0 + mine[i] * c.H + j, c.H - j));
-    for (long chunk = 0; chunk < c.T_; chunk += cut.steps) {
-      const long end = chunk + cut.steps < c.T_ ? chunk + cut.steps : c.T_;
+    for (int64_t i = 0; i < tile; ++i)
+      for (int64_t j = 0; j < c.H; j += W) set_state(now + i * cut.state_row, j, load_some(c.h0 + mine[i] * c.H + j, c.H - j));
+    for (int64_t chunk = 0; chunk < c.T_; chunk += cut.steps) {
+      const int64_t end = chunk + cut.steps < c.T_ ? chunk + cut.steps : c.T_;
       if (!is_direct(c)) project(chunk, end);
-      for (long t = chunk; t < end; ++t) {
+      for (int64_t t = chunk; t < end; ++t) {
         step(t, chunk, now, next);
         T *swap = now;
         now = next;
         next = swap;
       }
     }
-    for (long i = 0; i < tile; ++i)
-      for (long j = 0; j < c.H; j += W) store_some(c.h_n + mine[i] * c.H + j, load(now + i * cut.state_row + j), c.H - j);
+    for (int64_t i = 0; i < tile; ++i)
+      for (int64_t j = 0; j < c.H; j += W) store_some(c.h_n + mine[i] * c.H + j, load(now + i * cut.state_row + j), c.H - j);
   }
 
   // Hidden units unit .. unit + width of a state, and the same as factors.
-  void set_state(T *row, long unit, Vec<T> h) const {
+  void set_state(T *row, int64_t unit, Vec<T> h) const {
     store(row + unit, h);
     if constexpr (F::group > 1) store(reinterpret_cast<Factor<F> *>(row + c.padded) + unit, h);
   }
   const T *factors_of(const T *row) const { return F::group > 1 ? row + c.padded : row; }
 
   // Where the pre-activations of a step lie, and then, as saved, its gates.
-  T *pre_row(long t, long chunk, long i) const {
+  T *pre_row(int64_t t, int64_t chunk, int64_t i) const {
     if constexpr (sizeof(S) == sizeof(T))
       if (!cut.own_gates) return c.gates + c.row(t, mine[i]) * c.gate_row();
     return scratch + cut.gate_rows + ((t - chunk) * tile + i) * c.gate_row();
   }
 
   // W_ih x + biases of all valid rows of steps chunk .. end, into slots n, r, z of their rows.
-  void project(long chunk, long end) const {
+  void project(int64_t chunk, int64_t end) const {
     const T **x = table<const T *>(scratch, 0);
     T **g = table<T *>(scratch, cut.steps * tile);
-    long n = 0;
-    for (long t = chunk; t < end; ++t)
-      for (long i = 0; i < tile; ++i)
+    int64_t n = 0;
+    for (int64_t t = chunk; t < end; ++t)
+      for (int64_t i = 0; i < tile; ++i)
         if (t < c.length(mine[i])) {
           x[n] = row_words<F>(c.x + c.row(t, mine[i]) * c.I, c.I, scratch + cut.inputs + n * cut.input_row);
           g[n++] = pre_row(t, chunk, i);
@@ -202,17 +202,17 @@ struct ForwardTile {
     project_rows(c, layout, packed, x, g, n);
   }
 
-  void step(long t, long chunk, T *now, T *next) const {
-    long n = 0;
-    for (long i = 0; i < tile; ++i) {
-      const long b = mine[i];
+  void step(int64_t t, int64_t chunk, T *now, T *next) const {
+    int64_t n = 0;
+    for (int64_t i = 0; i < tile; ++i) {
+      const int64_t b = mine[i];
       T *before = now + i * cut.state_row, *after = next + i * cut.state_row;
       if (t >= c.length(b)) {
         memcpy(after, before, (size_t)cut.state_row * sizeof(T));
         if (c.has_padding()) clear(c.padding_row(t, b));
         continue;
       }
-      const long row = c.row(t, b);
+      const int64_t row = c.row(t, b);
       route(q + 2 * n, c.x + row * c.I, before);
       put(c.q + 2 * row, q[2 * n]);
       put(c.q + 2 * row + 1, q[2 * n + 1]);
@@ -225,11 +225,11 @@ struct ForwardTile {
       if (is_direct(c)) copy_input(direct_input(n), row);
       ++n;
     }
-    for (long block = 0; block < layout.blocks; ++block) {
-      const long unit = block * W;
+    for (int64_t block = 0; block < layout.blocks; ++block) {
+      const int64_t unit = block * W;
       if (is_direct(c)) {
-        for (long e = 0; e < c.experts; ++e)
-          for (long i = 0; i < n; i += kTogether) {
+        for (int64_t e = 0; e < c.experts; ++e)
+          for (int64_t i = 0; i < n; i += kTogether) {
             // The compiler may round otherwise for another number of rows, and how many there are depends on the threads.
             if (c.B > 2) {
               compute_directly<kTogether>(e, unit, i, n);
@@ -242,10 +242,10 @@ struct ForwardTile {
           if constexpr (2 * decltype(rows)::value <= kRows) recur<2, decltype(rows)::value>(0, block, 0);
         });
       } else {
-        for (long e = 0; e < c.experts; ++e)
-          for_row_groups(n, [&](long i, auto rows) { recur<1, decltype(rows)::value>(e, block, i); });
+        for (int64_t e = 0; e < c.experts; ++e)
+          for_row_groups(n, [&](int64_t i, auto rows) { recur<1, decltype(rows)::value>(e, block, i); });
       }
-      for (long i = 0; i < n; ++i) {
+      for (int64_t i = 0; i < n; ++i) {
         Vec<T> h = load(expert_out + i * W);
         if (c.routed()) h = q[2 * i] * h + q[2 * i + 1] * load(expert_out + (tile + i) * W);
         set_state(next_state[i], unit, h);
@@ -256,13 +256,13 @@ struct ForwardTile {
 
   // Experts first .. first + P for one block of hidden units and the R sequences from i on.
   template <int P, int R>
-  void recur(long first, long block, long i) const {
+  void recur(int64_t first, int64_t block, int64_t i) const {
     const T *panels[P];
     for (int p = 0; p < P; ++p) panels[p] = packed + layout.hh(first + p, block);
     Vec<T> s[P][R][3] = {};
     product<F, P, R, 3>(s, factors + i, panels, words<F>(c.H));
     for (int p = 0; p < P; ++p) {
-      const long at = (first + p) * 4 * c.padded + block * W;
+      const int64_t at = (first + p) * 4 * c.padded + block * W;
       const Vec<T> bias_u = load(packed + layout.bias + at + kU * c.padded);
       for (int r = 0; r < R; ++r) {
         const T *g = pre[i + r] + at;
@@ -274,8 +274,8 @@ struct ForwardTile {
 
   // Gates and output of one expert for hidden units unit .. unit + width of sequence i, from what the gates r and z are
   // functions of and the two parts of the candidate.
-  void activate(long e, long unit, long i, Vec<T> sum_r, Vec<T> sum_z, Vec<T> sum_n, Vec<T> u) const {
-    const long P = c.padded, at = e * 4 * P + unit;
+  void activate(int64_t e, int64_t unit, int64_t i, Vec<T> sum_r, Vec<T> sum_z, Vec<T> sum_n, Vec<T> u) const {
+    const int64_t P = c.padded, at = e * 4 * P + unit;
     const Vec<T> r = sigmoid<T>(sum_r), z = sigmoid<T>(sum_z), n = hyperbolic_tangent<T>(sum_n + r * u);
     if (saved[i]) {
       store(saved[i] + at + kN * P, n);
@@ -287,29 +287,29 @@ struct ForwardTile {
   }
 
   // How many of unit .. unit + width there are
-  long lanes(long unit) const { return c.H - unit < 0 ? 0 : c.H - unit < W ? c.H - unit : W; }
+  int64_t lanes(int64_t unit) const { return c.H - unit < 0 ? 0 : c.H - unit < W ? c.H - unit : W; }
 
-  T *direct_input(long i) const { return scratch + cut.inputs + i * round_up(c.I); }
-  void copy_input(T *x, long row) const {
-    for (long k = 0; k < c.I; k += W) store(x + k, load_some(c.x + row * c.I + k, c.I - k));
+  T *direct_input(int64_t i) const { return scratch + cut.inputs + i * round_up(c.I); }
+  void copy_input(T *x, int64_t row) const {
+    for (int64_t k = 0; k < c.I; k += W) store(x + k, load_some(c.x + row * c.I + k, c.I - k));
   }
 
   // The same as project() and recur(), for the R sequences from i on, of `count` in all, from the weights as they lie. The last
   // one takes the place of those that there are not.
   template <int R>
-  void compute_directly(long e, long unit, long i, long count) const {
-    const long at = e * 4 * c.padded + unit, n = lanes(unit);
+  void compute_directly(int64_t e, int64_t unit, int64_t i, int64_t count) const {
+    const int64_t at = e * 4 * c.padded + unit, n = lanes(unit);
     Side<F, R> x{nullptr, {}, c.I}, h{nullptr, {}, c.H};
     for (int r = 0; r < R; ++r) {
-      const long row = i + r < count ? i + r : count - 1;
+      const int64_t row = i + r < count ? i + r : count - 1;
       x.a[r] = direct_input(row), h.a[r] = state[row];
     }
-    const auto of_x = [&](long slot) {
+    const auto of_x = [&](int64_t slot) {
       Side<F, R> side = x;
       side.w = c.w_ih[e] + (kGateOfSlot[slot] * c.H + unit) * c.I;
       return side;
     };
-    const auto of_h = [&](long slot) {
+    const auto of_h = [&](int64_t slot) {
       Side<F, R> side = h;
       side.w = c.w_hh[e] + (kGateOfSlot[slot] * c.H + unit) * c.H;
       return side;
@@ -325,7 +325,7 @@ struct ForwardTile {
       activate(e, unit, i + r, sums[kR][r], sums[kZ][r], sums[kN][r], sums[kU][r]);
   }
 
-  void clear(long row) const {
+  void clear(int64_t row) const {
     memset(c.y + row * c.H, 0, (size_t)c.H * sizeof(S));
     memset(c.q + row * 2, 0, 2 * sizeof(S));
     if (c.gates) memset(c.gates + row * c.gate_row(), 0, (size_t)c.gate_row() * sizeof(S));

@@ -10,7 +10,7 @@ template <class F>
 struct Entry {
   using T = Real<F>;
 
-  static int64_t bytes(long elements) { return (int64_t)((elements * (long)sizeof(T) + 63) / 64 * 64); }
+  static int64_t bytes(int64_t elements) { return (int64_t)((elements * (int64_t)sizeof(T) + 63) / 64 * 64); }
 
   static int64_t forward_pack_bytes(const Client<F> &c) { return bytes(ForwardPack<F>(c, is_direct(c)).total); }
   static int64_t forward_pack_size(const FlowRoutedGru *p) { return forward_pack_bytes(Client<F>(*p, 0)); }
@@ -31,7 +31,7 @@ struct Entry {
   static int64_t backward_state_size(const FlowRoutedGru *p) { return bytes(BackwardState<F>(Client<F>(*p, 0)).total); }
   static int64_t backward_scratch_size(const FlowRoutedGru *p, int64_t tile) {
     const Client<F> c(*p, 0);
-    const long scan = BackwardTile<F>::scratch_size(c, tile), weights = WeightScratch<F>(c).total;
+    const int64_t scan = BackwardTile<F>::scratch_size(c, tile), weights = WeightScratch<F>(c).total;
     return bytes(scan > weights ? scan : weights);
   }
   static int64_t backward_chunks(const FlowRoutedGru *p) {

@@ -11,23 +11,23 @@ namespace {
 enum Slot { kN = 0, kR = 1, kZ = 2, kU = 3 };
 constexpr int kGateOfSlot[4] = {2, 0, 1, 2};  // position among torch's r, z, n
 
-constexpr long kPad = 16;  // every padded size is a multiple of this, on every instruction set
+constexpr int64_t kPad = 16;  // every padded size is a multiple of this, on every instruction set
 
 // Entry `first` of a table of pointers P that lies in front of a workspace.
 template <class P, class T>
-inline P *table(T *workspace, long first) {
+inline P *table(T *workspace, int64_t first) {
   return reinterpret_cast<P *>(workspace) + first;
 }
 
-inline long round_up(long n) { return (n + kPad - 1) / kPad * kPad; }
+inline int64_t round_up(int64_t n) { return (n + kPad - 1) / kPad * kPad; }
 
 // A part of a client's batch: sequences part, part + parts, ... Dealt like that, not in ranges, since sequences that are sorted
 // by length would leave all the long ones to one part.
 struct Tile {
-  long part, parts, size;
+  int64_t part, parts, size;
 
-  Tile(long batch, long part, long parts) : part(part), parts(parts), size((batch - part + parts - 1) / parts) {}
-  long operator[](long i) const { return part + i * parts; }
+  Tile(int64_t batch, int64_t part, int64_t parts) : part(part), parts(parts), size((batch - part + parts - 1) / parts) {}
+  int64_t operator[](int64_t i) const { return part + i * parts; }
 };
 
 template <class F>
@@ -35,19 +35,19 @@ struct Client {
   using T = Real<F>;
   using S = Stored<F>;
 
-  long T_, B, I, H, padded, rows, experts;
+  int64_t T_, B, I, H, padded, rows, experts;
   int first_expert;
-  long step_rows, batch_rows;  // how far apart, in rows, neighbours in time and in the batch are
+  int64_t step_rows, batch_rows;  // how far apart, in rows, neighbours in time and in the batch are
   const S *x, *h0, *w_ih[2], *w_hh[2], *b_ih[2], *b_hh[2], *router_w, *router_b, *dy, *dh_n, *dq;
   S *y, *h_n, *q, *gates, *dx, *dh0, *dw_ih[2], *dw_hh[2], *db_ih[2], *db_hh[2], *drouter_w, *drouter_b;
   const int64_t *lengths, *offsets;
   bool reversed;
   bool ragged;         // see FlowRoutedGru; then the next two are the client's own, else T_ and B
-  long steps, batch;  // its longest sequence, and how many it has
+  int64_t steps, batch;  // its longest sequence, and how many it has
   T temperature;
   int routing;
 
-  Client(const FlowRoutedGru &p, long k)
+  Client(const FlowRoutedGru &p, int64_t k)
       : T_(p.T),
         B(p.B),
         I(p.I),
@@ -82,50 +82,50 @@ struct Client {
     steps = T_, batch = B;
     if (!ragged || !lengths) return;
     steps = batch = 0;
-    for (long b = 0; b < B; ++b) {
+    for (int64_t b = 0; b < B; ++b) {
       if (lengths[b] > steps) steps = lengths[b];
       if (lengths[b]) batch = b + 1;
     }
   }
 
-  static const S *in(const void *p, long k, long size) { return p ? static_cast<const S *>(p) + k * size : nullptr; }
-  static S *out(void *p, long k, long size) { return p ? static_cast<S *>(p) + k * size : nullptr; }
+  static const S *in(const void *p, int64_t k, int64_t size) { return p ? static_cast<const S *>(p) + k * size : nullptr; }
+  static S *out(void *p, int64_t k, int64_t size) { return p ? static_cast<S *>(p) + k * size : nullptr; }
 
   bool routed() const { return experts == 2; }
-  long gate_row() const { return experts * 4 * padded; }
+  int64_t gate_row() const { return experts * 4 * padded; }
   // Where the step that is run as number t < length(b) of sequence b lies.
-  long row(long t, long b) const {
+  int64_t row(int64_t t, int64_t b) const {
     if (reversed) t = length(b) - 1 - t;
     return offsets ? offsets[t] + b : t * step_rows + b * batch_rows;
   }
   // Where padding lies: t >= length(b). Packed rows have none.
   bool has_padding() const { return !offsets; }
-  long padding_row(long t, long b) const { return t * step_rows + b * batch_rows; }
-  long length(long b) const { return lengths ? lengths[b] : T_; }
+  int64_t padding_row(int64_t t, int64_t b) const { return t * step_rows + b * batch_rows; }
+  int64_t length(int64_t b) const { return lengths ? lengths[b] : T_; }
   // h before step t as it is run, unpadded
-  const S *previous(long t, long b) const { return t ? y + row(t - 1, b) * H : h0 + b * H; }
+  const S *previous(int64_t t, int64_t b) const { return t ? y + row(t - 1, b) * H : h0 + b * H; }
 };
 
 // The router needs only the difference of its two rows: q_global = sigmoid(difference / temperature).
 // d [x ; h], both parts padded with zeros.
 template <class F>
 inline void pack_router(Real<F> *packed, const Client<F> &c) {
-  const long px = round_up(c.I);
+  const int64_t px = round_up(c.I);
   const Stored<F> *to_global = c.router_w, *to_local = c.router_w + c.I + c.H;
-  for (long i = 0; i < px; ++i) packed[i] = i < c.I ? value(to_global[i]) - value(to_local[i]) : 0;
-  for (long i = 0; i < c.padded; ++i) packed[px + i] = i < c.H ? value(to_global[c.I + i]) - value(to_local[c.I + i]) : 0;
+  for (int64_t i = 0; i < px; ++i) packed[i] = i < c.I ? value(to_global[i]) - value(to_local[i]) : 0;
+  for (int64_t i = 0; i < c.padded; ++i) packed[px + i] = i < c.H ? value(to_global[c.I + i]) - value(to_local[c.I + i]) : 0;
   packed[px + c.padded] = c.router_b ? value(c.router_b[0]) - value(c.router_b[1]) : 0;
 }
 
 template <class F>
-inline long router_size(const Client<F> &c) {
+inline int64_t router_size(const Client<F> &c) {
   return c.routed() ? round_up(c.I) + c.padded + kPad : 0;
 }
 
 // Soft q of one row from its x [I] and h [H].
 template <class F, class State>
 inline void soft_routing(Real<F> (&q)[2], const Client<F> &c, const Real<F> *router, const Stored<F> *x, const State *h) {
-  const long px = round_up(c.I);
+  const int64_t px = round_up(c.I);
   const Real<F> logit = dot(x, router, c.I) + dot(h, router + px, c.H) + router[px + c.padded];
   const Real<F> d = logit / c.temperature;
   Vec<Real<F>> both = {};

@@ -43,13 +43,13 @@ inline Simd<double>::vec square_root(Simd<double>::vec v) {
 
 template <class T>
 struct AdamRun {
-  static constexpr long W = Simd<T>::width;
+  static constexpr int64_t W = Simd<T>::width;
   const FlowAdam &p;
-  const long k;
+  const int64_t k;
   Gradients<T> gradients;
   T scale, rate, root, keep, decay, first_share, second_keep, second_share;
 
-  AdamRun(const FlowAdam &p, long k, T *summed, int64_t *named, int32_t *slot)
+  AdamRun(const FlowAdam &p, int64_t k, T *summed, int64_t *named, int32_t *slot)
       : p(p), k(k), gradients{p.parameters, p.count, k, summed, named, slot} {}
 
   void run() {
@@ -63,7 +63,7 @@ struct AdamRun {
     first_share = (T)(1 - p.beta1), second_keep = (T)p.beta2, second_share = (T)(1 - p.beta2);
     const T *sum = gradients.summed;
     const int64_t *name = gradients.named;
-    for (long i = 0; i < p.count; ++i) {
+    for (int64_t i = 0; i < p.count; ++i) {
       const FlowParameter &one = p.parameters[i];
       if (one.N) {
         step_rows(one, p.moments[i], sum, name);
@@ -79,21 +79,21 @@ struct AdamRun {
     int32_t *slot = gradients.slot;  // that of the last tensor, so far
     uint8_t *touched = own.touched + k * own.rows;
     memset(slot, 0xff, (size_t)own.rows * sizeof *slot);
-    for (long r = 0; r < name[0]; ++r) slot[name[1 + r]] = (int32_t)r, touched[name[1 + r]] = 1;
-    for (long row = 0; row < own.rows; ++row) {
+    for (int64_t r = 0; r < name[0]; ++r) slot[name[1 + r]] = (int32_t)r, touched[name[1 + r]] = 1;
+    for (int64_t row = 0; row < own.rows; ++row) {
       if (!touched[row]) continue;
       step(one, own, slot[row] < 0 ? nullptr : sum + slot[row] * one.width, row * one.width, one.width);
     }
   }
 
   // n numbers from `begin` on; gradient: of these alone, null for zeros.
-  void step(const FlowParameter &one, const FlowMoments &own, const T *gradient, long begin, long n) const {
-    const long at = k * one.n + begin;
+  void step(const FlowParameter &one, const FlowMoments &own, const T *gradient, int64_t begin, int64_t n) const {
+    const int64_t at = k * one.n + begin;
     T *parameter = static_cast<T *>(one.parameter) + at;
     T *first = static_cast<T *>(own.first) + at, *second = static_cast<T *>(own.second) + at;
     const T *anchor = p.mu != 0 && one.anchor ? static_cast<const T *>(one.anchor) + at : nullptr;
-    for (long i = 0; i < n; i += W) {
-      const long some = n - i;
+    for (int64_t i = 0; i < n; i += W) {
+      const int64_t some = n - i;
       const Vec<T> x = load_some(parameter + i, some);
       Vec<T> g = {};
       if (gradient) g = load_some(gradient + i, some) * scale;

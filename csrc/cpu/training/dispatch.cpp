@@ -28,7 +28,7 @@ int64_t line(int64_t bytes) { return (bytes + 63) / 64 * 64; }
 template <class Work>
 void for_clients(int64_t K, int threads, Work work) {
   std::atomic<int64_t> next{0};
-  on_threads((int)threads_for(threads, K), [&](int me) {
+  on_threads((int)threads_for(threads, K), [&](int me) noexcept {
     for (int64_t k; (k = next.fetch_add(1, std::memory_order_relaxed)) < K;) work(k, me);
   });
 }

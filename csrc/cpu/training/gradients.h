@@ -10,11 +10,11 @@ namespace {
 
 template <class T>
 struct Gradients {
-  static constexpr long W = Simd<T>::width;
-  static constexpr long kSome = 64 * W;  // summed in T before they join the sum in double
+  static constexpr int64_t W = Simd<T>::width;
+  static constexpr int64_t kSome = 64 * W;  // summed in T before they join the sum in double
   const FlowParameter *parameters;
   const int64_t count;
-  const long k;
+  const int64_t k;
   T *const summed;       // rows of gradients added up, [rows named][width], one tensor behind the other
   int64_t *const named;  // of each tensor how many there are, then their numbers in the order in which they were met
   int32_t *const slot;   // [rows of a parameter]: where a row's sum lies; -1 for none
@@ -24,10 +24,10 @@ struct Gradients {
     double square = 0;
     T *sum = summed;
     int64_t *name = named;
-    for (long i = 0; i < count; ++i) {
+    for (int64_t i = 0; i < count; ++i) {
       const FlowParameter &one = parameters[i];
       if (one.N) {
-        const long rows = add_rows(one, sum, name);
+        const int64_t rows = add_rows(one, sum, name);
         if (clip > 0) square += squares(sum, rows * one.width);
         sum += one.N * one.width, name += one.N + 1;
       } else if (clip > 0) {
@@ -40,12 +40,12 @@ struct Gradients {
   }
 
   // Adds the rows that have the same number up, in their order; name[0] gets how many there are, which is returned.
-  long add_rows(const FlowParameter &one, T *sum, int64_t *name) {
+  int64_t add_rows(const FlowParameter &one, T *sum, int64_t *name) {
     const int64_t *rows = one.rows + k * one.N;
     const T *gradient = static_cast<const T *>(one.gradient) + k * one.N * one.width;
     memset(slot, 0xff, (size_t)(one.n / one.width) * sizeof *slot);
-    long found = 0;
-    for (long i = 0; i < one.N; ++i, gradient += one.width) {
+    int64_t found = 0;
+    for (int64_t i = 0; i < one.N; ++i, gradient += one.width) {
       if (rows[i] < 0) continue;
       int32_t &at = slot[rows[i]];
       if (at < 0) {
@@ -54,18 +54,18 @@ struct Gradients {
         memcpy(sum + found++ * one.width, gradient, (size_t)one.width * sizeof(T));
       } else {
         T *to = sum + at * one.width;
-        for (long j = 0; j < one.width; ++j) to[j] += gradient[j];
+        for (int64_t j = 0; j < one.width; ++j) to[j] += gradient[j];
       }
     }
     return name[0] = found;
   }
 
-  static double squares(const T *g, long n) {
+  static double squares(const T *g, int64_t n) {
     double total = 0;
-    for (long first = 0; first < n; first += kSome) {
-      const long end = n - first < kSome ? n : first + kSome;
+    for (int64_t first = 0; first < n; first += kSome) {
+      const int64_t end = n - first < kSome ? n : first + kSome;
       Vec<T> s[4] = {};
-      long i = first;
+      int64_t i = first;
       for (; i + 4 * W <= end; i += 4 * W)
         for (int j = 0; j < 4; ++j) {
           const Vec<T> v = load(g + i + j * W);

@@ -11,27 +11,27 @@ namespace {
 
 template <class T>
 struct RouterClient {
-  static constexpr long W = Simd<T>::width;
-  static constexpr long kSome = 32;  // rows whose bias gradients are summed by themselves first: a sum of sums loses less
+  static constexpr int64_t W = Simd<T>::width;
+  static constexpr int64_t kSome = 32;  // rows whose bias gradients are summed by themselves first: a sum of sums loses less
   const FlowRouter &p;
-  const long k, N, H;
+  const int64_t k, N, H;
   const T *x, *w, *b;
   const int64_t *targets;
   const T temperature;
 
-  RouterClient(const FlowRouter &p, long k)
+  RouterClient(const FlowRouter &p, int64_t k)
       : p(p), k(k), N(p.N), H(p.H), x(of<const T>(p.x, N * H)), w(of<const T>(p.w, 2 * H)), b(of<const T>(p.b, 2)),
         targets(p.targets + k * N), temperature((T)p.temperature) {}
 
   template <class S, class P>
-  S *of(P *all, long size) const {
+  S *of(P *all, int64_t size) const {
     return all ? static_cast<S *>(all) + k * size : nullptr;
   }
 
   void forward() const {
     T *q = of<T>(p.q, 2 * N);
     memset(q, 0, (size_t)(2 * N) * sizeof(T));
-    for (long n = 0; n < N; ++n) {
+    for (int64_t n = 0; n < N; ++n) {
       if (targets[n] < 0) continue;
       const T d = (dot<T, T>(x + n * H, w, H) + b[0] - (dot<T, T>(x + n * H, w + H, H) + b[1])) / temperature;
       Vec<T> both = {};
@@ -47,8 +47,8 @@ struct RouterClient {
     T *dx = of<T>(p.dx, N * H), *dw = of<T>(p.dw, 2 * H), *db = of<T>(p.db, 2);
     if (dw) memset(dw, 0, (size_t)(2 * H) * sizeof(T));
     T bias[2] = {}, some[2] = {};
-    long rows = 0;
-    for (long n = 0; n < N; ++n) {
+    int64_t rows = 0;
+    for (int64_t n = 0; n < N; ++n) {
       if (targets[n] < 0) continue;
       const T mean = q[2 * n] * dq[2 * n] + q[2 * n + 1] * dq[2 * n + 1];
       const T ds[2] = {q[2 * n] * (dq[2 * n] - mean) / temperature, q[2 * n + 1] * (dq[2 * n + 1] - mean) / temperature};
@@ -65,7 +65,7 @@ struct RouterClient {
 
   // to += by * from, over H numbers
   void add(T *to, const T *from, T by) const {
-    for (long i = 0; i < H; i += W) store_some(to + i, load_some(to + i, H - i) + by * load_some(from + i, H - i), H - i);
+    for (int64_t i = 0; i < H; i += W) store_some(to + i, load_some(to + i, H - i) + by * load_some(from + i, H - i), H - i);
   }
 };
 
