@@ -106,6 +106,16 @@ def guarded() -> Iterator[None]:
         table[of_cuda] = None
 
 
+def product_of_shapes(a: Tensor, b: Tensor, *, out_dtype: torch.dtype | None = None, out: Tensor | None = None) -> Tensor:
+    """torch.bmm on fake tensors: torch 2.11 has no shapes for its overload with out_dtype."""
+    made = torch.matmul(a, b)
+    made = made if out_dtype is None else made.to(out_dtype)
+    if out is None:
+        return made
+    assert (out.device, out.shape, out.dtype) == (made.device, made.shape, made.dtype)
+    return out
+
+
 @pytest.fixture
 def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A GPU as far as the adapters ask for one."""
@@ -117,6 +127,8 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)  # nothing is recorded
     monkeypatch.setattr(FakeTensor, "data_ptr", lambda self: 16)
+    if not torch._C._dispatch_has_kernel_for_dispatch_key("aten::bmm.dtype_out", "Meta"):
+        monkeypatch.setattr(torch, "bmm", product_of_shapes)
     with guarded(), FakeTensorMode():
         yield
 
