@@ -77,6 +77,7 @@ ALGORITHM = Algorithm(
     resolve=resolve,
     check=check,
     tuned=(*RATES, Tunable("private_epochs", "count"), Tunable("personal_epochs", "count")),
+    in_step=private_part.in_step,
     download=private_part.download,
     fresh=private_part.fresh,
 )
