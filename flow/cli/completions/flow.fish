@@ -32,6 +32,12 @@ complete -c flow -n '__fish_seen_subcommand_from run' -l dropout -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l stragglers -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l split -r -f -a 'random time'
 complete -c flow -n '__fish_seen_subcommand_from run' -l late -r -f -a 'drop partial'
+complete -c flow -n '__fish_seen_subcommand_from run' -l clock -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l deadline -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l wait-for -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l async -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l compress -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l target -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l metric -r -F -a 'accuracy loss perplexity top3 f1'
 complete -c flow -n '__fish_seen_subcommand_from run' -l min-texts -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l checkpoint-every -r -f
@@ -307,6 +313,12 @@ complete -c flow -n '__fish_seen_subcommand_from compare' -l dropout -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l stragglers -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l split -r -f -a 'random time'
 complete -c flow -n '__fish_seen_subcommand_from compare' -l late -r -f -a 'drop partial'
+complete -c flow -n '__fish_seen_subcommand_from compare' -l clock -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l deadline -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l wait-for -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l async -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l compress -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l target -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l metric -r -F -a 'accuracy loss perplexity top3 f1'
 complete -c flow -n '__fish_seen_subcommand_from compare' -l min-texts -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l checkpoint-every -r -f

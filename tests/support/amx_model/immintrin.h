@@ -15,7 +15,9 @@ typedef float __m512 __attribute__((vector_size(64)));
 typedef long long __m512i __attribute__((vector_size(64)));
 typedef short __m512bh __attribute__((vector_size(64)));
 typedef short __m256bh __attribute__((vector_size(32)));
+typedef double __m512d __attribute__((vector_size(64)));
 typedef uint16_t __mmask16;
+typedef uint8_t __mmask8;
 
 namespace flow_model {
 
@@ -189,4 +191,15 @@ inline __m512 _mm512_maskz_loadu_ps(__mmask16 lanes, const void *p) {
       out[i] = x;
     }
   return out;
+}
+
+// Square roots of all lanes that a mask names; the others are 0. The steps of Adam are compiled beside the products.
+inline __m512 _mm512_maskz_sqrt_ps(__mmask16 mask, __m512 v) {
+  for (int i = 0; i < 16; ++i) v[i] = mask >> i & 1 ? sqrtf(v[i]) : 0;
+  return v;
+}
+
+inline __m512d _mm512_maskz_sqrt_pd(__mmask8 mask, __m512d v) {
+  for (int i = 0; i < 8; ++i) v[i] = mask >> i & 1 ? sqrt(v[i]) : 0;
+  return v;
 }
