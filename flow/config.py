@@ -12,6 +12,7 @@ from torch import nn
 
 from flow.algorithms import DEFAULT, REGISTRY, algorithm_of, algorithms, reserve
 from flow.checks import LARGEST_INTEGER, _default, typed
+from flow.clock.profiles import placed as clock_placed
 from flow.data import DataOptions, located, placed
 from flow.errors import UserError
 from flow.server import schedules
@@ -214,6 +215,32 @@ class Config(Generic[Options]):
     of the epochs, each number as likely, and upload the result. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes
     part.)"""
 
+    clock: str = ""
+    """Virtual time: how long the run would take on clients' devices (docs/time.md). "spread": speeds and bandwidths differ as
+    those of phones do, drawn from the seed. "nights": the same, and a device can be reached at night alone. Or a CSV file of
+    device profiles. Empty: no clock."""
+
+    deadline: float = 0.0
+    """With a clock: virtual seconds after which a round ends; uploads that come later are not used. 0: no deadline."""
+
+    wait_for: int = 0
+    """With a clock: uploads after which a round ends, fewer than the cohort; later ones are not used (over-selection; Bonawitz
+    et al., MLSys 2019). 0: the round waits for all."""
+
+    async_buffer: int = 0
+    """Asynchronous aggregation: uploads after which the server takes a step, while as many clients as the cohort has are at
+    work all the time (FedBuff; Nguyen et al., AISTATS 2022). An upload s steps behind counts 1/sqrt(1 + s). A round is a step
+    of the server. Without a clock it takes "spread". At most the cohort; 0: rounds in which the server waits for its cohort."""
+
+    compress: str = ""
+    """How clients compress what they upload, with error feedback: "topk:0.01" sends the hundredth of the changes that is
+    largest in magnitude, "int8" and "int4" send all changes in 8 and 4 bits. Empty: parameters as they are. (Seide et al. 2014;
+    Karimireddy et al., ICML 2019.)"""
+
+    target: float = 0.0
+    """With a clock: accuracy, 0 to 1, whose first time on the clock is recorded: of the small evaluations, the mean over seen
+    clients of the model that they predict with. 0: none."""
+
     metric: str = ""
     """Metrics that are counted beside accuracy, loss and perplexity, separated by commas: "top3", the share of tokens among the
     three most likely; or one of your own, FILE.py:NAME on the command line (docs/tasks.md). Where texts are classified, "f1",
@@ -241,6 +268,7 @@ class Config(Generic[Options]):
 reserve(field.name for part in (Config, DataOptions, ModelOptions, ServerOptions, ScheduleOptions) for field in fields(part))
 LEAST = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}
 LEAST |= {"checkpoint_every": 1, "chunk": 0, "client_memory": 0, "threads": 0, "final_clients": 0}
+LEAST |= {"wait_for": 0, "async_buffer": 0}
 LEAST_OF_MODEL = {"embedding_dim": 1, "hidden_size": 1, "num_layers": 1, "projection_dim": 1}
 MOST = {"num_layers": 64}
 
@@ -271,7 +299,9 @@ def checked(config: Config[Any]) -> Config[Any]:
             f"validation_share must be at least 0 and below 1, got {config.validation_share!r}; 0 sets nobody aside"
         )
     config = replace(config, algorithm=algorithm.resolve(options, config.rounds), server=resolve(config.server))
-    config = replace(config, data=placed(config.data), schedule=schedules.resolve(config.schedule, config.rounds))
+    clock = config.clock or ("spread" if config.async_buffer else "")
+    config = replace(config, data=placed(config.data), clock=clock_placed(clock))
+    config = replace(config, schedule=schedules.resolve(config.schedule, config.rounds))
     # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
     return replace(config, threads=config.threads or (torch.get_num_threads() if on_cpu(config.model) else 1))
 

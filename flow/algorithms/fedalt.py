@@ -78,6 +78,7 @@ ALGORITHM = Algorithm(
     check=check,
     rates=("lr", "private_lr"),
     tuned=(*RATES, Tunable("private_epochs", "count"), Tunable("personal_epochs", "count")),
+    in_step=private_part.in_step,
     download=private_part.download,
     fresh=private_part.fresh,
 )

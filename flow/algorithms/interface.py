@@ -45,6 +45,11 @@ def always(options: Any) -> bool:
     return True
 
 
+def nothing_against_it(options: Any) -> str:
+    """Uploads of a step may come from clients that started in different rounds."""
+    return ""
+
+
 def unchanged(options: Any, rounds: int) -> Any:
     """The options as they are."""
     return options
@@ -184,10 +189,21 @@ class Algorithm(Generic[Options]):
     """Whether the server step needs every single upload instead of their sum."""
     averages: bool = True
     """Whether the server averages uploads: whether server optimisers and aggregators have something to do."""
+    in_step: Callable[[Options], str] = nothing_against_it
+    """options -> why all uploads of a step must come from clients that started in the same round, in words; empty: they need
+    not, and the algorithm can be asynchronous"""
     server_step: Callable[[Options, Tensors, Tensors, Uploads, ServerOptions, Draw], tuple[Tensors, Tensors]] = (
         optimizers.average
     )
     """(options, server state, moments, uploads, server options, draw) -> (next server state, next moments)"""
+
+    @property
+    def takes_the_mean(self) -> bool:
+        """Whether uploads are parameters of the server's state, of which the server takes the mean and no more.
+
+        Only then can they be compressed as changes, and wait in a buffer.
+        """
+        return self.averages and not self.one_by_one and self.server_step is optimizers.average
 
     def stateful(self, options: Options) -> bool:
         """Whether clients keep something from round to round."""

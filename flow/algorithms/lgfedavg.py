@@ -43,6 +43,7 @@ ALGORITHM = Algorithm(
     resolve=private_part.resolve,
     check=private_part.check,
     tuned=TUNED,
+    in_step=private_part.in_step,
     download=private_part.download,
     fresh=private_part.fresh,
 )

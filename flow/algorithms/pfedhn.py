@@ -242,7 +242,7 @@ def advance(
     options: HyperOptions, model: Model, parameters: Tensors, names: tuple[str, ...], data: Data, draw: Draw, label: str
 ) -> Work:
     """K steps of SGD, in place, each on a batch that is drawn from all of a client's sequences; not epochs."""
-    tally, sequences, update = Tally(data), 0, Update(names, "global")
+    tally, update = Tally(data), Update(names, "global")
     streams = [draw.stream("shuffle", label, id) for id in data.ids]
     for _ in range(options.steps):
         drawn = tuple(r[s.permutation(len(r))[: options.batch_size]] for r, s in zip(data.rows, streams, strict=True))
@@ -250,8 +250,8 @@ def advance(
             k = len(batch.lengths)
             loss = descend(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, update, sgd(options))
             tally.add_mean(batch, loss)
-        sequences += sum(map(len, drawn))
-    return tally.work(sequences, per_token(model, "global", names))
+    each = [options.steps * min(size, options.batch_size) for size in data.sizes()]
+    return tally.work(sum(each), per_token(model, "global", names), each)
 
 
 def personalize(options: HyperOptions, model: Model, visit: Visit) -> Personal:

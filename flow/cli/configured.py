@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
+
+import tyro
 
 from flow.cli.json_output import Json
 from flow.cli.own_code import OwnModel
@@ -22,6 +24,12 @@ class Configured(Json, OwnModel, Config[Options], Generic[Options]):
     """A configuration, a module of the user's own and a published model's sizes."""
 
     model: ModelOptions = field(default_factory=ModelOptions)
+
+    async_buffer: Annotated[int, tyro.conf.arg(name="async", metavar="BUFFER")] = 0
+    """Asynchronous aggregation: uploads after which the server takes a step, while as many clients as the cohort has are at
+    work all the time (FedBuff; Nguyen et al., AISTATS 2022). An upload s steps behind counts 1/sqrt(1 + s). A round is a step
+    of the server. Without --clock it takes "spread". At most the cohort; 0: rounds in which the server waits for its cohort.
+    (In Python: async_buffer.)"""
 
     preset: Preset | None = None
     """Sizes of a published model: "stackoverflow" (embedding 96, 670 units, projection 96, 10,000 words), "shakespeare"

@@ -36,6 +36,7 @@ from flow.evaluation.score import Cost
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import averages, helped_and_hurt
 from flow.reports import files as report_files
+from flow.simulation.timing import on_the_clock
 from flow.storage import files, run_folder
 
 Json = dict[str, Any]
@@ -99,6 +100,7 @@ class Kept(NamedTuple):
             good = good and all(_measured(about["totals"][name]) for name in TOTALS)
             good = good and all(map(_measured, (about["client_state_bytes"], about["drawn"]["flops"], about["drawn"]["bytes"])))
             good = good and all(_is_point(point) for point in about["curve"])
+            good = good and all(value is None or _measured(value) for value in about.get("clock", {}).values())
         if not good:
             raise ValueError("a value is of another type than a run writes")
         if self.diverged is None:
@@ -272,7 +274,10 @@ def write(path: Path, folder: Path, expected: Json, diverged: str | None) -> Non
     if diverged is None:
         try:
             evaluation = report_files.read_evaluation(folder)
-            about |= _about(evaluation, report_files.read_metrics(folder))
+            rows = report_files.read_metrics(folder)
+            about |= _about(evaluation, rows)
+            if expected["clock"]:
+                about["clock"] = on_the_clock(rows, expected["target"])
             table = _clients(evaluation)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(

@@ -64,6 +64,8 @@ def write_comparison(
         accuracy=_table(accuracy_columns(), rows),
         others=_table(other_columns(rows), rows),
         routed=_table(routed, [row for row in finished if any(row.mean[column.measure] is not None for column in routed)]),
+        clock=[row for row in rows if row.mean["virtual_seconds"] is not None],
+        target=plan.config.target,
         token=token,
         against=_against(plan.against, tests, rows, token),
         metrics=[metric.label for metric in shown_metrics(rows) if metric is not ACCURACY],

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from flow.algorithms import DEFAULT, REGISTRY, Name, registry
 from flow.algorithms.interface import Tunable
 from flow.checks import LARGEST_INTEGER, typed
+from flow.clock.profiles import placed as clock_placed
 from flow.comparison.tuning import MOST, Values, metric_of
 from flow.config import Config, ModelOptions, checked, code_of_model, completed, factory_of, knows_factory, model_of, renamed
 from flow.data import DataOptions, Population, placed
@@ -121,7 +122,7 @@ def planned(
             "algorithm in settings"
         )
     config = replace(typed(config), algorithm=typed(config.algorithm))
-    config = replace(config, data=placed(config.data))
+    config = replace(config, data=placed(config.data), clock=clock_placed(config.clock))
     for what, value, low in (("seeds", seeds, 1), ("tune", tune, 0), ("tune_rounds", tune_rounds, 0)):
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
             raise UserError(f"{what} must be an integer of at least {low}, got {value!r}; leave it out for the default")

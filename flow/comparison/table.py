@@ -40,6 +40,11 @@ COSTS = {
     "client_state_bytes": "all clients keep at the end",
     "seconds": "all rounds, without evaluations",
 }
+CLOCK = {
+    "virtual_seconds": "all rounds, on the virtual clock",
+    "target_seconds": "until the target accuracy was reached first, on the virtual clock",
+}
+"""Measures of runs with a clock."""
 JOINT = {
     f"worst_tenth_{name}": f"accuracy of the model that a client predicts with in the end, the tenth of {side.label} with the "
     "lowest, seeds averaged within a client"
@@ -63,7 +68,7 @@ def descriptions() -> dict[str, str]:
         for share, verb in SHARES.items()
         for name, side in SIDES.items()
     }
-    return results | shares | COSTS | JOINT
+    return results | shares | COSTS | CLOCK | JOINT
 
 
 class Row(NamedTuple):
@@ -118,6 +123,7 @@ def measures(known: Kept) -> Measures:
     values["total_personal_flops"] = math.fsum(known.columns["flops"])
     values["client_state_bytes"] = known.about["client_state_bytes"]
     values["seconds"] = totals["seconds"]
+    values |= dict.fromkeys(CLOCK) | known.about.get("clock", {})
     return {name: None if values[name] is None else float(values[name] or 0) for name in descriptions() if name not in JOINT}
 
 
@@ -303,11 +309,22 @@ def text_table(rows: list[Row]) -> str:
         "",
         *aligned(others, [[_name(row), *(column.cell(row) for column in other_columns(rows))] for row in rows], 1),
         "",
+        *clock_table(rows),
         f"All metrics are means over clients; {spread}training time without evaluations.",
         "Client compute, total: of all clients in all rounds; of all scored clients before they predict.",
         "Worst tenth: accuracy of the tenth of the clients that has the lowest, with the model that each predicts with.",
     ]
     return "\n".join(lines)
+
+
+def clock_table(rows: list[Row]) -> list[str]:
+    """The lines of the table of virtual times; none where no run had a clock."""
+    if CLOCK.keys() <= _unasked(rows):
+        return []
+    columns: list[Title] = [("", "algorithm"), ("virtual time", "all rounds"), ("virtual time", "to the target")]
+    return [
+        *aligned(columns, [[_name(row), *(duration(row.mean[name], HYPHEN) for name in CLOCK)] for row in rows], 1), "",
+    ]  # fmt: skip
 
 
 def aligned(columns: list[Title], lines: list[list[str]], left: int) -> list[str]:
@@ -333,8 +350,10 @@ def aligned(columns: list[Title], lines: list[list[str]], left: int) -> list[str
 
 
 def _unasked(rows: Sequence[Row]) -> set[str]:
-    """The measures of metrics that not every run counts and none of these did."""
+    """The measures that not every run has and none of these did: of metrics, and of the clock."""
     nowhere: set[str] = set()
+    if not any(row.mean.get("virtual_seconds") is not None for row in rows):
+        nowhere |= CLOCK.keys()
     for metric in all_metrics():
         own = {metric.measure(model, side, average) for model in metrics.MODELS for side in SIDES for average in AVERAGES}
         if not metric.always and not any(row.mean.get(name) is not None for row in rows for name in own):

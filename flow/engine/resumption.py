@@ -58,6 +58,11 @@ def reopened(
     task = prepare(config, population, progress)
     if data is not None or not run_folder.stored(folder / "checkpoints"):  # else the checkpoint tells, in older folders too
         _check_population(folder, content, task.population, "population" if population else f"data={config.data.data!r}")
+    if {name: content.get(name) for name in task.known_by()} != task.known_by():
+        raise UserError(
+            f"clock={config.clock!r} gives clients other devices than when the run in {folder} was started; put back the file "
+            "as it was, or start a new run in another folder"
+        )
     return task, content
 
 

@@ -12,9 +12,10 @@ import torch
 
 from flow.config import size_of
 from flow.draws import Draw
+from flow.engine import flights
 from flow.engine.task import Task
 from flow.errors import UserError
-from flow.model.parameters import Tensors, nbytes
+from flow.model.parameters import Rows, Tensors, nbytes
 from flow.parallel.processes import Ranks
 from flow.resources import Need, require_disk, require_memory
 from flow.server.optimizers import OPTIMIZERS
@@ -24,6 +25,8 @@ from flow.storage.client_states import ClientStates
 
 MOMENTS = ("m/", "v/", "center/")
 """Before the name of a tensor of the server: the first and the second moment of its optimiser, the centre of its aggregator."""
+PARTS = ("moments:", "clients:", "residuals:", "flights:")
+"""Before the names of a checkpoint's tensors that are not of the server's state."""
 
 
 def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) -> ClientStates:
@@ -32,14 +35,33 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
     Raises:
         UserError: they may, and there is no folder; neither the memory nor the disk is large enough.
     """
-    config, algorithm, nowhere = task.config, task.algorithm, ClientStates()
-    if algorithm.fresh is None:
+    if task.algorithm.fresh is None:
         return ClientStates(like={})
-    draw = Draw(config.seed, 0, "train")
-    like = task.visit(task.model, state, nowhere, task.clients[:1], draw, "train").kept.tensors
+    draw = Draw(task.config.seed, 0, "train")
+    like = task.visit(task.model, state, ClientStates(), task.clients[:1], draw, "train").kept.tensors
+    return _store(task, like, folder, digest, "clients")
+
+
+def residuals(task: Task, state: Tensors, folder: Path | None, digest: str) -> ClientStates:
+    """Where clients keep what compression left out of their uploads, as :func:`client_states`; nowhere without compression.
+
+    Raises:
+        UserError: as :func:`client_states`.
+    """
+    if not task.config.compress:
+        return ClientStates(like={})
+    return _store(task, {name: torch.zeros_like(tensor[None]) for name, tensor in state.items()}, folder, digest, "residuals")
+
+
+def _store(task: Task, like: Tensors, folder: Path | None, digest: str, name: str) -> ClientStates:
+    """A store of what clients keep, in memory or in a folder of this name in the run's.
+
+    like: [1, ..], what a new client starts from.
+    """
+    config = task.config
     nowhere, size = ClientStates(like=like, clients=len(task.clients)), nbytes(like)
     clients = min(len(task.clients), config.cohort * config.rounds)
-    on_disk = folder is not None and (folder / "clients").exists()  # a run that goes on with fewer rounds keeps them there
+    on_disk = folder is not None and (folder / name).exists()  # a run that goes on with fewer rounds keeps them there
     decide = (("cohort", config.cohort), ("rounds", config.rounds), size_of(config.model))
     need = Need(f"what {clients} clients keep", size * clients, decide)
     if size * clients <= config.client_memory * 2**20 and not on_disk:
@@ -52,7 +74,7 @@ def client_states(task: Task, state: Tensors, folder: Path | None, digest: str) 
         )
     if not on_disk:
         require_disk([need], folder, ", or put the run's folder on a larger disk")
-    return ClientStates(folder / "clients", digest, like, len(task.clients))
+    return ClientStates(folder / name, digest, like, len(task.clients))
 
 
 @dataclass
@@ -74,25 +96,59 @@ class RunState:
     """By which rows and results say of which run they are, see :func:`flow.storage.run_folder.identity`."""
     sums: Tensors = field(default_factory=dict)
     """Memory for the sums of a round's uploads, used again in the next."""
+    residuals: ClientStates = field(default_factory=lambda: ClientStates(like={}))
+    """What compression left out of the clients' uploads."""
+    flights: Tensors = field(default_factory=dict)
+    """Of an asynchronous run, the clients at work as the checkpoint has them that the run goes on from."""
+    asynchronous: bool = False
+    clients: int = 0
+    """How many may train."""
 
     def labelled(self, content: dict[str, Any]) -> dict[str, Any]:
         """A row or results, with the run that they are of."""
         return content if self.identity is None else {**content, files.RUN: self.identity}
 
-    def save(self, round: int) -> None:
+    def keep(self, rows: Rows, kept: Tensors | None, left_out: Tensors | None, round: int) -> None:
+        """Set aside what these clients keep from this round on, [n, ..]; None: what they had."""
+        for store, own in ((self.states, kept), (self.residuals, left_out)):
+            if own is not None:
+                store.write(rows, own, round)
+
+    def share(self, parts: Sequence[Rows]) -> None:
+        """Have all processes know what any of them set aside.
+
+        parts: by process, the numbers of the clients for which it did.
+        """
+        self.states.share(self.ranks, parts)
+        if self.residuals.like:
+            self.residuals.share(self.ranks, parts)
+
+    def commit(self, round: int) -> None:
+        """The round is complete: what was set aside is what is read from now on."""
+        self.states.commit(round)
+        self.residuals.commit(round)
+
+    def save(self, round: int, at_work: Tensors | None = None) -> None:
         """Write a checkpoint; only then may files of clients go that no checkpoint counts on any more.
 
         The first process writes it for all.
+
+        at_work: of an asynchronous run, what :func:`flow.engine.flights.packed` gives.
         """
         assert self.folder is not None
+        stores = (self.states, self.residuals)
         if not self.ranks.first:
-            return self.states.forget([], remove=False)
+            for store in stores:
+                store.forget([], remove=False)
+            return
         run_folder.sync_metrics(self.folder)
         checkpoints = self.folder / "checkpoints"
-        parts = {"": self.state, "moments:": self.moments, "clients:": self.states.save()}
+        others = (self.moments, *(store.save() for store in stores), at_work or {})
+        parts = {"": self.state, **dict(zip(PARTS, others, strict=True))}
         everything = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
         run_folder.save(checkpoints, everything, round, self.digest)
-        self.states.forget(run_folder.rounds(checkpoints))
+        for store in stores:
+            store.forget(run_folder.rounds(checkpoints))
 
     def go_back(self, device: str = "cpu") -> list[dict[str, Any]]:
         """Go back to the newest checkpoint that is whole, and covered by rows of metrics.jsonl and by files of client states.
@@ -137,8 +193,9 @@ class RunState:
             raise UserError(
                 f"{self.folder}: the run has no checkpoint yet; let it go on with `flow run --resume {self.folder}`"
             )
-        round, clients = self._load(stored[-1], device)
-        self.states.restore(clients, round, verify=False, remove=False)
+        round, clients, left_out = self._load(stored[-1], device)
+        for store, saved in ((self.states, clients), (self.residuals, left_out)):
+            store.restore(saved, round, verify=False, remove=False)
         return round
 
     def _restored(self, checkpoints: Sequence[Path], known: metrics.Metrics, device: str) -> tuple[int, str, list[Path]]:
@@ -149,7 +206,9 @@ class RunState:
         """
         reason = known.end() if known.damage else ""
         if not checkpoints:
-            self.states.restore({}, 0)
+            for store in (self.states, self.residuals):
+                store.restore({}, 0)
+            self.flights = {}
             return 0, reason or ("there is no checkpoint" if known.rows else ""), []
         newest = run_folder.round_of(checkpoints[-1])
         covered = [path for path in checkpoints if run_folder.round_of(path) <= len(known.rows)]
@@ -166,35 +225,38 @@ class RunState:
         damaged: list[Path] = []
         for path in reversed(covered):
             try:
-                round, clients = self._load(path, device)
+                round, clients, left_out = self._load(path, device)
             except files.Damaged as error:
                 lost.append(error)
                 damaged.append(path)
                 continue
             try:
-                self.states.restore(clients, round, verify=self.ranks.first)
+                for store, saved in ((self.states, clients), (self.residuals, left_out)):
+                    store.restore(saved, round, verify=self.ranks.first)
             except files.Damaged as error:
                 lost.append(error)
             else:
                 return round, lost[0].reason if lost else reason, damaged
         raise lost[0]
 
-    def _load(self, path: Path, device: str) -> tuple[int, Tensors]:
-        """Take over the server's part of a checkpoint; returns its round and the clients' part.
+    def _load(self, path: Path, device: str) -> tuple[int, Tensors, Tensors]:
+        """Take over the server's part of a checkpoint; returns its round, the clients' part, and what compression left out.
 
         Raises:
             UserError: it is damaged, of another run, or has other tensors than this run's.
         """
         everything, round = run_folder.load(path, self.digest, device)
-        moments, clients = (
+        moments, clients, left_out, at_work = (
             {name.removeprefix(prefix): tensor for name, tensor in everything.items() if name.startswith(prefix)}
-            for prefix in ("moments:", "clients:")
+            for prefix in PARTS
         )
-        state = {name: tensor for name, tensor in everything.items() if not name.startswith(("moments:", "clients:"))}
+        state = {name: tensor for name, tensor in everything.items() if not name.startswith(PARTS)}
         reason = (
             files.unlike(state, self.state)
             or _wrong_moments(moments, self.state, self.adaptive)
             or self.states.wrong(clients, round)
+            or self.residuals.wrong(left_out, round)
+            or self._wrong_flights(at_work, round)
         )
         if not reason and not all_finite(state.values()):
             reason = "it holds numbers that are not finite"
@@ -204,8 +266,14 @@ class RunState:
                 f"and `flow run --resume {self.folder}` goes on from what is older"
             )
         # In the order of the start, not of the file: sums over parameters depend on it in the last bit.
-        self.state, self.moments = {name: state[name] for name in self.state}, moments
-        return round, clients
+        self.state, self.moments, self.flights = {name: state[name] for name in self.state}, moments, at_work
+        return round, clients, left_out
+
+    def _wrong_flights(self, at_work: Tensors, round: int) -> str:
+        """What keeps a checkpoint's tensors from being clients at work of this run; empty where nothing does."""
+        if not self.asynchronous:
+            return "it has clients at work, which rounds that are waited for have not" if at_work else ""
+        return flights.wrong(at_work, self.state, self.states.like, bool(self.residuals.like), self.clients, round)
 
 
 def _wrong_moments(moments: Tensors, state: Tensors, adaptive: bool) -> str:
@@ -243,8 +311,11 @@ def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: d
     digest = run_folder.digest(described, task.population)
     state = task.algorithm.init(options, task.model, task.config.seed, len(task.clients))
     states = client_states(task, state, folder, digest)
+    left_out = residuals(task, state, folder, digest)
     if folder is not None and stored is None:  # two are kept, and a third one is written before the first goes
         need = Need("three checkpoints", 3 * nbytes(state), (size_of(task.config.model),))
         require_disk([need], folder, ", or put the run's folder on a larger disk")
     adaptive = OPTIMIZERS[task.config.server.server].second_moment is not None
-    return RunState(folder, digest, state, {}, states, ranks or Ranks(), adaptive, run_folder.identity(described))
+    run = RunState(folder, digest, state, {}, states, ranks or Ranks(), adaptive, run_folder.identity(described))
+    run.residuals, run.asynchronous, run.clients = left_out, bool(task.config.async_buffer), len(task.clients)
+    return run

@@ -11,11 +11,12 @@ from torch import nn
 
 import flow_kernels
 from flow.algorithms import Algorithm, algorithm_of
+from flow.clock.devices import Devices
 from flow.config import Config, ModelOptions, TorchModel, checked, name_of, on_cpu, parameters_dtype
 from flow.data import Client, Population, load, validated
 from flow.data.validation import trusted
 from flow.draws import Draw
-from flow.engine import estimate, participation, rates
+from flow.engine import estimate, participation, rates, timing
 from flow.errors import UserError, plural, say
 from flow.model.interface import PARTS, Model
 from flow.model.language_model import LanguageModel
@@ -47,6 +48,12 @@ class Task(NamedTuple):
     """Most clients in a group, which is computed side by side on a core."""
     workers: int
     """Groups of clients computed at the same time."""
+    devices: Devices | None = None
+    """Those of the clients that may train; None where there is no clock."""
+
+    def known_by(self) -> dict[str, str]:
+        """What config.json has more where there is a clock: the SHA-256 of the devices."""
+        return {} if self.devices is None else {"devices": self.devices.digest()}
 
     def in_round(self, round: int) -> Task:
         """The task with the learning rates of a round, counted from 1."""
@@ -89,6 +96,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     algorithm = algorithm_of(config.algorithm)
     participation.check(config)
     rates.check(config, algorithm)
+    timing.check(config, algorithm)
     _check_needs(config.model, algorithm, config.algorithm)
     _check_device(config.model)  # said before anything is read: a large file takes a while
     if population is None:
@@ -132,7 +140,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
         estimate.check_memory(config, algorithm, len(population.vocabulary), model)
     chunk = config.chunk or automatic_chunk(config, population, model)
     workers = config.threads if on_cpu(config.model) else 1
-    return Task(config, algorithm, population, clients, model, minimum, chunk, workers)
+    return Task(config, algorithm, population, clients, model, minimum, chunk, workers, timing.devices(config, population))
 
 
 def automatic_chunk(config: Config[Any], population: Population, model: Model, free: int | None = None) -> int:

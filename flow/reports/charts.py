@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from markupsafe import Markup
 
-from flow.evaluation.metrics import Metric
+from flow.evaluation.metrics import ACCURACY, Metric
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS, QUANTILES
 from flow.reports.drawing import Area, Axis, Bars, Chart, Line, Mark, Rule, limits
@@ -92,6 +92,31 @@ def metric_chart(metric: Metric, rows: list[Json], evaluation: Json) -> Markup:
     about = f"{capitalized(metric.label)} on held-out text by round"
     x, y = rounds_axis([number for number, _ in curve_points]), Axis(axis, *ends, digits=metric.digits)
     return Chart(metric.name, about, x, y, lines, columns=2, shared=True).svg()
+
+
+def clock_chart(rows: list[Json], classes: int) -> Markup | None:
+    """Accuracy by virtual hours, over tokens, of the model that clients predict with; None without a clock or an evaluation.
+
+    rows: of metrics.jsonl.
+    """
+    timed = [row for row in rows if row["evaluation"] is not None and finite(row.get("virtual_seconds"))]
+    if not timed:
+        return None
+
+    lines = []
+    for side in SIDES:
+        points = []
+        for row in timed:
+            own = row["evaluation"][side]
+            values = [own.get(ACCURACY.summary_key(model, "token")) for model in ("personal", "global")]
+            points += [(row["virtual_seconds"] / 3600, ACCURACY.scale * value) for value in values if finite(value)][:1]
+        dots = ("hollow" if side == "seen" else "full") if len(points) <= MOST_DOTS else ""
+        if points:
+            lines.append(Line(side, points, "ink", "dashed" if side == "seen" else "solid", dots))
+    ends = limits([value for line in lines for _, value in line.points], ACCURACY.span)
+    x = Axis("virtual hours", *limits([hour for line in lines for hour, _ in line.points], 0.0))
+    y = Axis(ACCURACY.axis_label(classes), *ends, digits=ACCURACY.digits)
+    return Chart("clock", "Accuracy on held-out text over virtual hours", x, y, lines, columns=2).svg()
 
 
 def calibration_chart(calibration: Json, words: Words) -> Markup | None:

@@ -19,6 +19,7 @@ from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS
 from flow.reports.charts import (
     calibration_chart,
+    clock_chart,
     gain_charts,
     history,
     loss_chart,
@@ -136,6 +137,8 @@ def _facts(config: Json, rows: list[Json], evaluation: Json) -> list[tuple[str, 
     short = isinstance(planned, int) and planned != len(rows)
     rounds = f"{count(len(rows))} of {planned}" if short else count(len(rows))
     first_version, _, other_versions = _options(config.get("versions")).partition(", ")
+    virtual = rows[-1].get("virtual_seconds")
+    clock = [("Virtual time", duration(virtual), f"of all rounds on the devices of {configured('clock')}")]
     return [
         ("Algorithm", config["algorithm"]["name"], _options(config["algorithm"], leave_out=["name"])),
         ("Data", evaluation["dataset"], evaluation["about"]),
@@ -143,6 +146,7 @@ def _facts(config: Json, rows: list[Json], evaluation: Json) -> list[tuple[str, 
         ("Model", task, _options(config.get("model"))),
         ("Rounds", rounds, f"cohort {configured('cohort')} clients a round, seed {configured('seed')}"),
         ("Speed", speed, f"median over rounds; {duration(seconds)} for all rounds"),
+        *(clock if finite(virtual) else []),
         ("Traffic", f"{_size(up)} up, {_size(down)} down", each),
         ("Versions", first_version, other_versions),
     ]
@@ -196,6 +200,7 @@ def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
         metric_charts={metric.name: metric_chart(metric, rows, evaluation) for metric in measured if metric.charted},
         calibration=evaluation["calibration"],
         calibration_chart=calibration_chart(evaluation["calibration"], words),
+        clock_chart=clock_chart(rows, evaluation["classes"]),
         gain_charts=gain_charts(evaluation) if evaluation["personalized"] else {},
         steps_chart=steps_chart(routing) if routing else None,
         routing_chart=routing_histogram(routing, words) if routing else None,

@@ -34,6 +34,12 @@ class Received(NamedTuple):
     """What reading and stacking these clients' data took."""
     training_seconds: float = 0.0
     """What their local work took."""
+    sent: tuple[int, ...] | None = None
+    """[K]: bytes that every client sent; None: its tensors as they are."""
+    residual: Tensors | None = None
+    """[K, ..]: what compression left out of every upload, which the client keeps."""
+    seconds: npt.NDArray[np.float64] | None = None
+    """float64 [K]: virtual time from the start of every client to the end of its upload; None: there is no clock."""
 
 
 @dataclass
@@ -100,10 +106,11 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
     """
     buffers = {} if buffers is None else buffers
     uploads, parts, sums, voting = Uploads(), [], Sums(buffers), Sums(buffers)
-    for rows, upload, down, lost, data_seconds, training_seconds in received:
+    for group in received:
         started = time.perf_counter()
+        rows, upload, lost, sent = group.rows, group.upload, group.lost, group.sent
         every, last = upload, upload.phases[-1]
-        uploads.finite &= all_finite([last.nats, *(upload.kept or {}).values()])
+        uploads.finite &= all_finite([last.nats, *(upload.kept or {}).values(), *(group.residual or {}).values()])
         operations = torch.stack([work.flops.sum() for work in upload.phases]).sum()
         numbers = torch.cat((last.nats, last.tokens, operations.unsqueeze(0))).cpu()  # a GPU is waited for once
         (nats, tokens), uploads.flops = numbers[:-1].view(2, -1), uploads.flops + float(numbers[-1])
@@ -112,6 +119,7 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
             index = torch.from_numpy(arrived)
             rows, every = rows[arrived], _only(upload, index)
             nats, tokens = nats[index], tokens[index]
+            sent = None if sent is None else tuple(sent[n] for n in arrived.tolist())
         weights = torch.tensor(every.weights, dtype=torch.float64)
         device = next(iter(every.tensors.values())).device if every.tensors else weights.device
         if not one_by_one and len(weights):
@@ -121,10 +129,10 @@ def collect(received: Iterable[Received], one_by_one: bool = False, buffers: Ten
         parts.append((rows, weights, nats, every.tensors if one_by_one else {}))
         uploads.tokens += float(tokens.sum())
         uploads.sequences += sum(work.sequences for work in upload.phases)
-        uploads.upload_bytes += nbytes(every.tensors)
-        uploads.download_bytes += down
-        uploads.data_seconds += data_seconds
-        uploads.training_seconds += training_seconds
+        uploads.upload_bytes += nbytes(every.tensors) if sent is None else sum(sent)
+        uploads.download_bytes += group.nbytes
+        uploads.data_seconds += group.data_seconds
+        uploads.training_seconds += group.training_seconds
         uploads.aggregation_seconds += time.perf_counter() - started
     if parts:
         started = time.perf_counter()

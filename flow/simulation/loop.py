@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from flow.algorithms import code_of
 from flow.config import Config, code_of_model, files_again
@@ -25,15 +28,18 @@ from flow.evaluation.gather import evaluate, final_evaluation
 from flow.evaluation.registry import chosen, sources, sources_of
 from flow.evaluation.select import choose_clients
 from flow.model.interface import Model
-from flow.model.parameters import Tensors
+from flow.model.parameters import Tensors, nbytes
 from flow.parallel.processes import joined
 from flow.parallel.workers import Workers
 from flow.server import aggregators
 from flow.server.uploads import Received, Uploads, all_finite, collect, combine
-from flow.simulation import frames, summary, timing
+from flow.simulation import frames, summary, timing, virtual
+from flow.simulation.asynchronous import Asynchronous
 from flow.storage import files, run_folder, user_files
 from flow.terminal.progress import Progress
+from flow.training import compression
 from flow.training.fused import refusal
+from flow.training.messages import Upload, Visit
 from flow_kernels.training import finish
 
 if TYPE_CHECKING:
@@ -110,7 +116,9 @@ def simulate(
         code = _code(task)  # before anything is written, as it refuses metrics that there are not
         run = begin(task, path, ranks)
         if path is not None and ranks.first:
-            run_folder.create(path, run_folder.describe(task.config, task.algorithm.name, task.population, code))
+            run_folder.create(
+                path, {**run_folder.describe(task.config, task.algorithm.name, task.population, code), **task.known_by()}
+            )
         return task, run
 
     own = run_folder.started(folder) if folder is not None and ranks.first else nullcontext()
@@ -171,12 +179,15 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     name = algorithm.name if folder is None else str(folder)
     bar = Progress[None](what=name, unit="round", total=config.rounds, before=len(metrics), visible=progress)
     with Workers(task.model, task.workers) as workers, bar:
+        steps = _asynchronous(task, run, workers)
         for round in range(len(metrics) + 1, config.rounds + 1):
             ranks.where, started = f"round {round}", time.perf_counter()
-            cohort = sample(task.clients, config.cohort, Draw(config.seed, round, "cohort"))
-            who = turnout(config, cohort, task.minimum, task.population.numbers(cohort), round, ranks.size)
             now = task.in_round(round)
-            uploads = _train(now, run, workers, who, Draw(config.seed, round, "train"))
+            if steps is None:
+                begins = virtual.begin(metrics, run.folder) if task.devices is not None else 0.0
+                uploads, counts, more = _round(now, run, workers, round, begins)
+            else:
+                uploads, counts, more = steps.round(round)
             aggregating = time.perf_counter()
             if uploads.clients:
                 draw = Draw(config.seed, round, "server")
@@ -184,10 +195,11 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
                     now.config.algorithm, run.state, run.moments, uploads, now.config.server, draw
                 )
             _check_finite(uploads, run.state, round, run.folder)
-            run.states.commit(round)
+            run.commit(round)
             uploads.aggregation_seconds += time.perf_counter() - aggregating
-            trained, kept = time.perf_counter(), run.states.nbytes
-            row = summary.row(round, uploads, who, kept, trained - started, ranks.size * workers.count) | rates.row(now.config)
+            trained, kept = time.perf_counter(), run.states.nbytes + run.residuals.nbytes
+            row = summary.row(round, uploads, counts, kept, trained - started, ranks.size * workers.count)
+            row |= rates.row(now.config) | more
             if config.evaluate_every and round % config.evaluate_every == 0:
                 row["evaluation"], _ = evaluate(task, workers, run, curve, Draw(config.seed, round, "curve"))
                 row["evaluation_seconds"] = time.perf_counter() - trained
@@ -195,7 +207,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
             if folder is not None:
                 run_folder.append_metrics(folder, run.labelled(row))
             if run.folder is not None and (round % config.checkpoint_every == 0 or round == config.rounds):
-                run.save(round)
+                run.save(round, None if steps is None else steps.at_work())
             bar.say(summary.progress_fields(row))
             bar.update()
         bar.close()
@@ -203,6 +215,8 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
         evaluation = final_evaluation(task, workers, run, progress)
         slow = refusal(task.model, dict(task.model.named_parameters()))
         about = timing.run_summary(ranks, metrics, time.perf_counter() - started, workers.count, slow)
+        if task.devices is not None:
+            about |= timing.on_the_clock(metrics, config.target)
     if folder is not None:
         files.write_json(folder / "evaluation.json", files.with_checksum(run.labelled(evaluation)))
         files.write_json(folder / "run.json", files.with_checksum(run.labelled(about)))
@@ -228,27 +242,84 @@ def _code(task: Task) -> dict[user_files.Key, user_files.Source | None]:
     }
 
 
-def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw) -> Uploads:
-    """The local work of a round, every process its share; what all of them have is known to each in the end."""
-    one_by_one = task.algorithm.one_by_one or (task.algorithm.averages and aggregators.one_by_one(task.config.server))
-    reading = 0.0
+def _round(
+    task: Task, run: RunState, workers: Workers, round: int, now: float
+) -> tuple[Uploads, summary.Counts, dict[str, Any]]:
+    """A round in which the server waits for its cohort: what came in, and what its row of metrics.jsonl has more with a clock.
+
+    now: virtual seconds at which it begins.
+    """
+    config, draw, devices = task.config, Draw(task.config.seed, round, "cohort"), task.devices
+    if devices is None:
+        cohort = sample(task.clients, config.cohort, draw)
+    else:
+        opening = devices.opening(now, np.ones(len(task.clients), dtype=np.bool_), config.cohort)
+        assert opening is not None, "refused when the task was prepared"
+        now, where = opening, np.flatnonzero(devices.available(opening))
+        cohort = [task.clients[int(where[i])] for i in draw.stream().choice(len(where), config.cohort, replace=False)]
+    who = turnout(config, cohort, task.minimum, task.population.numbers(cohort), round, run.ranks.size)
+    uploads, who, seconds = _train(task, run, workers, who, Draw(config.seed, round, "train"))
+    counts = summary.Counts(len(who.idle), int(who.dropped.sum()), int(who.late.sum()))
+    more = {} if devices is None else {"virtual_seconds": now + seconds, "available": len(where)}
+    return uploads, counts, more
+
+
+def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw) -> tuple[Uploads, Turnout, float]:
+    """The local work of a round, every process its share; what all of them have is known to each in the end.
+
+    Returns:
+        The uploads; who was late too; the round's virtual seconds, 0 without a clock.
+    """
+    config, seconds, each = task.config, 0.0, _one_by_one(task)
+    received: Iterable[Received] = _at_work(run, workers, task, who, draw)
+    idle = task.members(who.idle, run.states, draw, "train")
+    download = task.download(task.model, run.state, idle).nbytes
+    if task.devices is None:
+        uploads = collect(received, each, run.sums)
+    else:
+        noted: dict[int, float] = {}
+        received = virtual.noted(received, noted)
+        if closes := bool(config.deadline or config.wait_for):  # who is late is known when all have worked
+            received = list(received)
+        else:
+            uploads = collect(received, each, run.sums)
+        of_idle = np.array(download, dtype=np.float64) / task.devices.download[idle.rows]
+        seconds, late = virtual.close(config, who, virtual.shared(run.ranks, who, noted), of_idle)
+        who = who._replace(late=who.late | late)
+        if closes:
+            uploads = collect(virtual.without(received, who), each, run.sums)
+    combine(run.ranks, uploads, who.arrived())
+    run.share(who.trained())
+    uploads.download_bytes += sum(download)
+    return uploads, who, seconds
+
+
+def _one_by_one(task: Task) -> bool:
+    """Whether the server needs every single upload."""
+    return task.algorithm.one_by_one or (task.algorithm.averages and aggregators.one_by_one(task.config.server))
+
+
+def _asynchronous(task: Task, run: RunState, workers: Workers) -> Asynchronous | None:
+    """The clients at work where the server waits for nobody; None where a round waits for its cohort."""
+    if not task.config.async_buffer:
+        return None
+    return Asynchronous(task, run, partial(_at_work, run, workers), _one_by_one(task))
+
+
+def _at_work(run: RunState, workers: Workers, task: Task, who: Turnout, draw: Draw) -> Iterator[Received]:
+    """What the groups of this process's share do, as they are done."""
+    reading: deque[float] = deque()
 
     def ahead() -> Iterator[Group]:  # runs while the workers are busy with the groups before
-        nonlocal reading
         for group in grouped(task.config, who, run.ranks.rank, task.chunk, workers.count):
             started = time.perf_counter()
             for client in group.clients:
                 client.read()
-            reading += time.perf_counter() - started
+            reading.append(time.perf_counter() - started)
             yield group
 
-    uploads = collect(workers.map(partial(_local, task, run, draw), ahead()), one_by_one, run.sums)
-    uploads.data_seconds += reading
-    combine(run.ranks, uploads, who.arrived())
-    run.states.share(run.ranks, who.trained())
-    idle = task.members(who.idle, run.states, draw, "train")
-    uploads.download_bytes += sum(task.download(task.model, run.state, idle).nbytes)
-    return uploads
+    for group in workers.map(partial(_local, task, run, draw), ahead()):
+        yield group._replace(data_seconds=group.data_seconds + reading.popleft())
 
 
 def _local(task: Task, run: RunState, draw: Draw, model: Model, group: Group) -> Received:
@@ -257,10 +328,24 @@ def _local(task: Task, run: RunState, draw: Draw, model: Model, group: Group) ->
     visit = task.visit(model, run.state, run.states, group.clients, draw, "train")
     ready = time.perf_counter()
     upload = task.algorithm.local(group.options, model, visit)
+    upload, sent, residual = _sent(task, run, visit, upload)
+    seconds = None if task.devices is None else virtual.of_clients(task.devices, visit.rows, visit.nbytes, upload, sent or ())
     finish(upload.phases[-1].nats.device)  # a GPU is waited for, so that the seconds are its own
-    if upload.kept is not None:
-        run.states.write(visit.rows, upload.kept, draw.round)
-    return Received(visit.rows, upload, sum(visit.nbytes), group.lost, ready - started, time.perf_counter() - ready)
+    if not run.asynchronous:  # else when the upload has come
+        run.keep(visit.rows, upload.kept, residual, draw.round)
+    training = time.perf_counter() - ready
+    return Received(visit.rows, upload, sum(visit.nbytes), group.lost, ready - started, training, sent, residual, seconds)
+
+
+def _sent(task: Task, run: RunState, visit: Visit, upload: Upload) -> tuple[Upload, tuple[int, ...] | None, Tensors | None]:
+    """The upload as it is sent, the bytes of every client's where they are asked for, and what compression left out."""
+    clients, way = len(visit.rows), compression.read(task.config.compress)
+    if way is None:
+        return upload, None if task.devices is None else (nbytes(upload.tensors) // clients,) * clients, None
+    nothing = {name: tensor.expand(clients, *tensor.shape) for name, tensor in run.residuals.like.items()}
+    before = run.residuals.of(visit.rows, nothing).tensors
+    made = compression.compressed(way, upload.tensors, visit.received, before)
+    return upload._replace(tensors=made.tensors), made.sent, {**before, **made.residual}
 
 
 def sample(clients: Sequence[Client], size: int, draw: Draw) -> list[Client]:

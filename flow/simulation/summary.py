@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flow.errors import plural
 from flow.evaluation.select import SIDES, nobody
@@ -11,11 +11,21 @@ from flow.reports.terminal import summary_table
 from flow.server.uploads import Uploads
 
 if TYPE_CHECKING:
-    from flow.engine.participation import Turnout
     from flow.engine.task import Task
 
 
-def row(round: int, uploads: Uploads, who: Turnout, kept: int, seconds: float, workers: int) -> dict[str, Any]:
+class Counts(NamedTuple):
+    """Clients of a round whose uploads did not come."""
+
+    skipped: int
+    """They had too few sequences."""
+    dropped: int
+    """Their upload was lost."""
+    late: int
+    """It came too late."""
+
+
+def row(round: int, uploads: Uploads, counts: Counts, kept: int, seconds: float, workers: int) -> dict[str, Any]:
     """A line of metrics.jsonl.
 
     kept: bytes that all clients keep. seconds: of the round without its evaluation. workers: how many there are in all
@@ -25,9 +35,9 @@ def row(round: int, uploads: Uploads, who: Turnout, kept: int, seconds: float, w
         "round": round,
         "loss": uploads.nats / uploads.tokens if uploads.tokens else None,
         "clients": uploads.clients,
-        "skipped": len(who.idle),
-        "dropped": int(who.dropped.sum()),
-        "late": int(who.late.sum()),
+        "skipped": counts.skipped,
+        "dropped": counts.dropped,
+        "late": counts.late,
         "sequences": uploads.sequences,
         "seconds": seconds,
         "sequences_per_second": uploads.sequences / seconds,

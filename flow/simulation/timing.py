@@ -47,6 +47,19 @@ def timing_lines(summary: dict[str, Any]) -> str:
     )
 
 
+def on_the_clock(metrics: list[dict[str, Any]], target: float) -> dict[str, Any]:
+    """What run.json has more with a clock: how long the rounds took, and when the target accuracy was reached first."""
+    first = next((row["virtual_seconds"] for row in metrics if target and (reached(row) or 0.0) >= target), None)
+    return {"virtual_seconds": metrics[-1]["virtual_seconds"] if metrics else 0.0, "target": target, "target_seconds": first}
+
+
+def reached(row: dict[str, Any]) -> float | None:
+    """Mean accuracy over seen clients of the model that they predict with, in the evaluation of a round; None without one."""
+    seen = (row["evaluation"] or {}).get("seen", {})
+    value: float | None = seen.get("personal_client") if seen.get("personal_client") is not None else seen.get("global_client")
+    return value
+
+
 def peak_memory() -> int:
     """Bytes of memory that this process had at most."""
     status = Path("/proc/self/status")

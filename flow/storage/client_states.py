@@ -60,6 +60,11 @@ class ClientStates:
         self._row_bytes = 0
 
     @property
+    def like(self) -> Tensors:
+        """[..]: names, shapes and dtypes of a state; empty where clients keep nothing, or anything."""
+        return self._like or {}
+
+    @property
     def nbytes(self) -> int:
         """Size of the states of all clients that have one."""
         return self._row_bytes * len(self._rows if self._folder is None else self._rounds)

@@ -22,6 +22,9 @@ ROW: dict[str, tuple[type, ...]] = {
 }
 RATES = dict.fromkeys(("lr", "server_lr"), _NUMBER)
 """What a row has beside that where a schedule changes the rate."""
+# Of a row of a run with a clock, and with asynchronous aggregation.
+CLOCK: dict[str, tuple[type, ...]] = {"virtual_seconds": _NUMBER, "available": _INTEGER, "staleness": _MAYBE}
+
 # And of each of the two sides of its evaluation.
 SIDES = ("seen", "unseen")
 SUMMARY: dict[str, tuple[type, ...]] = {
@@ -97,7 +100,7 @@ def _checked(line: bytes, round: int, run: str | None) -> tuple[Any, str]:
     except (ValueError, RecursionError):
         return None, "not JSON"
     damage = _mistyped(row, ROW, "the row")
-    damage = damage or _mistyped(row, {name: kinds for name, kinds in RATES.items() if name in row}, "the row")
+    damage = damage or _mistyped(row, {name: kinds for name, kinds in (RATES | CLOCK).items() if name in row}, "the row")
     if not damage and not row["seconds"]:
         damage = "seconds of the row is 0"
     if not damage and row["evaluation"] is not None:

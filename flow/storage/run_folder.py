@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from flow.data import Population
 
 KEEP = 2
-BESIDE = ("versions", "population", "code", "digested", files.CHECKSUM)
+BESIDE = ("versions", "population", "devices", "code", "digested", files.CHECKSUM)
 """Keys of config.json beside the options. They are the versions of libraries, the SHA-256 of the data, which older builds lack,
 the user's files that take part (flow/storage/user_files.py), and the file's checksum. A folder of an older build also has the
 options that its files are tied to though they were changed."""
@@ -190,12 +190,13 @@ def reopened(folder: Path) -> Iterator[None]:
             folders.
     """
     _config_path(folder)
-    for path in (folder / "checkpoints", folder / "clients"):
+    for path in (folder / "checkpoints", folder / "clients", folder / "residuals"):
         if os.path.lexists(path) and not path.is_dir():
             raise UserError(f"{path}: not a folder; move it away, and put the run's own back from a copy if it had one")
     with lock.held(folder) as alone:
         if alone:
-            files.remove_unfinished(folder, folder / "checkpoints", *(folder / "clients").glob("*/"))
+            kept = [path for name in ("clients", "residuals") for path in (folder / name).glob("*/")]
+            files.remove_unfinished(folder, folder / "checkpoints", *kept)
         yield
 
 

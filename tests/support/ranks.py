@@ -77,6 +77,10 @@ def configurations() -> dict[str, Config[Any]]:
         "dropouts": of("pfedhn", dropout=0.4, rounds=4),
         "every upload of a process is lost": of("flow", cohort=3, dropout=0.6, rounds=8),
         "slow": of("fedprox", stragglers=0.6, late="partial"),
+        "on a clock": of("flow", clock="spread", wait_for=3, dropout=0.2),
+        "a deadline": of("fedavg", clock="nights", deadline=6.0),
+        "asynchronous": of("fedavg", async_buffer=2, compress="int8", dropout=0.2, rounds=7),
+        "asynchronous, kept": of("ditto", async_buffer=3, rounds=6),
     }
 
 

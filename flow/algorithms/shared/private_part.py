@@ -79,6 +79,16 @@ def check(options: Pretrained, **rates: float | None) -> None:
         check_number("pretrain_rounds", options.pretrain_rounds, 0)
 
 
+def in_step(options: Pretrained) -> str:
+    """Clients upload all of the model at first, and the shared part later."""
+    if not options.pretrain_rounds:
+        return ""
+    return (
+        f"with pretrain_rounds={options.pretrain_rounds} clients upload the whole model up to that round and a part of it "
+        "after it, and one step would get both; give pretrain_rounds=0"
+    )
+
+
 def pretraining(options: Pretrained, draw: Draw) -> bool:
     """Whether this round still belongs to FedAvg."""
     assert options.pretrain_rounds is not None

@@ -32,6 +32,12 @@ complete -c flow -n '__fish_seen_subcommand_from run' -l dropout -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l stragglers -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l split -r -f -a 'random time'
 complete -c flow -n '__fish_seen_subcommand_from run' -l late -r -f -a 'drop partial'
+complete -c flow -n '__fish_seen_subcommand_from run' -l clock -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l deadline -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l wait-for -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l async -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l compress -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l target -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l metric -r -F -a 'accuracy loss perplexity top3 f1'
 complete -c flow -n '__fish_seen_subcommand_from run' -l min-texts -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l checkpoint-every -r -f
@@ -83,12 +89,28 @@ complete -c flow -n '__fish_seen_subcommand_from run' -l clip-radius -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l clip-steps -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l weiszfeld-steps -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l weiszfeld-smoothing -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l lr-schedule -r -f -a 'constant cosine linear step'
+complete -c flow -n '__fish_seen_subcommand_from run' -l lr-warmup -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l lr-rounds -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l lr-final -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l lr-step-every -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l lr-step-factor -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-schedule -r -f -a 'constant cosine linear step'
+complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-warmup -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-rounds -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-final -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-step-every -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-step-factor -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l variant -r -f -a 'decoupled neurips workshop'
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l gamma -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l temperature -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l local-share -r -f
@@ -108,30 +130,54 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from local' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from local' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from local' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from local' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from local' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from local' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from local' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from local' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavg' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavg' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavg' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavg' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavg' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavg' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavg' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedavgft' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedprox' -l mu -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ditto' -l lam -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from apfl' -l alpha -r -f
@@ -140,6 +186,10 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from privategate' -l gate-lr -r -f
@@ -147,18 +197,30 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from lgfedavg' -l pretrain-rounds -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedper' -l new-head -r -f -a 'average initial'
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l head-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrep' -l personal-lr -r -f
@@ -166,6 +228,10 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedsim' -l pretrain-rounds -r -f
@@ -173,6 +239,10 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedalt' -l pretrain-rounds -r -f
@@ -182,6 +252,10 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from partialfed' -l strategy -r -f -a 'adaptive body embedding gru head'
@@ -192,23 +266,39 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedbabu' -l tuned-part -r -f -a 'all body head'
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from perfedavg' -l inner-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l recon-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedrecon' -l recon-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from dynamic_routing' -l temperature -r -f
@@ -217,6 +307,10 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l private -r -f -a 'body head'
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l start -r -f -a 'initial kept'
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ffgg' -l personal-epochs -r -f
@@ -228,6 +322,10 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l models -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedfomo' -l epsilon-decay -r -f
@@ -268,6 +366,10 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l personal-epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from hypcluster' -l clusters -r -f
@@ -275,6 +377,10 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l neighbours -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l lam -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from knnper' -l scale -r -f
@@ -282,17 +388,33 @@ complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l lam -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from ngram' -l memory-tokens -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedyogi' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedyogi' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedyogi' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedyogi' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedyogi' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedyogi' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedyogi' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadam' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadam' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadam' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadam' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadam' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadam' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadam' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadagrad' -l epochs -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadagrad' -l momentum -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadagrad' -l weight-decay -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadagrad' -l client-optimizer -r -f -a 'adam adamw sgd'
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadagrad' -l client-beta1 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadagrad' -l client-beta2 -r -f
+complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from fedadagrad' -l client-epsilon -r -f
 complete -c flow -n '__fish_seen_subcommand_from report' -l help
 complete -c flow -n '__fish_seen_subcommand_from report' -l json
 complete -c flow -n '__fish_seen_subcommand_from compare' -l help
@@ -307,6 +429,12 @@ complete -c flow -n '__fish_seen_subcommand_from compare' -l dropout -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l stragglers -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l split -r -f -a 'random time'
 complete -c flow -n '__fish_seen_subcommand_from compare' -l late -r -f -a 'drop partial'
+complete -c flow -n '__fish_seen_subcommand_from compare' -l clock -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l deadline -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l wait-for -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l async -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l compress -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l target -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l metric -r -F -a 'accuracy loss perplexity top3 f1'
 complete -c flow -n '__fish_seen_subcommand_from compare' -l min-texts -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l checkpoint-every -r -f
@@ -367,6 +495,18 @@ complete -c flow -n '__fish_seen_subcommand_from compare' -l clip-radius -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l clip-steps -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l weiszfeld-steps -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l weiszfeld-smoothing -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l lr-schedule -r -f -a 'constant cosine linear step'
+complete -c flow -n '__fish_seen_subcommand_from compare' -l lr-warmup -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l lr-rounds -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l lr-final -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l lr-step-every -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l lr-step-factor -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-schedule -r -f -a 'constant cosine linear step'
+complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-warmup -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-rounds -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-final -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-step-every -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-step-factor -r -f
 complete -c flow -n '__fish_seen_subcommand_from prepare' -l help
 complete -c flow -n '__fish_seen_subcommand_from prepare' -l data -r -F -a 'shakespeare synthetic'
 complete -c flow -n '__fish_seen_subcommand_from prepare' -l sequence-length -r -f

@@ -1,0 +1,1 @@
+"""Virtual time: how fast the clients' devices are, and when they can be reached."""
