@@ -299,9 +299,9 @@ def checked(config: Config[Any]) -> Config[Any]:
             f"validation_share must be at least 0 and below 1, got {config.validation_share!r}; 0 sets nobody aside"
         )
     config = replace(config, algorithm=algorithm.resolve(options, config.rounds), server=resolve(config.server))
-    clock = clock_placed(config.clock or ("spread" if config.async_buffer else ""))
-    schedule = schedules.resolve(config.schedule, config.rounds)
-    config = replace(config, data=placed(config.data), clock=clock, schedule=schedule)
+    clock = config.clock or ("spread" if config.async_buffer else "")
+    config = replace(config, data=placed(config.data), clock=clock_placed(clock))
+    config = replace(config, schedule=schedules.resolve(config.schedule, config.rounds))
     # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
     return replace(config, threads=config.threads or (torch.get_num_threads() if on_cpu(config.model) else 1))
 

@@ -24,8 +24,8 @@ from flow.model.parameters import Rows, Tensors
 from flow.server.uploads import Received, Uploads, collect, combine
 from flow.simulation import summary, virtual
 
-Trainer = Callable[[Turnout, Draw], Iterator[Received]]
-"""(who, draw) -> what the groups of this process did, as they are done."""
+Trainer = Callable[[Task, Turnout, Draw], Iterator[Received]]
+"""(task with the rates of the round, who, draw) -> what the groups of this process did, as they are done."""
 
 
 class Step(NamedTuple):
@@ -139,12 +139,12 @@ class Asynchronous:
 
     def _trained(self, rows: Rows, round: int) -> list[tuple[Flight, float]]:
         """Train these clients from the model as it is, every process its share; in their order, with the seconds they take."""
-        task, run = self._task, self._run
+        task, run = self._task.in_round(round), self._run
         clients, draw = [task.clients[row] for row in rows.tolist()], Draw(task.config.seed, round, "train")
         who = turnout(task.config, clients, task.minimum, rows, round, run.ranks.size)
         own: dict[int, flights.Cargo] = {}
         seconds: dict[int, float] = {}
-        for group in virtual.noted(self._work(who, draw), seconds):
+        for group in virtual.noted(self._work(task, who, draw), seconds):
             own |= zip(group.rows.tolist(), flights.cargoes(group), strict=True)
             self._data_seconds += group.data_seconds
             self._training_seconds += group.training_seconds

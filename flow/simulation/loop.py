@@ -182,10 +182,10 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
         steps = _asynchronous(task, run, workers)
         for round in range(len(metrics) + 1, config.rounds + 1):
             ranks.where, started = f"round {round}", time.perf_counter()
-            scheduled = task.in_round(round)
+            now = task.in_round(round)
             if steps is None:
-                now = virtual.begin(metrics, run.folder) if task.devices is not None else 0.0
-                uploads, counts, more = _round(scheduled, run, workers, round, now)
+                begins = virtual.begin(metrics, run.folder) if task.devices is not None else 0.0
+                uploads, counts, more = _round(now, run, workers, round, begins)
             else:
                 uploads, counts, more = steps.round(round)
             aggregating = time.perf_counter()
@@ -198,8 +198,8 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
             run.commit(round)
             uploads.aggregation_seconds += time.perf_counter() - aggregating
             trained, kept = time.perf_counter(), run.states.nbytes + run.residuals.nbytes
-            row = summary.row(round, uploads, counts, kept, trained - started, ranks.size * workers.count) | more
-            row |= rates.row(scheduled.config)
+            row = summary.row(round, uploads, counts, kept, trained - started, ranks.size * workers.count)
+            row |= rates.row(now.config) | more
             if config.evaluate_every and round % config.evaluate_every == 0:
                 row["evaluation"], _ = evaluate(task, workers, run, curve, Draw(config.seed, round, "curve"))
                 row["evaluation_seconds"] = time.perf_counter() - trained
@@ -271,7 +271,7 @@ def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw
         The uploads; who was late too; the round's virtual seconds, 0 without a clock.
     """
     config, seconds, each = task.config, 0.0, _one_by_one(task)
-    received: Iterable[Received] = _at_work(task, run, workers, who, draw)
+    received: Iterable[Received] = _at_work(run, workers, task, who, draw)
     idle = task.members(who.idle, run.states, draw, "train")
     download = task.download(task.model, run.state, idle).nbytes
     if task.devices is None:
@@ -303,10 +303,10 @@ def _asynchronous(task: Task, run: RunState, workers: Workers) -> Asynchronous |
     """The clients at work where the server waits for nobody; None where a round waits for its cohort."""
     if not task.config.async_buffer:
         return None
-    return Asynchronous(task, run, partial(_at_work, task, run, workers), _one_by_one(task))
+    return Asynchronous(task, run, partial(_at_work, run, workers), _one_by_one(task))
 
 
-def _at_work(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw) -> Iterator[Received]:
+def _at_work(run: RunState, workers: Workers, task: Task, who: Turnout, draw: Draw) -> Iterator[Received]:
     """What the groups of this process's share do, as they are done."""
     reading: deque[float] = deque()
 

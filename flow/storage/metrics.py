@@ -100,8 +100,7 @@ def _checked(line: bytes, round: int, run: str | None) -> tuple[Any, str]:
     except (ValueError, RecursionError):
         return None, "not JSON"
     damage = _mistyped(row, ROW, "the row")
-    known = {name: kinds for name, kinds in (RATES | CLOCK).items() if name in row} if not damage else {}
-    damage = damage or _mistyped(row, known, "the row")
+    damage = damage or _mistyped(row, {name: kinds for name, kinds in (RATES | CLOCK).items() if name in row}, "the row")
     if not damage and not row["seconds"]:
         damage = "seconds of the row is 0"
     if not damage and row["evaluation"] is not None:
