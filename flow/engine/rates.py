@@ -20,11 +20,6 @@ def check(config: Config[Any], algorithm: Algorithm[Any]) -> None:
             f"lr_schedule={chosen.lr_schedule!r}, lr_warmup={chosen.lr_warmup} need a learning rate of the clients, and "
             f"{algorithm.name} has no {' or '.join(algorithm.rates)}; leave them out"
         )
-    if schedules.on(chosen, "lr") and config.async_buffer:
-        raise UserError(
-            f"lr_schedule={chosen.lr_schedule!r}, lr_warmup={chosen.lr_warmup} change the clients' rate by round, and with "
-            f"async_buffer={config.async_buffer} clients train across rounds; leave either out, or schedule server_lr"
-        )
     if schedules.on(chosen, "server_lr") and not algorithm.averages:
         raise UserError(
             f"server_lr_schedule={chosen.server_lr_schedule!r}, server_lr_warmup={chosen.server_lr_warmup} need uploads to "

@@ -97,7 +97,6 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     participation.check(config)
     timing.check(config, algorithm)
     rates.check(config, algorithm)
-    timing.check(config, algorithm)
     _check_needs(config.model, algorithm, config.algorithm)
     _check_device(config.model)  # said before anything is read: a large file takes a while
     if population is None:

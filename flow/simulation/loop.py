@@ -192,7 +192,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
             if uploads.clients:
                 draw = Draw(config.seed, round, "server")
                 run.state, run.moments = algorithm.server_step(
-                    scheduled.config.algorithm, run.state, run.moments, uploads, scheduled.config.server, draw
+                    now.config.algorithm, run.state, run.moments, uploads, now.config.server, draw
                 )
             _check_finite(uploads, run.state, round, run.folder)
             run.commit(round)
