@@ -25,7 +25,7 @@ class Report(Json):
 
 def _report(arguments: list[str], ranks: Ranks) -> None:
     chosen: Report = parsed(FORM, arguments)
-    from flow.reports.run_page import write_report  # draws with matplotlib, which nothing else here needs
+    from flow.reports.run_page import write_report
 
     with answering("report", chosen.json) as answer:
         try:

@@ -12,7 +12,7 @@ from flow.doctor.findings import Finding
 
 AREA = "packages"
 DISTRIBUTION = "flow-fl"
-NEEDED = ("torch", "numpy", "safetensors", "tyro", "tqdm", "jinja2", "matplotlib")
+NEEDED = ("torch", "numpy", "safetensors", "tyro", "tqdm", "jinja2")
 EXTRAS = {
     "gpu": "the Triton kernels, on a machine with a GPU",
     "tokenizers": "--tokenizer FILE.json",

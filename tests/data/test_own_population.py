@@ -199,7 +199,7 @@ def test_a_comparison_checks_its_population_once(
         return folder / "report.html"
 
     monkeypatch.setattr(loop, "_write_report", plain)
-    monkeypatch.setattr("flow.comparison.page._charts", lambda *_: [])
+    monkeypatch.setattr("flow.comparison.page.pictures", lambda *_: [])
     population = dataclasses.replace(harness.POPULATION, about="not seen before")
     shared = dataclasses.replace(CONFIG, algorithm=SharedOptions(batch_size=4))
     compare(["fedavg", "ditto", "local"], tmp_path / "c", shared, seeds=2, population=population, progress=False)

@@ -285,7 +285,7 @@ def test_another_population_is_refused_before_the_first_checkpoint_too(tmp_path:
 @pytest.mark.parametrize("build", ["new", "old"])
 def test_a_comparison_goes_on_from_any_folder(build: str, here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One of an older build, which kept the path as it was given, goes on in the working directory that it was started in."""
-    monkeypatch.setattr("flow.comparison.page._charts", lambda *given: [])
+    monkeypatch.setattr("flow.comparison.page.pictures", lambda *given: [])
     arguments = ["compare", "fedavg", *TINY, "--data", "mine.jsonl.gz", "--evaluate-every", "0", "--folder", str(here / "c")]
     assert main(arguments) == 0
     run = here / "c" / "runs" / "fedavg-seed0"
