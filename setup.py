@@ -19,7 +19,7 @@ OTHERS = [
     "safetensors>=0.5",
     "tyro>=1.0",
     "tqdm>=4.66",
-    "jinja2>=3.1",  # every run ends with a report and its charts
+    "jinja2>=3.1",
 ]
 
 
