@@ -12,7 +12,7 @@ SOURCES := pyproject.toml setup.py $(KERNELS)/pyproject.toml $(KERNELS)/setup.py
 RUN := runs/shakespeare
 DEMO := runs/demo
 
-.PHONY: run demo test wheels lint sanitize campaign compilers clang mingw cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
+.PHONY: run demo test wheels lint docs sanitize campaign compilers clang mingw cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
 
 # Goes on with a run that was stopped, and draws the report of one that is done: $(call trained,FOLDER,OPTIONS)
 trained = @if [ -d $(1) ] && [ ! -f $(1)/report.html ]; then $(BIN)/flow run --resume $(1); \
@@ -36,6 +36,15 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The documentation as a site in build/site, warnings as errors and every link followed; `python3 -m http.server -d build/site` shows it
+DOCS_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
+
+docs: $(VENV)/installed
+	mkdir -p build
+	$(BIN)/python -c '$(DOCS_EXTRA)' > build/docs.txt
+	$(BIN)/python -m pip install --quiet --requirement build/docs.txt
+	$(BIN)/python -m scripts.site.build
 
 # The extension built with ASan and UBSan, then with TSan, and the kernel tests on both: GCC on Linux, about 20 minutes
 sanitize: $(VENV)/installed

@@ -37,11 +37,7 @@ def test_from_the_command_to_the_page(here: Path, capsys: pytest.CaptureFixture[
     arguments = ["compare", "flow", "fedyogi", "apfl", "local", *ARGUMENTS, "--seeds", "2", "--folder", "mine"]
     assert main(arguments) == 0
     printed = capsys.readouterr()
-    assert (
-        "1 of 8: flow, seed 0" in printed.err
-        and "8 of 8: local, seed 1" in printed.err
-        and "mine/runs/apfl-seed1" in printed.err
-    )
+    assert "1 of 8: flow, seed 0" in printed.err and "8 of 8: local, seed 1" in printed.err
     *table, last = printed.out.splitlines()
     assert last == "report: mine/comparison.html" and max(map(len, table)) < 200
     assert [line.split()[0] for line in table[2:6]] == ["flow", "fedyogi", "apfl", "local"]
@@ -76,7 +72,11 @@ def test_from_the_command_to_the_page(here: Path, capsys: pytest.CaptureFixture[
     assert page.source.count("<svg") == 4 * len({metric.column for metric in METRICS if metric.always})
     assert "<h2>Tuning</h2>" not in page.source and "client by client" not in page.source
     for tag, attributes in page.tags:  # nothing is fetched from anywhere
-        assert tag not in ("script", "link", "img") and not any("http" in (value or "") for value in attributes.values())
+        assert (
+            tag not in ("link", "img")
+            and (tag != "script" or "src" not in attributes)
+            and not any("http" in (value or "") for value in attributes.values())
+        )
 
     before = tree(here)
     assert main(arguments) == 0  # done already: everything is kept

@@ -96,7 +96,7 @@ def test_a_new_metric_is_in_everything_that_a_run_leaves_and_prints(tmp_path: Pa
     values = [f"{1000 * side[f'personal_early_{kind}']:.1f}" for side in (seen, unseen) for kind in ("token", "client")]
     assert re.findall(r"\d+\.\d", page.text_of("row-early_personal")) == values
     assert "Early misses on held-out text" in page.text["learning"] and "Lower is better, counted" in page.text["learning"]
-    assert EARLY.axis in page.text["learning"] and page.source.count("<svg") == 8
+    assert EARLY.axis in page.text["learning"] and page.source.count("<svg") == 10
 
 
 def test_a_new_metric_is_in_every_table_of_a_comparison(tmp_path: Path) -> None:

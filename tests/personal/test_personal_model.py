@@ -191,7 +191,7 @@ def test_a_text_is_taken_as_text_and_mistakes_are_named(adapted: Path) -> None:
     assert len(me.predict(["a", "the", ""])) == 3
     for call, message in (
         (lambda: me.predict(TEXT, top=0), "top must be a finite number at least 1, got 0"),
-        (lambda: me.complete(TEXT, 0), "tokens must be a finite number at least 1, got 0"),
+        (lambda: me.complete(TEXT, 0), "tokens must be a finite number from 1 to 10000, got 0"),
         (lambda: me.score(TEXT), "texts must be a list of texts, got one string; write"),
         (lambda: me.score(["zzz"]), "so there is nothing to score; give other texts"),
         (lambda: me.score(["a"], ["b"]), "predicts the next token and needs no labels"),

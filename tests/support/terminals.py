@@ -15,6 +15,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
+def _own_terminal() -> None:
+    """So that Ctrl-C is a signal to the process, and one that it heeds: what runs in the background of a script ignores it."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Terminal:
     """A process whose standard streams are a terminal; a context manager that ends it.
 
@@ -41,7 +47,7 @@ class Terminal:
             stdout=end,
             stderr=end,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal to it
+            preexec_fn=_own_terminal,
         )
         os.close(end)
         self.text = ""
