@@ -50,9 +50,11 @@ def write(folder: Path) -> None:
     for path, place in places.items():
         text = (ROOT / path).read_text(encoding="utf-8")
         own = with_links(text, path, place, sources)
-        written[place] = INCLUDED.sub(
-            lambda mark, path=path, place=place: included(beside(path, mark[1]), mark[2], place, sources), own
-        )
+
+        def marked(mark: re.Match[str], path: str = path, place: str = place) -> str:
+            return included(beside(path, mark[1]), mark[2], place, sources)
+
+        written[place] = INCLUDED.sub(marked, own)
     for notebook in sorted((DOCS / "notebooks").glob("*.ipynb")):
         path, place = notebook.relative_to(ROOT).as_posix(), f"notebooks/{notebook.stem}.md"
         linked = partial(with_links, source=path, page=place, sources=sources)
@@ -64,9 +66,9 @@ def write(folder: Path) -> None:
     written |= {place: (ROOT / path).read_bytes() for path, place in sources.files.items()}
     written |= {f"assets/{path.name}": path.read_bytes() for path in sorted((DOCS / "assets").iterdir())}
     for place, content in written.items():
-        path = folder / place
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        target = folder / place
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content if isinstance(content, bytes) else content.encode())
     (ROOT / "build" / "documented.json").write_text(json.dumps(reference.documented()), encoding="utf-8")
 
 

@@ -151,7 +151,7 @@ def stored(path: Path, outputs: list[dict[str, Any]]) -> Path:
 
 
 def test_a_notebook_becomes_a_page(tmp_path: Path) -> None:
-    outputs = [
+    outputs: list[dict[str, Any]] = [
         {"output_type": "stream", "name": "stderr", "text": ["  0%\r 50%\r", "100%\n", "done\n"]},
         {"output_type": "display_data", "metadata": {}, "data": {"image/png": base64.b64encode(b"drawn").decode()}},
         {
