@@ -25,6 +25,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
         ("docs/compare.md", 1),
         ("docs/data.md", 2),
         ("docs/files.md", 4),
+        ("docs/gpu-afternoon.md", 1),
         ("docs/gpu-kernels.md", 2),
         ("docs/from-run-to-use.md", 4),
         ("docs/own-algorithm.md", 2),
