@@ -38,12 +38,8 @@ lint: $(VENV)/installed
 	$(BIN)/mypy
 
 # The documentation as a site in build/site, warnings as errors and every link followed; `python3 -m http.server -d build/site` shows it
-DOCS_EXTRA := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
-
 docs: $(VENV)/installed
-	mkdir -p build
-	$(BIN)/python -c '$(DOCS_EXTRA)' > build/docs.txt
-	$(BIN)/python -m pip install --quiet --requirement build/docs.txt
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	$(BIN)/python -m scripts.site.build
 
 # The extension built with ASan and UBSan, then with TSan, and the kernel tests on both: GCC on Linux, about 20 minutes

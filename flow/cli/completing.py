@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import tyro
 
 from flow.algorithms.registry import NAMES
-from flow.cli import SCRIPTS
+from flow.cli import script_of
 from flow.cli.command import Command
 from flow.evaluation.registry import all_metrics
 
@@ -87,16 +87,23 @@ def _values(flag: str, action: Any) -> tuple[str, ...]:
     return VALUES.get(flag, (FREE,))
 
 
+def files(commands: Mapping[str, Command]) -> dict[str, str]:
+    """What lies in the file of every shell, of which :func:`flow.cli.script_of` makes its script."""
+    known = {name: options_of(command) for name, command in commands.items()}
+    return {"bash": _bash(known), "zsh": _ZSH, "fish": _fish(known, commands)}
+
+
 def scripts(commands: Mapping[str, Command]) -> dict[str, str]:
     """The script of every shell."""
-    known = {name: options_of(command) for name, command in commands.items()}
-    bash = _bash(known)
-    return {"bash": bash, "zsh": _ZSH + bash, "fish": _fish(known, commands)}
+    written = files(commands)
+    return written | {"zsh": written["zsh"] + written["bash"]}
 
 
 def stored(shell: str) -> str:
     """The script of a shell as it is installed."""
-    return (SCRIPTS / f"flow.{shell}").read_text(encoding="utf-8")
+    text = script_of(shell)
+    assert text is not None, shell
+    return text
 
 
 # --- bash -------------------------------------------------------------------------------------------------------------

@@ -7,10 +7,9 @@ import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import NoReturn
 
-from flow.cli import SCRIPTS
+from flow.cli import script_of
 from flow.terminal.looks import clean_line
 
 
@@ -28,8 +27,8 @@ def start() -> NoReturn:
 
 
 def _code(arguments: list[str]) -> int:
-    if len(arguments) == 2 and arguments[0] == "completion" and (path := SCRIPTS / f"flow.{Path(arguments[1]).name}").is_file():
-        return _printed(path.read_bytes())
+    if len(arguments) == 2 and arguments[0] == "completion" and (script := script_of(arguments[1])) is not None:
+        return _printed(script.encode())
     try:
         from flow.cli.main import main
     except (ImportError, RuntimeError, OSError) as error:  # a package that is missing or broken, or FLOW_CPU_ISA

@@ -104,11 +104,12 @@ class Asynchronous:
         needed: uploads that the buffer lacks.
         """
         free, started = self._task.config.cohort - len(self._flights), False
+        reachable = self._devices.available(self.now)
         while free:
             if not self._ahead and not self._draw(round, free if not self._batches else max(free, needed)):
                 break
             flight, seconds = self._ahead.pop(0)
-            if not self._devices.available(self.now)[flight.row]:
+            if not reachable[flight.row]:
                 continue  # it could be reached when it was drawn
             flight = flight._replace(order=self._started, end=self.now + seconds)
             heapq.heappush(self._flights, (flight.end, flight.order, flight))

@@ -8,7 +8,7 @@ has the addresses of the second ones, in the same order. Written in Triton's lan
 import triton
 import triton.language as tl
 
-from flow_kernels.training.gpu.sgd_kernels import COLUMNS
+from flow_kernels.training.gpu.sgd_kernels import COLUMNS, clipped, place_of
 
 
 @triton.jit
@@ -20,14 +20,8 @@ def adam(
     keep2: beta2; share2: 1 - beta2; log1, log2: the logarithms of the betas. taken [K]: steps of the clients, with this one."""
     block, k = tl.program_id(0), tl.program_id(1).to(tl.int64)
     scale = 1.0
-    if CLIP:  # every program adds up all squares of its client, in the same order
-        total = tl.zeros((SIZE,), tl.float64)
-        for begins in range(0, BLOCKS, SIZE):
-            i = begins + tl.arange(0, SIZE)
-            total += tl.load(squares + k * BLOCKS + i, mask=i < BLOCKS, other=0.0).to(tl.float64)
-        norm = tl.sqrt(tl.sum(total))
-        # a norm that is no number must reach the parameters, where it is noticed
-        scale = tl.where(norm <= clip, 1.0, clip / norm).to(tl.float32)
+    if CLIP:
+        scale = clipped(squares, k, BLOCKS, clip, SIZE)
     here = True
     if PRESENT:
         here = tl.load(present + k) != 0
@@ -36,9 +30,7 @@ def adam(
         # double before the subtraction: 1 - beta2^t is small
         rate = (lr / (1.0 - tl.exp(t * log1))).to(tl.float32)
         root = (1.0 / tl.sqrt(1.0 - tl.exp(t * log2))).to(tl.float32)
-        places = tl.arange(0, PAD)
-        begin = tl.load(table + places * COLUMNS + 8, mask=places < COUNT, other=0x7FFFFFFFFFFFFFFF)
-        place = tl.sum((begin <= block).to(tl.int32)) - 1
+        place = place_of(table, COUNT, block, PAD)
         line = table + place * COLUMNS
         i = (block - tl.load(line + 8)) * SIZE + tl.arange(0, SIZE)
         inside = i < tl.load(line + 6)

@@ -13,11 +13,29 @@ COLUMNS = tl.constexpr(9)
 
 
 @triton.jit
-def at_of(table, COUNT, block, PAD: tl.constexpr):
-    """The table's line of a block."""
+def place_of(table, COUNT, block, PAD: tl.constexpr):
+    """The number of the table's line of a block."""
     i = tl.arange(0, PAD)
     begin = tl.load(table + i * COLUMNS + 8, mask=i < COUNT, other=0x7FFFFFFFFFFFFFFF)
-    return table + (tl.sum((begin <= block).to(tl.int32)) - 1) * COLUMNS
+    return tl.sum((begin <= block).to(tl.int32)) - 1
+
+
+@triton.jit
+def at_of(table, COUNT, block, PAD: tl.constexpr):
+    """The table's line of a block."""
+    return table + place_of(table, COUNT, block, PAD) * COLUMNS
+
+
+@triton.jit
+def clipped(squares, k, BLOCKS, clip, SIZE: tl.constexpr):
+    """What the gradients of a client are multiplied by; every program adds up all squares of its client, in the same order."""
+    total = tl.zeros((SIZE,), tl.float64)
+    for begins in range(0, BLOCKS, SIZE):
+        i = begins + tl.arange(0, SIZE)
+        total += tl.load(squares + k * BLOCKS + i, mask=i < BLOCKS, other=0.0).to(tl.float64)
+    norm = tl.sqrt(tl.sum(total))
+    # a norm that is no number must reach the parameters, where it is noticed
+    return tl.where(norm <= clip, 1.0, clip / norm).to(tl.float32)
 
 
 @triton.jit
@@ -57,14 +75,8 @@ def update(
     """Grid: blocks, clients."""
     block, k = tl.program_id(0), tl.program_id(1).to(tl.int64)
     scale = 1.0
-    if CLIP:  # every program adds up all squares of its client, in the same order
-        total = tl.zeros((SIZE,), tl.float64)
-        for first in range(0, BLOCKS, SIZE):
-            i = first + tl.arange(0, SIZE)
-            total += tl.load(squares + k * BLOCKS + i, mask=i < BLOCKS, other=0.0).to(tl.float64)
-        norm = tl.sqrt(tl.sum(total))
-        # a norm that is no number must reach the parameters, where it is noticed
-        scale = tl.where(norm <= clip, 1.0, clip / norm).to(tl.float32)
+    if CLIP:
+        scale = clipped(squares, k, BLOCKS, clip, SIZE)
     here = True
     if PRESENT:
         here = tl.load(present + k) != 0
