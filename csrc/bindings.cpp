@@ -263,7 +263,7 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("division", flow::function("division", division), "Threads used, batch tiles a client, bytes of workspace.");
   m.def("isa", &flow_cpu_isa);
-  m.def("threads", &flow_cpu_threads, "What shares the work of a call: OpenMP, or a thread pool of the extension's own.");
+  m.def("threads", &flow_cpu_threads, "What shares the work of a call: OpenMP, OpenMP of torch, or a thread pool of the extension's own.");
   m.def("has_isa", flow::function("has_isa", has_isa));
   m.def("select_isa", flow::function("select_isa", select_isa));
 }

@@ -85,7 +85,7 @@ const char *flow_cpu_isa(void);
 int flow_cpu_has_isa(const char *name);
 int flow_cpu_select_isa(const char *name);  // a call that another thread has begun may end with FLOW_SMALL_WORKSPACE
 
-// What shares the work of a call: "OpenMP" or "thread pool", as the library was built.
+// What shares the work of a call: "OpenMP", "OpenMP of torch" or "thread pool".
 const char *flow_cpu_threads(void);
 
 #ifdef __cplusplus

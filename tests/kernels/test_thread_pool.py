@@ -83,11 +83,30 @@ def test_the_pool_under_thread_sanitizer(tmp_path: Path) -> None:
     ran(program, *BOTH, "all_come", TSAN_OPTIONS="halt_on_error=1")
 
 
-def test_openmp_does_the_same(tmp_path: Path) -> None:
+def needs_openmp() -> None:
     probe = subprocess.run([compiler(), "-fopenmp", "-fsyntax-only", "-x", "c++", "-"], input="#include <omp.h>", text=True)
     if probe.returncode:
         pytest.skip("this compiler has no OpenMP")
+
+
+def test_openmp_does_the_same(tmp_path: Path) -> None:
+    needs_openmp()
     out = built(tmp_path / "openmp", "-fopenmp", "-DFLOW_OPENMP")
     ran(out, *BOTH, kind="OpenMP")
     ran(out, "limited", kind="OpenMP", OMP_THREAD_LIMIT="2")
+    assert subprocess.run([out, "throws"], timeout=60).returncode == 42
+
+
+@pytest.mark.skipif(not LINUX, reason="a library of the process is looked for on Linux")
+def test_openmp_of_the_process_is_used_where_there_is_one(tmp_path: Path) -> None:
+    """As torch's is: the program is linked to it, the sources are compiled without. A child of a fork has the pool."""
+    needs_openmp()
+    out = tmp_path / "borrowed"
+    libraries = ("-Wl,--no-as-needed", "-fopenmp")
+    objects = [tmp_path / f"{source.stem}.o" for source in SOURCES]
+    for source, target in zip(SOURCES, objects, strict=True):
+        subprocess.run([compiler(), *FLAGS, "-c", source, "-o", target], check=True)
+    subprocess.run([compiler(), "-pthread", *objects, *libraries, "-ldl", "-o", out], check=True)
+    ran(out, *BOTH, "forks", "forks_among_callers", kind="OpenMP of torch")
+    ran(out, "limited", kind="OpenMP of torch", OMP_THREAD_LIMIT="2")
     assert subprocess.run([out, "throws"], timeout=60).returncode == 42

@@ -65,7 +65,14 @@ __attribute__((noinline, no_sanitize("thread"))) void on_threads(int threads, vo
 #if !defined(_WIN32)
 #include <pthread.h>
 #endif
+#if defined(__linux__)
+#include <dlfcn.h>
+#endif
 
+// Where the process has an OpenMP library already, its threads are used: torch brings one, whose threads wait in a loop for
+// some milliseconds after each of torch's operators. Threads of another library would share their cores with them meanwhile.
+// Otherwise there is a pool.
+//
 // Every calling thread has a pool of its own, as with OpenMP, so calls of several threads never wait for one another. Its
 // workers are started when they are first needed, inherit the processors that the caller may use, and end after the caller.
 // They are detached: nobody waits for them, neither at the end of a process nor in a child that has only the forking thread.
@@ -89,11 +96,36 @@ bool notices_forks() {
 #endif
 }
 
+[[maybe_unused]] const bool notices_forks_before_the_first_call = notices_forks();
+
 // As OpenMP has it, of one call. What is no number says nothing.
 int thread_limit() {
   const char *text = getenv("OMP_THREAD_LIMIT");
   const long limit = text ? strtol(text, nullptr, 10) : 0;
   return limit > 0 && limit < kMostThreads ? (int)limit : kMostThreads;
+}
+
+// GNU's functions of OpenMP, which the libraries of LLVM and Intel have on Linux too; null where the process has none.
+struct OpenMP {
+  void (*parallel)(void (*work)(void *), void *argument, unsigned threads, unsigned flags) = nullptr;
+  int (*thread)() = nullptr;
+
+  OpenMP() {
+#if defined(__linux__)
+    if (!notices_forks()) return;
+    void *const parallel_found = dlsym(RTLD_DEFAULT, "GOMP_parallel"), *const thread_found = dlsym(RTLD_DEFAULT, "omp_get_thread_num");
+    if (!parallel_found || !thread_found) return;
+    parallel = reinterpret_cast<decltype(parallel)>(parallel_found);
+    thread = reinterpret_cast<decltype(thread)>(thread_found);
+#endif
+  }
+};
+
+// Looked up at the first call that asks, by when torch is there. A child of a fork has none: GNU's library hangs in it once its
+// parent has used threads.
+const OpenMP *openmp_of_process() {
+  static const OpenMP openmp;
+  return openmp.parallel && !forks.load(std::memory_order_relaxed) ? &openmp : nullptr;
 }
 
 // Whether it came true soon. A woken thread takes some 50 us to run, but spinning costs others time, who may share this core.
@@ -239,10 +271,23 @@ class Pool {
 
 namespace flow {
 
-const char *kind_of_threads() { return "thread pool"; }
+const char *kind_of_threads() { return openmp_of_process() ? "OpenMP of torch" : "thread pool"; }
 
 void on_threads(int threads, void (*work)(const void *, int) noexcept, const void *argument) noexcept {
   if (is_working || threads == 1) return work(argument, 0);
+  if (const OpenMP *openmp = openmp_of_process()) {
+    struct Call {
+      const OpenMP *openmp;
+      void (*work)(const void *, int) noexcept;
+      const void *argument;
+    } call{openmp, work, argument};
+    return openmp->parallel(
+        [](void *data) {
+          const Call &own = *static_cast<const Call *>(data);
+          own.work(own.argument, own.openmp->thread());
+        },
+        &call, (unsigned)threads, 0);
+  }
   static thread_local Pool pool;
   pool.work(work, argument, threads);
 }

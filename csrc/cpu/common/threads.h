@@ -1,5 +1,5 @@
-// The threads that share the work of one call: OpenMP's, which torch's own operators use too, or a pool of the extension's own
-// (threads.cpp). Neither does more than call a function on several threads: who takes which task and who waits for whom is kept
+// The threads that share the work of one call: OpenMP's, linked or found in the process, which torch's own operators use too, or a
+// pool of the extension's own (threads.cpp). None does more than call a function on several threads: who takes which task and who waits for whom is kept
 // in atomics. So results do not depend on which it is.
 #pragma once
 
@@ -13,7 +13,7 @@ namespace flow {
 // work(argument, thread) on up to `threads` threads at once, numbered from 0, the calling one; back when all are done.
 void on_threads(int threads, void (*work)(const void *argument, int thread) noexcept, const void *argument) noexcept;
 
-// "OpenMP" or "thread pool"
+// "OpenMP", "OpenMP of torch" where it is not linked but found in the process, or "thread pool"
 const char *kind_of_threads();
 
 }  // namespace flow
