@@ -108,10 +108,41 @@ def test_other_shells(capsys: pytest.CaptureFixture[str]) -> None:
         main(["completion", "tcsh"])
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_the_script_of_another_shell_is_read_without_an_error(shell: str) -> None:
+def needs(shell: str) -> None:
     if shutil.which(shell) is None:
-        pytest.skip(f"there is no {shell}")
-    path = ROOT / "flow/cli/completions" / f"flow.{shell}"
+        pytest.fail(f"{shell} is not installed: apt-get install {shell}")
+
+
+@pytest.mark.shells
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_the_script_of_another_shell_is_read_without_an_error(shell: str, tmp_path: Path) -> None:
+    needs(shell)
+    path = tmp_path / "script"
+    path.write_text(stored(shell))
     ended = subprocess.run([shell, "-c", f"source {path}"], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.shells
+def test_fish_offers_what_bash_offers(place: Path) -> None:
+    needs("fish")
+    (place / "script").write_text(stored("fish"))
+    for line in (
+        "flow ", "flow comp", "flow run ", "flow run fedav", "flow compare fedavg dit", "flow run ditto --", "flow run fedavg --lr-s",
+        "flow run --server ", "flow export me --format ", "flow completion ",
+    ):  # fmt: skip
+        script = f"source {place / 'script'}; complete -C '{line}'"
+        ended = subprocess.run(["fish", "--no-config", "-c", script], cwd=place, capture_output=True, text=True, check=True)
+        offered = {offer.split("\t")[0] for offer in ended.stdout.splitlines()}
+        assert offered == set(completed(line, place)), line
+
+
+@pytest.mark.shells
+def test_a_key_in_a_real_zsh(place: Path) -> None:
+    needs("zsh")
+    with Terminal(["zsh", "-f", "-i"], place, 200, {"PS1": "$ ", "PYTHONPATH": str(ROOT), "TERM": "dumb"}) as shell:
+        shell.type(f"source <({FLOW} completion zsh); echo rea''dy\n")
+        shell.until("ready")
+        shell.type("flow run fedb\t--aggreg\tmed\t")
+        written = shell.until("median ").replace(" \b", "")  # zsh goes back over a space that it may yet take away
+        assert "flow run fedbabu --aggregator median" in written.replace("\a", "").replace("\r", "")
