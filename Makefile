@@ -1,5 +1,6 @@
 # make run    from a fresh clone to a trained, personalized model and its report
 # make test   the whole test suite
+# make test-extras  what the suite leaves out: browsers, shells, loggers, Flower, network namespaces, whole tutorials
 # make demo   20 rounds of a small model and their report in runs/demo: under a minute once the set-up is done
 # make wheels the wheels of both distributions, tried where no compiler is
 # make bench, bench-simulation  the layer, and federated rounds, against what else computes them; further down what is slow
@@ -12,7 +13,7 @@ SOURCES := pyproject.toml setup.py $(KERNELS)/pyproject.toml $(KERNELS)/setup.py
 RUN := runs/shakespeare
 DEMO := runs/demo
 
-.PHONY: run demo test wheels lint docs sanitize campaign compilers clang mingw cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
+.PHONY: run demo test test-extras wheels lint docs sanitize campaign compilers clang mingw cross bench bench-quick bench-simulation gpu-check gpu-bundle clean
 
 # Goes on with a run that was stopped, and draws the report of one that is done: $(call trained,FOLDER,OPTIONS)
 trained = @if [ -d $(1) ] && [ ! -f $(1)/report.html ]; then $(BIN)/flow run --resume $(1); \
@@ -27,10 +28,17 @@ demo: $(VENV)/ready
 	$(call trained,$(DEMO),--rounds 20 --hidden-size 64 --final-clients 60)
 
 # What these two build, they build with warnings as errors; `make run` and `pip install` do not
-lint test: export FLOW_WERROR := 1
+lint test test-extras: export FLOW_WERROR := 1
 
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+
+# Needs Chromium, zsh, fish and npm, and root for network namespaces; .ci/run installs them on Debian
+EXTRAS := browser or shells or loggers or flower or namespaces or long
+
+test-extras: $(VENV)/installed
+	npm install --prefix build/axe --no-save --no-audit --no-fund --ignore-scripts axe-core@4
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "($(EXTRAS)) and not slow"
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

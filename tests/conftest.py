@@ -9,7 +9,6 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 import torch
-from browser import BROWSERS
 from command_line import here  # noqa: F401 (a fixture of several folders)
 from torch.utils import deterministic
 
@@ -29,8 +28,6 @@ if not torch.cuda.is_available():
     _MISSING["gpu"] = "no GPU: torch.cuda.is_available() is False"
 if shutil.which(os.environ.get("CUDACXX", "nvcc")) is None:
     _MISSING["nvcc"] = "nvcc is not on PATH and CUDACXX names no program"
-if not any(map(shutil.which, BROWSERS)):
-    _MISSING["browser"] = f"no browser: PATH has none of {', '.join(BROWSERS)}"
 if absent := [name for name in ("starlette", "uvicorn") if importlib.util.find_spec(name) is None]:
     _MISSING["server"] = f"not installed: {', '.join(absent)}"
 if importlib.util.find_spec("triton") is None:

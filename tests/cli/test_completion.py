@@ -128,8 +128,8 @@ def test_fish_offers_what_bash_offers(place: Path) -> None:
     needs("fish")
     (place / "script").write_text(stored("fish"))
     for line in (
-        "flow ", "flow comp", "flow run ", "flow run fedav", "flow compare fedavg dit", "flow run ditto --", "flow run fedavg --lr-s",
-        "flow run --server ", "flow export me --format ", "flow completion ",
+        "flow ", "flow comp", "flow run ", "flow run fedav", "flow compare fedavg dit", "flow run ditto --",
+        "flow run fedavg --lr-s", "flow run --server ", "flow export me --format ", "flow completion ",
     ):  # fmt: skip
         script = f"source {place / 'script'}; complete -C '{line}'"
         ended = subprocess.run(["fish", "--no-config", "-c", script], cwd=place, capture_output=True, text=True, check=True)

@@ -11,6 +11,8 @@ import pytest
 
 from scripts.site import store
 
+pytestmark = pytest.mark.long
+
 PATHS = sorted(store.NOTEBOOKS.glob("*.ipynb"))
 
 

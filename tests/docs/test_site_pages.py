@@ -49,6 +49,7 @@ def alike(printed: str, expected: str) -> bool:
     return all(abs(ours - theirs) <= max(PLACES, SHARE * abs(theirs)) for ours, theirs in values)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "least"), [("first-run.md", 3), ("own-data.md", 4)])
 def test_every_command_prints_what_the_page_shows(
     name: str, least: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -18,6 +18,7 @@ BROKEN = {
 """Programs that put a fault in, files written in place and tensors that nobody looks at, and try some of a kind."""
 
 
+@pytest.mark.long
 def test_a_little_of_the_campaign_finds_no_fault() -> None:
     path = str(Path(ROOT) / "tests" / "faults" / "campaign.py")
     process = Forked([path, "--kinds", *KINDS, "--small", "--json"], paths=PATHS)

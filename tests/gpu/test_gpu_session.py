@@ -454,6 +454,8 @@ def test_nothing_outlives_a_run_that_is_stopped(tmp_path: Path) -> None:
 import signal, sys
 from pathlib import Path
 from benchmarks.gpu.runner import Run, Step
+
+pytestmark = pytest.mark.long
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 Run(Path({str(tmp_path)!r}), Path("."), 600, lambda *_: None).stages(
     [[Step("hangs", "", (sys.executable, "-c", {HANGS.format(file=child)!r}), 600)]])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from browser import Page, page
-from pages import WIDTHS, beyond, click, cut, middle, needs_axe, objections, point, press, saved, show
+from pages import WIDTHS, beyond, click, cut, middle, objections, point, press, saved, show
 from report_folder import write_run_folder
 
 from flow.reports.drawing import ticks
@@ -79,7 +79,6 @@ def test_nothing_reaches_beyond_the_page(width: str, scheme: str, own: Page, fol
     )
 
 
-@needs_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_objects_to_nothing(scheme: str, own: Page, folder: Path) -> None:
     show(own, folder / "report.html", "phone", scheme)

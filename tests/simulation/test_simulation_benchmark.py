@@ -15,6 +15,8 @@ from flow.algorithms import NAMES
 from flow.data import DataOptions
 from flow_kernels.training import multiplies_bfloat16
 
+pytestmark = pytest.mark.long
+
 IDLE = Rival("idle", "tests.support.idle_runner", cores=1)
 ABSENT = Rival("absent", "tests.support.idle_runner", cores=1, needs=("no_such_framework",))
 BROKEN = Rival("broken", "tests.support.no_such_runner", cores=1)

@@ -83,7 +83,8 @@ class Page:
 @contextmanager
 def page() -> Iterator[Page]:
     """A page in a browser of its own."""
-    program = next(path for path in map(shutil.which, BROWSERS) if path)
+    program = next((path for path in map(shutil.which, BROWSERS) if path), None)
+    assert program, f"no browser: PATH has none of {', '.join(BROWSERS)}; apt-get install chromium"
     (to_read, to_write), (from_read, from_write) = os.pipe(), os.pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         flags = "--headless --no-sandbox --disable-gpu --disable-dev-shm-usage --no-first-run --remote-debugging-pipe"

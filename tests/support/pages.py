@@ -12,9 +12,6 @@ from browser import Page
 ROOT = Path(__file__).parents[2]
 PLACES = [ROOT / "build" / "axe" / "node_modules", ROOT / "node_modules", Path("/usr/share/nodejs")]
 AXE = next((path for place in PLACES if (path := place / "axe-core" / "axe.min.js").is_file()), None)
-needs_axe = pytest.mark.skipif(
-    AXE is None, reason="axe-core is not installed: npm install --prefix build/axe --no-save axe-core@4"
-)
 WIDTHS = {"phone": (390, 844), "desk": (1280, 800)}
 KEYS = {"ArrowRight": 39, "ArrowLeft": 37, "Escape": 27, "Enter": 13, "Tab": 9, "Home": 36, "End": 35}
 
@@ -75,7 +72,7 @@ def beyond(own: Page) -> list[str]:
 
 def objections(own: Page) -> list[tuple[str, str, list[str]]]:
     """What axe-core finds: (rule, impact, elements)."""
-    assert AXE is not None
+    assert AXE is not None, "axe-core is not installed: npm install --prefix build/axe --no-save axe-core@4"
     own.value(f"{AXE.read_text(encoding='utf-8')}; undefined")
     result: list[list[Any]] = own.value(
         "axe.run(document, {resultTypes: ['violations']}).then((r) => "
