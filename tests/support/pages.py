@@ -6,7 +6,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 from browser import Page
 
 ROOT = Path(__file__).parents[2]
