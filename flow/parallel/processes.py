@@ -5,7 +5,8 @@ which all hold the same numbers and take the same server step, so nothing is eve
 writes the run's folder.
 
 What goes wrong in one process ends the run in all of them. A process that fails leaves word in the store through which they
-found each other; one that is killed leaves none. The others notice because the connection breaks in their next exchange.
+found each other; one that is killed leaves none. The others notice because the connection breaks in their next exchange. Where
+a machine or its network is gone, nothing says that a connection is broken, so the system's kernel asks the other side.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ import atexit
 import json
 import os
 import signal
+import socket
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,6 +34,7 @@ from flow.model.parameters import Tensors
 Out = TypeVar("Out")
 PATIENCE = timedelta(hours=6)  # how long a process waits for the others: one may be preparing data
 GRACE = 3.0  # seconds until a process that has not answered counts as gone
+SILENCE = 20  # seconds after which a connection is broken whose other side's system does not answer
 
 
 class Lost(UserError):
@@ -228,12 +232,13 @@ class Ranks:
                 if not gone or time.monotonic() > until:
                     break
                 time.sleep(0.05)
-        except RuntimeError:  # the store went with the process that kept it
-            return f"the processes lost each other in {self.where} ({str(error).splitlines()[0]})", True
+        except RuntimeError:  # the store went with the process that kept it, or the network did
+            return f"process {self.rank} of {self.size} lost the connection to the others in {self.where}", True
         speaks = all(rank in gone for rank in range(self.rank))
         sentences = [f"process {rank} of {self.size} ended in {self.where} ({word})" for rank, word in words.items()]
         sentences += [
-            f"process {rank} of {self.size} ended in {self.where} without a word, as one that was killed" for rank in gone
+            f"process {rank} of {self.size} ended in {self.where} without a word, as one that was killed or is cut off"
+            for rank in gone
         ]
         if not sentences and isinstance(error, Stopped):
             sentences = [f"the launcher stopped all processes in {self.where}"]
@@ -258,9 +263,46 @@ def joined() -> Ranks:
         local = int(os.environ.get("LOCAL_RANK", "0"))
         if torch.cuda.is_available():
             torch.cuda.set_device(local % torch.cuda.device_count())
+        before = _sockets()
         collective.init_process_group("cpu:gloo,cuda:nccl" if _on_devices() else "gloo", timeout=PATIENCE)
+        for opened in _sockets() - before:
+            _break_in_silence(opened)
         atexit.register(leave)
     return Ranks(collective.get_rank(), collective.get_world_size())
+
+
+def _sockets() -> set[int]:
+    """The descriptors of all sockets of this process; none where the system does not list them."""
+    opened = set()
+    for name in os.listdir("/dev/fd") if os.path.isdir("/dev/fd") else []:
+        try:
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                opened.add(int(name))
+        except OSError:  # the one that listed the others, and what was closed meanwhile
+            continue
+    return opened
+
+
+def _break_in_silence(descriptor: int) -> None:
+    """Have a TCP connection end once the other side's system has answered nothing for SILENCE seconds.
+
+    It answers by itself while its process computes or is stopped, so only a lost machine or network is silent. Without this,
+    who waits for data would wait for ever, and who sends would do so for some 15 minutes.
+    """
+    options = [(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)]
+    for name, value in (
+        ("TCP_KEEPIDLE", SILENCE // 2),
+        ("TCP_KEEPALIVE", SILENCE // 2),  # the same on macOS
+        ("TCP_KEEPINTVL", SILENCE // 4),
+        ("TCP_KEEPCNT", 2),
+        ("TCP_USER_TIMEOUT", SILENCE * 1000),  # of what was sent and not acknowledged
+    ):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    with socket.socket(fileno=os.dup(descriptor)) as own:
+        if own.family in (socket.AF_INET, socket.AF_INET6) and own.type == socket.SOCK_STREAM:
+            for option in options:
+                own.setsockopt(*option)
 
 
 def leave() -> None:

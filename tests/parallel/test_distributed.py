@@ -100,8 +100,14 @@ TINY = f"{DATA} --embedding-dim 3 --hidden-size 4 --dtype float64 --cohort 5 --r
 @pytest.mark.parametrize(
     ("task", "message"),
     [
-        ("kill-1-3", "flow: process 1 of 2 ended in round 3 without a word, as one that was killed; go on after its last"),
-        ("kill-0-3", "flow: process 0 of 2 ended in round 3 without a word, as one that was killed; go on after its last"),
+        (
+            "kill-1-3",
+            "flow: process 1 of 2 ended in round 3 without a word, as one that was killed or is cut off; go on after its last",
+        ),
+        (
+            "kill-0-3",
+            "flow: process 0 of 2 ended in round 3 without a word, as one that was killed or is cut off; go on after its last",
+        ),
         ("fail-1-3", "flow: process 1 of 2 ended in round 3 (UserError: the disk of this process is gone); go on after its"),
     ],
 )
