@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from flow.personal.adapting import adapt
     from flow.personal.model import PersonalModel, load
     from flow.presets import preset
+    from flow.privacy.options import PrivacyOptions
     from flow.server.schedules import ScheduleOptions
     from flow.simulation.loop import Result, resume, simulate
     from flow.version import __version__
@@ -31,6 +32,7 @@ _PLACES = {
     "flow.personal.adapting": ("adapt",),
     "flow.personal.model": ("PersonalModel", "load"),
     "flow.presets": ("preset",),
+    "flow.privacy.options": ("PrivacyOptions",),
     "flow.server.schedules": ("ScheduleOptions",),
     "flow.simulation.loop": ("Result", "resume", "simulate"),
     "flow.version": ("__version__",),
@@ -46,6 +48,7 @@ __all__ = [
     "ModelOptions",
     "PersonalModel",
     "Population",
+    "PrivacyOptions",
     "Result",
     "ScheduleOptions",
     "SharedOptions",

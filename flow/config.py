@@ -15,6 +15,8 @@ from flow.checks import LARGEST_INTEGER, _default, typed
 from flow.clock.profiles import placed as clock_placed
 from flow.data import DataOptions, located, placed
 from flow.errors import UserError
+from flow.privacy import options as privacy_options
+from flow.privacy.options import PrivacyOptions
 from flow.server import schedules
 from flow.server.optimizers import resolve
 from flow.server.options import ServerOptions
@@ -175,6 +177,7 @@ class Config(Generic[Options]):
     model: ModelOptions | TorchModel = field(default_factory=ModelOptions)
     server: ServerOptions = field(default_factory=ServerOptions)
     schedule: ScheduleOptions = field(default_factory=ScheduleOptions)
+    privacy: PrivacyOptions = field(default_factory=PrivacyOptions)
 
     rounds: int = 80
     """Rounds of training."""
@@ -265,7 +268,14 @@ class Config(Generic[Options]):
     bit, elsewhere results to rounding. 0: as many as torch would, a number that the run keeps when it is resumed elsewhere."""
 
 
-reserve(field.name for part in (Config, DataOptions, ModelOptions, ServerOptions, ScheduleOptions) for field in fields(part))
+PARTS: dict[str, type[Any]] = {
+    "data": DataOptions,
+    "server": ServerOptions,
+    "schedule": ScheduleOptions,
+    "privacy": PrivacyOptions,
+}
+"""The classes of the parts of a configuration beside the algorithm and the model."""
+reserve(field.name for part in (Config, ModelOptions, *PARTS.values()) for field in fields(part))
 LEAST = {"rounds": 1, "cohort": 1, "seed": 0, "evaluate_every": 0, "evaluate_clients": 1, "min_texts": 0}
 LEAST |= {"checkpoint_every": 1, "chunk": 0, "client_memory": 0, "threads": 0, "final_clients": 0}
 LEAST |= {"wait_for": 0, "async_buffer": 0}
@@ -302,6 +312,7 @@ def checked(config: Config[Any]) -> Config[Any]:
     clock = config.clock or ("spread" if config.async_buffer else "")
     config = replace(config, data=placed(config.data), clock=clock_placed(clock))
     config = replace(config, schedule=schedules.resolve(config.schedule, config.rounds))
+    config = replace(config, privacy=privacy_options.resolve(config.privacy))
     # A GPU is kept busy by one stack of many clients, a CPU by one group of clients on every core.
     return replace(config, threads=config.threads or (torch.get_num_threads() if on_cpu(config.model) else 1))
 
@@ -328,7 +339,7 @@ def read_config(folder: Path) -> Config[Any]:
         del content["algorithm"]["name"]
         if kinds["model"] is TorchModel:
             content["model"]["factory"] = factory_of(content["model"]["factory"], folder, files_again(stored))
-        parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "data", "model", "server", "schedule")}
+        parts = {name: kinds[name](**content.pop(name)) for name in ("algorithm", "model", *PARTS)}
         config = Config(**parts, **{name: content.pop(name) for name in _names(Config) if name not in parts})
         if content:
             raise TypeError(f"{', '.join(content)} is not an option")
@@ -398,8 +409,7 @@ def renamed(kind: type[Any], options: dict[str, Any]) -> dict[str, Any]:
 
 def _kinds(content: dict[str, Any]) -> dict[str, type[Any]]:
     """The classes of the parts of a configuration; without the algorithm's where it has no name that is known."""
-    parts: dict[str, type[Any]] = {"data": DataOptions, "model": _kind_of_model(content), "server": ServerOptions}
-    parts["schedule"] = ScheduleOptions
+    parts = {"model": _kind_of_model(content), **PARTS}
     algorithm = content.get("algorithm")
     name = algorithm.get("name") if isinstance(algorithm, dict) else None
     known = algorithms()

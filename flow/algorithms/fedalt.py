@@ -79,6 +79,7 @@ ALGORITHM = Algorithm(
     rates=("lr", "private_lr"),
     tuned=(*RATES, Tunable("private_epochs", "count"), Tunable("personal_epochs", "count")),
     in_step=private_part.in_step,
+    uploaded=private_part.uploaded,
     download=private_part.download,
     fresh=private_part.fresh,
 )

@@ -266,5 +266,6 @@ ALGORITHM = Algorithm(
     fresh=fresh,
     one_by_one=True,
     averages=False,
+    beyond_the_sum=lambda options: "the server keeps the model of every client and sends it to others as it is",
     server_step=server_step,
 )

@@ -223,5 +223,9 @@ ALGORITHM = Algorithm(
     fresh=fresh,
     keeps=lambda options: options.start == "kept",
     one_by_one=True,
+    beyond_the_sum=lambda options: (
+        "with asynchronous=True the gradient of every client is a step of its own" if options.asynchronous else ""
+    ),
+    changes=True,
     server_step=server_step,
 )

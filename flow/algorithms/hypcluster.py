@@ -158,5 +158,8 @@ ALGORITHM = Algorithm(
     init=init,
     general=lambda options, model, state: None,
     one_by_one=True,
+    beyond_the_sum=lambda options: (
+        "the server averages over those who took the same model, and how many these are depends on their texts"
+    ),
     server_step=server_step,
 )

@@ -50,6 +50,16 @@ def nothing_against_it(options: Any) -> str:
     return ""
 
 
+def nothing_beyond_it(options: Any) -> str:
+    """The server takes the sum of the uploads, and passes on what it makes of it alone."""
+    return ""
+
+
+def whole_state(options: Any, state: Tensors, round: int) -> tuple[str, ...]:
+    """Clients upload all parameters of the server's state."""
+    return tuple(name for name, tensor in state.items() if tensor.is_floating_point())
+
+
 def unchanged(options: Any, rounds: int) -> Any:
     """The options as they are."""
     return options
@@ -192,6 +202,13 @@ class Algorithm(Generic[Options]):
     in_step: Callable[[Options], str] = nothing_against_it
     """options -> why all uploads of a step must come from clients that started in the same round, in words; empty: they need
     not, and the algorithm can be asynchronous"""
+    beyond_the_sum: Callable[[Options], str] = nothing_beyond_it
+    """options -> what leaves a client or its uploads that is no sum over clients, as a clause; empty: nothing does, and the
+    algorithm can be differentially private"""
+    uploaded: Callable[[Options, Tensors, int], tuple[str, ...]] = whole_state
+    """(options, server state, round) -> the names of the tensors that clients upload in it, whoever takes part"""
+    changes: bool = False
+    """Whether clients upload changes of the server's state, such as gradients, under its names, and not the changed state."""
     server_step: Callable[[Options, Tensors, Tensors, Uploads, ServerOptions, Draw], tuple[Tensors, Tensors]] = (
         optimizers.average
     )

@@ -44,6 +44,7 @@ ALGORITHM = Algorithm(
     check=private_part.check,
     tuned=TUNED,
     in_step=private_part.in_step,
+    uploaded=private_part.uploaded,
     download=private_part.download,
     fresh=private_part.fresh,
 )

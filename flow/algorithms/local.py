@@ -58,5 +58,6 @@ ALGORITHM = Algorithm(
     general=lambda options, model, state: None,
     fresh=fresh,
     averages=False,
+    beyond_the_sum=lambda options: "nothing leaves a client, so there is nothing to protect",
     server_step=nothing_changes,
 )

@@ -367,6 +367,7 @@ ALGORITHM: Algorithm[HyperOptions] = Algorithm(
     general=general,
     one_by_one=True,
     averages=False,
+    beyond_the_sum=lambda options: "the server keeps a vector for every client, which is made of that client's uploads alone",
     server_step=server_step,
 )
 PC = replace(

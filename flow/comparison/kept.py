@@ -100,7 +100,8 @@ class Kept(NamedTuple):
             good = good and all(_measured(about["totals"][name]) for name in TOTALS)
             good = good and all(map(_measured, (about["client_state_bytes"], about["drawn"]["flops"], about["drawn"]["bytes"])))
             good = good and all(_is_point(point) for point in about["curve"])
-            good = good and all(value is None or _measured(value) for value in about.get("clock", {}).values())
+            more = [*about.get("clock", {}).values(), *about.get("privacy", {}).values()]
+            good = good and all(value is None or _measured(value) for value in more)
         if not good:
             raise ValueError("a value is of another type than a run writes")
         if self.diverged is None:
@@ -278,6 +279,8 @@ def write(path: Path, folder: Path, expected: Json, diverged: str | None) -> Non
             about |= _about(evaluation, rows)
             if expected["clock"]:
                 about["clock"] = on_the_clock(rows, expected["target"])
+            if "noise" in (config := report_files.read_config(folder)):
+                about["privacy"] = {"epsilon": rows[-1]["epsilon"], "noise_multiplier": config["noise"]["noise"]}
             table = _clients(evaluation)
         except (ValueError, KeyError, TypeError, OverflowError) as error:
             raise UserError(

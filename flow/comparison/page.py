@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from flow.comparison import against
+from flow.comparison import against, frontier
 from flow.comparison.against import Line
 from flow.comparison.charts import marked, pictures
-from flow.comparison.plan import Plan
+from flow.comparison.plan import Plan, known_as
 from flow.comparison.table import (
     ResultColumn,
     Row,
@@ -59,7 +59,8 @@ def write_comparison(
         "comparison",
         filters,
         rows=rows,
-        facts=_facts(plan, [run for row in finished for run in runs[row.name]]),
+        facts=_facts(plan, [run for row in finished for run in runs[row.name]], frontier.private(rows)),
+        frontier=frontier.page(rows, {name: known_as(plan.settings, name).algorithm.name for name in plan.names}, DASH),
         seeds=plan.seeds,
         accuracy=_table(accuracy_columns(), rows),
         others=_table(other_columns(rows), rows),
@@ -114,11 +115,12 @@ def _model(options: ModelOptions | TorchModel) -> tuple[str, str]:
     return f"{options.hidden_size} units", f"embedding {options.embedding_dim}, {options.dtype}"
 
 
-def _facts(plan: Plan, runs: list[Run]) -> list[tuple[str, str, str]]:
-    """(term, value, smaller print) of the definition list."""
+def _facts(plan: Plan, runs: list[Run], private: bool = False) -> list[tuple[str, str, str]]:
+    """(term, value, smaller print) of the definition list; private: whether some of the runs draw clients of their own."""
     config = plan.config
+    same = "on average in private runs" if private else "the same ones for every algorithm"
     facts = [
-        ("Rounds", f"{config.rounds}", f"{config.cohort} clients a round, the same ones for every algorithm"),
+        ("Rounds", f"{config.rounds}", f"{config.cohort} clients a round, {same}"),
         ("Seeds", ", ".join(str(config.seed + n) for n in range(plan.seeds)), "one run of every algorithm with each"),
         ("Model", *_model(config.model)),
     ]

@@ -13,15 +13,26 @@ from flow.algorithms.interface import Tunable
 from flow.checks import LARGEST_INTEGER, typed
 from flow.clock.profiles import placed as clock_placed
 from flow.comparison.tuning import MOST, Values, metric_of
-from flow.config import Config, ModelOptions, checked, code_of_model, completed, factory_of, knows_factory, model_of, renamed
-from flow.data import DataOptions, Population, placed
+from flow.config import (
+    PARTS,
+    Config,
+    ModelOptions,
+    checked,
+    code_of_model,
+    completed,
+    factory_of,
+    knows_factory,
+    model_of,
+    renamed,
+)
+from flow.data import Population, placed
 from flow.errors import UserError
 from flow.evaluation.registry import all_metrics, sources_of
 from flow.evaluation.registry import chosen as chosen_metrics
+from flow.privacy.options import PrivacyOptions
 from flow.server import schedules
 from flow.server.optimizers import OPTIMIZERS
 from flow.server.options import ServerOptions
-from flow.server.schedules import ScheduleOptions
 from flow.storage import files, run_folder, user_files
 from flow.user_code import is_reference
 
@@ -241,7 +252,8 @@ def _settings(names: Sequence[str], settings: Mapping[str, Mapping[str, Any]] | 
             )
         if not isinstance(own, Mapping):
             raise UserError(f"settings: {name!r} must hold options by name, got {own!r}; write a table [{name}]")
-        known = [*_names_of(known_as(settings or {}, name).algorithm.options), *_names_of(ServerOptions)]
+        groups = (known_as(settings or {}, name).algorithm.options, ServerOptions, PrivacyOptions)
+        known = [option for group in groups for option in _names_of(group)]
         for key in own:
             if key not in known and key != ALIAS:
                 raise UserError(f"settings: {name} has no option {key!r}; its options are {', '.join(known)}")
@@ -270,12 +282,14 @@ def configuration(plan: Plan, name: str, seed: int | None = None, tuned: Mapping
             server = replace(
                 server, server=named.server, **{key: getattr(named, key) for key in OPTIMIZERS[named.server].defaults}
             )
-    server = replace(server, **{key: value for key, value in {**own, **tuned}.items() if key not in (*known, ALIAS)})
+    private = {key: value for key, value in own.items() if key in _names_of(PrivacyOptions)}
+    rest = {key: value for key, value in {**own, **tuned}.items() if key not in (*known, *private, ALIAS)}
     return replace(
         plan.config,
         algorithm=algorithm.options(**values),
-        server=server,
+        server=replace(server, **rest),
         schedule=schedule,
+        privacy=replace(plan.config.privacy, **private),
         seed=plan.config.seed if seed is None else seed,
         rounds=plan.tune_rounds or plan.config.rounds if trial else plan.config.rounds,
         validation_share=0.0 if trial else plan.config.validation_share,
@@ -385,7 +399,7 @@ def completed_plan(content: dict[str, Any], folder: Path = Path()) -> dict[str, 
 def _plan_of(content: dict[str, Any], folder: Path) -> Plan:
     """The comparison that a comparison.json describes."""
     stored = content["config"]
-    parts = {"algorithm": SharedOptions, "data": DataOptions, "server": ServerOptions, "schedule": ScheduleOptions}
+    parts: dict[str, type[Any]] = {"algorithm": SharedOptions, **PARTS}
     config = Config(
         **{**stored, "model": model_of(stored["model"], folder)} | {k: kind(**stored[k]) for k, kind in parts.items()}
     )

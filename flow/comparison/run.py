@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow.algorithms import registry
-from flow.comparison import kept, tuning
+from flow.comparison import frontier, kept, tuning
 from flow.comparison.against import Line, csv_against, lines_against, records, text_against
 from flow.comparison.frames import of_runs
 from flow.comparison.jobs import Job, kept_of
@@ -84,7 +84,7 @@ class Comparison:
 
     def text(self) -> str:
         """The tables for the terminal."""
-        tables = [text_table(self.rows)]
+        tables = [text for text in (text_table(self.rows), frontier.text(self.rows)) if text]
         if self.against is not None:
             tables.append(text_against(self.against, self.tests, self.rows, words_of("token", self.classes).token))
         return "\n\n".join(tables)
@@ -228,6 +228,8 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
     tuned = [name for name in plan.names if name in plan.parameters]
     count, done = len(tuned) * plan.tune + len(plan.names) * plan.seeds, 0
     smaller = tuning.population_of(population, plan.config.split) if tuned else population
+    if any(configuration(plan, name).privacy.on for name in tuned):
+        files.say("tuning looks at private data, which costs epsilon that is not counted")
     tried: dict[str, list[tuning.Trial]] = {}
     for name in tuned:
         tried[name] = _tune(plan, name, folder / "tuning", smaller, (done, count), progress)

@@ -45,6 +45,11 @@ CLOCK = {
     "target_seconds": "until the target accuracy was reached first, on the virtual clock",
 }
 """Measures of runs with a clock."""
+PRIVACY = {
+    "epsilon": "what all rounds cost a client's privacy, at the delta of the run",
+    "noise_multiplier": "standard deviation of the noise over the clip",
+}
+"""Measures of private runs."""
 JOINT = {
     f"worst_tenth_{name}": f"accuracy of the model that a client predicts with in the end, the tenth of {side.label} with the "
     "lowest, seeds averaged within a client"
@@ -68,7 +73,7 @@ def descriptions() -> dict[str, str]:
         for share, verb in SHARES.items()
         for name, side in SIDES.items()
     }
-    return results | shares | COSTS | CLOCK | JOINT
+    return results | shares | COSTS | CLOCK | PRIVACY | JOINT
 
 
 class Row(NamedTuple):
@@ -124,6 +129,7 @@ def measures(known: Kept) -> Measures:
     values["client_state_bytes"] = known.about["client_state_bytes"]
     values["seconds"] = totals["seconds"]
     values |= dict.fromkeys(CLOCK) | known.about.get("clock", {})
+    values |= dict.fromkeys(PRIVACY) | known.about.get("privacy", {})
     return {name: None if values[name] is None else float(values[name] or 0) for name in descriptions() if name not in JOINT}
 
 
@@ -350,10 +356,12 @@ def aligned(columns: list[Title], lines: list[list[str]], left: int) -> list[str
 
 
 def _unasked(rows: Sequence[Row]) -> set[str]:
-    """The measures that not every run has and none of these did: of metrics, and of the clock."""
+    """The measures that not every run has and none of these did: of metrics, of the clock, and of privacy."""
     nowhere: set[str] = set()
     if not any(row.mean.get("virtual_seconds") is not None for row in rows):
         nowhere |= CLOCK.keys()
+    if not any(row.mean.get("noise_multiplier") is not None for row in rows):
+        nowhere |= PRIVACY.keys()
     for metric in all_metrics():
         own = {metric.measure(model, side, average) for model in metrics.MODELS for side in SIDES for average in AVERAGES}
         if not metric.always and not any(row.mean.get(name) is not None for row in rows for name in own):

@@ -21,6 +21,7 @@ EXTRAS = {
     "onnx": "flow export --format onnx",
     "serve": "flow serve",
     "hf": "--data hf:OWNER/NAME",
+    "privacy": "--dp-epsilon and --dp-noise",
 }
 """What an extra gives, by its name."""
 _REQUIREMENT = re.compile(r"([\w.-]+)[^;]*?(?:>=([\d.]+))?[^;]*(?:;.*)?")

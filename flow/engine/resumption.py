@@ -11,6 +11,7 @@ from typing import Any
 from flow.algorithms import algorithm_of, code_of
 from flow.config import Config, checked, code_of_model, files_again, read_config
 from flow.data import Population, is_file, located
+from flow.engine import private
 from flow.engine.task import Task, prepare
 from flow.errors import UserError
 from flow.storage import files, run_folder, user_files
@@ -55,10 +56,11 @@ def reopened(
             f"data={config.data.data!r}: there is no such file, which the run in {folder} was started with; put it back, or "
             f"say where it is now with `flow run --resume {folder} --data FILE`"
         )
-    task = prepare(config, population, progress)
+    task = prepare(private.as_recorded(config, content, folder), population, progress)
+    task = task._replace(config=replace(task.config, privacy=config.privacy))
     if data is not None or not run_folder.stored(folder / "checkpoints"):  # else the checkpoint tells, in older folders too
         _check_population(folder, content, task.population, "population" if population else f"data={config.data.data!r}")
-    if {name: content.get(name) for name in task.known_by()} != task.known_by():
+    if task.devices is not None and content.get("devices") != task.devices.digest():
         raise UserError(
             f"clock={config.clock!r} gives clients other devices than when the run in {folder} was started; put back the file "
             "as it was, or start a new run in another folder"

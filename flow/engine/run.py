@@ -25,7 +25,7 @@ from flow.storage.client_states import ClientStates
 
 MOMENTS = ("m/", "v/", "center/")
 """Before the name of a tensor of the server: the first and the second moment of its optimiser, the centre of its aggregator."""
-PARTS = ("moments:", "clients:", "residuals:", "flights:")
+PARTS = ("moments:", "clients:", "residuals:", "flights:", "privacy:")
 """Before the names of a checkpoint's tensors that are not of the server's state."""
 
 
@@ -100,6 +100,8 @@ class RunState:
     """What compression left out of the clients' uploads."""
     flights: Tensors = field(default_factory=dict)
     """Of an asynchronous run, the clients at work as the checkpoint has them that the run goes on from."""
+    private: Tensors = field(default_factory=dict)
+    """What a private run carries from round to round, see :meth:`flow.privacy.mechanism.Mechanism.start`."""
     asynchronous: bool = False
     clients: int = 0
     """How many may train."""
@@ -143,7 +145,7 @@ class RunState:
             return
         run_folder.sync_metrics(self.folder)
         checkpoints = self.folder / "checkpoints"
-        others = (self.moments, *(store.save() for store in stores), at_work or {})
+        others = (self.moments, *(store.save() for store in stores), at_work or {}, self.private)
         parts = {"": self.state, **dict(zip(PARTS, others, strict=True))}
         everything = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
         run_folder.save(checkpoints, everything, round, self.digest)
@@ -246,7 +248,7 @@ class RunState:
             UserError: it is damaged, of another run, or has other tensors than this run's.
         """
         everything, round = run_folder.load(path, self.digest, device)
-        moments, clients, left_out, at_work = (
+        moments, clients, left_out, at_work, private = (
             {name.removeprefix(prefix): tensor for name, tensor in everything.items() if name.startswith(prefix)}
             for prefix in PARTS
         )
@@ -257,6 +259,7 @@ class RunState:
             or self.states.wrong(clients, round)
             or self.residuals.wrong(left_out, round)
             or self._wrong_flights(at_work, round)
+            or self._wrong_private(private)
         )
         if not reason and not all_finite(state.values()):
             reason = "it holds numbers that are not finite"
@@ -267,7 +270,15 @@ class RunState:
             )
         # In the order of the start, not of the file: sums over parameters depend on it in the last bit.
         self.state, self.moments, self.flights = {name: state[name] for name in self.state}, moments, at_work
+        self.private = private
         return round, clients, left_out
+
+    def _wrong_private(self, private: Tensors) -> str:
+        """What keeps a checkpoint's tensors from being those that this run's privacy carries; empty where nothing does."""
+        if reason := files.unlike(private, self.private):
+            return f"of its privacy {reason}"
+        good = all(bool(tensor.isfinite()) and float(tensor) > 0 for tensor in private.values())
+        return "" if good else "its clip is not above 0"
 
     def _wrong_flights(self, at_work: Tensors, round: int) -> str:
         """What keeps a checkpoint's tensors from being clients at work of this run; empty where nothing does."""
@@ -317,5 +328,6 @@ def begin(task: Task, folder: Path | None, ranks: Ranks | None = None, stored: d
         require_disk([need], folder, ", or put the run's folder on a larger disk")
     adaptive = OPTIMIZERS[task.config.server.server].second_moment is not None
     run = RunState(folder, digest, state, {}, states, ranks or Ranks(), adaptive, run_folder.identity(described))
+    run.private = {} if task.privacy is None else task.privacy.start()
     run.residuals, run.asynchronous, run.clients = left_out, bool(task.config.async_buffer), len(task.clients)
     return run

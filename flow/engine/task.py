@@ -16,12 +16,13 @@ from flow.config import Config, ModelOptions, TorchModel, checked, name_of, on_c
 from flow.data import Client, Population, load, validated
 from flow.data.validation import trusted
 from flow.draws import Draw
-from flow.engine import estimate, participation, rates, timing
+from flow.engine import estimate, participation, private, rates, timing
 from flow.errors import UserError, plural, say
 from flow.model.interface import PARTS, Model
 from flow.model.language_model import LanguageModel
 from flow.model.parameters import Tensors, initial, nbytes
 from flow.model.user_module import Refused, UserModule
+from flow.privacy.mechanism import Mechanism
 from flow.resources import free_on
 from flow.server import optimizers
 from flow.server.options import ServerOptions
@@ -50,10 +51,13 @@ class Task(NamedTuple):
     """Groups of clients computed at the same time."""
     devices: Devices | None = None
     """Those of the clients that may train; None where there is no clock."""
+    privacy: Mechanism | None = None
+    """None where the run is not private."""
 
-    def known_by(self) -> dict[str, str]:
-        """What config.json has more where there is a clock: the SHA-256 of the devices."""
-        return {} if self.devices is None else {"devices": self.devices.digest()}
+    def known_by(self) -> dict[str, Any]:
+        """What config.json has more where there is a clock, the SHA-256 of the devices, and where the run is private."""
+        noise = {} if self.privacy is None else {"noise": self.privacy.recorded()}
+        return noise if self.devices is None else {"devices": self.devices.digest(), **noise}
 
     def in_round(self, round: int) -> Task:
         """The task with the learning rates of a round, counted from 1."""
@@ -97,6 +101,7 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
     participation.check(config)
     timing.check(config, algorithm)
     rates.check(config, algorithm)
+    private.check(config, algorithm)
     _check_needs(config.model, algorithm, config.algorithm)
     _check_device(config.model)  # said before anything is read: a large file takes a while
     if population is None:
@@ -140,7 +145,8 @@ def prepare(config: Config[Any], population: Population | None = None, progress:
         estimate.check_memory(config, algorithm, len(population.vocabulary), model)
     chunk = config.chunk or automatic_chunk(config, population, model)
     workers = config.threads if on_cpu(config.model) else 1
-    return Task(config, algorithm, population, clients, model, minimum, chunk, workers, timing.devices(config, population))
+    devices, mechanism = timing.devices(config, population), private.mechanism(config, algorithm, len(clients))
+    return Task(config, algorithm, population, clients, model, minimum, chunk, workers, devices, mechanism)
 
 
 def automatic_chunk(config: Config[Any], population: Population, model: Model, free: int | None = None) -> int:

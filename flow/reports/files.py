@@ -112,6 +112,8 @@ def read_config(folder: pathlib.Path) -> Json:
     path = folder / "config.json"
     config: Json = _parsed(path, _text_of(path), "the file")
     _expect(path, config, _CONFIG, "config")
+    if "noise" in config:
+        _expect(path, config, {"noise": {"noise": _NUMBER, "delta": _NUMBER}}, "config")
     return config
 
 
@@ -125,7 +127,8 @@ def read_metrics(folder: pathlib.Path) -> list[Json]:
         where = f"line {number}"
         row = _parsed(path, line, where)
         _expect(path, row, _ROUND, where)
-        _expect(path, row, {name: _NUMBER for name in ("lr", "server_lr") if name in row}, where)  # where a schedule is on
+        _expect(path, row, {name: _NUMBER for name in ("lr", "server_lr", "clip") if name in row}, where)  # of some runs
+        _expect(path, row, {name: _MAYBE for name in ("epsilon",) if name in row}, where)
         if row["evaluation"] is not None:
             _expect(path, row["evaluation"], _SIDES, f"{where}.evaluation")
             _complete(path, row["evaluation"], f"{where}.evaluation")

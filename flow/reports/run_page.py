@@ -17,6 +17,7 @@ from flow.evaluation.metrics import ACCURACY, AVERAGES, Average, Metric
 from flow.evaluation.registry import all_metrics
 from flow.evaluation.select import SIDES
 from flow.evaluation.summaries import BINS
+from flow.reports import privacy
 from flow.reports.charts import (
     calibration_chart,
     clock_chart,
@@ -136,6 +137,7 @@ def _facts(config: Json, rows: list[Json], evaluation: Json) -> list[tuple[str, 
     planned = config.get("rounds")
     short = isinstance(planned, int) and planned != len(rows)
     rounds = f"{count(len(rows))} of {planned}" if short else count(len(rows))
+    cohort = f"{configured('cohort')} clients a round{' on average' if privacy.is_private(config) else ''}"
     first_version, _, other_versions = _options(config.get("versions")).partition(", ")
     virtual = rows[-1].get("virtual_seconds")
     clock = [("Virtual time", duration(virtual), f"of all rounds on the devices of {configured('clock')}")]
@@ -144,9 +146,10 @@ def _facts(config: Json, rows: list[Json], evaluation: Json) -> list[tuple[str, 
         ("Data", evaluation["dataset"], evaluation["about"]),
         ("Server", *_server(config.get("server"))),
         ("Model", task, _options(config.get("model"))),
-        ("Rounds", rounds, f"cohort {configured('cohort')} clients a round, seed {configured('seed')}"),
+        ("Rounds", rounds, f"cohort {cohort}, seed {configured('seed')}"),
         ("Speed", speed, f"median over rounds; {duration(seconds)} for all rounds"),
         *(clock if finite(virtual) else []),
+        *privacy.facts(config, rows),
         ("Traffic", f"{_size(up)} up, {_size(down)} down", each),
         ("Versions", first_version, other_versions),
     ]
@@ -201,6 +204,7 @@ def _page(config: Json, rows: list[Json], evaluation: Json) -> str:
         calibration=evaluation["calibration"],
         calibration_chart=calibration_chart(evaluation["calibration"], words),
         clock_chart=clock_chart(rows, evaluation["classes"]),
+        privacy=privacy.section(config, rows, evaluation),
         gain_charts=gain_charts(evaluation) if evaluation["personalized"] else {},
         steps_chart=steps_chart(routing) if routing else None,
         routing_chart=routing_histogram(routing, words) if routing else None,

@@ -33,7 +33,7 @@ from flow.parallel.processes import joined
 from flow.parallel.workers import Workers
 from flow.server import aggregators
 from flow.server.uploads import Received, Uploads, all_finite, collect, combine
-from flow.simulation import frames, summary, timing, virtual
+from flow.simulation import frames, private, summary, timing, virtual
 from flow.simulation.asynchronous import Asynchronous
 from flow.storage import files, run_folder, user_files
 from flow.terminal.progress import Progress
@@ -189,17 +189,18 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
             else:
                 uploads, counts, more = steps.round(round)
             aggregating = time.perf_counter()
-            if uploads.clients:
+            taken = uploads if task.privacy is None else private.released(now, run, uploads, round)
+            if taken.clients:
                 draw = Draw(config.seed, round, "server")
                 run.state, run.moments = algorithm.server_step(
-                    now.config.algorithm, run.state, run.moments, uploads, now.config.server, draw
+                    now.config.algorithm, run.state, run.moments, taken, now.config.server, draw
                 )
             _check_finite(uploads, run.state, round, run.folder)
             run.commit(round)
             uploads.aggregation_seconds += time.perf_counter() - aggregating
             trained, kept = time.perf_counter(), run.states.nbytes + run.residuals.nbytes
             row = summary.row(round, uploads, counts, kept, trained - started, ranks.size * workers.count)
-            row |= rates.row(now.config) | more
+            row |= rates.row(now.config) | more | private.row(task.privacy, run, round)
             if config.evaluate_every and round % config.evaluate_every == 0:
                 row["evaluation"], _ = evaluate(task, workers, run, curve, Draw(config.seed, round, "curve"))
                 row["evaluation_seconds"] = time.perf_counter() - trained
@@ -217,6 +218,8 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
         about = timing.run_summary(ranks, metrics, time.perf_counter() - started, workers.count, slow)
         if task.devices is not None:
             about |= timing.on_the_clock(metrics, config.target)
+        if task.privacy is not None:
+            about["privacy"] = private.about(task.privacy, metrics)
     if folder is not None:
         files.write_json(folder / "evaluation.json", files.with_checksum(run.labelled(evaluation)))
         files.write_json(folder / "run.json", files.with_checksum(run.labelled(about)))
@@ -250,7 +253,9 @@ def _round(
     now: virtual seconds at which it begins.
     """
     config, draw, devices = task.config, Draw(task.config.seed, round, "cohort"), task.devices
-    if devices is None:
+    if task.privacy is not None:
+        cohort = [task.clients[number] for number in task.privacy.drawn(config.seed, round).tolist()]
+    elif devices is None:
         cohort = sample(task.clients, config.cohort, draw)
     else:
         opening = devices.opening(now, np.ones(len(task.clients), dtype=np.bool_), config.cohort)
@@ -295,7 +300,9 @@ def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw
 
 
 def _one_by_one(task: Task) -> bool:
-    """Whether the server needs every single upload."""
+    """Whether the server needs every single upload; of a private run it has their sum alone."""
+    if task.privacy is not None:
+        return False
     return task.algorithm.one_by_one or (task.algorithm.averages and aggregators.one_by_one(task.config.server))
 
 
@@ -329,6 +336,8 @@ def _local(task: Task, run: RunState, draw: Draw, model: Model, group: Group) ->
     ready = time.perf_counter()
     upload = task.algorithm.local(group.options, model, visit)
     upload, sent, residual = _sent(task, run, visit, upload)
+    if task.privacy is not None:  # clipping comes last: what follows it could lengthen an upload again
+        upload = private.sent(task, run, upload, draw.round)
     seconds = None if task.devices is None else virtual.of_clients(task.devices, visit.rows, visit.nbytes, upload, sent or ())
     finish(upload.phases[-1].nats.device)  # a GPU is waited for, so that the seconds are its own
     if not run.asynchronous:  # else when the upload has come

@@ -9,6 +9,7 @@ from flow.evaluation.select import SIDES, nobody
 from flow.reports.format import HYPHEN, number
 from flow.reports.terminal import summary_table
 from flow.server.uploads import Uploads
+from flow.simulation import private
 
 if TYPE_CHECKING:
     from flow.engine.task import Task
@@ -80,7 +81,9 @@ def final_lines(task: Task, metrics: list[dict[str, Any]], evaluation: dict[str,
             f"training sequences that {task.algorithm.name} needs; raise cohort={task.config.cohort}, or give clients more text"
         )
     lost = sum(not row["clients"] for row in metrics) - idle
-    if lost:
+    if task.privacy is not None:
+        lines.append(private.line(task.privacy, metrics))
+    elif lost:
         lines.append(
             f"{lost} of {rounds} changed nothing: every upload was lost (dropout={task.config.dropout}, "
             f"stragglers={task.config.stragglers}); lower these, or raise cohort={task.config.cohort}"

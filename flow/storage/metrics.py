@@ -22,6 +22,8 @@ ROW: dict[str, tuple[type, ...]] = {
 }
 RATES = dict.fromkeys(("lr", "server_lr"), _NUMBER)
 """What a row has beside that where a schedule changes the rate."""
+PRIVACY: dict[str, tuple[type, ...]] = {"epsilon": _MAYBE, "clip": _NUMBER}
+"""What a row of a private run has beside that."""
 # Of a row of a run with a clock, and with asynchronous aggregation.
 CLOCK: dict[str, tuple[type, ...]] = {"virtual_seconds": _NUMBER, "available": _INTEGER, "staleness": _MAYBE}
 
@@ -100,7 +102,9 @@ def _checked(line: bytes, round: int, run: str | None) -> tuple[Any, str]:
     except (ValueError, RecursionError):
         return None, "not JSON"
     damage = _mistyped(row, ROW, "the row")
-    damage = damage or _mistyped(row, {name: kinds for name, kinds in (RATES | CLOCK).items() if name in row}, "the row")
+    damage = damage or _mistyped(
+        row, {name: kinds for name, kinds in (RATES | PRIVACY | CLOCK).items() if name in row}, "the row"
+    )
     if not damage and not row["seconds"]:
         damage = "seconds of the row is 0"
     if not damage and row["evaluation"] is not None:

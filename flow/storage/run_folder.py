@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from flow.data import Population
 
 KEEP = 2
-BESIDE = ("versions", "population", "devices", "code", "digested", files.CHECKSUM)
+BESIDE = ("versions", "population", "devices", "noise", "code", "digested", files.CHECKSUM)
 """Keys of config.json beside the options. They are the versions of libraries, the SHA-256 of the data, which older builds lack,
-the user's files that take part (flow/storage/user_files.py), and the file's checksum. A folder of an older build also has the
-options that its files are tied to though they were changed."""
+the noise of a private run, the user's files that take part (flow/storage/user_files.py), and the file's checksum. A folder of
+an older build also has the options that its files are tied to though they were changed."""
 CHECKPOINT = re.compile(r"round_(\d+)\.safetensors")
 
 

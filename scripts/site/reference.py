@@ -18,7 +18,17 @@ from flow.cli.main import COMMANDS, main
 WIDTH = 100
 """Columns of a terminal in which the help is written."""
 FLOW: Mapping[str, Sequence[str]] = {
-    "Running": ("simulate", "resume", "Result", "Config", "ModelOptions", "ScheduleOptions", "TorchModel", "preset"),
+    "Running": (
+        "simulate",
+        "resume",
+        "Result",
+        "Config",
+        "ModelOptions",
+        "ScheduleOptions",
+        "PrivacyOptions",
+        "TorchModel",
+        "preset",
+    ),
     "Data": ("Population",),
     "Comparing": ("compare", "resume_comparison", "Comparison", "SharedOptions"),
     "One client's own model": ("adapt", "load", "PersonalModel"),

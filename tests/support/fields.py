@@ -11,8 +11,8 @@ from typing import Any
 PAGE = Path(__file__).parents[2] / "docs" / "files.md"
 WORDS = {
     "SIDE": "(seen|unseen)", "MODEL": "(global|local|personal|hard|soft)", "METRIC": "(loss|perplexity)",
-    "GROUP": "(data|model|server|schedule)", "OPTION": r"[a-z]\w*", "QUANTILE": r"(p\d+|max)", "NAME": r"[A-Za-z][\w-]*",
-    "MEASURE": r"\w+",
+    "GROUP": "(data|model|server|schedule|privacy)", "OPTION": r"[a-z]\w*", "QUANTILE": r"(p\d+|max)",
+    "NAME": r"[A-Za-z][\w-]*", "MEASURE": r"\w+",
 }  # fmt: skip
 TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,), "number": (int, float), "string": (str,), "boolean": (bool,), "null": (type(None),), "object": (dict,),

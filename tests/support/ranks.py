@@ -48,6 +48,7 @@ def configurations() -> dict[str, Config[Any]]:
 
     from flow import Config, ModelOptions
     from flow.algorithms import algorithm_of
+    from flow.privacy.options import PrivacyOptions
     from flow.server.options import ServerOptions
 
     base: Config[Any] = Config(
@@ -81,6 +82,8 @@ def configurations() -> dict[str, Config[Any]]:
         "a deadline": of("fedavg", clock="nights", deadline=6.0),
         "asynchronous": of("fedavg", async_buffer=2, compress="int8", dropout=0.2, rounds=7),
         "asynchronous, kept": of("ditto", async_buffer=3, rounds=6),
+        "private": of("ditto", cohort=2, privacy=PrivacyOptions(dp_noise=2.0, dp_quantile=0.5), rounds=5),
+        "private, by a tree": of("flow", cohort=2, privacy=PrivacyOptions(dp_noise=4.0, dp_mechanism="tree"), rounds=5),
     }
 
 

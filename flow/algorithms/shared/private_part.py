@@ -31,6 +31,14 @@ class WithPrivatePart(Protocol):
         """What every client has for itself."""
 
 
+class PretrainedPart(WithPrivatePart, Protocol):
+    """The same after rounds of FedAvg."""
+
+    @property
+    def pretrain_rounds(self) -> int | None:
+        """How many."""
+
+
 @dataclass(frozen=True)
 class Pretrained(FineTuning):
     """Rounds of FedAvg before the model is divided, and fine-tuning of the private part before a client predicts."""
@@ -93,6 +101,13 @@ def pretraining(options: Pretrained, draw: Draw) -> bool:
     """Whether this round still belongs to FedAvg."""
     assert options.pretrain_rounds is not None
     return draw.round <= options.pretrain_rounds
+
+
+def uploaded(options: PretrainedPart, state: Tensors, round: int) -> tuple[str, ...]:
+    """All of the model in rounds of FedAvg, then the shared part."""
+    assert options.pretrain_rounds is not None
+    private = () if round <= options.pretrain_rounds else part_of(options.private, state)
+    return tuple(name for name in state if name not in private)
 
 
 def sent(state: Tensors, private: Iterable[str], to: Members) -> Download:

@@ -101,6 +101,14 @@ complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-rounds -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-final -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-step-every -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l server-lr-step-factor -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l dp-epsilon -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l dp-delta -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l dp-noise -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l dp-clip -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l dp-quantile -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l dp-clip-lr -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l dp-count-noise -r -f
+complete -c flow -n '__fish_seen_subcommand_from run' -l dp-mechanism -r -f -a 'gaussian tree'
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l variant -r -f -a 'decoupled neurips workshop'
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l personal-lr -r -f
 complete -c flow -n '__fish_seen_subcommand_from run; and __fish_seen_subcommand_from flow' -l epochs -r -f
@@ -507,6 +515,14 @@ complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-rounds -r
 complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-final -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-step-every -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l server-lr-step-factor -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l dp-epsilon -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l dp-delta -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l dp-noise -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l dp-clip -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l dp-quantile -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l dp-clip-lr -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l dp-count-noise -r -f
+complete -c flow -n '__fish_seen_subcommand_from compare' -l dp-mechanism -r -f -a 'gaussian tree'
 complete -c flow -n '__fish_seen_subcommand_from prepare' -l help
 complete -c flow -n '__fish_seen_subcommand_from prepare' -l data -r -F -a 'shakespeare synthetic'
 complete -c flow -n '__fish_seen_subcommand_from prepare' -l sequence-length -r -f
