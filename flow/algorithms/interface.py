@@ -31,6 +31,17 @@ class Tunable(NamedTuple):
     """What is tried after a weight whose default is 0."""
 
 
+class Stopping(NamedTuple):
+    """Whether a round's local work can end after any of its batches, and how much it has."""
+
+    refusal: str = ""
+    """Why it cannot, in words that follow the name of the algorithm; empty where it can."""
+    passes: int = 1
+    """How often each batch is trained on."""
+    steps: int = 0
+    """Batches of a client, each drawn anew; 0: those of `epochs` passes over its sequences."""
+
+
 class Scope(NamedTuple):
     """What differs between clients, and between the tokens of one client."""
 
@@ -48,6 +59,23 @@ def always(options: Any) -> bool:
 def nothing_against_it(options: Any) -> str:
     """Uploads of a step may come from clients that started in different rounds."""
     return ""
+
+
+def any_batch(options: Any) -> Stopping:
+    """Local work is one pass by one update over the batches of all epochs, and is what it is after any of them."""
+    return Stopping()
+
+
+def only_whole(reason: str) -> Callable[[Any], Stopping]:
+    """Local work has to be done to its end, whatever the options are."""
+
+    def stopping(options: Any) -> Stopping:
+        return Stopping(reason)
+
+    return stopping
+
+
+not_told = only_whole("does not say whether its local work can stop (`stopping` of its Algorithm)")
 
 
 def unchanged(options: Any, rounds: int) -> Any:
@@ -192,6 +220,9 @@ class Algorithm(Generic[Options]):
     in_step: Callable[[Options], str] = nothing_against_it
     """options -> why all uploads of a step must come from clients that started in the same round, in words; empty: they need
     not, and the algorithm can be asynchronous"""
+    stopping: Callable[[Options], Stopping] = not_told
+    """options -> whether clients that a deadline cuts short can upload what they have after any batch (`--late partial`). Their
+    batches then come from :func:`flow.training.batches.batches`, which ends where `most` of the data says so."""
     server_step: Callable[[Options, Tensors, Tensors, Uploads, ServerOptions, Draw], tuple[Tensors, Tensors]] = (
         optimizers.average
     )
