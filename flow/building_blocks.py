@@ -2,7 +2,8 @@
 
 The record:
 
-* :class:`Algorithm` is what is registered or named on the command line; :class:`Tunable` and :class:`Scope` describe parts.
+* :class:`Algorithm` is what is registered or named on the command line. :class:`Tunable`, :class:`Scope` and
+  :class:`Stopping` describe parts of it.
 * An algorithm's options are a frozen dataclass, mostly derived from :class:`Sgd`. :func:`check_sgd`, :func:`check_rate`
   and :func:`check_number` refuse values out of range with :class:`UserError`.
 
@@ -37,7 +38,7 @@ Parameters:
   :func:`tagged` and :func:`untagged` keep several models in one dictionary, and :func:`per_client` combines [K] with [K, ..].
 """
 
-from flow.algorithms.interface import Algorithm, Scope, Tunable
+from flow.algorithms.interface import Algorithm, Scope, Stopping, Tunable
 from flow.algorithms.shared.finetuning import check_rate
 from flow.checks import check_number
 from flow.draws import Draw
@@ -85,6 +86,7 @@ __all__ = [
     "Scope",
     "ServerOptions",
     "Sgd",
+    "Stopping",
     "Tally",
     "Tensors",
     "Tunable",

@@ -214,9 +214,9 @@ class Config(Generic[Options]):
     text is cut at the nearest place between two sequences. "random": sequences at random, as published."""
 
     late: Literal["drop", "partial"] = "drop"
-    """What becomes of slow clients. "drop": their upload comes after the deadline and is not used. "partial": they do 1 to all
-    of the epochs, each number as likely, and upload the result. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes
-    part.)"""
+    """What becomes of slow clients. "drop": their upload comes after the deadline and is not used. "partial": they upload what
+    they have. With a deadline that is the work of as many batches as leave time for the upload; with stragglers it is 1 to all
+    of the epochs, each number as likely. (Li et al. 2020, section 5.2: FedAvg drops, FedProx takes part.)"""
 
     clock: str = ""
     """Virtual time: how long the run would take on clients' devices (docs/time.md). "spread": speeds and bandwidths differ as
@@ -224,7 +224,7 @@ class Config(Generic[Options]):
     device profiles. Empty: no clock."""
 
     deadline: float = 0.0
-    """With a clock: virtual seconds after which a round ends; uploads that come later are not used. 0: no deadline."""
+    """With a clock: virtual seconds after which a round ends; later uploads are not used (but see late). 0: no deadline."""
 
     wait_for: int = 0
     """With a clock: uploads after which a round ends, fewer than the cohort; later ones are not used (over-selection; Bonawitz

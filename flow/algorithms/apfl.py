@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, any_batch
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import RATES, FineTuning, personal
 from flow.checks import check_number
@@ -86,6 +86,7 @@ ALGORITHM = Algorithm(
     about="Every client mixes the global model with one of its own.",
     options=APFLOptions,
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     resolve=finetuning.resolve,
     check=check,

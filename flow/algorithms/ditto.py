@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Stopping, Tunable
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import RATES, FineTuning, personal
 from flow.model.interface import Model
@@ -61,6 +61,7 @@ ALGORITHM = Algorithm(
     about="FedAvg, and beside it a model of every client's own that is pulled to the global one.",
     options=DittoOptions,
     local=local,
+    stopping=lambda options: Stopping(passes=2),
     personalize=personalize,
     resolve=finetuning.resolve,
     check=check,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, Scope, needing
+from flow.algorithms.interface import Algorithm, Scope, any_batch, needing
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
 from flow.checks import check_number
@@ -69,6 +69,7 @@ ALGORITHM = Algorithm(
     options=DynamicRoutingOptions,
     needs=needing("routers"),
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     resolve=finetuning.resolve,
     check=check,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, only_whole
 from flow.algorithms.shared import finetuning, private_part
 from flow.algorithms.shared.finetuning import RATES
 from flow.algorithms.shared.private_part import ChosenPart
@@ -73,6 +73,7 @@ ALGORITHM = Algorithm(
     options=FedAltOptions,
     needs=private_part.needs_part,
     local=local,
+    stopping=only_whole("has the private part trained before the shared one, so who stops early has nothing new to upload"),
     personalize=private_part.personalize,
     resolve=resolve,
     check=check,

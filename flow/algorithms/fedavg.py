@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, Scope
+from flow.algorithms.interface import Algorithm, Scope, any_batch
 from flow.model.interface import Model
 from flow.training.messages import Upload, Visit
 from flow.training.sgd import Sgd, Update
@@ -26,6 +26,7 @@ ALGORITHM = Algorithm(
     about="One global model for all, nothing personal.",
     options=FedAvgOptions,
     local=local,
+    stopping=any_batch,
     personalize=None,
     scope=lambda options: Scope(client=False, instance=False),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, any_batch
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.model.interface import Model
 from flow.training.messages import Personal, Upload, Visit
@@ -32,6 +32,7 @@ ALGORITHM = Algorithm(
     about="FedAvg, then every client fine-tunes the global model.",
     options=FedAvgFTOptions,
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     resolve=resolve,
     check=check,

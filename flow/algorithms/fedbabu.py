@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from flow.algorithms.interface import Algorithm, needing
+from flow.algorithms.interface import Algorithm, any_batch, needing
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.algorithms.shared.heads import first_body, first_head
 from flow.model.interface import Model
@@ -62,6 +62,7 @@ ALGORITHM = Algorithm(
     options=FedBABUOptions,
     needs=needing("head"),
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     resolve=resolve,
     check=check,

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, only_whole
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
@@ -255,6 +255,7 @@ ALGORITHM = Algorithm(
     about="Every client mixes the models of those others that lower the loss on its validation texts.",
     options=FedFomoOptions,
     local=local,
+    stopping=only_whole("has clients weigh the models that they received by all validation texts before they train"),
     personalize=personalize,
     check=check,
     tuned=(Tunable("lr"), Tunable("models", "count")),

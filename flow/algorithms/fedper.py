@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, needing
+from flow.algorithms.interface import Algorithm, any_batch, needing
 from flow.algorithms.shared import heads
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, check, personal, resolve
 from flow.model.interface import Model
@@ -46,6 +46,7 @@ ALGORITHM = Algorithm(
     options=FedPerOptions,
     needs=needing("head"),
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     resolve=resolve,
     check=check,

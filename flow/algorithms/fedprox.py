@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, any_batch
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import RATES, FineTuning, personal
 from flow.model.interface import Model
@@ -49,6 +49,7 @@ ALGORITHM = Algorithm(
     about="FedAvg with a pull back to the received model, which each client fine-tunes by the same rule.",
     options=FedProxOptions,
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     resolve=finetuning.resolve,
     check=check,

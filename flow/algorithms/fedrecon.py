@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Tunable, needing
+from flow.algorithms.interface import Algorithm, Tunable, needing, only_whole
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.model.interface import Model
@@ -110,6 +110,9 @@ ALGORITHM = Algorithm(
     options=FedReconOptions,
     needs=needing("embedding"),
     local=local,
+    stopping=only_whole(
+        "has the local part reconstructed before the rest is trained, so who stops early has nothing new to upload"
+    ),
     personalize=personalize,
     check=check,
     tuned=(Tunable("lr"), Tunable("recon_lr"), Tunable("recon_epochs", "count")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from flow.algorithms.interface import Algorithm, Tunable, needing
+from flow.algorithms.interface import Algorithm, Tunable, needing, only_whole
 from flow.algorithms.shared import heads
 from flow.algorithms.shared.finetuning import check_rate
 from flow.checks import check_number
@@ -71,6 +71,7 @@ ALGORITHM = Algorithm(
     options=FedRepOptions,
     needs=needing("head"),
     local=local,
+    stopping=only_whole("has the head trained before the body, so who stops early has nothing new to upload"),
     personalize=personalize,
     resolve=resolve,
     check=check,

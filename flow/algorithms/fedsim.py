@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, any_batch
 from flow.algorithms.shared import private_part
 from flow.algorithms.shared.finetuning import TUNED
 from flow.algorithms.shared.private_part import ChosenPart
@@ -37,6 +37,7 @@ ALGORITHM = Algorithm(
     options=FedSimOptions,
     needs=private_part.needs_part,
     local=local,
+    stopping=any_batch,
     personalize=private_part.personalize,
     resolve=private_part.resolve,
     check=private_part.check,

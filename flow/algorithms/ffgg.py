@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from flow.algorithms.interface import Algorithm, Tunable, needing
+from flow.algorithms.interface import Algorithm, Tunable, needing, only_whole
 from flow.checks import check_number
 from flow.draws import Draw
 from flow.errors import UserError
@@ -212,6 +212,7 @@ ALGORITHM = Algorithm(
     options=FFGGOptions,
     needs=needing("head"),
     local=local,
+    stopping=only_whole("has clients upload one gradient over all of their texts, which some batches do not give"),
     personalize=personalize,
     resolve=resolve,
     check=check,

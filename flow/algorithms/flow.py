@@ -6,7 +6,7 @@ here; flow/algorithms/shared/decoupled.py has the default.
 
 from __future__ import annotations
 
-from flow.algorithms.interface import Algorithm
+from flow.algorithms.interface import Algorithm, only_whole
 from flow.algorithms.shared.decoupled import first_state, parts, prediction, restored, work_of_round
 from flow.algorithms.shared.flow_options import (
     FlowOptions,
@@ -109,6 +109,7 @@ ALGORITHM = Algorithm(
     options=FlowOptions,
     needs=needs,
     local=local,
+    stopping=only_whole("has its parts trained one after the other, each by what came of the one before"),
     personalize=personalize,
     restored=restored,
     resolve=resolve,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable, needing
+from flow.algorithms.interface import Algorithm, Tunable, needing, only_whole
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.finetuning import TUNED, FineTuning, personal
 from flow.checks import check_number
@@ -150,6 +150,7 @@ ALGORITHM = Algorithm(
     options=HypClusterOptions,
     needs=needing("gru"),
     local=local,
+    stopping=only_whole("has clients choose a model by all of their texts before they train it"),
     personalize=personalize,
     resolve=finetuning.resolve,
     check=check,

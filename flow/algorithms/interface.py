@@ -31,6 +31,17 @@ class Tunable(NamedTuple):
     """What is tried after a weight whose default is 0."""
 
 
+class Stopping(NamedTuple):
+    """Whether a round's local work can end after any of its batches, and how much it has."""
+
+    refusal: str = ""
+    """Why it cannot, in words that follow the name of the algorithm; empty where it can."""
+    passes: int = 1
+    """How often each batch is trained on."""
+    steps: int = 0
+    """Batches of a client, each drawn anew; 0: those of `epochs` passes over its sequences."""
+
+
 class Scope(NamedTuple):
     """What differs between clients, and between the tokens of one client."""
 
@@ -58,6 +69,23 @@ def nothing_beyond_it(options: Any) -> str:
 def whole_state(options: Any, state: Tensors, round: int) -> tuple[str, ...]:
     """Clients upload all parameters of the server's state."""
     return tuple(name for name, tensor in state.items() if tensor.is_floating_point())
+
+
+def any_batch(options: Any) -> Stopping:
+    """Local work is one pass by one update over the batches of all epochs, and is what it is after any of them."""
+    return Stopping()
+
+
+def only_whole(reason: str) -> Callable[[Any], Stopping]:
+    """Local work has to be done to its end, whatever the options are."""
+
+    def stopping(options: Any) -> Stopping:
+        return Stopping(reason)
+
+    return stopping
+
+
+not_told = only_whole("does not say whether its local work can stop (`stopping` of its Algorithm)")
 
 
 def unchanged(options: Any, rounds: int) -> Any:
@@ -209,6 +237,9 @@ class Algorithm(Generic[Options]):
     """(options, server state, round) -> the names of the tensors that clients upload in it, whoever takes part"""
     changes: bool = False
     """Whether clients upload changes of the server's state, such as gradients, under its names, and not the changed state."""
+    stopping: Callable[[Options], Stopping] = not_told
+    """options -> whether clients that a deadline cuts short can upload what they have after any batch (`--late partial`). Their
+    batches then come from :func:`flow.training.batches.batches`, which ends where `most` of the data says so."""
     server_step: Callable[[Options, Tensors, Tensors, Uploads, ServerOptions, Draw], tuple[Tensors, Tensors]] = (
         optimizers.average
     )

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable, needing
+from flow.algorithms.interface import Algorithm, Tunable, any_batch, needing
 from flow.checks import check_number
 from flow.errors import UserError
 from flow.model.flops import per_token
@@ -183,6 +183,7 @@ ALGORITHM = Algorithm(
     options=KNNPerOptions,
     needs=needing("features"),
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     restored=restored,
     check=check,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from flow.algorithms.interface import Algorithm, needing
+from flow.algorithms.interface import Algorithm, any_batch, needing
 from flow.algorithms.shared import private_part
 from flow.algorithms.shared.finetuning import TUNED
 from flow.algorithms.shared.private_part import Pretrained, Private
@@ -39,6 +39,7 @@ ALGORITHM = Algorithm(
     options=LGFedAvgOptions,
     needs=needing("head"),
     local=local,
+    stopping=any_batch,
     personalize=private_part.personalize,
     resolve=private_part.resolve,
     check=private_part.check,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from flow.algorithms.interface import Algorithm, Tunable, nothing_changes, nothing_is_sent
+from flow.algorithms.interface import Algorithm, Tunable, any_batch, nothing_changes, nothing_is_sent
 from flow.checks import check_number
 from flow.model.interface import Model
 from flow.model.parameters import Tensors, copy, initial, stack
@@ -50,6 +50,7 @@ ALGORITHM = Algorithm(
     about="Every client alone, without any exchange.",
     options=LocalOptions,
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     check=check,
     tuned=(Tunable("lr"), Tunable("personal_epochs", "count")),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, Tunable, needing
+from flow.algorithms.interface import Algorithm, Tunable, any_batch, needing
 from flow.algorithms.shared import gate
 from flow.algorithms.shared.experts import Expert, Experts, Memories
 from flow.algorithms.shared.gate import Gated
@@ -62,6 +62,7 @@ ALGORITHM = Algorithm(
     options=NGramOptions,
     needs=needing("next_token"),
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     restored=restored,
     check=check,

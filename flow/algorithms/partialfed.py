@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, only_whole
 from flow.algorithms.shared import finetuning, private_part
 from flow.algorithms.shared.finetuning import RATES, TUNED, FineTuning, personal
 from flow.algorithms.shared.private_part import layer_of, part_of
@@ -181,6 +181,7 @@ ALGORITHM = Algorithm(
     options=PartialFedOptions,
     needs=needs,
     local=local,
+    stopping=only_whole("has clients learn which layers to load before they train what they upload"),
     personalize=personalize,
     resolve=finetuning.resolve,
     check=check,

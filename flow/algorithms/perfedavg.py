@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Tunable, any_batch
 from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, personal, resolve
 from flow.algorithms.shared.finetuning import check as check_finetuning
 from flow.errors import UserError
@@ -61,7 +61,8 @@ def local(options: PerFedAvgOptions, model: Model, visit: Visit) -> Upload:
         loss, gradient = gradients(model, ahead, far, update)
         beyond.add_mean(far, loss)
         outer.apply(far, update, gradient)
-    work = tally.work(options.epochs * sum(data.sizes()), per_token(model, "global", update.names))
+    each = data.trained(options.batch_size, options.epochs)
+    work = tally.work(sum(each), per_token(model, "global", update.names), each)
     flops = work.flops + beyond.read * per_token(model, "global", update.names)
     return Upload(parameters, data.sizes(), (work._replace(flops=flops),))
 
@@ -76,6 +77,7 @@ ALGORITHM = Algorithm(
     about="A global model trained to be good after a step of a client's own, which every client then fine-tunes.",
     options=PerFedAvgOptions,
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     resolve=resolve,
     check=check,

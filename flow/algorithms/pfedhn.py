@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Tunable
+from flow.algorithms.interface import Algorithm, Stopping, Tunable
 from flow.algorithms.shared.finetuning import check_rate
 from flow.algorithms.shared.hypernetwork import fresh_phi, generate, generate_each, pull_back, pull_back_each
 from flow.checks import check_number
@@ -244,13 +244,17 @@ def advance(
     """K steps of SGD, in place, each on a batch that is drawn from all of a client's sequences; not epochs."""
     tally, update = Tally(data), Update(names, "global")
     streams = [draw.stream("shuffle", label, id) for id in data.ids]
-    for _ in range(options.steps):
-        drawn = tuple(r[s.permutation(len(r))[: options.batch_size]] for r, s in zip(data.rows, streams, strict=True))
-        for batch in batches(data._replace(rows=drawn), options.batch_size):  # one; none where nobody has data
+    steps = [min(options.steps, most) for most in data.most or (options.steps,) * len(data.ids)]
+    for step in range(max(steps, default=0)):
+        drawn = tuple(
+            r[s.permutation(len(r))[: options.batch_size]] if step < own else r[:0]
+            for r, s, own in zip(data.rows, streams, steps, strict=True)
+        )
+        for batch in batches(data._replace(rows=drawn, most=None), options.batch_size):  # one; none where nobody has data
             k = len(batch.lengths)
             loss = descend(model, {name: tensor[:k] for name, tensor in parameters.items()}, batch, update, sgd(options))
             tally.add_mean(batch, loss)
-    each = [options.steps * min(size, options.batch_size) for size in data.sizes()]
+    each = [own * min(size, options.batch_size) for own, size in zip(steps, data.sizes(), strict=True)]
     return tally.work(sum(each), per_token(model, "global", names), each)
 
 
@@ -358,6 +362,7 @@ ALGORITHM: Algorithm[HyperOptions] = Algorithm(
     options=PFedHNOptions,
     needs=needs,
     local=local,
+    stopping=lambda options: Stopping(steps=options.steps),
     personalize=personalize,
     resolve=resolve,
     check=check,

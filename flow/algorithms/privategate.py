@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flow.algorithms.interface import Algorithm, Scope, Tunable, needing
+from flow.algorithms.interface import Algorithm, Scope, Tunable, any_batch, needing
 from flow.algorithms.shared import finetuning
 from flow.algorithms.shared.experts import Expert, Experts, Listener, Views, hardened
 from flow.algorithms.shared.finetuning import RATES, FineTuning, check_rate, personal
@@ -107,7 +107,8 @@ def train(
             descent.apply(batch, update, gradient)
         tally.add_mean(batch, loss)
     cost = sum(per_token(model, "global", names) for names in (general, private)) + 4 * parameters[WEIGHT].shape[1]
-    return tally.work(options.epochs * sum(data.sizes()), cost)
+    each = data.trained(options.batch_size, options.epochs)
+    return tally.work(sum(each), cost, each)
 
 
 def gradients(model: Model, parameters: Tensors, batch: Batch, names: tuple[str, ...]) -> tuple[Tensor, Tensors]:
@@ -233,6 +234,7 @@ ALGORITHM = Algorithm(
     options=PrivateGateOptions,
     needs=needing("embedding"),
     local=local,
+    stopping=any_batch,
     personalize=personalize,
     restored=restored,
     resolve=finetuning.resolve,

@@ -8,7 +8,7 @@ import tomllib
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -59,6 +59,11 @@ class Compare(Configured[SharedOptions]):
     """With --tune: rounds of a run that tries one; 0: as many as the final ones have."""
 
     tune_by: Annotated[str, tyro.conf.arg(metavar="METRIC", help=DECIDES)] = "accuracy"
+
+    tuner: Literal["steps", "optuna"] = "steps"
+    """With --tune: what says which choices are tried. "steps" goes on from the best so far, one parameter after the other;
+    "optuna" takes what the TPE sampler of Optuna proposes (pip install 'flow-fl[optuna]'). All algorithms have --trials tries
+    with either."""
 
     against: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
     """One of the algorithms: all others are tested against it, client by client. It decides only what is shown, and may be
@@ -152,6 +157,7 @@ def _result(every: list[str], chosen: Compare, folder: Path, arguments: list[str
             tune=chosen.trials if chosen.tune else 0,
             tune_rounds=chosen.tune_rounds,
             tune_by=chosen.tune_by,
+            tuner=chosen.tuner,
             against=chosen.against,
         )
     except KeyboardInterrupt:
@@ -185,7 +191,7 @@ def _parsed(every: list[str], arguments: list[str]) -> Compare:
     if chosen.resume is None and chosen.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")
     if not chosen.tune:
-        for name in ("trials", "tune_rounds", "tune_by"):
+        for name in ("trials", "tune_rounds", "tune_by", "tuner"):
             if getattr(chosen, name) != getattr(Compare, name):
                 raise UserError(f"{name}={getattr(chosen, name)!r} does nothing without --tune; add --tune, or leave it out")
     if not 1 <= chosen.trials <= MOST:

@@ -215,7 +215,7 @@ def place(folder: Path) -> Path:
 
 def folders(comparison: Path) -> list[Path]:
     """Where such files lie in the folder of a comparison."""
-    return [comparison / FOLDER, comparison / FOLDER / "tuning"]
+    return [comparison / FOLDER, comparison / FOLDER / "tuning", comparison / FOLDER / "proposals"]
 
 
 def read(path: Path, expected: Json) -> Kept:

@@ -74,6 +74,7 @@ def write_comparison(
         charts=pictures(finished, runs, plan.against, classes),
         tuning={name: _tried(trials, chosen[name]) for name, trials in tried.items()},
         tune=plan.tune,
+        proposed={name: _ranges(plan, name) for name in tried} if plan.tuner == "optuna" else {},
         untuned=[name for name in plan.names if name not in tried],
         tune_rounds=plan.tune_rounds or plan.config.rounds,
         plan_json=(folder / "comparison.json").read_text(encoding="utf-8"),
@@ -139,6 +140,14 @@ def _best(rows: list[Row], columns: list[ResultColumn]) -> dict[str, set[str]]:
         compared = column.best and len(printed) > 1
         best[column.measure] = {name for name, value in printed.items() if compared and value == max(printed.values())}
     return best
+
+
+def _ranges(plan: Plan, name: str) -> str:
+    """ "lr 0.25 to 16, gamma 0 or 0.0003162 to 0.3162" """
+    return ", ".join(
+        f"{option} {'0 or ' if own.zero else ''}{number(own.low)} to {number(own.high)}"
+        for option, own in plan.ranges(name).items()
+    )
 
 
 def _tried(trials: list[Trial], chosen: Values) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from flow.algorithms import DEFAULT, REGISTRY, Name, registry
 from flow.algorithms.interface import Tunable
 from flow.checks import LARGEST_INTEGER, typed
 from flow.clock.profiles import placed as clock_placed
+from flow.comparison.proposals import Range, described, range_of
 from flow.comparison.tuning import MOST, Values, metric_of
 from flow.config import (
     PARTS,
@@ -40,6 +41,9 @@ ALIAS = "algorithm"
 """The key of a table of settings whose name is no algorithm's: the algorithm that it stands for."""
 MODEL: user_files.Key = ("--model",)
 """The key of a module of the user's own among the files of algorithms, of which none has such a name."""
+TUNERS = ("steps", "optuna")
+"""What says which choices of its parameters an algorithm tries: flow/comparison/tuning.py, or proposals.py. The first is the
+default."""
 SERVER_RATE = Tunable("server_lr", factor=10**0.5)
 """Of an adaptive server optimiser; grids of google-research/federated have this step."""
 
@@ -78,6 +82,8 @@ class Plan(NamedTuple):
     """By algorithm, the options that are tuned, in their order; without algorithms that have none."""
     against: str | None = None
     """The algorithm that the others are held against; it decides what is shown and no number of a run."""
+    tuner: str = "steps"
+    """What says which choices are tried, one of TUNERS."""
 
     def tunable(self, name: str) -> dict[str, Tunable]:
         """The parameters to choose for the algorithm of this name, and how they move."""
@@ -90,6 +96,11 @@ class Plan(NamedTuple):
         both = {**vars(config.algorithm), "server_lr": config.server.server_lr}
         return {option: both[option] for option in self.parameters.get(name, [])}
 
+    def ranges(self, name: str) -> dict[str, Range]:
+        """What a search by Optuna may propose for these parameters."""
+        start = self.start(name)
+        return {option: range_of(tunable, start[option]) for option, tunable in self.tunable(name).items()}
+
 
 def planned(
     names: Sequence[str],
@@ -101,12 +112,14 @@ def planned(
     tune_by: str = "accuracy",
     parameters: Mapping[str, Sequence[str]] | None = None,
     against: str | None = None,
+    tuner: str = "steps",
 ) -> Plan:
     """A comparison, checked as far as it can be without the data.
 
     Args:
         parameters: by algorithm, the options to tune, as a comparison recorded them; None: all that were not given.
         against: see :func:`reference`.
+        tuner: one of :data:`TUNERS`.
 
     Raises:
         UserError: an argument is wrong.
@@ -143,12 +156,18 @@ def planned(
         raise UserError(f"tune must be at most {MOST} tries of every algorithm, got {tune}; give fewer")
     if seeds > MOST:
         raise UserError(f"seeds must be at most {MOST} runs of every algorithm, got {seeds}; give fewer")
+    if tuner not in TUNERS:
+        known = " or ".join(map(repr, TUNERS))
+        raise UserError(f"tuner must be {known}, got {tuner!r}; leave it out for {TUNERS[0]!r}")
+    if tuner != TUNERS[0] and not tune:
+        raise UserError(f"tuner={tuner!r} does nothing without tries; give tune=7, or leave tuner out")
     decides = metric_of(tune_by)
     if tune and not decides.always and tune_by not in config.metric.split(","):
         config = replace(config, metric=",".join(filter(None, (config.metric, tune_by))))
     if config.seed + seeds - 1 > LARGEST_INTEGER:
         raise UserError(f"seed={config.seed} with seeds={seeds} goes beyond {LARGEST_INTEGER}; lower either")
-    plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds, tune_by, {}, reference(names, against))
+    held = reference(names, against)
+    plan = Plan(names, config, seeds, _settings(names, settings), tune, tune_rounds, tune_by, {}, held, tuner)
     if not tune:
         return plan
     plan = plan._replace(parameters=_parameters(plan, parameters))
@@ -312,10 +331,12 @@ def describe(plan: Plan, population: Population) -> dict[str, Any]:
         "tune": plan.tune,
         "tune_rounds": plan.tune_rounds,
         "tune_by": plan.tune_by,
+        "tuner": plan.tuner,
         "parameters": plan.parameters,
         "config": {**asdict(replace(plan.config, model=ModelOptions())), "model": plan.config.model.described()},
         "data": run_folder.digest({}, population),
         "against": plan.against,
+        **({"ranges": {name: described(plan.ranges(name)) for name in plan.parameters}} if plan.tuner == "optuna" else {}),
         **({"code": code} if code else {}),
     }
 
@@ -383,6 +404,7 @@ def completed_plan(content: dict[str, Any], folder: Path = Path()) -> dict[str, 
     }
     content = {
         "tune_by": "accuracy",
+        "tuner": TUNERS[0],
         **content,
         "settings": settings,
         "config": completed(content["config"], SharedOptions),
@@ -413,6 +435,7 @@ def _plan_of(content: dict[str, Any], folder: Path) -> Plan:
         content["tune_by"],
         content.get("parameters"),
         content.get("against"),
+        content["tuner"],
     )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow.algorithms import registry
-from flow.comparison import frontier, kept, tuning
+from flow.comparison import frontier, kept, proposals, tuning
 from flow.comparison.against import Line, csv_against, lines_against, records, text_against
 from flow.comparison.frames import of_runs
 from flow.comparison.jobs import Job, kept_of
@@ -100,6 +100,7 @@ def compare(
     tune: int = 0,
     tune_rounds: int = 0,
     tune_by: str = "accuracy",
+    tuner: str = "steps",
     against: str | None = None,
     population: Population | None = None,
     progress: bool = True,
@@ -117,6 +118,8 @@ def compare(
             flow/comparison/tuning.py; 0: not tuned.
         tune_rounds: rounds of a run that tries one of them; 0: as many as the final ones have.
         tune_by: the name of the metric by which they are chosen, see flow/evaluation/metrics.py.
+        tuner: "steps" goes from the best choice so far by a step of one parameter after the other; "optuna" tries what the TPE
+            sampler of Optuna proposes, see flow/comparison/proposals.py. Every algorithm has as many tries with either.
         against: the name of one of the algorithms, against which all others are tested client by client; it may be another one
             when the comparison goes on. None: the one that the folder's comparison had last, if any.
         population: clients to train on instead of loading ``config.data``.
@@ -125,7 +128,7 @@ def compare(
     Raises:
         UserError: an option, the data or the folder is wrong, or the folder holds a comparison with another configuration.
     """
-    plan = planned(algorithms, config, seeds, settings, tune, tune_rounds, tune_by, against=against)
+    plan = planned(algorithms, config, seeds, settings, tune, tune_rounds, tune_by, against=against, tuner=tuner)
     folder = _folder(folder)
     with _locked(folder):
         return _compare(plan, folder, population, progress)
@@ -222,6 +225,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
         plan = plan._replace(config=replace(plan.config, threads=checked(configuration(plan, plan.names[0])).threads))
     if known is not None and plan.against is None:
         plan = plan._replace(against=known.against)
+    _check_library(plan, folder)
     population = _ready(plan, population)  # whatever is wrong is said before anything is written
     _record(folder, describe(plan, population), changed_file)
 
@@ -231,6 +235,11 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
     if any(configuration(plan, name).privacy.on for name in tuned):
         files.say("tuning looks at private data, which costs epsilon that is not counted")
     tried: dict[str, list[tuning.Trial]] = {}
+    if tuned:
+        tries, rounds = f"{plan.tune} {'try' if plan.tune == 1 else 'tries'}", plan.tune_rounds or plan.config.rounds
+        _say(
+            progress, f"tuning: every algorithm has the same budget, {tries} of {rounds} {'round' if rounds == 1 else 'rounds'}"
+        )
     for name in tuned:
         tried[name] = _tune(plan, name, folder / "tuning", smaller, (done, count), progress)
         done += plan.tune
@@ -338,10 +347,25 @@ def _tune(
         job = Job(folder / f"{name}-{number}", configuration(plan, name, tuned=values), population)
         return _trial(values, plan.tune_by, job, progress)
 
-    trials = tuning.search(plan.start(name), plan.tunable(name), plan.tune, attempt)
+    if plan.tuner == "optuna":
+        trials = proposals.search(_proposer(plan, name), proposals.place(folder.parent, name), attempt)
+    else:
+        trials = tuning.search(plan.start(name), plan.tunable(name), plan.tune, attempt)
     for note in dict.fromkeys(trial.note for trial in trials if trial.note):
         _say(progress, f"{name}: {note}")
     return trials
+
+
+def _proposer(plan: Plan, name: str) -> proposals.Proposer:
+    higher = tuning.metric_of(plan.tune_by).higher_is_better
+    return proposals.Proposer(name, plan.start(name), plan.ranges(name), plan.config.seed, plan.tune, higher)
+
+
+def _check_library(plan: Plan, folder: Path) -> None:
+    """Raise UserError where Optuna has something left to propose and is not installed."""
+    names = plan.parameters if plan.tuner == "optuna" else {}
+    if not all(proposals.complete(proposals.place(folder, name), _proposer(plan, name)) for name in names):
+        proposals.library()
 
 
 def _trial(values: tuning.Values, metric: str, job: Job, progress: bool) -> tuning.Trial:

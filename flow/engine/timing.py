@@ -39,6 +39,11 @@ def check(config: Config[Any], algorithm: Algorithm[Any]) -> None:
             f"stragglers={config.stragglers} makes clients slow by chance, and with clock={config.clock!r} their devices "
             "decide; leave stragglers out, and give a deadline"
         )
+    if config.deadline and config.late == "partial" and (refusal := algorithm.stopping(config.algorithm).refusal):
+        raise UserError(
+            f"late='partial' has clients stop after some of their batches at deadline={config.deadline}, and {algorithm.name} "
+            f"{refusal}; choose late='drop', or leave deadline out"
+        )
     if config.async_buffer:
         _check_asynchronous(config, algorithm)
     if compression.read(config.compress):

@@ -40,6 +40,8 @@ class Received(NamedTuple):
     """[K, ..]: what compression left out of every upload, which the client keeps."""
     seconds: npt.NDArray[np.float64] | None = None
     """float64 [K]: virtual time from the start of every client to the end of its upload; None: there is no clock."""
+    early: npt.NDArray[np.bool_] | None = None
+    """bool [K]: the clients that stopped early, to be in time; None: nobody would."""
 
 
 @dataclass

@@ -35,6 +35,7 @@ from flow.server import aggregators
 from flow.server.uploads import Received, Uploads, all_finite, collect, combine
 from flow.simulation import frames, private, summary, timing, virtual
 from flow.simulation.asynchronous import Asynchronous
+from flow.simulation.partial_work import until_deadline
 from flow.storage import files, run_folder, user_files
 from flow.terminal.progress import Progress
 from flow.training import compression
@@ -263,19 +264,21 @@ def _round(
         now, where = opening, np.flatnonzero(devices.available(opening))
         cohort = [task.clients[int(where[i])] for i in draw.stream().choice(len(where), config.cohort, replace=False)]
     who = turnout(config, cohort, task.minimum, task.population.numbers(cohort), round, run.ranks.size)
-    uploads, who, seconds = _train(task, run, workers, who, Draw(config.seed, round, "train"))
+    uploads, who, seconds, partial_uploads = _train(task, run, workers, who, Draw(config.seed, round, "train"))
     counts = summary.Counts(len(who.idle), int(who.dropped.sum()), int(who.late.sum()))
-    more = {} if devices is None else {"virtual_seconds": now + seconds, "available": len(where)}
+    more: dict[str, Any] = {} if devices is None else {"virtual_seconds": now + seconds, "available": len(where)}
+    more |= {} if partial_uploads is None else {"partial": partial_uploads}
     return uploads, counts, more
 
 
-def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw) -> tuple[Uploads, Turnout, float]:
+def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw) -> tuple[Uploads, Turnout, float, int | None]:
     """The local work of a round, every process its share; what all of them have is known to each in the end.
 
     Returns:
-        The uploads; who was late too; the round's virtual seconds, 0 without a clock.
+        The uploads; who was late too; the round's virtual seconds, 0 without a clock; how many uploads are of clients that
+        stopped early, None where nobody would.
     """
-    config, seconds, each = task.config, 0.0, _one_by_one(task)
+    config, seconds, each, partial_uploads = task.config, 0.0, _one_by_one(task), None
     received: Iterable[Received] = _at_work(run, workers, task, who, draw)
     idle = task.members(who.idle, run.states, draw, "train")
     download = task.download(task.model, run.state, idle).nbytes
@@ -283,7 +286,8 @@ def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw
         uploads = collect(received, each, run.sums)
     else:
         noted: dict[int, float] = {}
-        received = virtual.noted(received, noted)
+        early: dict[int, float] = {}
+        received = virtual.noted(received, noted, early)
         if closes := bool(config.deadline or config.wait_for):  # who is late is known when all have worked
             received = list(received)
         else:
@@ -291,12 +295,14 @@ def _train(task: Task, run: RunState, workers: Workers, who: Turnout, draw: Draw
         of_idle = np.array(download, dtype=np.float64) / task.devices.download[idle.rows]
         seconds, late = virtual.close(config, who, virtual.shared(run.ranks, who, noted), of_idle)
         who = who._replace(late=who.late | late)
+        if config.deadline and config.late == "partial":
+            partial_uploads = int(virtual.shared(run.ranks, who, early)[~who.lost].sum())
         if closes:
             uploads = collect(virtual.without(received, who), each, run.sums)
     combine(run.ranks, uploads, who.arrived())
     run.share(who.trained())
     uploads.download_bytes += sum(download)
-    return uploads, who, seconds
+    return uploads, who, seconds, partial_uploads
 
 
 def _one_by_one(task: Task) -> bool:
@@ -333,6 +339,7 @@ def _local(task: Task, run: RunState, draw: Draw, model: Model, group: Group) ->
     """The local work of one group of the cohort. What a client keeps it keeps even where its upload is lost."""
     started = time.perf_counter()
     visit = task.visit(model, run.state, run.states, group.clients, draw, "train")
+    visit, early = until_deadline(task, group.options, model, visit)
     ready = time.perf_counter()
     upload = task.algorithm.local(group.options, model, visit)
     upload, sent, residual = _sent(task, run, visit, upload)
@@ -343,7 +350,9 @@ def _local(task: Task, run: RunState, draw: Draw, model: Model, group: Group) ->
     if not run.asynchronous:  # else when the upload has come
         run.keep(visit.rows, upload.kept, residual, draw.round)
     training = time.perf_counter() - ready
-    return Received(visit.rows, upload, sum(visit.nbytes), group.lost, ready - started, training, sent, residual, seconds)
+    return Received(
+        visit.rows, upload, sum(visit.nbytes), group.lost, ready - started, training, sent, residual, seconds, early
+    )
 
 
 def _sent(task: Task, run: RunState, visit: Visit, upload: Upload) -> tuple[Upload, tuple[int, ...] | None, Tensors | None]:

@@ -52,24 +52,29 @@ def of_clients(devices: Devices, rows: Rows, received: Sequence[int], upload: Up
     return devices.seconds(rows, np.array(received, np.float64), sequences, np.array(sent, np.float64))
 
 
-def noted(received: Iterable[Received], seconds: dict[int, float]) -> Iterator[Received]:
-    """The same, with the virtual seconds of every client written down by its number."""
+def noted(received: Iterable[Received], seconds: dict[int, float], early: dict[int, float] | None = None) -> Iterator[Received]:
+    """The same, with the virtual seconds of every client written down by its number.
+
+    early: likewise 1 for clients that stopped early, and 0 for others, where some would.
+    """
     for group in received:
         assert group.seconds is not None
         seconds.update(zip(group.rows.tolist(), group.seconds.tolist(), strict=True))
+        if early is not None and group.early is not None:
+            early.update(zip(group.rows.tolist(), group.early.astype(np.float64).tolist(), strict=True))
         yield group
 
 
-def shared(ranks: Ranks, who: Turnout, seconds: dict[int, float]) -> Seconds:
+def shared(ranks: Ranks, who: Turnout, noted: dict[int, float]) -> Seconds:
     """What every process wrote down of its clients, float64 [n] in the order of `who.rows`; by one exchange."""
     parts = who.trained()
-    own = torch.tensor([seconds[row] for row in parts[ranks.rank].tolist()], dtype=torch.float64)
-    gathered = ranks.gather({"seconds": own} if len(own) else {}, [len(part) for part in parts])
+    own = torch.tensor([noted[row] for row in parts[ranks.rank].tolist()], dtype=torch.float64)
+    gathered = ranks.gather({"noted": own} if len(own) else {}, [len(part) for part in parts])
     if not len(who.rows):
         return np.zeros(0)
     place = {row: n for n, row in enumerate(np.concatenate(parts).tolist())}
     order = torch.tensor([place[row] for row in who.rows.tolist()])
-    result: Seconds = gathered["seconds"][order].numpy()
+    result: Seconds = gathered["noted"][order].numpy()
     return result
 
 

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -34,6 +35,8 @@ class Data(NamedTuple):
     """int64 [N + 1]: the same as lengths, on the host, which plans with it."""
     labelled: bool = False
     """Whether the last column is the label of the row's text, see :class:`flow.data.population.Sequences`."""
+    most: tuple[int, ...] | None = None
+    """[K]: the batches after which every client stops, though its epochs have more; None: nobody stops early."""
 
     def of(self, chosen: Sequence[bool]) -> Data:
         """The same, without the sequences of clients that are not chosen."""
@@ -44,6 +47,13 @@ class Data(NamedTuple):
     def sizes(self) -> list[int]:
         """Number of sequences of every client."""
         return [len(rows) for rows in self.rows]
+
+    def trained(self, batch_size: int, epochs: int) -> list[int]:
+        """Sequences that every client trains on in these epochs, by :func:`batches`, each epoch counted."""
+        if self.most is None:
+            return [epochs * len(rows) for rows in self.rows]
+        ends = [trained_after(len(rows), batch_size, epochs) for rows in self.rows]
+        return [int(own[min(most, len(own) - 1)]) for own, most in zip(ends, self.most, strict=True)]
 
 
 class Batch(NamedTuple):
@@ -69,6 +79,13 @@ class Batch(NamedTuple):
         """bool [k, B, T]: the positions that are read to predict a target that counts."""
         position = torch.arange(self.valid.shape[-1], device=self.valid.device)
         return (position < self.lengths.unsqueeze(-1)) & self.rows_that_count().unsqueeze(-1)
+
+
+def trained_after(sequences: int, batch_size: int, epochs: int) -> npt.NDArray[np.int64]:
+    """How many sequences a client with so many has trained on before its first batch and after each, int64 [batches + 1]."""
+    ends = np.minimum(np.arange(0, sequences + batch_size, batch_size), sequences) if sequences else np.zeros(1, np.int64)
+    later = [epoch * sequences + ends[1:] for epoch in range(epochs)]
+    return np.concatenate([ends[:1], *later]).astype(np.int64)
 
 
 def gather(clients: Sequence[Client], part: Literal["train", "test"], device: torch.device | str) -> Data:
@@ -141,7 +158,7 @@ def batches(
 
     Every epoch of a client is one permutation drawn from its stream (in the order of its rows without streams), cut
     into batches; the last one may be short. A step holds the shortest prefix of the clients that covers all that still
-    have a batch, so clients should come with the most sequences first.
+    have a batch, so clients should come with the most sequences first. A client that stops early has its first batches alone.
 
     Which rows make a batch is planned on the host for all epochs, and sent to the device at once. So a GPU is never waited for.
 
@@ -151,7 +168,8 @@ def batches(
     cut: list[list[Rows]] = []
     for client, rows in enumerate(data.rows):
         order = [rows if streams is None else rows[streams[client].permutation(len(rows))] for _ in range(epochs)]
-        cut.append([epoch[i : i + batch_size] for epoch in order for i in range(0, len(epoch), batch_size)])
+        whole = [epoch[i : i + batch_size] for epoch in order for i in range(0, len(epoch), batch_size)]
+        cut.append(whole if data.most is None else whole[: data.most[client]])
     filler, tables = len(data.lengths) - 1, []
     for step in range(max(map(len, cut), default=0)):
         active = [client for client, own in enumerate(cut) if step < len(own)]

@@ -54,7 +54,8 @@ def train(
             after({name: tensor[: len(batch.lengths)] for name, tensor in parameters.items()})
         tally.add_mean(batch, loss)
     cost = sum(per_token(model, update.route, update.names) for update in updates)
-    return tally.work(sgd.epochs * sum(data.sizes()), cost)
+    each = data.trained(sgd.batch_size, sgd.epochs)
+    return tally.work(sum(each), cost, each)
 
 
 def fit(model: Model, start: Tensors, visit: Visit, update: Update, sgd: Sgd) -> Upload:
