@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flow.cli import adapt, compare, completion, data, doctor, export, predict, prepare, report, run, serve, streams
+from flow.cli import adapt, compare, completion, data, deploy, doctor, export, predict, prepare, report, run, serve, streams
 from flow.errors import UserError, one_line
 from flow.parallel.processes import Lost, Ranks, joined, leave
 from flow.resources import short_of_memory
@@ -30,6 +30,7 @@ COMMANDS = {
         predict.COMMAND,
         export.COMMAND,
         serve.COMMAND,
+        deploy.COMMAND,
         doctor.COMMAND,
         completion.COMMAND,
     )
