@@ -19,7 +19,7 @@ from flow.training.records import Work
 COUNTS = ("weight", "vote", "nats", "tokens", "sequences", "flops", "sent")
 """The columns of "counts"; "sent" is the bytes of the upload."""
 COMMON = ("row", "version", "order", "end", "lost", "idle", "received")
-"""The columns of "common"; "received" is bytes."""
+"""The columns of "common"; "order" counts among the clients at work alone, "received" is bytes."""
 
 
 class Cargo(NamedTuple):
@@ -113,7 +113,8 @@ def packed(flights: Sequence[Flight], now: float, bases: Mapping[int, Tensors], 
     order = sorted(range(len(gathered)), key=lambda n: gathered[n].order)
     rows = {name: tensor[order] for name, tensor in rows.items()}
     ordered = [gathered[n] for n in order] + [flight for flight in flights if flight.idle]
-    common = [[float(getattr(flight, name)) for name in COMMON] for flight in ordered]
+    place = {order: n for n, order in enumerate(sorted(flight.order for flight in flights))}
+    common = [[float(getattr(flight._replace(order=place[flight.order]), name)) for name in COMMON] for flight in ordered]
     table = torch.tensor(common, dtype=torch.float64).reshape(len(ordered), len(COMMON))
     content = {"now": torch.tensor([now], dtype=torch.float64), "common": table, **rows}
     for version, state in bases.items():

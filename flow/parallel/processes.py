@@ -138,6 +138,7 @@ class Ranks:
         if self.size == 1:
             return numbers, tensors
         tensors = tensors if known else self._completed(tensors)
+        given, tensors = list(tensors), _in_order(tensors)
         parts = [numbers, *tensors.values()]
         where = parts[-1].device
         flat = torch.cat([part.detach().reshape(-1).to(where) for part in parts])
@@ -148,7 +149,7 @@ class Ranks:
         self._exchange(lambda: _collective().all_reduce(flat))
         pieces = torch.split(flat.to(where), [part.numel() for part in parts])
         totals = {name: piece.view(tensors[name].shape) for name, piece in zip(tensors, pieces[1:], strict=True)}
-        return pieces[0].cpu(), totals
+        return pieces[0].cpu(), {name: totals[name] for name in given}
 
     def gather(self, rows: Tensors, counts: Sequence[int]) -> Tensors:
         """Rows [n, ..] of all processes, those of the first one first, by one exchange.
@@ -164,6 +165,7 @@ class Ranks:
         rows = rows if all(counts) else self._completed(rows)
         if not rows:
             return rows
+        given, rows = list(rows), _in_order(rows)
         where = next(iter(rows.values())).device
         cells = [int(np.prod(tensor.shape[1:])) * tensor.element_size() for tensor in rows.values()]
         table = torch.zeros(max(counts), sum(cells), dtype=torch.uint8)
@@ -176,7 +178,7 @@ class Ranks:
         gathered = {}
         for (name, tensor), piece in zip(rows.items(), torch.split(whole, cells, dim=1), strict=True):
             gathered[name] = piece.flatten().view(tensor.dtype).view(len(whole), *tensor.shape[1:]).to(where)
-        return gathered
+        return {name: gathered[name] for name in given}
 
     def _completed(self, tensors: Tensors) -> Tensors:
         """The same, with empty or zero tensors where this process has none, as the first process that has any has them."""
@@ -243,6 +245,12 @@ class Ranks:
         if not sentences and isinstance(error, Stopped):
             sentences = [f"the launcher stopped all processes in {self.where}"]
         return "; ".join(sentences) or f"the exchange between the processes failed in {self.where} ({error})", speaks
+
+
+def _in_order(tensors: Tensors) -> Tensors:
+    """Tensors in the order of their names, in which every process lays them side by side: one that read them from a file may
+    have them in another order than one that computed them."""
+    return dict(sorted(tensors.items()))
 
 
 def joined() -> Ranks:

@@ -84,14 +84,27 @@ def configurations() -> dict[str, Config[Any]]:
         "asynchronous, kept": of("ditto", async_buffer=3, rounds=6),
         "private": of("ditto", cohort=2, privacy=PrivacyOptions(dp_noise=2.0, dp_quantile=0.5), rounds=5),
         "private, by a tree": of("flow", cohort=2, privacy=PrivacyOptions(dp_noise=4.0, dp_mechanism="tree"), rounds=5),
+        "asynchronous, nights": of("fedavg", async_buffer=2, clock="nights", compress="topk:0.1", rounds=7),
+        "asynchronous, kept on disk": of("apfl", async_buffer=2, compress="int4", client_memory=0, dropout=0.2, rounds=6),
+        "asynchronous, voted": of("flow", async_buffer=2, rounds=5),
+        "cut short by a deadline": of("ditto", clock="spread", deadline=3.0, late="partial", compress="int8"),
     }
+
+
+TIMED = ("asynchronous", "clock", "deadline")
+"""In the names of the configurations with virtual time."""
+
+
+def timed() -> dict[str, Config[Any]]:
+    """Those with virtual time, asynchronous ones among them."""
+    return {name: config for name, config in configurations().items() if any(word in name for word in TIMED)}
 
 
 def main(task: str, folder: str) -> None:
     import oracles
 
     import flow
-    from flow import simulate
+    from flow import resume, simulate
     from flow.parallel.processes import Ranks, _store, joined, leave
 
     ranks, module, exchanges = joined(), loop, Counter[str]()
@@ -111,6 +124,12 @@ def main(task: str, folder: str) -> None:
             simulate(config, Path(folder) / name, population=oracles.population(), progress=False)
             if name in EXCHANGES:  # of a round without an evaluation
                 assert exchanges["round 1"] == EXCHANGES[name], (name, exchanges)
+        leave()
+        return
+    if task == "timed":
+        for name, config in timed().items():
+            simulate(config, Path(folder) / name, population=oracles.population(), progress=False)
+            resume(Path(folder) / "begun" / name, rounds=config.rounds, population=oracles.population(), progress=False)
         leave()
         return
     rank, where = map(int, task.split("-")[1:])
