@@ -1,8 +1,7 @@
 """Devices drawn from a built-in spread, for runs without profiles of their own.
 
-Speeds and bandwidths are lognormal. That phones differ by more than a factor of ten in both is what the traces behind
-FedScale say (Lai et al., ICML 2022; AI Benchmark for speeds, MobiPerf for bandwidths). That far more can be reached at night
-than by day is what Bonawitz et al. (MLSys 2019) report. The parameters are of that order and fit to no trace.
+Speeds and bandwidths are lognormal, and fit to no trace. FedScale (Lai et al., ICML 2022) has traces of both, by AI Benchmark
+and MobiPerf. Bonawitz et al. (MLSys 2019, section 9) report that more devices can be reached at night than by day.
 """
 
 from __future__ import annotations

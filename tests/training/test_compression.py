@@ -139,6 +139,27 @@ def test_a_run_is_that_of_the_oracle_and_counts_its_bytes(text: str) -> None:
     assert result.metrics[-1]["client_state_bytes"] == clients * numbers * 8
 
 
+def test_bytes_of_a_tiny_run_by_hand() -> None:
+    """Nine tokens, embeddings of 3, a GRU of 4 units, all in float32.
+
+    180 numbers in 7 tensors: embedding 9 * 3 = 27, W_ih 12 * 3 = 36, W_hh 12 * 4 = 48, biases 12 and 12, head 9 * 4 = 36 and 9.
+    """
+    sizes = {
+        "": 720,  # 180 * 4
+        "topk:0.1": 144,  # 18 values of 4 bytes, and 18 indices of 4
+        "topk:0.01": 16,  # 1.8 values are rounded up to 2
+        "int8": 208,  # 180 of 1 byte, and 7 scales of 4
+        "int4": 119,  # halves 13.5, 18, 24, 6, 6, 18 and 4.5 rounded up are 91, and 7 scales of 4
+    }
+    for text, size in sizes.items():
+        config = dataclasses.replace(BASE, compress=text, model=ModelOptions(embedding_dim=3, hidden_size=4), rounds=2)
+        result = simulate(config, population=POPULATION, progress=False)
+        assert sorted(tensor.numel() for tensor in result.state.values()) == [9, 12, 12, 27, 36, 36, 48]
+        assert [(row["upload_bytes"], row["download_bytes"]) for row in result.metrics] == [(5 * size, 5 * 720)] * 2
+        steps = simulate(dataclasses.replace(config, async_buffer=3), population=POPULATION, progress=False)
+        assert [row["upload_bytes"] for row in steps.metrics] == [3 * size] * 2
+
+
 @pytest.mark.parametrize("options", [FlowOptions(lr=0.5, epochs=1), DittoOptions(lr=0.5, epochs=1)])
 @pytest.mark.parametrize("memory", [1024, 0])
 def test_a_run_that_goes_on_has_the_numbers_of_an_unbroken_one(options: Any, memory: int, tmp_path: Any) -> None:
