@@ -17,14 +17,17 @@ def check(config: Config[Any], algorithm: Algorithm[Any]) -> None:
     chosen = config.schedule
     if schedules.on(chosen, "lr") and not _of_clients(config):
         raise UserError(
-            f"lr_schedule={chosen.lr_schedule!r}, lr_warmup={chosen.lr_warmup} need a learning rate of the clients, and "
-            f"{algorithm.name} has no {' or '.join(algorithm.rates)}; leave them out"
+            f"{_given(chosen, 'lr')} needs a learning rate of the clients, and {algorithm.name} has no "
+            f"{' or '.join(algorithm.rates)}; leave it out"
         )
     if schedules.on(chosen, "server_lr") and not algorithm.averages:
-        raise UserError(
-            f"server_lr_schedule={chosen.server_lr_schedule!r}, server_lr_warmup={chosen.server_lr_warmup} need uploads to "
-            f"average, and {algorithm.name} has none; leave them out"
-        )
+        raise UserError(f"{_given(chosen, 'server_lr')} needs uploads to average, and {algorithm.name} has none; leave it out")
+
+
+def _given(chosen: schedules.ScheduleOptions, rate: schedules.Rate) -> str:
+    """What puts the schedule of a rate on, "lr_schedule='cosine'" or "lr_warmup=3"."""
+    name = f"{rate}_warmup" if getattr(chosen, f"{rate}_schedule") == "constant" else f"{rate}_schedule"
+    return f"{name}={getattr(chosen, name)!r}"
 
 
 def in_round(config: Config[Any], round: int) -> Config[Any]:

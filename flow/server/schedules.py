@@ -128,20 +128,20 @@ def _resolved(own: _Schedule, rate: Rate, rounds: int) -> list[tuple[str, Any]]:
         if value is not None and own.schedule not in shapes:
             raise UserError(
                 f"{rate}_{name}={value!r} is an option of {rate}_schedule={' or '.join(map(repr, shapes))}, got "
-                f"{own.schedule!r}; leave it out"
+                f"{own.schedule!r}; give that one, or leave it out"
             )
     check_number(f"{rate}_warmup", own.warmup, 0, remedy="0 leaves the warm-up out")
     end, of_end = rounds, "rounds"
     if own.schedule in USED["final"]:
-        own = own._replace(rounds=rounds if own.rounds is None else own.rounds, final=0.0 if own.final is None else own.final)
+        end, of_end = (rounds, "rounds") if own.rounds is None else (own.rounds, f"{rate}_rounds")
+        own = own._replace(rounds=end, final=0.0 if own.final is None else own.final)
         assert own.rounds is not None and own.final is not None
         check_number(f"{rate}_rounds", own.rounds, 1)
         check_number(f"{rate}_final", own.final, 0, 1)
-        end, of_end = own.rounds, f"{rate}_rounds"
     if own.schedule == "step":
         if own.step_every is None:
             raise UserError(f"{rate}_schedule='step' needs {rate}_step_every, the rounds between two steps; give it")
-        check_number(f"{rate}_step_every", own.step_every, 1)
+        check_number(f"{rate}_step_every", own.step_every, 1, remedy="give the rounds between two steps")
         own = own._replace(step_factor=0.1 if own.step_factor is None else own.step_factor)
         assert own.step_factor is not None
         if not 0 < own.step_factor <= 1:
@@ -152,7 +152,7 @@ def _resolved(own: _Schedule, rate: Rate, rounds: int) -> list[tuple[str, Any]]:
         raise UserError(f"{rate}_warmup={own.warmup} must be below {of_end}={end}; lower it, or raise {of_end}")
     if not _factor(own, rounds):
         raise UserError(
-            f"{rate}_schedule={own.schedule!r} brings {rate} to 0 before the last of rounds={rounds}; "
+            f"{rate}_schedule={own.schedule!r} brings {rate} to 0 before the last of rounds={rounds}; when a run starts, "
             + (
                 f"raise {rate}_step_every or {rate}_step_factor"
                 if own.schedule == "step"
