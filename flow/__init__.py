@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from flow.algorithms import register
+    from flow.callbacks.protocol import Callback
     from flow.comparison.run import Comparison, SharedOptions, compare, resume_comparison
     from flow.config import Config, ModelOptions, TorchModel
     from flow.data import Population
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 _PLACES = {
     "flow.algorithms": ("register",),
+    "flow.callbacks.protocol": ("Callback",),
     "flow.comparison.run": ("Comparison", "SharedOptions", "compare", "resume_comparison"),
     "flow.config": ("Config", "ModelOptions", "TorchModel"),
     "flow.data": ("Population",),
@@ -41,6 +43,7 @@ _PLACES = {
 once."""
 
 __all__ = [
+    "Callback",
     "Comparison",
     "Config",
     "Diverged",

@@ -16,6 +16,7 @@ from flow.algorithms.registry import named, names
 from flow.cli.command import Command, Form, default_folder, named_folder, parsed, say_other_unit, sized
 from flow.cli.configured import Configured
 from flow.cli.json_output import answering
+from flow.cli.logged import Logged, logging_again
 from flow.cli.own_code import again, check_counted, given_options, references, with_own_model
 from flow.comparison.plan import read_plan
 from flow.comparison.run import RECORD, Comparison, SharedOptions, compare, listing, resume_comparison
@@ -29,12 +30,12 @@ from flow.parallel.processes import Ranks
 from flow.terminal.looks import clean_line
 from flow.user_code import is_reference
 
-_BESIDE_RESUME = {"resume", "against", "data", "model", "metric", "changed-file", "json"}
+_BESIDE_RESUME = {"resume", "against", "data", "model", "metric", "changed-file", "log", "json"}
 DECIDES = f"With --tune: the metric that decides: {', '.join(metric.name for metric in METRICS)} or one of your own."
 
 
 @dataclass(frozen=True)
-class Compare(Configured[SharedOptions]):
+class Compare(Logged, Configured[SharedOptions]):
     """The options of `flow compare`: what the runs share, and how they are tuned and kept."""
 
     algorithm: SharedOptions = field(default_factory=SharedOptions)
@@ -75,8 +76,8 @@ class Compare(Configured[SharedOptions]):
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the comparison in this folder, with its configuration. Takes no other options but --against, --data
-    where the file moved, --changed-file, and --json. Algorithms of files are named again, as FILE.py:NAME behind the options, a
-    model or a metric of a file by its option."""
+    where the file moved, --changed-file, --log and --json. Algorithms of files are named again, as FILE.py:NAME behind the
+    options, a model or a metric of a file by its option."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """With --resume: go on although a file of an algorithm, model or metric was changed. Finished runs keep their results, and
@@ -97,7 +98,7 @@ def _compare(arguments: list[str], ranks: Ranks) -> None:
     chosen = _parsed([] if going_on else every, arguments)
     with answering("compare", chosen.json) as answer:
         say_other_unit(chosen.preset, chosen.data)
-        code = again(own, chosen.torch_model, chosen.metric)
+        code = again(own, chosen.torch_model, chosen.metric) + logging_again(chosen.log)
         with _folder(chosen, ranks) as folder:
             result = _result(every, chosen, folder, arguments, code)
         print(f"report: {result.report}")
@@ -138,7 +139,7 @@ def _result(every: list[str], chosen: Compare, folder: Path, arguments: list[str
         code: what stands behind `flow compare --resume FOLDER` to go on with this comparison.
     """
     config: Config[Any] = Config(**{field.name: getattr(chosen, field.name) for field in fields(Config)})
-    config = replace(config, metric=named_metrics(chosen.metric))
+    config, log = replace(config, metric=named_metrics(chosen.metric)), tuple(dict.fromkeys(chosen.log))
     try:
         if chosen.resume is None:
             config = with_own_model(chosen, config, arguments)
@@ -147,7 +148,7 @@ def _result(every: list[str], chosen: Compare, folder: Path, arguments: list[str
             if config.metric and (folder / RECORD).is_file():
                 check_counted(folder, config.metric, read_plan(folder / RECORD).config.metric)
             data = chosen.data.data if "data" in given_options(arguments) else None
-            return resume_comparison(folder, data=data, against=chosen.against, changed_file=chosen.changed_file)
+            return resume_comparison(folder, data=data, against=chosen.against, changed_file=chosen.changed_file, callbacks=log)
         return compare(
             every,
             folder,
@@ -159,6 +160,7 @@ def _result(every: list[str], chosen: Compare, folder: Path, arguments: list[str
             tune_by=chosen.tune_by,
             tuner=chosen.tuner,
             against=chosen.against,
+            callbacks=log,
         )
     except KeyboardInterrupt:
         if (folder / RECORD).exists():
@@ -186,7 +188,7 @@ def _parsed(every: list[str], arguments: list[str]) -> Compare:
     if chosen.resume is not None and (every or not given_options(arguments) <= _BESIDE_RESUME):
         raise UserError(
             f"--resume {chosen.resume} takes its configuration from that folder; leave names and all options but --against, "
-            "--data, --model, --metric, --changed-file and --json out, or start a new comparison"
+            "--data, --model, --metric, --changed-file, --log and --json out, or start a new comparison"
         )
     if chosen.resume is None and chosen.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")

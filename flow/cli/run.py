@@ -15,6 +15,7 @@ from flow.algorithms.registry import GROUP, named, names
 from flow.cli.command import Command, Form, default_folder, named_folder, parsed, say_other_unit, sized
 from flow.cli.configured import Configured, Options, answer_of
 from flow.cli.json_output import answering
+from flow.cli.logged import Logged, logging_again
 from flow.cli.own_code import again, check_counted, given_options, references, with_own_model
 from flow.config import Config, read_config
 from flow.errors import UserError
@@ -23,11 +24,11 @@ from flow.parallel.processes import Ranks
 from flow.simulation.loop import Result, resume, simulate
 from flow.terminal.looks import clean_line
 
-_BESIDE_RESUME = {"resume", "rounds", "data", "model", "metric", "changed-file", "json"}
+_BESIDE_RESUME = {"resume", "rounds", "data", "model", "metric", "changed-file", "log", "json"}
 
 
 @dataclass(frozen=True)
-class Run(Configured[Options], Generic[Options]):
+class Run(Logged, Configured[Options], Generic[Options]):
     """The options of `flow run`: a configuration and where the run is kept."""
 
     # Strings, not paths: Path("") is the working directory.
@@ -37,8 +38,8 @@ class Run(Configured[Options], Generic[Options]):
 
     resume: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """Go on with the run in this folder, with the configuration it was started with. Other options may stand beside it:
-    --rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, --changed-file, and
-    --json. An algorithm of a file is named again, as FILE.py:NAME behind the options, a model or a metric of a file by its
+    --rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, --changed-file, --log
+    and --json. An algorithm of a file is named again, as FILE.py:NAME behind the options, a model or a metric of a file by its
     option."""
 
     changed_file: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -62,7 +63,7 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
             _check_name(name, named_folder("resume", run.resume))
         if ranks.first:
             say_other_unit(run.preset, run.data)
-        code = again(given if given and given[0] != name else [], run.torch_model, run.metric)
+        code = again(given if given and given[0] != name else [], run.torch_model, run.metric) + logging_again(run.log)
         with _folder(run, name, ranks) as folder:
             result = _result(run, folder, arguments, ranks, code)
         if ranks.first:
@@ -72,16 +73,16 @@ def _run(arguments: list[str], ranks: Ranks) -> None:
 
 def _result(run: Run[Any], folder: Path, arguments: list[str], ranks: Ranks, code: str) -> Result:
     """code: what stands behind `flow run --resume FOLDER` to go on with this run."""
-    given, metrics = given_options(arguments), named_metrics(run.metric)
+    given, metrics, log = given_options(arguments), named_metrics(run.metric), tuple(dict.fromkeys(run.log))
     try:
         if run.resume is None:
             config: Config[Any] = Config(**{field.name: getattr(run, field.name) for field in fields(Config)})
             config = replace(config, metric=metrics)
-            return simulate(with_own_model(run, config, arguments), folder)
+            return simulate(with_own_model(run, config, arguments), folder, callbacks=log)
         if metrics:
             check_counted(folder, metrics, read_config(folder).metric)
         data, rounds = run.data.data if "data" in given else None, run.rounds if "rounds" in given else None
-        return resume(folder, data=data, rounds=rounds, changed_file=run.changed_file)
+        return resume(folder, data=data, rounds=rounds, changed_file=run.changed_file, callbacks=log)
     except KeyboardInterrupt:
         if ranks.first and (folder / "config.json").exists():
             clean_line()
@@ -114,7 +115,7 @@ def _parsed(name: str, arguments: list[str]) -> Run[Any]:
     if run.resume is not None and not given_options(arguments) <= _BESIDE_RESUME:
         raise UserError(
             f"--resume {run.resume} takes its configuration from that folder; leave the other options out but --rounds, "
-            "--data, --model, --metric, --changed-file and --json, or start a new run"
+            "--data, --model, --metric, --changed-file, --log and --json, or start a new run"
         )
     if run.resume is None and run.changed_file:
         raise UserError("--changed-file does nothing without --resume; add --resume FOLDER, or leave it out")

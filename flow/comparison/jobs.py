@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.algorithms import algorithm_of
+from flow.callbacks.protocol import Callback
 from flow.comparison import kept
 from flow.comparison.kept import Kept
 from flow.comparison.plan import differences
@@ -28,6 +29,7 @@ class Job(NamedTuple):
     folder: Path
     config: Config[Any]
     population: Population
+    callbacks: Sequence[Callback] = ()
 
 
 def kept_of(job: Job, progress: bool) -> Kept:
@@ -76,7 +78,7 @@ def _end_of(job: Job, progress: bool) -> str | None:
     Raises:
         UserError: its folder holds something else than the run.
     """
-    folder, config, population = job
+    folder, config, population, callbacks = job
     if folder.exists() and not (folder / "config.json").is_file():
         _clear(folder)
     if _finished(folder):
@@ -86,9 +88,9 @@ def _end_of(job: Job, progress: bool) -> str | None:
         with _no_tables():
             if folder.exists():
                 # Whether a user's file may be another one is asked once, for comparison.json.
-                resume(folder, changed_file=True, population=population, progress=progress)
+                resume(folder, changed_file=True, population=population, progress=progress, callbacks=callbacks)
             else:
-                simulate(config, folder, population=population, progress=progress)
+                simulate(config, folder, population=population, progress=progress, callbacks=callbacks)
     except Diverged as error:  # that is a result, and shown as one
         files.write_json(folder / DIVERGED, {"reason": str(error)})
         return str(error)

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flow.algorithms import registry
+from flow.callbacks.calls import opened
+from flow.callbacks.protocol import Callback
 from flow.comparison import frontier, kept, proposals, tuning
 from flow.comparison.against import Line, csv_against, lines_against, records, text_against
 from flow.comparison.frames import of_runs
@@ -104,6 +106,7 @@ def compare(
     against: str | None = None,
     population: Population | None = None,
     progress: bool = True,
+    callbacks: Sequence[Callback | str] = (),
 ) -> Comparison:
     """Run algorithms side by side, or go on with a comparison that was stopped.
 
@@ -124,14 +127,15 @@ def compare(
             when the comparison goes on. None: the one that the folder's comparison had last, if any.
         population: clients to train on instead of loading ``config.data``.
         progress: whether to draw progress bars on stderr, and print the table at the end.
+        callbacks: of every run that is done, as in :func:`flow.simulate`; those of the tuning count too.
 
     Raises:
         UserError: an option, the data or the folder is wrong, or the folder holds a comparison with another configuration.
     """
     plan = planned(algorithms, config, seeds, settings, tune, tune_rounds, tune_by, against=against, tuner=tuner)
-    folder = _folder(folder)
+    folder, told = _folder(folder), opened(callbacks)
     with _locked(folder):
-        return _compare(plan, folder, population, progress)
+        return _compare(plan, folder, population, progress, told)
 
 
 def resume_comparison(
@@ -142,13 +146,14 @@ def resume_comparison(
     changed_file: bool = False,
     population: Population | None = None,
     progress: bool = True,
+    callbacks: Sequence[Callback | str] = (),
 ) -> Comparison:
     """Go on with the comparison in this folder, with the configuration that it was started with.
 
     Args:
         folder: of the comparison; its runs may be gone where their files below kept/ are there.
         data: the path to which the comparison's file moved, which must give the same population; None: it is where it was.
-        against: as in :func:`compare`, likewise `population` and `progress`.
+        against: as in :func:`compare`, likewise `population`, `progress` and `callbacks`.
         changed_file: whether to go on where the file of an algorithm, a model or a metric was changed. Runs that are finished
             keep their results, and the others go on with the changed file; comparison.json gets its SHA-256 and keeps the old
             one.
@@ -157,7 +162,7 @@ def resume_comparison(
         UserError: as :func:`compare`; there is no comparison in the folder, or an algorithm or a metric of it is not registered
             in this process or is of a changed file.
     """
-    folder = _folder(folder)
+    folder, told = _folder(folder), opened(callbacks)
     if not (folder / RECORD).is_file():
         raise UserError(
             f"{folder}: not the folder of a comparison, there is no {RECORD}; give the folder that one was started in"
@@ -175,7 +180,7 @@ def resume_comparison(
             )
         if against is not None:
             plan = plan._replace(against=reference(plan.names, against))
-        return _compare(plan, folder, population, progress, changed_file)
+        return _compare(plan, folder, population, progress, told, changed_file)
 
 
 def listing() -> str:
@@ -217,7 +222,14 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _compare(plan: Plan, folder: Path, population: Population | None, progress: bool, changed_file: bool = False) -> Comparison:
+def _compare(
+    plan: Plan,
+    folder: Path,
+    population: Population | None,
+    progress: bool,
+    callbacks: Sequence[Callback],
+    changed_file: bool = False,
+) -> Comparison:
     known = read_plan(folder / RECORD) if (folder / RECORD).is_file() else None
     if known is not None and not plan.config.threads:  # left open: as on the machine where it was started
         plan = plan._replace(config=replace(plan.config, threads=known.config.threads))
@@ -241,7 +253,7 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
             progress, f"tuning: every algorithm has the same budget, {tries} of {rounds} {'round' if rounds == 1 else 'rounds'}"
         )
     for name in tuned:
-        tried[name] = _tune(plan, name, folder / "tuning", smaller, (done, count), progress)
+        tried[name] = _tune(plan, name, folder / "tuning", smaller, (done, count), progress, callbacks)
         done += plan.tune
     chosen = {name: tuning.chosen(name, trials) for name, trials in tried.items()}
 
@@ -251,7 +263,8 @@ def _compare(plan: Plan, folder: Path, population: Population | None, progress: 
         for seed in range(plan.config.seed, plan.config.seed + plan.seeds):
             done += 1
             _say(progress, f"{done} of {count}: {name}, seed {seed}")
-            job = Job(folder / "runs" / f"{name}-seed{seed}", configuration(plan, name, seed, chosen.get(name)), population)
+            own = configuration(plan, name, seed, chosen.get(name))
+            job = Job(folder / "runs" / f"{name}-seed{seed}", own, population, callbacks)
             known_run = kept_of(job, progress)
             of_seeds.append(None if known_run.diverged is not None else run_of(known_run))
         runs[name] = [run for run in of_seeds if run is not None]
@@ -336,7 +349,13 @@ def _renewed_code(folder: Path, content: dict[str, Any], now: dict[str, Any], ch
 
 
 def _tune(
-    plan: Plan, name: str, folder: Path, population: Population, runs: tuple[int, int], progress: bool
+    plan: Plan,
+    name: str,
+    folder: Path,
+    population: Population,
+    runs: tuple[int, int],
+    progress: bool,
+    callbacks: Sequence[Callback],
 ) -> list[tuning.Trial]:
     """Everything that is tried for one algorithm; runs: how many there were before it, and how many there are in all."""
     numbers = itertools.count(1)
@@ -344,7 +363,7 @@ def _tune(
     def attempt(values: tuning.Values) -> tuning.Trial:
         number = next(numbers)
         _say(progress, f"{runs[0] + number} of {runs[1]}: {name} tried with {tuning.show(values)}")
-        job = Job(folder / f"{name}-{number}", configuration(plan, name, tuned=values), population)
+        job = Job(folder / f"{name}-{number}", configuration(plan, name, tuned=values), population, callbacks)
         return _trial(values, plan.tune_by, job, progress)
 
     if plan.tuner == "optuna":

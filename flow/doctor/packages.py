@@ -22,6 +22,7 @@ EXTRAS = {
     "serve": "flow serve",
     "hf": "--data hf:OWNER/NAME",
     "privacy": "--dp-epsilon and --dp-noise",
+    **{name: f"--log {name}" for name in ("tensorboard", "mlflow", "wandb", "trackio")},
 }
 """What an extra gives, by its name."""
 _REQUIREMENT = re.compile(r"([\w.-]+)[^;]*?(?:>=([\d.]+))?[^;]*(?:;.*)?")

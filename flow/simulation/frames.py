@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from flow.callbacks.values import leaves
 from flow.data.readers.needs import package
 from flow.evaluation import metrics
 from flow.evaluation.registry import all_metrics
@@ -41,7 +42,7 @@ def of_rounds(rows: Sequence[Json]) -> pandas.DataFrame:
 
     rows: those of metrics.jsonl, without checksums.
     """
-    flat = [dict(_leaves(row)) for row in rows]
+    flat = [dict(leaves(row)) for row in rows]
     names = dict.fromkeys(name for row in flat for name in row)
     return frame({name: [row.get(name) for row in flat] for name in names}, "round", "Result.rounds")
 
@@ -68,15 +69,6 @@ def of_clients(evaluation: Json) -> pandas.DataFrame:
     for name in ("local_weight", *Cost._fields):
         columns[name] = [client[name] for client in clients]
     return frame(columns, "id", "Result.clients")
-
-
-def _leaves(content: Json, path: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of an object and of the objects in it, by its path; nothing for an evaluation that was not made."""
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _leaves(value, f"{path}{key}.")
-        elif value is not None or path or key != "evaluation":
-            yield path + key, value
 
 
 def _column(values: Any) -> Any:

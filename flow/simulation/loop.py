@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flow.algorithms import code_of
+from flow.callbacks.calls import Calls
+from flow.callbacks.protocol import Callback
 from flow.config import Config, code_of_model, files_again
 from flow.data import Client, Population
 from flow.draws import Draw
@@ -95,6 +97,7 @@ def simulate(
     *,
     population: Population | None = None,
     progress: bool = True,
+    callbacks: Sequence[Callback | str] = (),
 ) -> Result:
     """Train and evaluate from the start; under torchrun on all of its processes, see docs/simulation.md.
 
@@ -104,10 +107,11 @@ def simulate(
             keeps everything in memory.
         population: clients to train on instead of loading ``config.data``.
         progress: whether to draw progress bars on stderr, print the accuracies at the end, and where the time went.
+        callbacks: objects that are told what happens, or names of loggers, see docs/callbacks.md.
 
     Raises:
-        UserError: an option, the data or the folder is wrong, training diverged, or another process of the run ended; the
-            message says what to do.
+        UserError: an option, a callback, the data or the folder is wrong, training diverged, or another process of the run
+            ended; the message says what to do.
     """
     ranks = joined()
     path = None if folder is None else Path(folder)
@@ -123,9 +127,9 @@ def simulate(
         return task, run
 
     own = run_folder.started(folder) if folder is not None and ranks.first else nullcontext()
-    with ranks.together(partial(_remedy, folder)), own:
+    with ranks.together(partial(_remedy, folder)), own, Calls(callbacks, path, ranks.first) as calls:
         task, run = ranks.in_turn(start)
-        return _run(task, run, [], progress and ranks.first)
+        return _run(task, run, [], progress and ranks.first, calls)
 
 
 def resume(
@@ -136,6 +140,7 @@ def resume(
     changed_file: bool = False,
     population: Population | None = None,
     progress: bool = True,
+    callbacks: Sequence[Callback | str] = (),
 ) -> Result:
     """Go on after the last checkpoint of a run, on any number of processes; the numbers are those of a run that was never
     interrupted.
@@ -148,7 +153,7 @@ def resume(
         changed_file: whether to go on where the file of the run's algorithm, model or metric was changed. config.json then gets
             the new SHA-256 and keeps the old one.
         population: clients to train on instead of loading the run's data.
-        progress: as in :func:`simulate`.
+        progress: as in :func:`simulate`, likewise `callbacks`, which are not kept from before.
 
     Raises:
         UserError: as :func:`simulate`; the folder holds no run, its files were damaged or belong to other data, or its
@@ -167,16 +172,18 @@ def resume(
         return task, run, rows
 
     own = run_folder.reopened(path) if ranks.first else nullcontext()
-    with ranks.together(partial(_remedy, folder)), own:
-        return _run(*ranks.in_turn(start), progress and ranks.first)
+    with ranks.together(partial(_remedy, folder)), own, Calls(callbacks, path, ranks.first) as calls:
+        return _run(*ranks.in_turn(start), progress and ranks.first, calls)
 
 
-def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: bool) -> Result:
+def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: bool, calls: Calls) -> Result:
     """The rounds that are left, then the full evaluation."""
     config, algorithm, ranks = task.config, task.algorithm, run.ranks
     folder = run.folder if ranks.first else None  # the others write nothing
     ranks.agree("a configuration, data or code", f"{run.digest} {_code(task)}")
     curve = choose_clients(task, config.evaluate_clients, "curve")
+    if calls:
+        calls.begin(algorithm.name, run_folder.options(run_folder.describe(config, algorithm.name, task.population)), metrics)
     name = algorithm.name if folder is None else str(folder)
     bar = Progress[None](what=name, unit="round", total=config.rounds, before=len(metrics), visible=progress)
     with Workers(task.model, task.workers) as workers, bar:
@@ -210,6 +217,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
                 run_folder.append_metrics(folder, run.labelled(row))
             if run.folder is not None and (round % config.checkpoint_every == 0 or round == config.rounds):
                 run.save(round, None if steps is None else steps.at_work())
+            calls.round(row)
             bar.say(summary.progress_fields(row))
             bar.update()
         bar.close()
@@ -225,8 +233,9 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
         files.write_json(folder / "evaluation.json", files.with_checksum(run.labelled(evaluation)))
         files.write_json(folder / "run.json", files.with_checksum(run.labelled(about)))
     report = None if folder is None else _write_report(folder)
+    calls.end(evaluation, about)
     if progress:  # after everything is on disk: the streams may be full or closed
-        print("\n".join(summary.final_lines(task, metrics, evaluation)))
+        print("\n".join([*summary.final_lines(task, metrics, evaluation), *calls.warnings]))
         print(timing.timing_lines(about), file=sys.stderr, flush=True)
     return Result(config, run.state, metrics, evaluation, run.folder, report, about)
 

@@ -32,7 +32,7 @@ FLOW: Mapping[str, Sequence[str]] = {
     "Data": ("Population",),
     "Comparing": ("compare", "resume_comparison", "Comparison", "SharedOptions"),
     "One client's own model": ("adapt", "load", "PersonalModel"),
-    "Code of your own": ("register", "register_metric", "Metric"),
+    "Code of your own": ("register", "register_metric", "Metric", "Callback"),
     "Errors and the version": ("UserError", "Diverged", "__version__"),
 }
 """Every name of flow.__all__, by purpose."""

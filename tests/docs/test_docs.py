@@ -22,6 +22,7 @@ BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
     [
         ("docs/routed-gru.md", 8),
         ("docs/gru.md", 6),
+        ("docs/callbacks.md", 2),
         ("docs/compare.md", 1),
         ("docs/data.md", 2),
         ("docs/files.md", 4),

@@ -49,6 +49,7 @@ complete -c flow -n '__fish_seen_subcommand_from run' -l model -r -F
 complete -c flow -n '__fish_seen_subcommand_from run' -l head -r -f
 complete -c flow -n '__fish_seen_subcommand_from run' -l json
 complete -c flow -n '__fish_seen_subcommand_from run' -l preset -r -f -a 'reddit shakespeare stackoverflow None'
+complete -c flow -n '__fish_seen_subcommand_from run' -l log -r -f -a 'csv mlflow tensorboard trackio wandb'
 complete -c flow -n '__fish_seen_subcommand_from run' -l folder -r -a '(__fish_complete_directories)'
 complete -c flow -n '__fish_seen_subcommand_from run' -l resume -r -a '(__fish_complete_directories)'
 complete -c flow -n '__fish_seen_subcommand_from run' -l changed-file
@@ -454,6 +455,7 @@ complete -c flow -n '__fish_seen_subcommand_from compare' -l model -r -F
 complete -c flow -n '__fish_seen_subcommand_from compare' -l head -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l json
 complete -c flow -n '__fish_seen_subcommand_from compare' -l preset -r -f -a 'reddit shakespeare stackoverflow None'
+complete -c flow -n '__fish_seen_subcommand_from compare' -l log -r -f -a 'csv mlflow tensorboard trackio wandb'
 complete -c flow -n '__fish_seen_subcommand_from compare' -l list
 complete -c flow -n '__fish_seen_subcommand_from compare' -l seeds -r -f
 complete -c flow -n '__fish_seen_subcommand_from compare' -l settings -r -F
