@@ -324,7 +324,7 @@ def test_the_help_says_what_may_stand_beside_resume(capsys: pytest.CaptureFixtur
     output = " ".join(re.sub("[^\\x20-\\x7e]", " ", capsys.readouterr().out).split())
     assert (
         "--rounds, the number of rounds that the run has from now on, --data, the path to which its file moved, "
-        "--changed-file, and --json." in output
+        "--changed-file, --log and --json." in output
     )
     assert "runs/ALGORITHM-DATA-DATE-TIME, with -2, -3, ... after a name that is taken." in output
 
@@ -351,7 +351,7 @@ def test_every_option_has_a_help_text_and_a_default(capsys: pytest.CaptureFixtur
         options = re.findall(r" (--[a-z][a-z-]*) (?:[A-Z]+|{[^ ]+) (.*?)(?= --[a-z][a-z-]* (?:[A-Z]|{)|$)", output)
         assert len(options) > 20
         for option, text in options:
-            assert re.match(r".{20,}\(default: .+\)", text), f"{option}: {text!r}"
+            assert re.match(r".{20,}\((?:default: .+|repeatable)\)", text), f"{option}: {text!r}"
 
 
 def test_python_m_flow_is_the_same_command(here: Path) -> None:
