@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +28,7 @@ class Logger(Callback):
     """Whether it can write nowhere but into a folder."""
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        """folder: for what the logger writes; None: logs/ in the run's folder.
+        """folder: in which every run gets a folder of its name for what the logger writes; None: logs/ in the run's folder.
 
         Raises:
             UserError: the library of the logger is not installed.
@@ -51,9 +52,7 @@ class Logger(Callback):
 
     def place(self, run: Data) -> Path | None:
         """The folder for what the logger writes of this run, which need not exist. None: there is none."""
-        if self._given is not None:
-            return self._given
-        return None if run["folder"] is None else Path(run["folder"]) / FOLDER
+        return own_folder(run) if self._given is None else self._given / run["name"]
 
     def library(self, module: str = "") -> Any:
         """A module of the logger's library.
@@ -65,27 +64,27 @@ class Logger(Callback):
 
 
 class Memory:
-    """What a logger has to know when a run goes on: LOGGER.json in its folder, or nothing where there is no folder.
+    """What a logger has to know when a run goes on: logs/LOGGER.json in the run's folder, or nothing where there is no folder.
 
-    Where the run starts anew, or there is no such file, it begins with a random ``id``, and with ``logged`` 0, the last round
-    that was logged.
+    Where there is no such file, it begins with a random ``id``, and with ``logged`` 0, the last round that was logged.
     """
 
-    def __init__(self, name: str, place: Path | None, goes_on: bool) -> None:
-        """Read what is there; a file that cannot be read counts as none.
+    def __init__(self, name: str, run: Data) -> None:
+        """Read the file, unless it is damaged.
 
         Args:
             name: of the logger.
-            place: the folder.
-            goes_on: whether the run was started before.
+            run: what the logger is told when the run starts.
         """
+        place = own_folder(run)
         self._path = None if place is None else place / f"{name}.json"
         self.content: dict[str, Any] = {"id": uuid.uuid4().hex[:12], "logged": 0}
         self.known = False
-        if goes_on and self._path is not None and self._path.is_file():
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            self.known = isinstance(content, dict) and {"id", "logged"} <= content.keys()
-            self.content = content if self.known else self.content
+        if self._path is not None and self._path.is_file():
+            with suppress(ValueError):
+                content = json.loads(self._path.read_text(encoding="utf-8"))
+                if isinstance(content, dict) and {"id", "logged"} <= content.keys():
+                    self.known, self.content = True, content
 
     def keep(self, **values: Any) -> None:
         """Write these beside what is there."""
@@ -97,6 +96,11 @@ class Memory:
     def missing(self, rows: list[Data]) -> list[Data]:
         """Those of the rows that are not logged yet."""
         return [row for row in rows if row["round"] > self.content["logged"]]
+
+
+def own_folder(run: Data) -> Path | None:
+    """The folder of the loggers in that of a run, which need not exist; None without one."""
+    return None if run["folder"] is None else Path(run["folder"]) / FOLDER
 
 
 def name_of(folder: Path | None, algorithm: str) -> str:

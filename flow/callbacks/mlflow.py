@@ -31,7 +31,7 @@ class MLflow(Logger):
     name = "mlflow"
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        """folder: for mlflow.db and for the file that names the run of MLflow; None: beside and in the run's folder.
+        """folder: for mlflow.db; None: beside the run's folder.
 
         Raises:
             UserError: MLflow is not installed, or not what a local store needs.
@@ -46,13 +46,10 @@ class MLflow(Logger):
 
     def run_started(self, run: Data) -> None:
         """Start a run of MLflow, or go on with the one that the run's folder names."""
-        place = self.place(run)
         self._client: Any = self._mlflow.MlflowClient(tracking_uri=self._uri(run))
-        self._memory = Memory(self.name, place, bool(run["done"]))
-        known = self._memory.known
-        if known:
-            self._id = self._memory.content["id"]
-            self._client.update_run(self._id, status="RUNNING")
+        self._memory = Memory(self.name, run)
+        self._id = self._memory.content["id"]
+        if self._memory.known and self._goes_on():
             self._memory.content["logged"] = self._last(LOGGED)
         else:
             made = self._client.create_run(self._experiment(), run_name=run["name"], tags={"flow.folder": str(run["folder"])})
@@ -79,6 +76,16 @@ class MLflow(Logger):
         if run["reason"] is not None:
             self._client.set_tag(self._id, "flow.reason", run["reason"][:5000])
         self._client.set_terminated(self._id, STATUS[run["outcome"]])
+
+    def _goes_on(self) -> bool:
+        """Set the earlier run of MLflow to running; False where the store has none of its id."""
+        try:
+            self._client.update_run(self._id, status="RUNNING")
+        except self._mlflow.exceptions.MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
 
     def _elsewhere(self) -> bool:
         """Whether the environment or the program names a store."""

@@ -20,7 +20,7 @@ class TensorBoard(Logger):
     name, writes = "tensorboard", True
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        """folder: for the event files; None: logs/tensorboard in the run's folder.
+        """folder: in which every run gets a folder of its name; None: logs/tensorboard in the run's folder.
 
         Raises:
             UserError: TensorBoard is not installed.
@@ -35,10 +35,10 @@ class TensorBoard(Logger):
         place = place / self.name if self._given is None else place
         writers = self.library("torch.utils.tensorboard")
         earlier: list[Data] = run["earlier"]
-        goes_on = bool(earlier) and any(place.glob("events.out.tfevents.*"))
+        goes_on = any(place.glob("events.out.tfevents.*"))
         # The last row that is there is written again, as results of its step may be taken back with it.
         self._writer: Any = writers.SummaryWriter(str(place), purge_step=run["done"] if goes_on else None)
-        if not goes_on:
+        if not (goes_on and earlier):
             for summary in writers.summary.hparams(of_config(run), {"train/loss": 0.0, "evaluation/seen/accuracy": 0.0}):
                 self._writer.file_writer.add_summary(summary)
         for row in earlier[-1:] if goes_on else earlier:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from pathlib import Path
 from typing import Any
 
 from flow.callbacks.base import Logger, Memory
@@ -23,18 +22,18 @@ class Trackio(Logger):
 
     name = "trackio"
 
-    def __init__(self, folder: Path | str | None = None) -> None:
-        """folder: for the file that names the run of Trackio; None: logs/ in the run's folder.
+    def __init__(self) -> None:
+        """Load the library.
 
         Raises:
             UserError: Trackio is not installed.
         """
-        super().__init__(folder)
+        super().__init__()
         self._trackio: Any = self.library()
 
     def run_started(self, run: Data) -> None:
         """Start a run of Trackio, or go on with the one that the run's folder names."""
-        self._memory = Memory(self.name, self.place(run), bool(run["done"]))
+        self._memory = Memory(self.name, run)
         name = self._memory.content.get("name", f"{run['name']}-{self._memory.content['id'][:6]}")
         with _silence():
             self._run: Any = self._trackio.init(

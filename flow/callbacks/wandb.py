@@ -22,7 +22,7 @@ class WandB(Logger):
     name = "wandb"
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        """folder: in which wandb/ is made; None: logs/ in the run's folder, or ``WANDB_DIR``.
+        """folder: in which every run gets a folder of its name, and wandb/ in that; None: logs/ in the run's folder.
 
         Raises:
             UserError: wandb is not installed.
@@ -35,7 +35,7 @@ class WandB(Logger):
     def run_started(self, run: Data) -> None:
         """Start a run of Weights & Biases, or go on with the one that the run's folder names."""
         place = self.place(run)
-        self._memory = Memory(self.name, place, bool(run["done"]))
+        self._memory = Memory(self.name, run)
         if place is not None:
             place.mkdir(parents=True, exist_ok=True)
         quiet = {"x_disable_stats": True, "x_disable_machine_info": True, "disable_git": True, "disable_code": True}

@@ -20,7 +20,7 @@ from run_cases import POPULATION, SMALL, run, timeless
 from flow import Callback, Diverged, Result, UserError, compare, resume, resume_comparison, simulate
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.callbacks import Data
-from flow.callbacks.base import name_of
+from flow.callbacks.base import Memory, name_of
 from flow.callbacks.calls import EVENTS
 from flow.storage import run_folder
 
@@ -205,6 +205,20 @@ def test_one_object_sees_every_run_of_a_comparison(tmp_path: Path) -> None:
     assert len(recorder.of("run_started")) == 2, "finished runs are not done again"
     assert name_of(folder / "tuning" / "fedavg-3", "fedavg") == "both/tuning/fedavg-3"
     assert name_of(None, "fedavg") == "fedavg"
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"id": "x"}'])
+def test_what_a_logger_remembers_is_kept_and_a_damaged_file_counts_as_none(content: str, tmp_path: Path) -> None:
+    run = {"folder": str(tmp_path)}
+    memory = Memory("mlflow", run)
+    assert not memory.known and memory.content["logged"] == 0
+    memory.keep(logged=7)
+    again = Memory("mlflow", run)
+    assert again.known and again.content == memory.content
+    assert again.missing([{"round": 7}, {"round": 8}]) == [{"round": 8}]
+    (tmp_path / "logs" / "mlflow.json").write_text(content)
+    anew = Memory("mlflow", run)
+    assert not anew.known and anew.content["id"] != memory.content["id"]
 
 
 class Half:

@@ -40,7 +40,7 @@ def test_the_table_has_the_rows_and_columns_of_the_result(tmp_path: Path) -> Non
 
 def test_the_table_may_lie_elsewhere_and_a_run_may_have_no_folder(tmp_path: Path) -> None:
     result = simulate(SMALL, population=POPULATION, progress=False, callbacks=[CSV(tmp_path / "tables")])
-    check_table(result, tmp_path / "tables" / "rounds.csv")
+    check_table(result, tmp_path / "tables" / "flow" / "rounds.csv")
 
 
 @pytest.mark.parametrize("stopped", [1, 3, 4])

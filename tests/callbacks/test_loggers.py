@@ -1,6 +1,6 @@
 """Every logger against its real library: what a run logged is read back, with the library's own reader where it has one.
 
-The run is stopped in round 3, after its checkpoint of round 2, and goes on with round 3, which is logged already.
+The run is stopped, and goes on after its last checkpoint, with a round that is logged already.
 """
 
 from __future__ import annotations
@@ -37,10 +37,14 @@ def quiet_fixture(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def stopped_and_continued(logger: str, folder: Path) -> Result:
-    """A run of SMALL that was interrupted after it had logged round 3, and went on after round 2."""
+both_stops = pytest.mark.parametrize("stop", [1, 3])
+"""Before the first checkpoint, and between two: the run goes on after round 0 and 2."""
+
+
+def stopped_and_continued(logger: str, folder: Path, stop: int) -> Result:
+    """A run of SMALL that was interrupted after it had logged a round, and went on after its last checkpoint."""
     with pytest.raises(KeyboardInterrupt):
-        simulate(SMALL, folder, population=POPULATION, progress=False, callbacks=[logger, StopsAfter(3)])
+        simulate(SMALL, folder, population=POPULATION, progress=False, callbacks=[logger, StopsAfter(stop)])
     return resume(folder, population=POPULATION, progress=False, callbacks=[logger])
 
 
@@ -80,11 +84,12 @@ def options(result: Result) -> dict[str, Any]:
     return of_config({"config": run_folder.options(run_folder.read_config(present(result.folder)))})
 
 
-def test_tensorboards_own_reader_has_every_round_once(tmp_path: Path) -> None:
+@both_stops
+def test_tensorboards_own_reader_has_every_round_once(tmp_path: Path, stop: int) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-    result = stopped_and_continued("tensorboard", tmp_path / "run")
+    result = stopped_and_continued("tensorboard", tmp_path / "run", stop)
     place = tmp_path / "run" / "logs" / "tensorboard"
     assert len(list(place.iterdir())) == 2
     read = EventAccumulator(str(place), size_guidance={"scalars": 0})
@@ -122,11 +127,12 @@ def store_fixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_mlflows_own_client_has_every_round_once(tmp_path: Path, store: Path) -> None:
+@both_stops
+def test_mlflows_own_client_has_every_round_once(tmp_path: Path, store: Path, stop: int) -> None:
     from mlflow import MlflowClient
 
     shutil.copy(store, tmp_path / "mlflow.db")
-    result = stopped_and_continued("mlflow", tmp_path / "run")
+    result = stopped_and_continued("mlflow", tmp_path / "run", stop)
     client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
     (run,) = client.search_runs([present(client.get_experiment_by_name("flow")).experiment_id])
     assert (run.info.run_name, run.info.status) == ("run", "FINISHED")
@@ -140,6 +146,21 @@ def test_mlflows_own_client_has_every_round_once(tmp_path: Path, store: Path) ->
     last = {name: steps for name, steps in points.items() if name.startswith("final/")}
     expected = {name: [(5, value)] for name, value in final(result).items()}
     assert last == expected
+
+
+def test_a_run_that_mlflows_store_does_not_have_begins_anew_with_all_rounds(tmp_path: Path, store: Path) -> None:
+    from mlflow import MlflowClient
+
+    shutil.copy(store, tmp_path / "mlflow.db")
+    quiet: dict[str, Any] = {"population": POPULATION, "progress": False, "callbacks": ["mlflow"]}
+    simulate(SMALL, tmp_path / "run", **quiet)
+    shutil.copy(store, tmp_path / "mlflow.db")  # as if it were lost
+    result = resume(tmp_path / "run", rounds=6, **quiet)
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = client.search_runs([present(client.get_experiment_by_name("flow")).experiment_id])
+    points = client.get_metric_history(run.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in points] == [(row["round"], row["loss"]) for row in result.metrics]
+    assert run.info.status == "FINISHED" and run.data.params["rounds"] == "6"
 
 
 def test_the_runs_of_a_comparison_share_a_store_of_mlflow(tmp_path: Path, store: Path) -> None:
@@ -195,8 +216,9 @@ def wandb_runs(folder: Path) -> list[dict[str, Any]]:
     return runs
 
 
-def test_weights_and_biases_has_every_round_once_in_two_files_of_one_run(tmp_path: Path) -> None:
-    result = stopped_and_continued("wandb", tmp_path / "run")
+@both_stops
+def test_weights_and_biases_has_every_round_once_in_two_files_of_one_run(tmp_path: Path, stop: int) -> None:
+    result = stopped_and_continued("wandb", tmp_path / "run", stop)
     first, second = wandb_runs(tmp_path / "run" / "logs" / "wandb")
     assert first["id"] == second["id"] and len(first["id"]) == 12
     assert (first["name"], first["project"], first["exit"], second["exit"]) == ("run", "flow", 1, 0)
@@ -227,16 +249,15 @@ def test_trackios_own_store_has_every_round_once(tmp_path_factory: pytest.TempPa
         from trackio.utils import TRACKIO_DIR
 
         assert store == TRACKIO_DIR
-        result = stopped_and_continued("trackio", tmp_path / "run")
-        (run,) = trackio.Api().runs("flow")
-        assert run.name.startswith("run-") and len(run.name) == 10
-        assert dict(present(run.config)).items() >= options(result).items()
-        points: Points = {}
-        for row in SQLiteStorage.get_logs("flow", run.name):
-            for name, value in row.items():
-                if name not in ("step", "timestamp"):
-                    points.setdefault(name, []).append((row["step"], value))
-    check(points, result)
-    last = {name: steps for name, steps in points.items() if name.startswith("final/")}
-    expected = {name: [(5, value)] for name, value in final(result).items()}
-    assert last == expected
+        for stop in (1, 3):
+            result = stopped_and_continued("trackio", tmp_path / f"run{stop}", stop)
+            (run,) = (run for run in trackio.Api().runs("flow") if run.name.startswith(f"run{stop}-"))
+            assert len(run.name) == 11 and dict(present(run.config)).items() >= options(result).items()
+            points: Points = {}
+            for row in SQLiteStorage.get_logs("flow", run.name):
+                for name, value in row.items():
+                    if name not in ("step", "timestamp"):
+                        points.setdefault(name, []).append((row["step"], value))
+            check(points, result)
+            last = {name: steps for name, steps in points.items() if name.startswith("final/")}
+            assert last == {name: [(5, value)] for name, value in final(result).items()}
