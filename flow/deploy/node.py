@@ -17,6 +17,7 @@ import torch
 
 from flow.data import Client, Population, load
 from flow.data.by_client import ClientTexts
+from flow.data.population import scored_targets
 from flow.data.tabular import SUFFIXES as TABLES
 from flow.data.validation import trusted
 from flow.deploy.application import Application, population_of
@@ -121,8 +122,15 @@ class Node:
 
     def described(self) -> Packet:
         """What the server learns of the node's clients: their ids, how much they have, and whether they train."""
+        scored = population_of(self.application, self.clients).scored
         known = [
-            {"id": client.id, "texts": client.texts, "sequences": len(client.train), "held_out": client.held_out}
+            {
+                "id": client.id,
+                "texts": client.texts,
+                "sequences": len(client.train),
+                "scored": scored_targets(client.test, scored),
+                "held_out": client.held_out,
+            }
             for client in self.clients
         ]
         return Packet({"flow": __version__, "clients": known}, {})

@@ -109,6 +109,20 @@ def test_the_folder_of_the_run_is_one_of_flow(tmp_path: Path) -> None:
     assert not any(text in stored for text in texts.split(". ")), "a text is in the app"
 
 
+@pytest.mark.parametrize("name", ["flow", "fedavgft"])
+def test_a_client_adapts_the_model_of_a_deployment_as_that_of_a_simulation(name: str, tmp_path: Path) -> None:
+    """By `flow adapt` on the run's folder, with texts that no node has."""
+    run, app = written(tmp_path, CASES[name])
+    flow.simulate(run, tmp_path / "simulated", progress=False)
+    deployed(app, Exchange(app, node_files(tmp_path)), tmp_path / "run")
+    texts = [" ".join(["the lazy dog jumps over", "every child sleeps"][number % 2 :]) for number in range(9)]
+    mine, theirs = (
+        flow.adapt(tmp_path / folder, tmp_path / f"me-{folder}", texts=texts, progress=False) for folder in ("run", "simulated")
+    )
+    assert mine.report["personal_loss"] == theirs.report["personal_loss"] is not None
+    assert mine.report["general_loss"] == theirs.report["general_loss"]
+
+
 def test_what_clients_keep_stays_on_their_node(tmp_path: Path) -> None:
     """And the folder of the run has no file of it."""
     _, app = written(tmp_path, CASES["ditto"])
