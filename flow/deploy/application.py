@@ -104,6 +104,11 @@ def allowed(config: Config[Any], deployment: Deployment) -> None:
                 f"{name}={getattr(config, name)!r} is for simulations, and real devices are late, lost or slow by themselves; "
                 "leave it out"
             )
+    if config.privacy.on:
+        raise UserError(
+            f"{config.privacy.given} is for simulations: no node of this version clips its upload, and no server of it adds "
+            "noise; leave it out"
+        )
     if deployment.secagg and not algorithm.takes_the_mean:
         raise UserError(
             f"secagg=True shows the server the sum of the uploads alone, and {algorithm.name} does more with every single one; "

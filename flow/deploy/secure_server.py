@@ -135,7 +135,7 @@ class Strategy:
             uploads = plain.uploaded(mean, clients, loss)
             uploads.upload_bytes, uploads.download_bytes = nodes * nbytes(mean), self._download
         counts = summary.Counts(self._cohort.skipped, self._cohort.away + asked - uploads.clients, 0)
-        row = self._server.step(server_round, uploads, counts, 0, time.perf_counter() - self._started)
+        row = self._server.step(server_round, uploads, counts, 0, time.perf_counter() - self._started, 1)
         plain.report(row, self._server, self._say)
 
     def configure_evaluate(self, server_round: int, parameters: Any, client_manager: Any) -> list[Any]:

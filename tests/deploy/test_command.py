@@ -38,9 +38,9 @@ def command(tmp_path: Path, *more: str) -> list[str]:
 def test_the_folder_is_an_app_of_flower(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(command(tmp_path, "--secagg", "--timeout", "20", "--folder", "runs/one")) == 0
     folder = tmp_path / "flow-app"
-    said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"app: {folder}, fedavg for 3 rounds on 3 nodes"
-    assert said[1] == "vocabulary: 17 tokens of all; no text is in the app"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"app: {folder}, fedavg for 3 rounds on 3 nodes"
+    assert lines[1] == "vocabulary: 17 tokens of all; no text is in the app"
     names = {"client_app.py", "config.json", "pyproject.toml", "server_app.py", "vocabulary.json"}
     assert {path.name for path in folder.iterdir()} == names
     project = tomllib.loads((folder / "pyproject.toml").read_text())
