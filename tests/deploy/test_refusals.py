@@ -95,6 +95,22 @@ def test_data_with_another_vocabulary(tmp_path: Path) -> None:
         Node(app, NodeOptions(data=str(tmp_path / "all.jsonl"), clients="nobody"), "7")
 
 
+def test_whose_texts_a_file_has(tmp_path: Path) -> None:
+    """A .jsonl file has those of several clients, a .txt file and a table those of one."""
+    _, app = written(tmp_path, CASES["fedavg"])
+    path = node_files(tmp_path)[0].texts
+    assert [client.id for client in Node(app, NodeOptions(texts=path), "7").clients] == sorted(SHARES[0])
+    assert [client.id for client in Node(app, NodeOptions(texts=path, clients="c03, c00"), "7").clients] == ["c00", "c03"]
+    with pytest.raises(UserError, match=r"own.jsonl' has no client 'c01'; correct clients in --node-config"):
+        Node(app, NodeOptions(texts=path, clients="c00,c01"), "7")
+    (tmp_path / "ann.txt").write_text("the lazy dog\n\nevery child sleeps\n\na quick fox\n", encoding="utf-8")
+    (tmp_path / "all.csv").write_text("user,text\nann,the lazy dog\nbob,a fox\nann,every child\n", encoding="utf-8")
+    [ann] = Node(app, NodeOptions(texts=str(tmp_path / "ann.txt")), "7").clients
+    assert (ann.id, ann.texts, len(ann.train)) == ("ann", 3, 2)
+    [bob, *_] = Node(app, NodeOptions(texts=str(tmp_path / "all.csv"), clients="ann,bob"), "7").clients[1:]
+    assert (bob.id, bob.texts) == ("bob", 1)
+
+
 def test_nowhere_to_keep_a_state(app: Application, tmp_path: Path) -> None:
     """The node is left out of every round, and says why."""
     own = [replace(options, state="") if place == 1 else options for place, options in enumerate(node_files(tmp_path))]
