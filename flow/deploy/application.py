@@ -13,16 +13,18 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flow.algorithms import Algorithm, algorithm_of, code_of
 from flow.config import Config, TorchModel, checked, read_config
-from flow.data import Population, Vocabulary, load
+from flow.data import Client, Population, Vocabulary, load
 from flow.data import tokenizer as tokenizers
 from flow.deploy.options import Deployment
 from flow.errors import UserError
+from flow.personal import folder as folders
 from flow.personal.texts import FILE, Cutting, NoTexts, cutting_of
 from flow.server import aggregators
 from flow.storage import files, run_folder
@@ -73,6 +75,8 @@ class Application(NamedTuple):
     name: str
     """Of the data."""
     about: str
+    fingerprint: str
+    """Of these data, see :attr:`flow.data.Population.fingerprint`."""
     digest: str
     """SHA-256 of the configuration and the vocabulary."""
 
@@ -100,6 +104,11 @@ def allowed(config: Config[Any], deployment: Deployment) -> None:
                 f"{name}={getattr(config, name)!r} is for simulations, and real devices are late, lost or slow by themselves; "
                 "leave it out"
             )
+    if config.privacy.on:
+        raise UserError(
+            f"{config.privacy.given} is for simulations: no node of this version clips its upload, and no server of it adds "
+            "noise; leave it out"
+        )
     if deployment.secagg and not algorithm.takes_the_mean:
         raise UserError(
             f"secagg=True shows the server the sum of the uploads alone, and {algorithm.name} does more with every single one; "
@@ -125,8 +134,7 @@ def write(folder: Path, config: Config[Any], deployment: Deployment) -> Applicat
     """
     config = checked(replace(config, evaluate_every=0))
     allowed(config, deployment)
-    if folder.exists():
-        raise UserError(f"app={str(folder)!r} exists already and is left as it is; give another folder")
+    folders.check_new(folder, "app")  # before anything is read: a large file takes a while
     population = load(config.data)
     try:
         cutting = cutting_of(population, config.data, given=False)
@@ -139,20 +147,20 @@ def write(folder: Path, config: Config[Any], deployment: Deployment) -> Applicat
         "cutting": None if cutting is None else cutting.described(),
         "name": population.name,
         "about": population.about,
+        "fingerprint": population.fingerprint,
     }
     algorithm = algorithm_of(config.algorithm)
     described = run_folder.describe(config, algorithm.name, population)
-    folder.mkdir(parents=True)
-    files.write_json(folder / CONFIG, files.with_checksum(described))
-    files.write_json(folder / VOCABULARY, files.with_checksum(json.loads(json.dumps(vocabulary))))
-    if cutting is not None and cutting.tokenizer == FILE:
-        files.write(folder / TOKENIZER, Path(str(config.data.tokenizer)).read_bytes())
-    for name, function in MODULES.items():
-        files.write(folder / name, _MODULE.format(name=function).encode())
-    about = f"{algorithm.name} by flow on the nodes' own data"
-    project = _PROJECT.format(name=json.dumps(f"flow-{algorithm.name.replace('_', '-')}"), about=json.dumps(about))
+    project = _PROJECT.format(name=json.dumps(f"flow-{algorithm.name.replace('_', '-')}"), about=json.dumps(algorithm.about))
     options = "".join(f"{name} = {json.dumps(value)}\n" for name, value in asdict(deployment).items())
-    files.write(folder / PROJECT, (project + options).encode())
+    with folders.new(folder, "app") as partial:
+        files.write_json(partial / CONFIG, files.with_checksum(described))
+        files.write_json(partial / VOCABULARY, files.with_checksum(json.loads(json.dumps(vocabulary))))
+        if cutting is not None and cutting.tokenizer == FILE:
+            files.write(partial / TOKENIZER, Path(str(config.data.tokenizer)).read_bytes())
+        for name, function in MODULES.items():
+            files.write(partial / name, _MODULE.format(name=function).encode())
+        files.write(partial / PROJECT, (project + options).encode())
     return read(folder)
 
 
@@ -173,17 +181,18 @@ def read(folder: Path) -> Application:
         if content["cutting"] is not None:
             from_file = tokenizers.read(folder / TOKENIZER) if content["cutting"]["tokenizer"] == FILE else None
             cutting = Cutting(vocabulary, classes=classes, from_file=from_file, **content["cutting"])
-        length, name, about = content["sequence_length"], content["name"], content["about"]
+        length, fingerprint = content["sequence_length"], content["fingerprint"]
+        name, about = content["name"], content["about"]
     except (KeyError, TypeError) as error:
         raise UserError(
             f"{folder / VOCABULARY}: not what `flow deploy` of this version writes ({error!r}); {REMEDY}"
         ) from error
-    digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in (CONFIG, VOCABULARY))).hexdigest()
+    digest = hashlib.sha256(b"".join((folder / file).read_bytes() for file in (CONFIG, VOCABULARY))).hexdigest()
     algorithm = algorithm_of(config.algorithm)
-    return Application(config, algorithm, vocabulary, classes, length, cutting, name, about, digest)
+    return Application(config, algorithm, vocabulary, classes, length, cutting, name, about, fingerprint, digest)
 
 
-def population_of(application: Application, clients: tuple[Any, ...]) -> Population:
+def population_of(application: Application, clients: Sequence[Client]) -> Population:
     """Clients, sorted by their ids, as a population of this app."""
     return Population(
         application.name,

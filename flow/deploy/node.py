@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from flow.data import Client, Population, load
-from flow.data.by_client import ClientTexts
+from flow.data import Client, DataOptions, Population, load, opened, paths
+from flow.data.by_client import ClientTexts, joined
+from flow.data.population import scored_targets
 from flow.data.tabular import SUFFIXES as TABLES
 from flow.data.validation import trusted
 from flow.deploy.application import Application, population_of
@@ -29,7 +30,7 @@ from flow.errors import UserError
 from flow.model.interface import Model
 from flow.model.parameters import Tensors, nbytes
 from flow.parallel.workers import Workers
-from flow.personal.texts import PLAIN, Columns, read_file
+from flow.personal.texts import LINES, Columns, read_file
 from flow.server.uploads import all_finite
 from flow.storage.client_states import ClientStates
 from flow.training.batches import gather, groups
@@ -50,7 +51,7 @@ class NodeOptions:
     """In its place: a value of `flow run --data` on this machine, with the vocabulary of the app."""
 
     clients: str = ""
-    """The ids of its clients, separated by commas. Empty: all of `data`, or the one of `texts`."""
+    """The ids of its clients, separated by commas. Empty: all of `data` or of a .jsonl file, else the one of the file."""
 
     state: str = ""
     """Folder in which its clients keep what they keep; needed where the algorithm has them keep anything."""
@@ -121,8 +122,15 @@ class Node:
 
     def described(self) -> Packet:
         """What the server learns of the node's clients: their ids, how much they have, and whether they train."""
+        scored = population_of(self.application, self.clients).scored
         known = [
-            {"id": client.id, "texts": client.texts, "sequences": len(client.train), "held_out": client.held_out}
+            {
+                "id": client.id,
+                "texts": client.texts,
+                "sequences": len(client.train),
+                "scored": scored_targets(client.test, scored),
+                "held_out": client.held_out,
+            }
             for client in self.clients
         ]
         return Packet({"flow": __version__, "clients": known}, {})
@@ -265,12 +273,24 @@ def _clients(application: Application, options: NodeOptions) -> list[Client]:
         )
     data = application.config.data
     path, columns = Path(options.texts), Columns()
-    named: Sequence[str | None] = ids or [None]
+    if path.name.lower().endswith(LINES):
+        return [_cut(application, own) for own in _of_lines(path, ids, data.label_column)]
     if path.name.lower().endswith(TABLES):
         columns = Columns(*(getattr(data, name) for name in Columns._fields))
-    elif not path.name.lower().endswith(PLAIN):
-        columns = Columns(label_column=data.label_column)
+    named: Sequence[str | None] = ids or [None]
     return [_cut(application, read_file(path, name, columns)) for name in named]
+
+
+def _of_lines(path: Path, ids: Sequence[str], label_column: str | None) -> list[ClientTexts]:
+    """The texts of these clients of a .jsonl file, which is read once; of all where there are no ids."""
+    where = f"texts={str(path)!r}"
+    with paths.given_by("texts"):
+        stream = opened(DataOptions(str(path), label_column=label_column))
+        assert stream is not None
+        parts = {part.client: part for part in stream.parts() if not ids or part.client in ids}
+    if missing := [name for name in ids if name not in parts]:
+        raise UserError(f"{where} has no client {missing[0]!r}; correct clients in --node-config, or put it into the file")
+    return [joined(part.client, [part], where) for part in parts.values()]
 
 
 def _cut(application: Application, own: ClientTexts) -> Client:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, overload
 
 import numpy as np
 
 from flow.data import Client, Population, Sequences
+from flow.data.population import Indexed, Table
 from flow.data.validation import trusted
 from flow.deploy.application import Application, population_of
 from flow.deploy.packet import DESCRIBE, Exchange, Packet
@@ -69,10 +70,52 @@ def question(application: Application) -> Packet:
     return Packet({"flow": __version__, "app": application.digest}, {})
 
 
+class Known(Indexed):
+    """Clients of which the server knows no text: every sequence is padding, which takes no memory.
+
+    Args:
+        application: the app, whose data give the fingerprint, so that the run's folder is tied to the app.
+        clients: what the nodes say of their clients, in the order of the ids.
+    """
+
+    def __init__(self, application: Application, clients: Sequence[dict[str, Any]]) -> None:
+        self._clients, self._application = clients, application
+        self._places = {client["id"]: place for place, client in enumerate(clients)}
+        self.fingerprint = application.fingerprint
+        counts = ([client[name] for client in clients] for name in ("texts", "sequences", "scored"))
+        held_out = np.array([client["held_out"] for client in clients], dtype=np.bool_)
+        self.table = Table(held_out, *(np.array(count, dtype=np.int64) for count in counts))
+
+    def __len__(self) -> int:
+        return len(self._clients)
+
+    @overload
+    def __getitem__(self, item: int) -> Client: ...
+    @overload
+    def __getitem__(self, item: slice) -> Sequence[Client]: ...
+    def __getitem__(self, item: int | slice) -> Client | Sequence[Client]:
+        if isinstance(item, slice):
+            return [self[place] for place in range(len(self))[item]]
+        own = self._clients[item]
+        train, test = (self._blank(count) for count in (own["sequences"], 0))
+        return Client(own["id"], "", own["held_out"], own["texts"], train, test)
+
+    def position(self, client_id: str) -> int:
+        """See :class:`flow.data.population.Indexed`."""
+        return self._places[client_id]
+
+    def ids(self) -> list[str]:
+        """See :class:`flow.data.population.Indexed`."""
+        return list(self._places)
+
+    def _blank(self, count: int) -> Sequences:
+        width, labelled = self._application.sequence_length + 1, bool(self._application.classes)
+        return Sequences(np.broadcast_to(np.int32(0), (count, width)), np.broadcast_to(np.int32(1), (count,)), labelled)
+
+
 def _roster(application: Application, described: dict[int, Packet]) -> Roster:
     node_of: dict[str, int] = {}
-    clients = []
-    width = application.sequence_length + 1
+    clients: list[dict[str, Any]] = []
     for node, answer in sorted(described.items()):
         for client in answer.fields["clients"]:
             name = client["id"]
@@ -82,18 +125,12 @@ def _roster(application: Application, described: dict[int, Packet]) -> Roster:
                     "rename one"
                 )
             node_of[name] = node
-            train, none = (_blank(count, width, bool(application.classes)) for count in (client["sequences"], 0))
-            clients.append(Client(name, "", client["held_out"], client["texts"], train, none))
-    if not any(not client.held_out for client in clients):
+            clients.append(client)
+    if not any(not client["held_out"] for client in clients):
         many = len(clients)
         raise UserError(
             f"none of the {many} {plural(many, 'client')} on the nodes may train, as one id in ten is held out; give other "
             'ids, or a field "split" to a .jsonl file'
         )
-    population = population_of(application, tuple(sorted(clients, key=lambda client: client.id)))
-    return Roster(trusted(population), node_of)
-
-
-def _blank(count: int, width: int, labelled: bool) -> Sequences:
-    """So many sequences of padding, which take no memory."""
-    return Sequences(np.broadcast_to(np.int32(0), (count, width)), np.broadcast_to(np.int32(1), (count,)), labelled)
+    known = Known(application, sorted(clients, key=lambda client: str(client["id"])))
+    return Roster(trusted(population_of(application, known)), node_of)

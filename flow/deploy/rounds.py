@@ -69,10 +69,10 @@ class Server:
         task, config = self.task, self.task.config
         drawn = sample(task.clients, config.cohort, Draw(config.seed, round, "cohort"))
         who = turnout(config, drawn, task.minimum, task.population.numbers(drawn), round)
-        there: dict[int, list[Client]] = {}
+        by_node: dict[int, list[Client]] = {}
         for client in who.able:
-            there.setdefault(self.roster.node_of[client.id], []).append(client)
-        clients = {node: sorted(own, key=lambda c: c.id) for node, own in sorted(there.items()) if node in set(nodes)}
+            by_node.setdefault(self.roster.node_of[client.id], []).append(client)
+        clients = {node: sorted(own, key=lambda c: c.id) for node, own in sorted(by_node.items()) if node in set(nodes)}
         return Cohort(clients, len(who.idle), len(who.able) - sum(map(len, clients.values())))
 
     def question(self, round: int, clients: Sequence[Client]) -> Packet:
@@ -83,12 +83,15 @@ class Server:
         fields = {"round": round, "ids": list(members.ids), "rows": members.rows.tolist(), "names": list(received)}
         return Packet({**question(self.application).fields, **fields}, of_clients(received))
 
-    def step(self, round: int, uploads: Uploads, counts: summary.Counts, kept: int, seconds: float) -> dict[str, Any]:
+    def step(
+        self, round: int, uploads: Uploads, counts: summary.Counts, kept: int, seconds: float, nodes: int
+    ) -> dict[str, Any]:
         """The server's step on what came in, and the end of the round.
 
         Args:
             kept: bytes that clients keep, as far as their nodes said.
             seconds: since the round began.
+            nodes: that worked side by side.
 
         Returns:
             The row of metrics.jsonl.
@@ -110,7 +113,8 @@ class Server:
             )
         run.commit(round)
         uploads.aggregation_seconds += time.perf_counter() - started
-        row = summary.row(round, uploads, counts, kept, seconds + time.perf_counter() - started, 1) | rates.row(now.config)
+        seconds += time.perf_counter() - started
+        row = summary.row(round, uploads, counts, kept, seconds, max(nodes, 1)) | rates.row(now.config)
         self.metrics.append(row)
         if run.folder is not None:
             run_folder.append_metrics(run.folder, run.labelled(row))
@@ -163,7 +167,8 @@ def rounds(server: Server, exchange: Exchange, say: Say) -> None:
         uploads.finite &= all(answer.fields["finite"] for answer in answers.packets.values())
         asked = sum(map(len, cohort.clients.values()))
         counts = summary.Counts(cohort.skipped, cohort.away + asked - uploads.clients, 0)
-        report(server.step(round, uploads, counts, kept, time.perf_counter() - started), server, say)
+        seconds = time.perf_counter() - started
+        report(server.step(round, uploads, counts, kept, seconds, len(received)), server, say)
 
 
 def report(row: dict[str, Any], server: Server, say: Say) -> None:

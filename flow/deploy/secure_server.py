@@ -57,12 +57,10 @@ class Strategy:
 
     def __init__(self, server: Server, exchange: Any, say: Say) -> None:
         self._server, self._exchange, self._say = server, exchange, say
-        task = server.task
         weights: dict[int, int] = {}
-        for client, node in server.roster.node_of.items():
-            place = task.population.numbers([c for c in task.population.clients if c.id == client])
-            if place[0] >= 0:
-                weights[node] = weights.get(node, 0) + len(task.clients[int(place[0])].train)
+        for client in server.task.clients:
+            node = server.roster.node_of[client.id]
+            weights[node] = weights.get(node, 0) + len(client.train)
         self.largest = float(max(weights.values()))
         """The largest weight that a node can have: the training sequences of all of its clients."""
         self._silent: set[int] = set()
@@ -137,7 +135,7 @@ class Strategy:
             uploads = plain.uploaded(mean, clients, loss)
             uploads.upload_bytes, uploads.download_bytes = nodes * nbytes(mean), self._download
         counts = summary.Counts(self._cohort.skipped, self._cohort.away + asked - uploads.clients, 0)
-        row = self._server.step(server_round, uploads, counts, 0, time.perf_counter() - self._started)
+        row = self._server.step(server_round, uploads, counts, 0, time.perf_counter() - self._started, 1)
         plain.report(row, self._server, self._say)
 
     def configure_evaluate(self, server_round: int, parameters: Any, client_manager: Any) -> list[Any]:

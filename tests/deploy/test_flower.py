@@ -96,8 +96,8 @@ def test_a_wrong_certificate_and_a_wrong_key_are_refused(federation: Federation)
 
 
 def test_a_node_that_is_killed_in_a_round_is_survived(place: Path, federation: Federation, tmp_path: Path) -> None:
-    """With SIGKILL, when it has the message of round 2. The oracle is a simulation that drops exactly its clients then. The test is
-    the last one, as the node is gone for good."""
+    """With SIGKILL, when it has the message of round 2. The oracle is a simulation that drops exactly its clients then. It is
+    the last test, as the node is gone for good."""
     run, _ = written(tmp_path, CASES["fedavg"], TLS, rounds=2, cohort=6, seed=seed_where([None, 0], 6, 0.3))
     result, folder = flow.simulate(replace(run, dropout=0.3), progress=False), tmp_path / "run"
     before = federation.log("node0").count("Receiving: train.clear message")

@@ -18,6 +18,7 @@ from flow.deploy.node import Node, NodeOptions, options_of
 from flow.deploy.packet import DESCRIBE, TRAIN, Packet, sentence
 from flow.deploy.roster import question
 from flow.errors import UserError
+from flow.privacy.options import PrivacyOptions
 from flow.version import __version__
 
 OTHERS = sorted(name for name, case in CASES.items() if not algorithm_of(case).averages)
@@ -43,6 +44,11 @@ def test_options_of_a_simulation(changes: dict[str, Any], tmp_path: Path) -> Non
         written(tmp_path, CASES["fedavg"], **changes)
 
 
+def test_differential_privacy(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"dp_noise=1.0 is for simulations: no node of this version clips its upload"):
+        written(tmp_path, CASES["fedavg"], privacy=PrivacyOptions(dp_noise=1.0))
+
+
 def test_another_version_and_another_app(app: Application, tmp_path: Path) -> None:
     node = Node(app, node_files(tmp_path)[0], "7")
     with pytest.raises(UserError, match=f"this node has flow {__version__} and the server flow 0.0.1, .*; install"):
@@ -54,9 +60,9 @@ def test_another_version_and_another_app(app: Application, tmp_path: Path) -> No
 def test_a_refused_node_is_named_and_the_run_goes_on(app: Application, tmp_path: Path) -> None:
     """A fourth node of another version; without it the three others are enough, and four are too many to ask for."""
     exchange = Exchange(app, [*node_files(tmp_path), NodeOptions(texts=str(tmp_path / "none.jsonl"), clients="x")])
-    server, said = deployed(app, exchange, tmp_path / "run")
+    server, lines = deployed(app, exchange, tmp_path / "run")
     assert len(set(server.roster.node_of.values())) == NODES
-    assert sum("node 3 takes no part: texts=" in line for line in said) == 1
+    assert sum("node 3 takes no part: texts=" in line for line in lines) == 1
     with pytest.raises(UserError, match=r"nodes=4 have to answer before the first round, and 3 did in wait=0.01 s; node 3"):
         deployed(app, exchange, tmp_path / "other", nodes=4, wait=0.01)
     assert not (tmp_path / "other").exists()
@@ -89,11 +95,27 @@ def test_data_with_another_vocabulary(tmp_path: Path) -> None:
         Node(app, NodeOptions(data=str(tmp_path / "all.jsonl"), clients="nobody"), "7")
 
 
+def test_whose_texts_a_file_has(tmp_path: Path) -> None:
+    """A .jsonl file has those of several clients, a .txt file and a table those of one."""
+    _, app = written(tmp_path, CASES["fedavg"])
+    path = node_files(tmp_path)[0].texts
+    assert [client.id for client in Node(app, NodeOptions(texts=path), "7").clients] == sorted(SHARES[0])
+    assert [client.id for client in Node(app, NodeOptions(texts=path, clients="c03, c00"), "7").clients] == ["c00", "c03"]
+    with pytest.raises(UserError, match=r"own.jsonl' has no client 'c01'; correct clients in --node-config"):
+        Node(app, NodeOptions(texts=path, clients="c00,c01"), "7")
+    (tmp_path / "ann.txt").write_text("the lazy dog\n\nevery child sleeps\n\na quick fox\n", encoding="utf-8")
+    (tmp_path / "all.csv").write_text("user,text\nann,the lazy dog\nbob,a fox\nann,every child\n", encoding="utf-8")
+    [ann] = Node(app, NodeOptions(texts=str(tmp_path / "ann.txt")), "7").clients
+    assert (ann.id, ann.texts, len(ann.train)) == ("ann", 3, 2)
+    [bob, *_] = Node(app, NodeOptions(texts=str(tmp_path / "all.csv"), clients="ann,bob"), "7").clients[1:]
+    assert (bob.id, bob.texts) == ("bob", 1)
+
+
 def test_nowhere_to_keep_a_state(app: Application, tmp_path: Path) -> None:
     """The node is left out of every round, and says why."""
     own = [replace(options, state="") if place == 1 else options for place, options in enumerate(node_files(tmp_path))]
-    _, said = deployed(app, Exchange(app, own), tmp_path / "run")
-    assert any("goes on without node 1: state='': the clients of ditto keep a state" in line for line in said)
+    _, lines = deployed(app, Exchange(app, own), tmp_path / "run")
+    assert any("goes on without node 1: state='': the clients of ditto keep a state" in line for line in lines)
 
 
 def test_a_state_of_a_later_round(app: Application, tmp_path: Path) -> None:
@@ -108,8 +130,8 @@ def test_a_state_of_a_later_round(app: Application, tmp_path: Path) -> None:
 
 def test_single_uploads_from_a_node_that_wants_secure_aggregation(app: Application, tmp_path: Path) -> None:
     own = [replace(options, secagg=place == 2) for place, options in enumerate(node_files(tmp_path))]
-    _, said = deployed(app, Exchange(app, own), tmp_path / "run")
-    assert any("without node 2: secagg=true in the configuration of this node" in line for line in said)
+    _, lines = deployed(app, Exchange(app, own), tmp_path / "run")
+    assert any("without node 2: secagg=true in the configuration of this node" in line for line in lines)
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,10 @@ def test_a_node_that_dies_is_survived(gone: bool, tmp_path: Path) -> None:
     result = flow.simulate(replace(run, dropout=0.4), progress=False)
     assert [row["dropped"] for row in result.metrics] == [0, 1]
     exchange = Exchange(app, node_files(tmp_path), dies={0: 2}, gone=gone)
-    server, said = deployed(app, exchange, tmp_path / "run")
+    server, lines = deployed(app, exchange, tmp_path / "run")
     assert difference(result.state, server.state) == 0
     assert [row["dropped"] for row in server.metrics] == [0, 1]
-    assert any("goes on without node 0" in line for line in said)
+    assert any("goes on without node 0" in line for line in lines)
 
 
 def test_a_round_without_any_upload_changes_nothing(tmp_path: Path) -> None:
@@ -95,7 +95,7 @@ def test_a_round_without_any_upload_changes_nothing(tmp_path: Path) -> None:
 def test_the_folder_of_the_run_is_one_of_flow(tmp_path: Path) -> None:
     """Its configuration, its rows with their checksums, and a checkpoint that holds the state."""
     _, app = written(tmp_path, CASES["flow"])
-    server, said = deployed(app, Exchange(app, node_files(tmp_path)), tmp_path / "run")
+    server, lines = deployed(app, Exchange(app, node_files(tmp_path)), tmp_path / "run")
     folder = tmp_path / "run"
     assert read_config(folder) == app.config
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -103,10 +103,24 @@ def test_the_folder_of_the_run_is_one_of_flow(tmp_path: Path) -> None:
     [*_, last] = run_folder.stored(folder / "checkpoints")
     tensors, round = run_folder.load(last, server.run.digest)
     assert round == 2 and all(torch.equal(tensors[name], server.state[name]) for name in server.state)
-    assert said[0] == "22 clients that may train on 3 nodes" and said[-1].startswith("round 2 of 2: loss ")
+    assert lines[0] == "22 clients that may train on 3 nodes" and lines[-1].startswith("round 2 of 2: loss ")
     texts = " ".join(text for share in SHARES for texts in share.values() for text in texts)
     stored = "".join(path.read_text() for path in (tmp_path / "app").iterdir() if path.is_file())
     assert not any(text in stored for text in texts.split(". ")), "a text is in the app"
+
+
+@pytest.mark.parametrize("name", ["flow", "fedavgft"])
+def test_a_client_adapts_the_model_of_a_deployment_as_that_of_a_simulation(name: str, tmp_path: Path) -> None:
+    """By `flow adapt` on the run's folder, with texts that no node has."""
+    run, app = written(tmp_path, CASES[name])
+    flow.simulate(run, tmp_path / "simulated", progress=False)
+    deployed(app, Exchange(app, node_files(tmp_path)), tmp_path / "run")
+    texts = [" ".join(["the lazy dog jumps over", "every child sleeps"][number % 2 :]) for number in range(9)]
+    mine, theirs = (
+        flow.adapt(tmp_path / folder, tmp_path / f"me-{folder}", texts=texts, progress=False) for folder in ("run", "simulated")
+    )
+    assert mine.report["personal_loss"] == theirs.report["personal_loss"] is not None
+    assert mine.report["general_loss"] == theirs.report["general_loss"]
 
 
 def test_what_clients_keep_stays_on_their_node(tmp_path: Path) -> None:

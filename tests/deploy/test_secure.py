@@ -111,9 +111,9 @@ def test_a_node_that_dies_before_costs_the_round(stage: int, tmp_path: Path, cap
     written(tmp_path, CASES["fedavg"], SECURE, rounds=2, cohort=18)
     secured(tmp_path, {0: stage})
     assert [row["clients"] for row in rows_of(tmp_path / "run")] == [0, 0]
-    said = capsys.readouterr().out
-    assert "takes no part any more: no answer" in said
-    assert "round 2 reaches 2 of the nodes, and secure aggregation needs 3; nothing is sent" in said
+    lines = capsys.readouterr().out
+    assert "takes no part any more: no answer" in lines
+    assert "round 2 reaches 2 of the nodes, and secure aggregation needs 3; nothing is sent" in lines
 
 
 def test_a_change_above_the_clip_is_not_sent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -87,10 +87,10 @@ def written(folder: Path, options: Any, deployment: Deployment = QUICK, **change
 
 def deployed(app: Application, exchange: Exchange, folder: Path, **options: Any) -> tuple[rounds.Server, list[str]]:
     """All rounds; returns the server and what it said."""
-    said: list[str] = []
-    with rounds.opened(app, replace(QUICK, folder=str(folder), **options), exchange, said.append, pause=0.0) as server:
-        rounds.rounds(server, exchange, said.append)
-    return server, said
+    lines: list[str] = []
+    with rounds.opened(app, replace(QUICK, folder=str(folder), **options), exchange, lines.append, pause=0.0) as server:
+        rounds.rounds(server, exchange, lines.append)
+    return server, lines
 
 
 def seed_where(losses: Sequence[int | None], cohort: int, dropout: float) -> int:

@@ -259,13 +259,13 @@ def _descendants(process: int) -> list[int]:
             parents.setdefault(int(fields[1]), []).append(int(path.parent.name))
             if int(fields[3]) == process:
                 same_session.append(int(path.parent.name))
-    found, waiting = [], [process, *same_session]
+    seen, waiting = [], [process, *same_session]
     while waiting:
         number = waiting.pop()
-        if number not in found:
-            found.append(number)
+        if number not in seen:
+            seen.append(number)
             waiting += parents.get(number, [])
-    return found
+    return seen
 
 
 def checkpoint(folder: Path, round: int) -> Path:
