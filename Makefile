@@ -33,12 +33,25 @@ lint test test-extras: export FLOW_WERROR := 1
 test: $(VENV)/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
-# Needs Chromium, zsh, fish and npm, and root for network namespaces; .ci/run installs them on Debian
-EXTRAS := browser or shells or loggers or flower or namespaces or long
+# Needs Chromium, zsh, fish, npm, iproute2, shellcheck and the rights of root; .ci/run installs them on Debian
+EXTRAS := browser or shells or loggers or namespaces or long
 
-test-extras: $(VENV)/installed
+test-extras: $(VENV)/loggers $(VENV)-flower/installed
 	npm install --prefix build/axe --no-save --no-audit --no-fund --ignore-scripts axe-core@4
 	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal -m "($(EXTRAS)) and not slow"
+	$(VENV)-flower/bin/python -m pytest -m "flower and not slow" tests/deploy
+
+$(VENV)/loggers: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[tensorboard,mlflow,wandb,trackio]'
+	touch $@
+
+# Flower pins older versions of what others need new, so it has an environment of its own; what it has not comes from .venv
+$(VENV)-flower/installed: $(VENV)/installed
+	$(BIN)/python -m venv $(VENV)-flower
+	$(VENV)-flower/bin/python -m pip install --quiet 'flwr==1.41.*'
+	$(BIN)/python -c 'import site; print("import site; site.addsitedir(%r)" % site.getsitepackages()[0])' \
+		> $$($(VENV)-flower/bin/python -c 'import site; print(site.getsitepackages()[0])')/zz_rest.pth
+	touch $@
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -148,4 +161,4 @@ wheels:
 	PYTHON=$(PYTHON) scripts/wheels.sh
 
 clean:
-	rm -rf $(VENV) build $(KERNELS)/build flow_kernels/*.so *.egg-info
+	rm -rf $(VENV) $(VENV)-flower build $(KERNELS)/build flow_kernels/*.so *.egg-info
