@@ -58,7 +58,7 @@ def test_epsilon_is_the_accountants_own_figure(setting: tuple[dict[str, Any], in
 
 @pytest.mark.parametrize(
     ("options", "cohort", "clients", "rounds"),
-    [({"dp_epsilon": 0.5}, 5, 10, 1), ({"dp_epsilon": 6.0, "dp_mechanism": "tree"}, 10, 200, 50)],
+    [({"dp_epsilon": 0.5, "dp_delta": 1e-5}, 5, 10, 1), ({"dp_epsilon": 6.0, "dp_mechanism": "tree"}, 10, 200, 50)],
 )
 def test_the_noise_is_the_least_that_keeps_epsilon(options: dict[str, Any], cohort: int, clients: int, rounds: int) -> None:
     mechanism = made(resolve(PrivacyOptions(**options)), cohort, clients, rounds)
