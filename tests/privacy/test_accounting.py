@@ -97,6 +97,8 @@ def test_what_cannot_be_kept_is_refused() -> None:
             made(resolve(PrivacyOptions(dp_epsilon=epsilon, dp_delta=1e-6, dp_mechanism="tree")), 2, 10, 10)
     with pytest.raises(UserError, match=r"dp_delta=0.2 must be below 1/10, for the 10 clients that may train"):
         made(resolve(PrivacyOptions(dp_noise=1.0, dp_delta=0.2)), 2, 10, 10)
+    with pytest.raises(UserError, match=r"dp_delta=1e-30 is too small for dp-accounting to tell from 0; raise it"):
+        made(resolve(PrivacyOptions(dp_noise=2.0, dp_delta=1e-30)), 2, 10, 10)
     with pytest.raises(UserError, match=r"dp_count_noise=0.4 must be above half of the noise multiplier, 1,"):
         made(resolve(PrivacyOptions(dp_noise=1.0, dp_quantile=0.5, dp_count_noise=0.4)), 2, 10, 10)
 
