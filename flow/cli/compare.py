@@ -51,7 +51,8 @@ class Compare(Logged, Configured[SharedOptions]):
 
     tune: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Choose every algorithm's learning rates, those of fine-tuning and server among them, and its one or two decisive
-    parameters, by validation texts of training clients and by validation clients."""
+    parameters, by validation texts of training clients and by validation clients. It looks at their data, which costs epsilon
+    that is not counted."""
 
     trials: int = 7
     """With --tune: choices that every algorithm tries, however many parameters it has; at most 1000."""

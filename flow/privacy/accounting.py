@@ -111,7 +111,6 @@ def least_noise(setting: Setting, rounds: int, target: float, delta: float) -> f
     Raises:
         UserError: it lies outside of what can be computed.
     """
-
     dp = library()
     asked = f"dp_epsilon={target!r} at dp_delta={delta!r} over rounds={rounds}"
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flow.errors import Diverged
 from flow.model.parameters import Tensors, per_client
 from flow.server import aggregators
 
@@ -60,8 +61,21 @@ def below(lengths: Tensor, bound: float) -> Tensor:
 
 
 def followed(bound: float, share: float, quantile: float, rate: float) -> float:
-    """The next bound: C exp(-rate (share - quantile)), where this share of the uploads was below C."""
-    return bound * math.exp(-rate * (share - quantile))
+    """The next bound: C exp(-rate (share - quantile)), where this share of the uploads was below C.
+
+    Raises:
+        Diverged: it is no longer a finite number above 0.
+    """
+    try:
+        after = bound * math.exp(-rate * (share - quantile))
+    except OverflowError:
+        after = math.inf
+    if not 0 < after < math.inf:
+        raise Diverged(
+            f"the clip of dp_quantile={quantile!r} went from {bound:.3g} to {after:g}, which clips nothing or all; start again "
+            "with a smaller dp_clip_lr or dp_count_noise"
+        )
+    return after
 
 
 def noise_of_sum(noise: float, count_noise: float) -> float:

@@ -165,8 +165,8 @@ def made(options: PrivacyOptions, cohort: int, clients: int, rounds: int, change
         cohort: at most as many as the clients.
 
     Raises:
-        UserError: dp-accounting is not installed, delta is too large for so many clients, the noise costs more than
-            dp_epsilon, or the noise of the count is too small.
+        UserError: dp-accounting is not installed, delta is too large for so many clients or too small for it, the noise costs
+            more than dp_epsilon, or the noise of the count is too small.
     """
     accounting.library()
     delta = clients**-1.1 if options.dp_delta is None else options.dp_delta
@@ -189,6 +189,8 @@ def made(options: PrivacyOptions, cohort: int, clients: int, rounds: int, change
                 "give fewer rounds, or start a new run with more noise"
             )
     options = replace(mechanism.options, dp_noise=noise)
+    if noise and not math.isfinite(accounting.epsilon(mechanism._replace(options=options).setting, rounds, delta)):
+        raise UserError(f"dp_delta={delta!r} is too small for {accounting.PACKAGE} to tell from 0; raise it")
     if options.dp_quantile is not None:
         options = replace(options, dp_count_noise=_count_noise(options, cohort, noise))
     return mechanism._replace(options=options)

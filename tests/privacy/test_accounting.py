@@ -58,7 +58,7 @@ def test_epsilon_is_the_accountants_own_figure(setting: tuple[dict[str, Any], in
 
 @pytest.mark.parametrize(
     ("options", "cohort", "clients", "rounds"),
-    [({"dp_epsilon": 0.5}, 5, 10, 1), ({"dp_epsilon": 6.0, "dp_mechanism": "tree"}, 10, 200, 50)],
+    [({"dp_epsilon": 0.5, "dp_delta": 1e-5}, 5, 10, 1), ({"dp_epsilon": 6.0, "dp_mechanism": "tree"}, 10, 200, 50)],
 )
 def test_the_noise_is_the_least_that_keeps_epsilon(options: dict[str, Any], cohort: int, clients: int, rounds: int) -> None:
     mechanism = made(resolve(PrivacyOptions(**options)), cohort, clients, rounds)
@@ -97,6 +97,8 @@ def test_what_cannot_be_kept_is_refused() -> None:
             made(resolve(PrivacyOptions(dp_epsilon=epsilon, dp_delta=1e-6, dp_mechanism="tree")), 2, 10, 10)
     with pytest.raises(UserError, match=r"dp_delta=0.2 must be below 1/10, for the 10 clients that may train"):
         made(resolve(PrivacyOptions(dp_noise=1.0, dp_delta=0.2)), 2, 10, 10)
+    with pytest.raises(UserError, match=r"dp_delta=1e-30 is too small for dp-accounting to tell from 0; raise it"):
+        made(resolve(PrivacyOptions(dp_noise=2.0, dp_delta=1e-30)), 2, 10, 10)
     with pytest.raises(UserError, match=r"dp_count_noise=0.4 must be above half of the noise multiplier, 1,"):
         made(resolve(PrivacyOptions(dp_noise=1.0, dp_quantile=0.5, dp_count_noise=0.4)), 2, 10, 10)
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from flow.draws import Draw
+from flow.errors import Diverged
 from flow.privacy import clipping, sampling, tree
 
 
@@ -56,6 +57,13 @@ def test_the_clip_follows_the_quantile_of_the_norms() -> None:
             seen.append(bound)
         exact = float(np.quantile(rng.lognormal(0.5, 0.8, 10**6), quantile))
         assert np.mean(seen[200:]) == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize("rate", [1e6, 1e30])
+def test_a_clip_that_leaves_the_numbers_ends_the_run(rate: float) -> None:
+    for share in (0.0, 1.0):
+        with pytest.raises(Diverged, match=r"the clip of dp_quantile=0.5 went from 1 to (inf|0), which clips nothing or all"):
+            clipping.followed(1.0, share, 0.5, rate)
 
 
 def test_a_count_takes_its_part_of_the_noise() -> None:
