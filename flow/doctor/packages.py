@@ -20,6 +20,7 @@ EXTRAS = {
     "frames": "results as pandas DataFrames",
     "onnx": "flow export --format onnx",
     "serve": "flow serve",
+    "flower": "flow deploy on devices",
     "hf": "--data hf:OWNER/NAME",
     "privacy": "--dp-epsilon and --dp-noise",
     **{name: f"--log {name}" for name in ("tensorboard", "mlflow", "wandb", "trackio")},

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from adapted_cases import CLIENTS, write_jsonl
+from fields import rows
 
 import flow.deploy
 from flow.cli.main import main
@@ -57,6 +58,8 @@ def test_the_answer_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert main(command(tmp_path, "--json")) == 0
     answer: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert answer["algorithm"] == "fedavg" and answer["tokens"] == 17
+    own = {field for _, field, _ in [*rows("any --json"), *rows("deploy --json")]}
+    assert set(answer) == own
     assert answer["digest"] == application.read(tmp_path / "flow-app").digest
 
 

@@ -101,7 +101,7 @@ def test_a_node_that_is_killed_in_a_round_is_survived(place: Path, federation: F
     run, _ = written(tmp_path, CASES["fedavg"], TLS, rounds=2, cohort=6, seed=seed_where([None, 0], 6, 0.3))
     result, folder = flow.simulate(replace(run, dropout=0.3), progress=False), tmp_path / "run"
     before = federation.log("node0").count("Receiving: train.clear message")
-    federation.run(tmp_path / "app", folder=str(folder), timeout=30.0)
+    federation.run(tmp_path / "app", folder=str(folder), timeout=40.0)
 
     def asked_in_round_2() -> bool:
         return federation.log("node0").count("Receiving: train.clear message") == before + 2
