@@ -45,6 +45,7 @@ POSITIONALS = {
     "predict": (FOLDER,),
     "export": (FOLDER,),
     "serve": (FOLDER,),
+    "watch": (FOLDER,),
     "completion": SHELLS,
 }
 """What stands behind a command."""

@@ -11,7 +11,22 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from flow.cli import adapt, compare, completion, data, deploy, doctor, export, predict, prepare, report, run, serve, streams
+from flow.cli import (
+    adapt,
+    compare,
+    completion,
+    data,
+    deploy,
+    doctor,
+    export,
+    predict,
+    prepare,
+    report,
+    run,
+    serve,
+    streams,
+    watch,
+)
 from flow.errors import UserError, one_line
 from flow.parallel.processes import Lost, Ranks, joined, leave
 from flow.resources import short_of_memory
@@ -30,6 +45,7 @@ COMMANDS = {
         predict.COMMAND,
         export.COMMAND,
         serve.COMMAND,
+        watch.COMMAND,
         deploy.COMMAND,
         doctor.COMMAND,
         completion.COMMAND,
@@ -50,6 +66,7 @@ examples:
   flow run flow --variant workshop --data mine.jsonl.gz
   flow data posts.csv --sample 3                    what is in a table of texts
   flow run fedavg --data synthetic --clients 300000 --final-clients 1000
+  flow watch runs/mine                              its curves in a browser while it goes on
   flow adapt runs/mine --texts my-posts.csv --out me
   flow predict me "fix the"                         the next words, by one client's own model
   torchrun --nproc-per-node 4 -m flow run fedavg    on four processes: the same numbers, sooner

@@ -20,8 +20,6 @@ from flow.errors import Diverged, UserError
 from flow.simulation.loop import resume, simulate
 from flow.storage import files, lock, run_folder
 
-DIVERGED = "diverged.json"
-
 
 class Job(NamedTuple):
     """One run of a comparison."""
@@ -69,7 +67,7 @@ def _check_run(folder: Path, expected: dict[str, Any]) -> None:
 def _finished(folder: Path) -> bool:
     """Whether the folder of a run has all that is to come: its results, or why there are none."""
     results = all((folder / name).is_file() for name in ("evaluation.json", "report.html"))
-    return (folder / "config.json").is_file() and (results or (folder / DIVERGED).is_file())
+    return (folder / "config.json").is_file() and (results or (folder / run_folder.DIVERGED).is_file())
 
 
 def _end_of(job: Job, progress: bool) -> str | None:
@@ -83,7 +81,7 @@ def _end_of(job: Job, progress: bool) -> str | None:
         _clear(folder)
     if _finished(folder):
         lock.clean_up(folder)
-        return _reason(folder / DIVERGED) if (folder / DIVERGED).is_file() else None
+        return _reason(folder / run_folder.DIVERGED) if (folder / run_folder.DIVERGED).is_file() else None
     try:
         with _no_tables():
             if folder.exists():
@@ -91,8 +89,7 @@ def _end_of(job: Job, progress: bool) -> str | None:
                 resume(folder, changed_file=True, population=population, progress=progress, callbacks=callbacks)
             else:
                 simulate(config, folder, population=population, progress=progress, callbacks=callbacks)
-    except Diverged as error:  # that is a result, and shown as one
-        files.write_json(folder / DIVERGED, {"reason": str(error)})
+    except Diverged as error:  # that is a result, and shown as one; the run has written it down
         return str(error)
     return None
 

@@ -53,6 +53,12 @@ def _own_parts(page: str) -> dict[str, str]:
     return {"style": Markup(style), "script": Markup(script), "policy": policy(style, script)}
 
 
+def parts(page: str) -> tuple[str, str]:
+    """The style sheet and the script of a page, for one that is served in several files and looks the same."""
+    own = _own_parts(page)
+    return str(own["style"]), str(own["script"])
+
+
 def policy(style: str, script: str) -> str:
     """The content security policy of a page with this style sheet and this script."""
     hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)]

@@ -203,7 +203,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
                 run.state, run.moments = algorithm.server_step(
                     now.config.algorithm, run.state, run.moments, taken, now.config.server, draw
                 )
-            _check_finite(uploads, run.state, round, run.folder)
+            _check_finite(uploads, run.state, round, run.folder, ranks.first)
             run.commit(round)
             uploads.aggregation_seconds += time.perf_counter() - aggregating
             trained, kept = time.perf_counter(), run.states.nbytes + run.residuals.nbytes
@@ -380,16 +380,22 @@ def sample(clients: Sequence[Client], size: int, draw: Draw) -> list[Client]:
     return [clients[i] for i in draw.stream().choice(len(clients), size, replace=False)]
 
 
-def _check_finite(uploads: Uploads, state: Tensors, round: int, folder: Path | None) -> None:
-    """Raise Diverged where the loss or a new state is not finite; checkpoints made before stay."""
+def _check_finite(uploads: Uploads, state: Tensors, round: int, folder: Path | None, first: bool) -> None:
+    """Raise Diverged where the loss or a new state is not finite; checkpoints made before stay.
+
+    first: whether this process writes the reason into the folder.
+    """
     if uploads.finite and all_finite(state.values()):
         return
     kept = [] if folder is None else run_folder.stored(folder / "checkpoints")
     where = f"; the last good checkpoint is {kept[-1]}" if kept else ""
-    raise Diverged(
+    reason = (
         f"training diverged in round {round}: the loss or a parameter is no longer finite; start again with a smaller "
         f"lr, or with a smaller clip above 0{where}"
     )
+    if folder is not None and first:
+        files.write_json(folder / run_folder.DIVERGED, {"reason": reason})
+    raise Diverged(reason)
 
 
 def _remedy(folder: Path | str | None) -> str:

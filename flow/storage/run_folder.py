@@ -32,6 +32,8 @@ BESIDE = ("versions", "population", "devices", "noise", "code", "digested", file
 """Keys of config.json beside the options. They are the versions of libraries, the SHA-256 of the data, which older builds lack,
 the noise of a private run, the user's files that take part (flow/storage/user_files.py), and the file's checksum. A folder of
 an older build also has the options that its files are tied to though they were changed."""
+DIVERGED = "diverged.json"
+"""Why a run whose training diverged has no result: {"reason": TEXT}. It goes where the run goes on."""
 CHECKPOINT = re.compile(r"round_(\d+)\.safetensors")
 
 
@@ -197,6 +199,7 @@ def reopened(folder: Path) -> Iterator[None]:
         if alone:
             kept = [path for name in ("clients", "residuals") for path in (folder / name).glob("*/")]
             files.remove_unfinished(folder, folder / "checkpoints", *kept)
+        (folder / DIVERGED).unlink(missing_ok=True)
         yield
 
 

@@ -17,6 +17,8 @@ complete -c flow -n __fish_use_subcommand -a export -d 'write an adapted model f
 complete -c flow -n '__fish_seen_subcommand_from export' -a '(__fish_complete_directories)'
 complete -c flow -n __fish_use_subcommand -a serve -d 'a page on this machine that goes on with what one types, by an adapted model'
 complete -c flow -n '__fish_seen_subcommand_from serve' -a '(__fish_complete_directories)'
+complete -c flow -n __fish_use_subcommand -a watch -d 'a live page on this machine with the curves of a run, or of several, as they grow'
+complete -c flow -n '__fish_seen_subcommand_from watch' -a '(__fish_complete_directories)'
 complete -c flow -n __fish_use_subcommand -a deploy -d 'write a Flower app that runs the rounds on real devices, each with its own data (docs/deploy.md)'
 complete -c flow -n __fish_use_subcommand -a doctor -d 'say whether this machine and this installation are well, and as fast as their kind'
 complete -c flow -n __fish_use_subcommand -a completion -d 'print the script by which bash, zsh or fish completes the command line'
@@ -604,6 +606,9 @@ complete -c flow -n '__fish_seen_subcommand_from serve' -l model -r -F
 complete -c flow -n '__fish_seen_subcommand_from serve' -l head -r -f
 complete -c flow -n '__fish_seen_subcommand_from serve' -l algorithm -r -F
 complete -c flow -n '__fish_seen_subcommand_from serve' -l port -r -f
+complete -c flow -n '__fish_seen_subcommand_from watch' -l help
+complete -c flow -n '__fish_seen_subcommand_from watch' -l port -r -f
+complete -c flow -n '__fish_seen_subcommand_from watch' -l open
 complete -c flow -n '__fish_seen_subcommand_from deploy' -l help
 complete -c flow -n '__fish_seen_subcommand_from deploy' -l rounds -r -f
 complete -c flow -n '__fish_seen_subcommand_from deploy' -l cohort -r -f
