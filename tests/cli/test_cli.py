@@ -331,7 +331,7 @@ def test_the_help_says_what_may_stand_beside_resume(capsys: pytest.CaptureFixtur
 
 def test_every_command_has_a_usage_line_and_a_help_text(capsys: pytest.CaptureFixture[str]) -> None:
     names = ["run", "report", "compare", "prepare", "data", "adapt", "predict", "export", "serve"]
-    names += ["deploy", "doctor", "completion"]
+    names += ["watch", "deploy", "doctor", "completion"]
     assert list(COMMANDS) == names
     assert main(["--help"]) == 0
     output = capsys.readouterr().out
