@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar where the terminal can be drawn over, elsewhere a line now and then. In a notebook a bar on stdout."""
+"""Progress: a bar on a terminal that can be drawn over, elsewhere a line now and then on stderr; in a notebook a bar on stdout."""
 
 from __future__ import annotations
 
