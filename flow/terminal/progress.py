@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal that can be drawn over, elsewhere a line now and then on stderr; in a notebook a bar on stdout."""
+"""Progress: a bar where a terminal can be drawn over and in notebooks, elsewhere a line on stderr now and then."""
 
 from __future__ import annotations
 
