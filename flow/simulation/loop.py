@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -39,6 +38,7 @@ from flow.simulation import frames, private, summary, timing, virtual
 from flow.simulation.asynchronous import Asynchronous
 from flow.simulation.partial_work import until_deadline
 from flow.storage import files, run_folder, user_files
+from flow.terminal.looks import aside
 from flow.terminal.progress import Progress
 from flow.training import compression
 from flow.training.fused import refusal
@@ -236,7 +236,7 @@ def _run(task: Task, run: RunState, metrics: list[dict[str, Any]], progress: boo
     calls.end(evaluation, about)
     if progress:  # after everything is on disk: the streams may be full or closed
         print("\n".join([*summary.final_lines(task, metrics, evaluation), *calls.warnings]))
-        print(timing.timing_lines(about), file=sys.stderr, flush=True)
+        print(timing.timing_lines(about), file=aside(), flush=True)
     return Result(config, run.state, metrics, evaluation, run.folder, report, about)
 
 

@@ -18,6 +18,16 @@ def is_drawn_over(stream: TextIO) -> bool:
     return stream.isatty() and os.environ.get("TERM") not in ("", "dumb") and not _is_asked("CI")
 
 
+def in_notebook() -> bool:
+    """Whether what is printed goes to the cell of a notebook."""
+    return type(sys.stdout).__module__ == "ipykernel.iostream"
+
+
+def aside() -> TextIO:
+    """Where progress goes and what is printed beside results: stderr; in a notebook, which shows that as errors, stdout."""
+    return sys.stdout if in_notebook() else sys.stderr
+
+
 def is_coloured(stream: TextIO) -> bool:
     """Whether a stream gets colours. NO_COLOR forbids them; FORCE_COLOR and CLICOLOR_FORCE ask for them even in a pipe;
     CLICOLOR=0 forbids them in a terminal, which otherwise gets them."""

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar where the terminal can be drawn over, elsewhere a line now and then."""
+"""Progress: a bar where a terminal can be drawn over and in notebooks, elsewhere a line on stderr now and then."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any, Generic, TypeVar
 
 from tqdm import tqdm
 
-from flow.terminal.looks import is_drawn_over
+from flow.terminal.looks import aside, in_notebook, is_drawn_over
 
 Item = TypeVar("Item")
 FIRST = 10.0
 """Seconds until the first line."""
 LONGEST = 120.0
 """Seconds between two lines, at most: every pause is half as long again as the one before."""
+COLUMNS, PAUSE = 90, 0.5
+"""Of a bar in a notebook: its width, and seconds between two drawings at least."""
 MOST_CHARACTERS = 30
 """Of what a bar says is being done, its end; in a narrow terminal a quarter of the columns."""
 
@@ -49,11 +51,13 @@ class Progress(Generic[Item]):
         self._items, self.count = items, before
         self._bar: Any = None
         self._lines: _Lines | None = None
-        if visible and is_drawn_over(sys.stderr):
+        if visible and (in_notebook() or is_drawn_over(sys.stderr)):
             most = max(8, min(MOST_CHARACTERS, shutil.get_terminal_size().columns // 4))
             short = what if len(what) <= most else f"...{what[3 - most :]}"
             options: dict[str, Any] = {"unit": unit, "unit_scale": unit in ("", "B")}
-            self._bar = tqdm(desc=short, total=total, initial=before, delay=delay, dynamic_ncols=True, **options)
+            # A cell has no width that could be asked for, and every drawing is a message to the browser
+            options |= {"ncols": COLUMNS, "mininterval": PAUSE} if in_notebook() else {"dynamic_ncols": True}
+            self._bar = tqdm(desc=short, total=total, initial=before, delay=delay, file=aside(), **options)
         elif visible:
             self._lines = _Lines(what, unit, total, before)
 

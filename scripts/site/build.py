@@ -1,7 +1,8 @@
-"""The documentation as a site: `make docs`, or `python -m scripts.site.build`.
+"""The documentation as a site: `make docs`, or `python -m scripts.site.build [FOLDER]`.
 
-The pages of docs/ and those of the repository's top are copied to build/pages with their links made the site's own, notebooks
-and the reference are written beside them, and Zensical makes build/site of them. Nothing is taken from the network.
+The pages of docs/ and those of the repository's top are copied to FOLDER/pages with their links made the site's own, notebooks
+and the reference are written beside them, and Zensical makes FOLDER/site of them. FOLDER is build
+where none is given. Nothing is taken from the network.
 """
 
 from __future__ import annotations
@@ -13,25 +14,37 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from scripts.site import checked, notebooks, reference
 from scripts.site.places import PAGES, ROOT, Sources, with_links
 
-DOCS, WRITTEN, SITE = ROOT / "docs", ROOT / "build" / "pages", ROOT / "build" / "site"
+DOCS, BUILD = ROOT / "docs", ROOT / "build"
 INCLUDED = re.compile(r"^<!-- include (\S+?)(?:#([\w-]+))? -->$", re.MULTILINE)
 LANGUAGES = {".py": "python", ".cpp": "cpp", ".cu": "cpp", ".h": "cpp", ".sh": "bash", ".toml": "toml", ".json": "json"}
 
 
-def main() -> int:
-    """Build the site and look it over; returns the exit status."""
-    write(WRITTEN)
-    shutil.rmtree(SITE, ignore_errors=True)
-    if subprocess.run([sys.executable, "-m", "zensical", "build", "--clean", "--strict"], cwd=ROOT, check=False).returncode:
+def main(arguments: Sequence[str]) -> int:
+    """Build the site and look it over; returns the exit status.
+
+    arguments: at most one, the folder in which it is built.
+    """
+    folder = Path(*arguments).absolute() if arguments else BUILD
+    site = folder / "site"
+    write(folder / "pages")
+    shutil.rmtree(site, ignore_errors=True)
+    own = (ROOT / "zensical.toml").read_text(encoding="utf-8")
+    for name, place in (("pages", "pages"), ("site", "site"), ("documented.json", str(folder / "documented.json"))):
+        own = own.replace(f'"build/{name}"', json.dumps(place))
+    own = own.replace('paths = ["."]', f"paths = [{json.dumps(str(ROOT))}]").replace('"scripts/site/', f'"{ROOT}/scripts/site/')
+    (folder / "zensical.toml").write_text(own, encoding="utf-8")
+    command = [sys.executable, "-m", "zensical", "build", "--clean", "--strict", "--config-file", str(folder / "zensical.toml")]
+    if subprocess.run(command, cwd=ROOT, check=False).returncode:
         return 1
-    wrong = checked.problems(SITE)
-    print("\n".join(wrong) or f"{SITE.relative_to(ROOT)}: {len(list(SITE.rglob('*.html')))} pages, every link leads somewhere")
+    wrong = checked.problems(site)
+    print("\n".join(wrong) or f"{site}: {len(list(site.rglob('*.html')))} pages, every link leads somewhere")
     return 1 if wrong else 0
 
 
@@ -69,7 +82,7 @@ def write(folder: Path) -> None:
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content if isinstance(content, bytes) else content.encode())
-    (ROOT / "build" / "documented.json").write_text(json.dumps(reference.documented()), encoding="utf-8")
+    (folder.parent / "documented.json").write_text(json.dumps(reference.documented()), encoding="utf-8")
 
 
 def beside(path: str, link: str) -> str:
@@ -109,4 +122,4 @@ def source_page(path: str, place: str, sources: Sources) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,15 @@ from scripts.site import store
 
 pytestmark = pytest.mark.long
 
+TIMED = re.compile(r"^.*(?:\d+%\|.*\]|seconds: data .*|a second; peak memory .*)\n", re.MULTILINE)
+"""Lines that say how long something took."""
 PATHS = sorted(store.NOTEBOOKS.glob("*.ipynb"))
 
 
 def texts(cell: dict[str, Any]) -> list[str]:
-    """What a cell printed on stdout and the values it ended in; stderr has bars and seconds."""
-    printed = ["".join(output["text"]) for output in cell["outputs"] if output.get("name") == "stdout"]
+    """What a cell printed on stdout and the values it ended in, without bars and seconds; nothing is on stderr."""
+    assert all(output.get("name") != "stderr" for output in cell["outputs"]), "it is shown as an error"
+    printed = [TIMED.sub("", "".join(output["text"])) for output in cell["outputs"] if output.get("name") == "stdout"]
     values = [output["data"] for output in cell["outputs"] if output["output_type"] == "execute_result"]
     return [*printed, *("".join(value["text/plain"]) for value in values)]
 
