@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -45,6 +44,7 @@ from flow.evaluation.registry import chosen as chosen_metrics
 from flow.evaluation.select import SIDES
 from flow.reports.words import words_of
 from flow.storage import files, lock, user_files
+from flow.terminal import looks
 
 if TYPE_CHECKING:
     import pandas
@@ -402,7 +402,7 @@ def _trial(values: tuning.Values, metric: str, job: Job, progress: bool) -> tuni
 
 def _say(progress: bool, text: str) -> None:
     if progress:
-        print(text, file=sys.stderr, flush=True)
+        print(text, file=looks.aside(), flush=True)
 
 
 def settings_text(plan: Plan, chosen: Mapping[str, tuning.Values]) -> str:
