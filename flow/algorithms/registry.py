@@ -108,7 +108,7 @@ class _Registered(NamedTuple):
 
 
 _registered: dict[str, _Registered] = {}
-_reserved = {"name", "preset", "folder", "resume", "changed_file", "torch_model", "model", "head", "json"}
+_reserved = {"name", "preset", "folder", "resume", "changed_file", "torch_model", "model", "head", "json", "log"}
 """Names that no option of an algorithm may have: config.json or the command line use them."""
 
 

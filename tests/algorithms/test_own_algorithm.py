@@ -243,7 +243,7 @@ def test_a_comparison_whose_file_changed(mine: str, tmp_path: Path, capsys: pyte
         (["compare", "{mine}", "{mine}"], "'my_perfedavg' is named 2 times; name it once"),
         (
             ["compare", "fedavg", "--resume", "r", "{mine}"],
-            "leave names and all options but --against, --data, --model, --metric, --changed-file and --json",
+            "leave names and all options but --against, --data, --model, --metric, --changed-file, --log and --json",
         ),
     ],
 )

@@ -133,11 +133,11 @@ def test_a_run_folder_that_was_changed_is_refused(tmp_path: Path, plain: None) -
         (["--resume", "."], "not the folder of a comparison, there is no comparison.json"),
         (
             ["flow", "--resume", "."],
-            "leave names and all options but --against, --data, --model, --metric, --changed-file and --json out",
+            "leave names and all options but --against, --data, --model, --metric, --changed-file, --log and --json out",
         ),
         (
             ["--resume", ".", "--rounds", "3"],
-            "leave names and all options but --against, --data, --model, --metric, --changed-file and --json out",
+            "leave names and all options but --against, --data, --model, --metric, --changed-file, --log and --json out",
         ),
         (["--resume", ".", "--against", "flow"], "not the folder of a comparison, there is no comparison.json"),
         (["flow", "local", "--against", "ditto"], "against='ditto' is not among the algorithms compared, flow, local; name"),

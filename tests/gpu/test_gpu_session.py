@@ -21,6 +21,8 @@ from benchmarks.gpu import runner, session, steps
 from benchmarks.gpu import sources as digests
 from benchmarks.gpu.runner import Outcome, Step, allotted
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = sys.executable
 
@@ -455,7 +457,6 @@ import signal, sys
 from pathlib import Path
 from benchmarks.gpu.runner import Run, Step
 
-pytestmark = pytest.mark.long
 signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
 Run(Path({str(tmp_path)!r}), Path("."), 600, lambda *_: None).stages(
     [[Step("hangs", "", (sys.executable, "-c", {HANGS.format(file=child)!r}), 600)]])
