@@ -252,3 +252,16 @@ def test_a_servers_optimizer_steps_along_the_noisy_mean() -> None:
     half = run(rounds=1, privacy=WAYS["fixed"], server=ServerOptions(server_lr=0.5)).state
     for name, tensor in start.items():
         torch.testing.assert_close(half[name] - tensor, (whole[name] - tensor) / 2, rtol=1e-9, atol=1e-12)
+
+
+def test_two_runs_of_one_seed_give_their_noise_away() -> None:
+    """As docs/privacy.md warns: of two multipliers the clipped sum follows exactly, and with seeds of their own it does not."""
+
+    def first(noise: float, seed: int = 0) -> torch.Tensor:
+        privacy = PrivacyOptions(dp_noise=noise, dp_clip=0.3)
+        state = run(rounds=1, cohort=len(NAMES), seed=seed, privacy=privacy).state
+        return torch.cat([tensor.flatten() for _, tensor in sorted(state.items())])
+
+    bare = first(0.0)
+    torch.testing.assert_close(2 * first(1.0) - first(2.0), bare, rtol=0, atol=1e-12)
+    assert (2 * first(1.0) - first(2.0, seed=1) - bare).abs().max() > 1e-3

@@ -214,6 +214,26 @@ def test_values_that_are_no_numbers_are_gaps(tmp_path: Path) -> None:
     assert [chart["title"] for chart in page.client.get("/charts").json()][:2] == ["Training loss", "Accuracy on held-out text"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="names of folders are text there")
+def test_what_no_encoding_has_does_not_take_the_page_from_the_other_runs(tmp_path: Path) -> None:
+    """A folder whose name is not UTF-8, and an algorithm whose name is half of a pair."""
+    begun(tmp_path / "good", rounds=2)
+    begun(tmp_path / os.fsdecode(b"\xff"), rounds=2)
+    begun(tmp_path / "half", rounds=2, algorithm={"name": "\ud800"})
+    runs = Page(tmp_path).ask()["runs"]
+    assert [run["name"] for run in runs] == ["good", "half", "\udcff"]
+    assert runs[1]["algorithm"] == "\ud800"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    begun(tmp_path / "run", rounds=True)
+    os.mkfifo(tmp_path / "run" / "evaluation.json")
+    page = Page(tmp_path / "run")
+    assert page.ask()["runs"][0]["rounds"] == 0
+    assert page.client.get("/charts").json() == []
+
+
 def test_the_curves_of_a_run_are_those_of_its_files(tmp_path: Path) -> None:
     folder = write_run_folder(tmp_path / "run", rounds=40, every=10, seen=30, unseen=20)
     write_report(folder)

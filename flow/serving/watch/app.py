@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,14 @@ REPORT_POLICY = (
 )
 """Of a report, which has its style and script within it and names them in a policy of its own; both policies hold. In its
 sandbox it is of no origin, so it can ask this server for nothing."""
+
+
+class Json(JSONResponse):
+    """JSON in ASCII: the name of a folder need not be UTF-8, and a file may name an algorithm by what no encoding has."""
+
+    def render(self, content: Any) -> bytes:
+        """The body."""
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
 def application(watched: Watched, port: int) -> Starlette:
@@ -54,10 +63,10 @@ def application(watched: Watched, port: int) -> Starlette:
         version = asked.get("version", "0")
         if not (version.isascii() and version.isdecimal() and len(version) < 16):
             return PlainTextResponse("version must be a whole number", 400)
-        return JSONResponse(await run_in_threadpool(watched.news, asked.get("epoch", ""), int(version)))
+        return Json(await run_in_threadpool(watched.news, asked.get("epoch", ""), int(version)))
 
     async def charts(request: Request) -> Response:
-        return JSONResponse(await run_in_threadpool(watched.charts))
+        return Json(await run_in_threadpool(watched.charts))
 
     async def report(request: Request) -> Response:
         path = await run_in_threadpool(watched.report, request.path_params["name"])

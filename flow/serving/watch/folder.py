@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -234,6 +235,8 @@ class Watched:
         try:
             status = os.stat(path)
             now = status.st_ino, status.st_mtime_ns
+            if not stat.S_ISREG(status.st_mode):  # a pipe would be waited for
+                return []
             if now == self._routing[0]:
                 return self._routing[1]
             evaluation = read_evaluation(run.folder)

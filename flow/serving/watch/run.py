@@ -97,7 +97,7 @@ class Run:
     def rounds(self) -> int:
         """How many it is to have; 0: not known."""
         value = self.config.get("rounds")
-        return value if isinstance(value, int) and 0 < value < rows.LARGEST else 0
+        return value if isinstance(value, int) and value is not True and 0 < value < rows.LARGEST else 0
 
     @property
     def report(self) -> Path | None:
