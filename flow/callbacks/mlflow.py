@@ -31,7 +31,7 @@ class MLflow(Logger):
     name = "mlflow"
 
     def __init__(self, folder: Path | str | None = None) -> None:
-        """folder: for mlflow.db; None: beside the run's folder.
+        """folder: for mlflow.db; None: beside the run's folder, and for a comparison in its own folder.
 
         Raises:
             UserError: MLflow is not installed, or not what a local store needs.

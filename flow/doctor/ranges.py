@@ -122,7 +122,8 @@ def _of_setting(setting: Setting, kind: Kind) -> Iterator[tuple[str, str]]:
         why = f"the kernels use {setting.instruction_set or 'no instruction set'} and not {kind.instruction_set}"
         yield why, "unset FLOW_CPU_ISA, or build the kernels with a newer compiler"
     if setting.threads < setting.cores:
-        yield f"{setting.threads} threads compute on {setting.cores} cores", "unset OMP_NUM_THREADS"
+        computing = "1 thread computes" if setting.threads == 1 else f"{setting.threads} threads compute"
+        yield f"{computing} on {setting.cores} cores", "unset OMP_NUM_THREADS"
     if setting.threads > setting.cores:
         yield f"{setting.threads} threads share {setting.cores} cores", f"set OMP_NUM_THREADS={setting.cores}"
     if setting.torch.split(".")[:2] != kind.torch.split(".")[:2]:

@@ -202,7 +202,7 @@ def test_a_machine_as_fast_as_its_kind() -> None:
     [
         (SETTING, "and nothing that can be looked at says why", "quiet machine"),
         (SETTING._replace(instruction_set="avx2"), "the kernels use avx2 and not avx512bf16", "unset FLOW_CPU_ISA"),
-        (SETTING._replace(threads=1), "1 threads compute on 2 cores", "unset OMP_NUM_THREADS"),
+        (SETTING._replace(threads=1), "1 thread computes on 2 cores", "unset OMP_NUM_THREADS"),
         (SETTING._replace(threads=4), "4 threads share 2 cores", "set OMP_NUM_THREADS=2"),
         (SETTING._replace(torch="2.11.0"), "torch is 2.11.0 and not 2.13.0+cpu", "that version"),
         (SETTING._replace(meanwhile=load.Meanwhile(1.2, 0, 0)), "other programs took 1.2 cores", "when they have ended"),
