@@ -13,7 +13,7 @@ from flow.evaluation.select import SIDES
 from flow.reports.drawing import Axis, Chart, Line, limits
 from flow.reports.format import HYPHEN, with_spread
 
-NO_BOUND = "no bound"
+NO_BOUND, PLAIN = "no bound", "not private"
 COLOURS = [f"s{n}" for n in range(7)]
 
 
@@ -31,6 +31,11 @@ def label(row: Row) -> str:
     """The epsilon of a row; without noise there is no bound."""
     epsilon = row.mean["epsilon"]
     return NO_BOUND if epsilon is None else f"{epsilon:.3g}"
+
+
+def place(row: Row) -> str:
+    """Where a row stands in the pictures: one that clips without noise beside those with noise, one that does neither apart."""
+    return PLAIN if row.mean["noise_multiplier"] is None else label(row)
 
 
 def predicted(row: Row, side: str) -> str:
@@ -76,24 +81,24 @@ def charts(rows: Sequence[Row], algorithms: Mapping[str, str]) -> dict[str, Mark
 
     algorithms: by the name of a row, that of its algorithm.
     """
-    known = ordered(rows)
-    names = list(dict.fromkeys(label(row) for row in known))
+    known = sorted(ordered(rows), key=lambda row: place(row) == PLAIN)
+    names = list(dict.fromkeys(map(place, known)))
     x = Axis("epsilon", -0.5, len(names) - 0.5, names=tuple(names))
     pictures: dict[str, Markup] = {}
     for title, kinds in {"Accuracy": ("accuracy",), "Helped and hurt": ("helped", "hurt")}.items():
         lines: list[Line] = []
         for n, algorithm in enumerate(dict.fromkeys(algorithms[row.name] for row in known)):
-            own = [row for row in known if algorithms[row.name] == algorithm]
-            for kind in kinds:
-                measures = [(row, predicted(row, "unseen") if kind == "accuracy" else f"{kind}_unseen") for row in own]
-                points = [
-                    (float(names.index(label(row))), 100 * value)
-                    for row, measure in measures
-                    if (value := row.mean[measure]) is not None
-                ]
-                name = algorithm if kind == "accuracy" else f"{kind}, {algorithm}"
-                line, dots = ("dashed", "hollow") if kind == "hurt" else ("solid", "full")
-                lines += [Line(name, points, COLOURS[n % len(COLOURS)], line, dots)] if points else []
+            for apart in (False, True):
+                own = [row for row in known if algorithms[row.name] == algorithm and (place(row) == PLAIN) == apart]
+                for kind in kinds:
+                    points = [
+                        (float(names.index(place(row))), 100 * value)
+                        for row in own
+                        if (value := row.mean[predicted(row, "unseen") if kind == "accuracy" else f"{kind}_unseen"]) is not None
+                    ]
+                    name = ", ".join([*([] if kind == "accuracy" else [kind]), algorithm, *([PLAIN] if apart else [])])
+                    line, dots = ("dashed", "hollow") if kind == "hurt" else ("solid", "full")
+                    lines += [Line(name, points, COLOURS[n % len(COLOURS)], line, dots)] if points else []
         if lines:
             y = Axis(
                 f"{title.lower()}, %, {SIDES['unseen'].label}", *limits([y for line in lines for _, y in line.points], 1.0)

@@ -67,6 +67,10 @@ def check(config: Config[Any]) -> None:
     """Raise UserError for options of this file out of range."""
     for name in ("dropout", "stragglers"):
         check_number(name, getattr(config, name), 0, 1)
+    if config.late == "partial" and not (config.stragglers or config.deadline):
+        raise UserError(
+            "late='partial' is about slow clients, and there are none; give stragglers or deadline, or leave late out"
+        )
     if config.stragglers and config.late == "partial" and not hasattr(config.algorithm, "epochs"):
         raise UserError(
             "late='partial' has slow clients do fewer epochs, and this algorithm counts its work in none; choose 'drop', "

@@ -123,7 +123,7 @@ def expected(name: str, deadline: float, rounds: int = 4) -> tuple[oracles.Tenso
     """The state after the run, one client at a time, and by round (uploads of clients that stopped early, late clients)."""
     options: Any = {"fedavg": FEDAVG, "fedprox": PROX, "ditto": DITTO}[name]
     passes = 2 if name == "ditto" else 1
-    task = prepare(dataclasses.replace(BASE, algorithm=options), POPULATION)
+    task = prepare(dataclasses.replace(BASE, algorithm=options, late="drop"), POPULATION)
     state, counts = dict(task.algorithm.init(task.config.algorithm, task.model, 0, len(NAMES))), []
     own: dict[str, oracles.Tensors] = {}
     size = sum(tensor.numel() * 8 for tensor in state.values())
@@ -227,7 +227,7 @@ def test_the_numbers_do_not_depend_on_groups_and_a_run_goes_on_to_them(name: str
 def test_rows_have_the_fields_of_the_page(tmp_path: Path) -> None:
     table = rows("metrics.jsonl, on the clock")
     kept = [run(clock=clock(tmp_path), deadline=4.0, rounds=1), run(async_buffer=2, rounds=1, late="drop")]
-    plain = {path for path, _ in leaves(run(rounds=1).metrics[0])}
+    plain = {path for path, _ in leaves(run(rounds=1, late="drop").metrics[0])}
     told = set()
     for path, value in (leaf for result in kept for leaf in leaves(result.metrics[0]) if leaf[0] not in plain):
         told |= {row[1] for row in table if row[0].fullmatch(path) and type(value) in row[2]}
