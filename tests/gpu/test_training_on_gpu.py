@@ -36,11 +36,13 @@ def interpreted(file: str, least: int, marker: str = "not slow") -> None:
     assert passed and int(passed[1]) >= least and "skipped" not in done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.triton
 def test_kernels_in_the_interpreter() -> None:
     interpreted("test_training_interpreter.py", 30)
 
 
+@pytest.mark.long
 @pytest.mark.triton
 def test_rounds_in_the_interpreter() -> None:
     interpreted("test_rounds_interpreter.py", 24)

@@ -23,6 +23,7 @@ from flow_kernels.backends.gpu.triton import graphs, tiles
 HERE = Path(__file__).parent
 
 
+@pytest.mark.long
 @pytest.mark.triton
 def test_kernels_in_the_interpreter() -> None:
     """All of test_triton_interpreter.py with TRITON_INTERPRET=1, which must be set before triton is first imported."""

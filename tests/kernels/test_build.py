@@ -149,6 +149,7 @@ def test_no_x86_flag_on_another_processor(tmp_path: Path) -> None:
         assert not [a for a in arguments if a.startswith("-m") or "X86" in a], output
 
 
+@pytest.mark.long
 def test_objects_of_instruction_sets_share_nothing(here: dict[str, list[str]], tmp_path: Path) -> None:
     """An inline function that two of these objects have would be linked once, with whichever instructions came first: on an
     older processor the baseline would then run into them. Without optimisation every function that is used is in the object."""

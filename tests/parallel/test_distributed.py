@@ -73,6 +73,7 @@ def test_any_number_of_processes_gives_the_same_bits(single: Path, processes: in
     compared(single, tmp_path, list(ranks.configurations()), processes)
 
 
+@pytest.mark.long
 def test_virtual_time_is_the_same_on_four_processes(single: Path, tmp_path: Path) -> None:
     """Asynchronous, compressed and timed runs; from the start, and after a checkpoint that one process wrote."""
     with pytest.MonkeyPatch.context() as patched:
