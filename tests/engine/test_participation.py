@@ -11,10 +11,10 @@ import oracles
 import pytest
 import torch
 from optional import present
+from small_runs import BASE, CLIENTS, NAMES, POPULATION
 
-from flow import Config, ModelOptions, UserError, simulate
+from flow import UserError, simulate
 from flow.algorithms.ditto import DittoOptions
-from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.pfedhn import PFedHNOptions
 from flow.data import Client
 from flow.engine.participation import grouped, turnout
@@ -22,19 +22,6 @@ from flow.engine.task import prepare
 from flow.model.parameters import Tensors
 from flow.server.options import ServerOptions
 from flow.simulation.loop import Result
-
-POPULATION = oracles.population()
-NAMES = sorted(client.id for client in POPULATION.clients if not client.held_out)
-CLIENTS = {client.id: client for client in POPULATION.clients}
-BASE: Config[Any] = Config(
-    algorithm=FedAvgOptions(lr=0.5, epochs=2, batch_size=4),
-    model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    rounds=4,
-    cohort=5,
-    evaluate_every=0,
-    chunk=2,
-    validation_share=0.0,
-)
 
 
 def run(**changes: Any) -> Result:

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import oracles
 import pytest
+import small_runs
 import torch
 from algorithm_cases import CASES
+from small_runs import CLIENTS, NAMES, POPULATION
 
-from flow import Config, ModelOptions, PrivacyOptions, UserError, resume, simulate
+from flow import ModelOptions, PrivacyOptions, UserError, resume, simulate
 from flow.algorithms import algorithm_of
-from flow.algorithms.fedavg import FedAvgOptions
 from flow.engine.run import RunState
 from flow.engine.task import Task
 from flow.privacy.mechanism import BELOW, Mechanism
@@ -25,18 +26,7 @@ from flow.simulation import loop, private
 from flow.simulation.loop import Result
 from flow.training.messages import Upload
 
-POPULATION = oracles.population()
-CLIENTS = {client.id: client for client in POPULATION.clients}
-NAMES = sorted(client.id for client in POPULATION.clients if not client.held_out)
-BASE: Config[Any] = Config(
-    algorithm=FedAvgOptions(lr=0.5, epochs=2, batch_size=4),
-    model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    rounds=6,
-    cohort=2,
-    evaluate_every=0,
-    chunk=2,
-    validation_share=0.0,
-)
+BASE = dataclasses.replace(small_runs.BASE, rounds=6, cohort=2)
 WAYS = {
     "fixed": PrivacyOptions(dp_noise=2.0, dp_clip=0.3),
     "adaptive": PrivacyOptions(dp_noise=2.0, dp_clip=0.3, dp_quantile=0.6, dp_clip_lr=0.5),

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import oracles
 import pytest
+import small_runs
 import torch
+from small_runs import CLIENTS, NAMES, POPULATION
 
-from flow import Config, ModelOptions, UserError, resume, simulate
+from flow import UserError, resume, simulate
 from flow.algorithms.ditto import DittoOptions
 from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.flow import FlowOptions
@@ -18,19 +20,7 @@ from flow.algorithms.pfedhn import PFedHNOptions
 from flow.simulation import loop
 from flow.simulation.loop import Result
 
-POPULATION = oracles.population()
-CLIENTS = {client.id: client for client in POPULATION.clients}
-NAMES = sorted(client.id for client in POPULATION.clients if not client.held_out)
-BASE: Config[Any] = Config(
-    algorithm=FedAvgOptions(lr=0.5, epochs=2, batch_size=4),
-    model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    rounds=4,
-    cohort=5,
-    evaluate_every=2,
-    min_texts=1,
-    chunk=2,
-    validation_share=0.0,
-)
+BASE = dataclasses.replace(small_runs.BASE, evaluate_every=2, min_texts=1)
 SPEED = {name: 0.5 + n for n, name in enumerate(NAMES)}
 MEGABITS = {name: (0.01 * (n + 1), 0.003 * (n + 1)) for n, name in enumerate(NAMES)}
 

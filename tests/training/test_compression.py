@@ -8,10 +8,10 @@ import numpy as np
 import oracles
 import pytest
 import torch
+from small_runs import BASE, CLIENTS, NAMES, POPULATION
 
-from flow import Config, ModelOptions, UserError, resume, simulate
+from flow import ModelOptions, UserError, resume, simulate
 from flow.algorithms.ditto import DittoOptions
-from flow.algorithms.fedavg import FedAvgOptions
 from flow.algorithms.fedfomo import FedFomoOptions
 from flow.algorithms.flow import FlowOptions
 from flow.algorithms.local import LocalOptions
@@ -19,18 +19,6 @@ from flow.engine.task import prepare
 from flow.simulation import loop
 from flow.training.compression import Compression, compressed, nbytes, read
 
-POPULATION = oracles.population()
-CLIENTS = {client.id: client for client in POPULATION.clients}
-NAMES = sorted(client.id for client in POPULATION.clients if not client.held_out)
-BASE: Config[Any] = Config(
-    algorithm=FedAvgOptions(lr=0.5, epochs=2, batch_size=4),
-    model=ModelOptions(embedding_dim=3, hidden_size=4, dtype="float64"),
-    rounds=4,
-    cohort=5,
-    evaluate_every=0,
-    chunk=2,
-    validation_share=0.0,
-)
 WAYS = ("topk:0.1", "int8", "int4")
 
 
